@@ -1,0 +1,1 @@
+"""What passes between processes: the words, the wire, and the client that speaks it."""

@@ -1,0 +1,175 @@
+"""The words of the product: an action, its window, its status; and what a backend may send.
+
+`parse_entry` is the only way an action enters the system from outside: it checks every
+type, length and character (INTERFACE, "Backend over plain HTTP"; SPEC S20). It knows
+nothing of where the text came from, and decides nothing about statuses.
+"""
+
+import enum
+import re
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from .instants import LAST_US, to_us
+
+ID_CHARS_MAX = 200
+APP_NAMES_MAX = 1000
+APP_NAME_CHARS_MAX = 255
+ARGS_BYTES_MAX = 16 * 1024
+DEFAULT_TYPE = "default"
+
+#: C0, DEL and C1: they could move a terminal's cursor or end a line in a log.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class ExecutionStatus(enum.StrEnum):
+    """How an action went. `NULL` is `null` wherever JSON is spoken."""
+
+    NULL = "NULL"
+    STARTED = "STARTED"
+    WONT_START = "WONT_START"
+    WONT_FINISH = "WONT_FINISH"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the status is never left again."""
+        return self not in (ExecutionStatus.NULL, ExecutionStatus.STARTED)
+
+    @property
+    def json(self) -> str | None:
+        return None if self is ExecutionStatus.NULL else self.value
+
+
+class Action(msgspec.Struct, frozen=True, array_like=True):
+    """One window of time with its configuration, as the backend sent it.
+
+    `from_us` and `to_us` are microseconds since 1970 UTC. `args` is canonical JSON text
+    (keys sorted), or "" where the backend sent none.
+    """
+
+    id: str
+    from_us: int
+    to_us: int
+    should_be_executed: bool
+    app_names: tuple[str, ...] = ()
+    type: str = DEFAULT_TYPE
+    args: str = ""
+
+    def same_work(self, other: "Action") -> bool:
+        """Whether a run of `other` does what a run of this would do (SPEC S15)."""
+        return (
+            self.type == other.type
+            and self.args == other.args
+            and set(self.app_names) == set(other.app_names)
+        )
+
+
+class EntryError(ValueError):
+    """One entry of a snapshot cannot be used; `id` is None where that cannot be read either."""
+
+    def __init__(self, action_id: str | None, reason: str) -> None:
+        super().__init__(reason)
+        self.id = action_id
+        self.reason = reason
+
+
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_CHARS_MAX)]
+_AppName = Annotated[str, msgspec.Meta(max_length=APP_NAME_CHARS_MAX)]
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _Identity(msgspec.Struct):
+    id: _Id
+
+
+class _Entry(msgspec.Struct, rename="camel"):
+    id: _Id
+    from_date: _Moment
+    to_date: _Moment
+    should_be_executed: bool
+    app_names: Annotated[list[_AppName], msgspec.Meta(max_length=APP_NAMES_MAX)]
+    type: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")] = DEFAULT_TYPE
+    args: msgspec.Raw = msgspec.Raw()
+
+
+_decode_entry = msgspec.json.Decoder(_Entry).decode
+_decode_identity = msgspec.json.Decoder(_Identity).decode
+
+
+def parse_entry(raw: bytes | memoryview | msgspec.Raw) -> Action:
+    """The action that one JSON object of a snapshot describes.
+
+    Unknown fields are ignored (an `executionStatus` among them: that is ours alone).
+    Raises `EntryError`, whose reason names the field and what is wrong with it.
+    """
+    try:
+        entry = _decode_entry(raw)
+        _refuse_control_characters(entry)
+        args = _canonical_args(entry.args)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or "nested too deep"
+        raise EntryError(_readable_id(raw), f"cannot use the entry: {reason}") from None
+    from_us, to_us_ = to_us(entry.from_date), to_us(entry.to_date)
+    if from_us < 0:
+        raise EntryError(entry.id, "cannot use the entry: fromDate is before 1970")
+    if to_us_ > LAST_US:
+        raise EntryError(entry.id, "cannot use the entry: toDate is after the year 9999")
+    if to_us_ <= from_us:
+        raise EntryError(entry.id, "cannot use the entry: toDate is not after fromDate")
+    return Action(
+        entry.id,
+        from_us,
+        to_us_,
+        entry.should_be_executed,
+        tuple(entry.app_names),
+        entry.type,
+        args,
+    )
+
+
+def _readable_id(raw: bytes | memoryview | msgspec.Raw) -> str | None:
+    try:
+        action_id = _decode_identity(raw).id
+    except (ValueError, RecursionError):
+        return None
+    return None if _CONTROL.search(action_id) else action_id
+
+
+def _refuse_control_characters(entry: _Entry) -> None:
+    if _CONTROL.search(entry.id):
+        raise ValueError("id has a control character")
+    if any(_CONTROL.search(name) for name in entry.app_names):
+        raise ValueError("appNames has a control character")
+
+
+def _canonical_args(raw: msgspec.Raw) -> str:
+    """`args` with sorted keys, so that equal values are equal texts."""
+    text = bytes(raw)
+    if not text or text == b"null":
+        return ""
+    if len(text) > ARGS_BYTES_MAX:
+        raise ValueError(f"args is longer than {ARGS_BYTES_MAX} bytes")
+    value = msgspec.json.decode(text)
+    if any(_CONTROL.search(part) for part in _strings(value)):
+        raise ValueError("args has a control character")
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def _strings(value: Any) -> list[str]:
+    """Every string in a JSON value, keys included."""
+    found: list[str] = []
+    rest = [value]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, str):
+            found.append(part)
+        elif isinstance(part, list):
+            rest.extend(part)
+        elif isinstance(part, dict):
+            found.extend(part)
+            rest.extend(part.values())
+    return found

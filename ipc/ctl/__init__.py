@@ -1,0 +1,1 @@
+"""`geosched-ctl`: its verbs and how their answers are shown."""

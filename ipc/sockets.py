@@ -1,0 +1,258 @@
+"""The wire: ZeroMQ endpoints, their options and permissions. The only importer of `zmq`.
+
+It moves typed messages and knows what none of them mean. Every option that has no bound
+by default is set here (facts Z6 to Z13): nothing blocks, no queue is endless, no frame
+is larger than its limit, and every message is exactly one frame.
+"""
+
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+import zmq
+
+#: `sun_path` holds 108 bytes, one of them the end mark (fact Z2).
+ENDPOINT_PATH_BYTES_MAX = 107
+FRAME_BYTES_MAX = 256 * 1024
+#: Messages that may wait for one peer, each way.
+QUEUED_MESSAGES_MAX = 64
+#: Peers that say nothing after connecting are let go after this long (fact Z6).
+HANDSHAKE_MILLISECONDS_MAX = 2000
+
+Received = TypeVar("Received")
+Sent = TypeVar("Sent")
+
+
+class ProtocolError(Exception):
+    """A peer sent something that no peer of ours sends."""
+
+
+class Peer(NamedTuple):
+    """Who is at the other end, by the kernel's word (fact Z5)."""
+
+    routing_id: bytes
+    uid: int
+    gid: int
+    pid: int
+
+
+def new_context() -> "zmq.Context[zmq.Socket[bytes]]":
+    """This process's one context, with one I/O thread. Never before a fork (fact Z1)."""
+    context = zmq.Context(io_threads=1)
+    context.set(zmq.MAX_SOCKETS, 64)
+    return context
+
+
+class Server(Generic[Received, Sent]):
+    """A ROUTER bound to a socket file: any number of peers, told apart by the kernel."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        path: Path,
+        *,
+        receives: Any,
+        mode: int = 0o600,
+    ) -> None:
+        """Bind `path`. Raises `OSError` where something other than a socket is there."""
+        self.path = path
+        self.endpoint = endpoint(path)
+        self._decode = msgspec.msgpack.Decoder(receives).decode
+        self.socket = context.socket(zmq.ROUTER)
+        _bound(self.socket)
+        # Without it a message to a peer that left vanishes without a word (fact Z8).
+        self.socket.set(zmq.ROUTER_MANDATORY, 1)
+        # A worker that was restarted under its old name must not be shut out by the dead one.
+        self.socket.set(zmq.ROUTER_HANDOVER, 1)
+        _bind(self.socket, path, mode)
+
+    def send(self, routing_id: bytes, message: Sent) -> bool:
+        """Whether the message is on its way; False where the peer left or does not read."""
+        try:
+            self.socket.send_multipart([routing_id, msgspec.msgpack.encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def drain(self, messages_max: int) -> Iterator[tuple[Peer, Received | ProtocolError]]:
+        """What has arrived, at most so many; bad messages come as the error that they are."""
+        for _ in range(messages_max):
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            yield _peer(frames), self._message(frames)
+
+    def _message(self, frames: list[zmq.Frame]) -> Received | ProtocolError:
+        if len(frames) != 2:
+            return ProtocolError(f"cannot read a message of {len(frames)} frames")
+        try:
+            decoded: Received = self._decode(frames[1].buffer)
+        except (ValueError, RecursionError) as error:
+            return ProtocolError(f"cannot read a message: {error}")
+        return decoded
+
+    def close(self) -> None:
+        """Let go of the socket and its file; what is unsent after 200 ms is dropped."""
+        self.socket.close(linger=200)
+        self.path.unlink(missing_ok=True)
+
+
+class Connection(Generic[Received, Sent]):
+    """A DEALER connected to one server."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        server_endpoint: str,
+        *,
+        receives: Any,
+        name: str = "",
+    ) -> None:
+        self._decode = msgspec.msgpack.Decoder(receives).decode
+        self.socket = context.socket(zmq.DEALER)
+        _bound(self.socket)
+        if name:
+            self.socket.set(zmq.ROUTING_ID, name.encode())
+        self.socket.connect(server_endpoint)
+
+    def send(self, message: Sent, *, timeout_seconds: float = 0.0) -> bool:
+        """Whether the message is queued; False where the queue stayed full so long."""
+        if timeout_seconds and not self.socket.poll(int(timeout_seconds * 1000), zmq.POLLOUT):
+            return False
+        try:
+            self.socket.send(msgspec.msgpack.encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self, *, timeout_seconds: float = 0.0) -> Received | None:
+        """The next message, or None where none came in time. Raises `ProtocolError`."""
+        if timeout_seconds > 0 and not self.socket.poll(int(timeout_seconds * 1000)):
+            return None
+        try:
+            frames = self.socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        if len(frames) != 1:
+            raise ProtocolError(f"cannot read a message of {len(frames)} frames")
+        try:
+            decoded: Received = self._decode(frames[0])
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError(f"cannot read a message: {error}") from None
+        return decoded
+
+    def close(self, *, linger_milliseconds: int = 500) -> None:
+        self.socket.close(linger=linger_milliseconds)
+
+
+class Poller:
+    """Waits for sockets and file descriptors at once; a signal does not lengthen the wait."""
+
+    def __init__(self) -> None:
+        self._poller = zmq.Poller()
+
+    def watch(self, readable: "Server[Any, Any] | Connection[Any, Any] | int") -> None:
+        self._poller.register(_pollable(readable), zmq.POLLIN)
+
+    def forget(self, readable: "Server[Any, Any] | Connection[Any, Any] | int") -> None:
+        self._poller.unregister(_pollable(readable))
+
+    def wait(self, timeout_seconds: float) -> set[Any]:
+        """The file descriptors and sockets (as `.socket`) that are readable now.
+
+        Returns early, with an empty set, when a signal was handled (fact Z10: pyzmq
+        would restart the whole wait, so signals are expected on a watched wake-up fd).
+        """
+        milliseconds = max(0, -int(-timeout_seconds * 1000 // 1))
+        return {readable for readable, _ in self._poller.poll(milliseconds)}
+
+
+def _pollable(readable: "Server[Any, Any] | Connection[Any, Any] | int") -> Any:
+    return readable if isinstance(readable, int) else readable.socket
+
+
+def endpoint(path: Path) -> str:
+    """The ZeroMQ name of a socket file. Raises `OSError` where the path is too long."""
+    if len(os.fsencode(path)) > ENDPOINT_PATH_BYTES_MAX:
+        raise OSError(
+            f"cannot use the socket path {path}: longer than {ENDPOINT_PATH_BYTES_MAX} bytes"
+        )
+    return f"ipc://{path}"
+
+
+def listening(path: Path, *, timeout_seconds: float = 1.0) -> bool:
+    """Whether some process accepts connections at a socket file.
+
+    Raises `PermissionError` where this user may not connect. A ZeroMQ connection alone
+    cannot tell a daemon that is gone from one that is slow.
+    """
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe.settimeout(timeout_seconds)
+    try:
+        probe.connect(os.fspath(path))
+    except PermissionError:
+        raise
+    except TimeoutError:
+        return True  # its queue is full: somebody is there, and does not answer
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
+
+
+def _bound(opened: "zmq.Socket[bytes]") -> None:
+    opened.set(zmq.LINGER, 0)
+    opened.set(zmq.SNDHWM, QUEUED_MESSAGES_MAX)
+    opened.set(zmq.RCVHWM, QUEUED_MESSAGES_MAX)
+    opened.set(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+    opened.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS_MAX)
+    opened.set(zmq.RECONNECT_IVL, 100)
+    opened.set(zmq.RECONNECT_IVL_MAX, 2000)
+
+
+def _bind(opened: "zmq.Socket[bytes]", path: Path, mode: int) -> None:
+    """Bind, with the permissions there from the first moment.
+
+    libzmq unlinks whatever is at the path, a regular file included (fact Z3), and gives
+    the socket 0777 less the umask (fact Z4).
+    """
+    try:
+        found = path.lstat().st_mode
+    except FileNotFoundError:
+        found = None
+    if found is not None and not stat.S_ISSOCK(found):
+        raise OSError(f"cannot bind {path}: a file that is no socket is there")
+    umask = os.umask(0o777 & ~mode)
+    try:
+        opened.bind(endpoint(path))
+    finally:
+        os.umask(umask)
+    path.chmod(mode)
+
+
+def _peer(frames: list[zmq.Frame]) -> Peer:
+    address = frames[-1].get("Peer-Address")
+    try:
+        _, uid, gid, pid = str(address).split(":")
+        return Peer(frames[0].bytes, int(uid), int(gid), int(pid))
+    except ValueError:
+        return Peer(frames[0].bytes, -1, -1, -1)
+
+
+def wait_until_gone(path: Path, *, timeout_seconds: float) -> bool:
+    """Whether nobody listens at `path` any more within the time."""
+    deadline = time.monotonic() + timeout_seconds
+    while listening(path):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

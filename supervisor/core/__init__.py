@@ -1,0 +1,1 @@
+"""Decisions: pure functions over values. No clock, no I/O, no logging, no randomness."""

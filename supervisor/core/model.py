@@ -1,0 +1,272 @@
+"""The values that decisions are made over: records, states, events, effects, changes.
+
+`lifecycle.py` maps a record and an event to a change; `daemondb.py` stores what changes;
+`loop.py` performs the effects. What is persisted and what is a live handle are different
+types: nothing here is a process, a socket or a deadline. Wall-clock instants are
+microseconds since 1970 UTC (`_us`), durations are seconds.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+from ...ipc.actions import Action, ExecutionStatus
+from ...ipc.messages import RunResult, StopReason
+
+
+class Reason(enum.StrEnum):
+    """Why a status is what it is: one word a person can look up in the README."""
+
+    COMPLETED = "completed"  # exit 0 before toDate
+    WINDOW_OVER = "window-over"  # it ran until toDate
+    EXIT_CODE = "exit-code"  # the script failed
+    SIGNAL = "signal"  # a signal that we did not send
+    WATCHDOG = "watchdog"
+    WORKER_LOST = "worker-lost"
+    WORKER_SILENT = "worker-silent"
+    CANNOT_START = "cannot-start"
+    NO_SCRIPT = "no-script"
+    WITHDRAWN = "withdrawn"
+    OPERATOR = "operator"
+    WINDOW_MISSED = "window-missed"  # toDate passed before it could start
+    INTERRUPTED = "interrupted"  # the daemon was away until its window was over
+    DAEMON_RESTART = "daemon-restart"  # NULL again, to start again
+    DUE = "due"  # STARTED because its window is open
+    CHANGED = "changed"  # a run that was replaced by one with newer configuration
+
+
+# --- states: each holds what is true in it ----------------------------------------------
+
+
+class Hold(msgspec.Struct, frozen=True, array_like=True):
+    """A back-off: not before `delay_seconds` after `since_us`."""
+
+    since_us: int
+    delay_seconds: float
+
+
+class OpenRun(msgspec.Struct, frozen=True, array_like=True):
+    """A run that was decided on and whose end is not committed yet.
+
+    `stop` is the reason it is being stopped for; once there, only `CHANGED` is replaced.
+    `app_names`, `type` and `args` of the action it was started with are not kept: a change
+    is seen when it arrives, and is then recorded as `stop`.
+    """
+
+    run_id: str
+    started_us: int
+    stop: StopReason | None = None
+
+
+class Null(msgspec.Struct, frozen=True, array_like=True, tag="null"):
+    """Not started (yet, or again). `hold` delays a restart after crashes (S12a)."""
+
+    hold: Hold | None = None
+
+
+class Running(msgspec.Struct, frozen=True, array_like=True, tag="running"):
+    """STARTED with a run; it may be starting, running, stopping or stuck."""
+
+    run: OpenRun
+
+
+class Waiting(msgspec.Struct, frozen=True, array_like=True, tag="waiting"):
+    """STARTED between two attempts. `last_ok`: the last one exited with 0."""
+
+    hold: Hold
+    last_ok: bool
+
+
+class Over(msgspec.Struct, frozen=True, array_like=True, tag="over"):
+    """Ended, for ever. `status` is terminal."""
+
+    status: ExecutionStatus
+
+
+State: TypeAlias = Null | Running | Waiting | Over
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """All that daemonDB knows of one action.
+
+    `revision` counts the writes of this record: what a compare-and-swap compares.
+    `attempt` is the number of runs so far, `failures` those in a row that count for the
+    back-off. `reason` is None only while the status has never changed.
+    """
+
+    action: Action
+    wanted: bool
+    state: State
+    revision: int = 1
+    attempt: int = 0
+    failures: int = 0
+    reason: Reason | None = None
+    detail: str = ""
+    changed_us: int = 0
+
+    @property
+    def status(self) -> ExecutionStatus:
+        match self.state:
+            case Null():
+                return ExecutionStatus.NULL
+            case Running() | Waiting():
+                return ExecutionStatus.STARTED
+            case Over(status):
+                return status
+
+    @property
+    def edge_us(self) -> int | None:
+        """Where time alone changes this record: its key in the index `due`."""
+        match self.state:
+            case Null():
+                return self.action.from_us
+            case Running() | Waiting():
+                return self.action.to_us
+            case Over():
+                return None
+
+
+class RunRow(msgspec.Struct, frozen=True, array_like=True):
+    """One run in the history of its action. `last_heartbeat_us` is filled in at its end."""
+
+    run_id: str
+    attempt: int
+    started_us: int
+    ended_us: int | None = None
+    worker_pid: int | None = None
+    script_pid: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: Reason | None = None
+    detail: str = ""
+    status_text: str = ""
+    last_heartbeat_us: int | None = None
+
+
+class StatusChange(msgspec.Struct, frozen=True, array_like=True):
+    """One change of status: an event, and what a report is made of."""
+
+    at_us: int
+    action_id: str
+    old: ExecutionStatus
+    new: ExecutionStatus
+    reason: Reason | None
+    attempt: int
+    run_id: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+# --- events: what happened --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The newest snapshot holds the action, like this."""
+
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The newest snapshot does not hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Time has come to look: an edge passed, a slot is free, or a hold may be over."""
+
+    slot_free: bool
+    hold_over: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """An operator wants it stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """A run and all it left behind are gone. `daemon_leaving`: seen during shutdown."""
+
+    result: RunResult
+    daemon_leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStarted:
+    """No run lives any more (S1). `kept` is the result that its worker left on disk."""
+
+    kept: RunResult | None
+
+
+Event: TypeAlias = Sent | Absent | Due | StopAsked | RunEnded | DaemonStarted
+
+
+# --- what a decision is -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartRun:
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRun:
+    run_id: str
+    reason: StopReason
+
+
+Effect: TypeAlias = StartRun | StopRun
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From one record to its successor, and what has to be done once that is on disk.
+
+    `before` is None for an action not known until now. `run` is the row of the run that
+    this change begins or ends.
+    """
+
+    before: Record | None
+    after: Record
+    run: RunRow | None = None
+    effects: tuple[Effect, ...] = ()
+
+    @property
+    def changes_status(self) -> bool:
+        old = ExecutionStatus.NULL if self.before is None else self.before.status
+        return old is not self.after.status
+
+    def status_change(self) -> StatusChange | None:
+        """The event that this change is, if the status changes with it."""
+        if not self.changes_status:
+            return None
+        run = self.run
+        return StatusChange(
+            self.after.changed_us,
+            self.after.action.id,
+            ExecutionStatus.NULL if self.before is None else self.before.status,
+            self.after.status,
+            self.after.reason,
+            self.after.attempt,
+            run.run_id if run else None,
+            run.exit_code if run else None,
+            run.signal if run else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """The clocks, read once a turn.
+
+    `wall_us` decides about windows, and only while `trusted` (S19). `monotonic_seconds`
+    measures durations and stops while the host sleeps; `boot_seconds` does not stop.
+    """
+
+    wall_us: int
+    monotonic_seconds: float = 0.0
+    boot_seconds: float = 0.0
+    trusted: bool = True

@@ -1,0 +1,1 @@
+"""What tests share: waiting for conditions, building values, a backend to talk to."""

@@ -1,0 +1,1 @@
+"""What runs in child processes: zygote, worker and script, synchroniser."""

@@ -1,0 +1,1 @@
+"""The backends a synchroniser can speak to, one file each."""
