@@ -87,6 +87,7 @@ class EndCause(enum.StrEnum):
     STOPPED = "stopped"  # asked to, for `stop_reason`
     WATCHDOG = "watchdog"  # the script stopped sending WATCHDOG=1
     CANNOT_START = "cannot-start"
+    NO_SCRIPT = "no-script"  # none is configured for the action's type
     WORKER_LOST = "worker-lost"  # its worker died; nobody saw how the script ended
     WORKER_SILENT = "worker-silent"  # its worker stopped beating and was killed
 

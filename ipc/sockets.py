@@ -200,7 +200,7 @@ def listening(path: Path, *, timeout_seconds: float = 1.0) -> bool:
         probe.connect(os.fspath(path))
     except PermissionError:
         raise
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):
         return True  # its queue is full: somebody is there, and does not answer
     except OSError:
         return False

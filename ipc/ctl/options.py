@@ -1,0 +1,124 @@
+"""The options that every verb shares: which daemon, how long to wait, how to print.
+
+They may stand before the verb or after it; the later one counts. Nothing is opened
+before the whole command line is known to be good.
+"""
+
+import enum
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..client import Client
+from ..places import DEFAULT_CONFIG, control_socket
+from ..sockets import endpoint
+
+CONFIG_VARIABLE = "GEOSCHED_CONFIG"
+SOCKET_VARIABLE = "GEOSCHED_SOCKET"
+TIMEOUT_SECONDS_MAX = 86_400.0
+
+
+class Output(enum.StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+class Seconds(click.ParamType[float]):
+    name = "seconds"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = float(str(value))
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds <= TIMEOUT_SECONDS_MAX:
+            self.fail(f"{value!r} is not a number of seconds above 0, at most a day", param, ctx)
+        return seconds
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    if value is not None:
+        ctx.meta[str(param.name)] = value
+
+
+def shared_options(*, environment: bool) -> list[click.Parameter]:
+    """`environment`: whether variables stand in for what is not given; they do so once,
+    on the group, where an option after the verb can still overrule them."""
+
+    def option(*names: str, variable: str | None = None, **more: Any) -> click.Option:
+        return click.Option(
+            names,
+            envvar=variable if environment else None,
+            show_envvar=True,
+            expose_value=False,
+            callback=_remember,
+            **more,
+        )
+
+    return [
+        option(
+            "--config",
+            variable=CONFIG_VARIABLE,
+            metavar="FILE",
+            help=f"The daemon's configuration.  [default: {DEFAULT_CONFIG}]",
+        ),
+        option(
+            "--socket",
+            variable=SOCKET_VARIABLE,
+            metavar="ENDPOINT",
+            help="The daemon's control socket, a path or ipc://path, instead of the"
+            " configuration's.",
+        ),
+        option("--timeout", type=Seconds(), help="Longest wait for an answer."),
+        option(
+            "-o",
+            "--output",
+            type=click.Choice([str(output) for output in Output], case_sensitive=False),
+            help="How to print.  [default: table]",
+        ),
+    ]
+
+
+class Verb(click.Command):
+    """A verb; it takes the shared options too."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.params.extend(shared_options(environment=False))
+
+
+def output_of(ctx: click.Context) -> Output:
+    return Output(ctx.meta.get("output", Output.TABLE))
+
+
+def connect(ctx: click.Context) -> Client:
+    """Raises `ClientError` where the daemon cannot be asked, `click.UsageError` where it
+    is not clear which daemon that would be."""
+    path = _socket_path(ctx)
+    try:
+        endpoint(path)
+    except OSError as error:
+        raise click.UsageError(str(error), ctx) from None
+    return Client(path, timeout_seconds=ctx.meta.get("timeout"))
+
+
+def _socket_path(ctx: click.Context) -> Path:
+    given = ctx.meta.get("socket")
+    if given is not None:
+        scheme, mark, rest = given.rpartition("://")
+        if scheme not in ("", "ipc") or (mark and not scheme) or not rest:
+            raise click.UsageError(f"cannot use the socket {given!r}: no path or ipc://path", ctx)
+        return Path(rest).absolute()
+    config = Path(ctx.meta.get("config", DEFAULT_CONFIG))
+    try:
+        return control_socket(config)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ValueError as error:
+        reason = str(error)
+    raise click.UsageError(f"cannot read the configuration {config}: {reason}", ctx)

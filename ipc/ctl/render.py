@@ -1,0 +1,354 @@
+"""How answers look to a person: views in, tables and blocks of clean text out.
+
+Pure: the current time and the width are arguments, colours and files are `output.py`'s.
+Ids and details came from outside, so nothing here lets a control character through.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from ..control import ActionView, BackendView, EventView, RunView, StatusView, SyncView
+from ..instants import SECOND_US, parse_instant
+
+GAP = "  "
+NOTHING = "-"
+#: Beyond this distance an instant is shown with its year.
+NEAR_US = 180 * 86_400 * SECOND_US
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`least` is how narrow it may get where space is short; None: never narrower."""
+
+    title: str
+    least: int | None = None
+    cut_middle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`widths` are minimal; `titled` is false for what continues a table."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    widths: tuple[int, ...] = ()
+    titled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Names and what they are, one pair a line."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+
+Sheet: TypeAlias = Sequence[Table | Block]
+
+LIST_COLUMNS = (
+    Column("ID", 12, cut_middle=True),
+    Column("FROM (UTC)"),
+    Column("TO (UTC)"),
+    Column("PHASE"),
+    Column("STATUS"),
+    Column("WHY", 12),
+)
+RUN_COLUMNS = (
+    Column("RUN"),
+    Column("STARTED (UTC)"),
+    Column("ENDED (UTC)"),
+    Column("RESULT"),
+    Column("PIDS"),
+    Column("WHY", 8),
+)
+EVENT_COLUMNS = (
+    Column("SEQ"),
+    Column("AT (UTC)"),
+    Column("ID", 12, cut_middle=True),
+    Column("CHANGE"),
+    Column("WHY", 8),
+)
+#: Those of most events, so that lines that come one by one stand below each other.
+EVENT_WIDTHS = (5, 14, 18, 22, 0)
+
+
+# --- what is shown -----------------------------------------------------------------------
+
+
+def actions_sheet(actions: Iterable[ActionView], now_us: int) -> Sheet:
+    rows = tuple(
+        (
+            clean(action.id),
+            short_time(action.from_date, now_us),
+            short_time(action.to_date, now_us),
+            clean(action.phase),
+            action.execution_status or "NULL",
+            _why(action.reason, action.detail),
+        )
+        for action in actions
+    )
+    return [Table(LIST_COLUMNS, rows)]
+
+
+def action_sheet(action: ActionView, runs: Sequence[RunView], now_us: int) -> Sheet:
+    length = _span_between(action.from_date, action.to_date)
+    pairs = (
+        ("id", clean(action.id)),
+        ("from", f"{full_time(action.from_date)}, {_from_now(action.from_date, now_us)}"),
+        ("to", f"{full_time(action.to_date)}, {_from_now(action.to_date, now_us)}"),
+        ("length", length),
+        ("status", f"{action.execution_status or 'NULL'} ({clean(action.phase)})"),
+        ("why", _why(action.reason, action.detail)),
+        ("wanted", _yes(action.wanted) + _unless_same(action)),
+        ("type", clean(action.type)),
+        ("apps", clean(", ".join(action.app_names)) or NOTHING),
+        ("attempt", str(action.attempt)),
+    )
+    script_says = action.run.status_text if action.run else ""
+    if script_says:
+        pairs += (("script says", clean(script_says)),)
+    block = Block(pairs)
+    return [block, runs_table(runs, now_us)] if runs else [block]
+
+
+def runs_table(runs: Iterable[RunView], now_us: int) -> Table:
+    rows = tuple(
+        (
+            str(run.attempt),
+            short_time(run.started_at, now_us),
+            short_time(run.ended_at, now_us),
+            _result(run),
+            f"{run.worker_pid or NOTHING} {run.script_pid or NOTHING}",
+            _why(run.reason, run.detail),
+        )
+        for run in runs
+    )
+    return Table(RUN_COLUMNS, rows)
+
+
+def events_sheet(events: Iterable[EventView], now_us: int, *, titled: bool = True) -> Sheet:
+    rows = tuple(
+        (
+            str(event.seq),
+            short_time(event.at, now_us, seconds=True),
+            clean(event.id),
+            f"{event.from_ or 'NULL'} -> {event.to or 'NULL'}",
+            _why(event.reason, ""),
+        )
+        for event in events
+    )
+    return [Table(EVENT_COLUMNS, rows, EVENT_WIDTHS, titled)]
+
+
+def status_sheet(status: StatusView, now_us: int) -> Sheet:
+    daemon = status.daemon
+    up = span(daemon.uptime_seconds)
+    counts = ", ".join(f"{count} {name}" for name, count in status.counts.items() if count)
+    trust = "trusted" if status.clock.trusted else "untrusted: nothing starts or ends by it"
+    pairs = [
+        ("geoschedd", f"{clean(daemon.version)}, process {daemon.pid}, up {up}"),
+        ("actions", clean(counts) or "none"),
+        ("runs", f"{status.running} running, {status.queued} queued"),
+        ("next edge", _next_edge(status.next_edge, now_us)),
+        ("backend", backend_line(status.backend, now_us)),
+        ("reports", _outbox(status, now_us)),
+        ("clock", _with_detail(trust, status.clock.detail)),
+        ("containment", clean(status.containment)),
+    ]
+    pairs.extend(("ATTENTION", clean(trouble)) for trouble in troubles(status))
+    return [Block(tuple(pairs))]
+
+
+def troubles(status: StatusView) -> list[str]:
+    """What an operator has to know of and would not look for."""
+    backend, outbox = status.backend, status.outbox
+    found = [
+        (status.daemon.shutting_down, "the daemon is shutting down"),
+        (status.daemon.degraded, f"daemonDB cannot be written: {status.daemon.degraded}"),
+        (status.stuck, f"{status.stuck} stuck: killed, and not gone"),
+        (backend.quarantined, f"{backend.quarantined} entries of the backend set aside"),
+        (backend.last_report_error, f"reports are not taken: {backend.last_report_error}"),
+        (outbox.dropped, f"{outbox.dropped} reports dropped, the outbox was full"),
+        (outbox.refused, f"{outbox.refused} reports refused by the backend"),
+        (status.output_lost_bytes, f"{status.output_lost_bytes} bytes of output lost"),
+    ]
+    return [text for holds, text in found if holds] + [f"  {one}" for one in backend.quarantine]
+
+
+def sync_sheet(result: SyncView) -> Sheet:
+    return [
+        Block(
+            (
+                ("added", str(result.added)),
+                ("updated", str(result.updated)),
+                ("withdrawn", str(result.withdrawn)),
+                ("unchanged", str(result.unchanged)),
+                ("quarantined", str(result.quarantined)),
+                ("reported", str(result.reported)),
+            )
+        )
+    ]
+
+
+def backend_line(backend: BackendView, now_us: int) -> str:
+    kind = clean(backend.kind)
+    if backend.last_pull_ok is None:
+        return f"{kind}, not pulled yet"
+    if backend.last_pull_ok:
+        due = backend.next_pull_in_seconds
+        following = "" if due is None else f", next in {span(due)}"
+        return f"{kind}, ok, pulled {_from_now(backend.last_pull_at, now_us)}{following}"
+    good = backend.last_success_at
+    since = f"since {full_time(good)}, {_from_now(good, now_us)}" if good else "from the start"
+    return _with_detail(f"{kind}, failing {since}", backend.last_error or "")
+
+
+# --- words, times, spans -----------------------------------------------------------------
+
+
+def clean(text: str) -> str:
+    """Text that cannot move a cursor, hide, turn round or end a line."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def short_time(instant: str | None, now_us: int, *, seconds: bool = False) -> str:
+    """`11-23 08:00`, with seconds where there are any, with the year where that is far."""
+    if instant is None:
+        return NOTHING
+    far = abs(parse_instant(instant) - now_us) > NEAR_US
+    date = instant[:10] if far else instant[5:10]
+    whole_minute = instant[17:19] == "00" and not seconds
+    return f"{date} {instant[11:16] if whole_minute else instant[11:19]}"
+
+
+def full_time(instant: str) -> str:
+    return f"{instant[:10]} {instant[11:19]} UTC"
+
+
+def span(seconds: float) -> str:
+    """A duration in its two largest units: `3 m 20 s`."""
+    left = max(0, round(seconds))
+    for (unit, size), (lesser, lesser_size) in zip(_UNITS, _UNITS[1:], strict=False):
+        if left >= size:
+            count, rest = divmod(left, size)
+            more = rest // lesser_size
+            return f"{count} {unit} {more} {lesser}" if more else f"{count} {unit}"
+    return f"{left} s"
+
+
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+
+
+def _from_now(instant: str | None, now_us: int) -> str:
+    if instant is None:
+        return NOTHING
+    seconds = (parse_instant(instant) - now_us) / SECOND_US
+    return f"in {span(seconds)}" if seconds > 0 else f"{span(-seconds)} ago"
+
+
+def _next_edge(instant: str | None, now_us: int) -> str:
+    if instant is None:
+        return "none"
+    return f"{_from_now(instant, now_us)}, at {full_time(instant)}"
+
+
+def _span_between(begin: str, end: str) -> str:
+    return span((parse_instant(end) - parse_instant(begin)) / SECOND_US)
+
+
+def _outbox(status: StatusView, now_us: int) -> str:
+    outbox = status.outbox
+    if not outbox.depth:
+        return "none waiting"
+    return f"{outbox.depth} waiting, the oldest of {_from_now(outbox.oldest_at, now_us)}"
+
+
+def _why(reason: str | None, detail: str) -> str:
+    if reason is None:
+        return clean(detail) or NOTHING
+    return _with_detail(clean(reason), detail)
+
+
+def _with_detail(text: str, detail: str) -> str:
+    return f"{text}: {clean(detail)}" if detail else text
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"
+
+
+def _unless_same(action: ActionView) -> str:
+    """Say so where the backend's word alone does not explain what is wanted."""
+    if action.should_be_executed == action.wanted:
+        return ""
+    return f" (shouldBeExecuted: {_yes(action.should_be_executed)})"
+
+
+def _result(run: RunView) -> str:
+    if run.signal:
+        return clean(run.signal)
+    if run.exit_code is not None:
+        return f"exit {run.exit_code}"
+    return NOTHING if run.ended_at else "running"
+
+
+# --- layout ------------------------------------------------------------------------------
+
+
+def fit(table: Table, width: int) -> Table:
+    """The table with its flexible cells cut, from the last column on, to fit `width`."""
+    widths = column_widths(table)
+    excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
+    for index, column in reversed(list(enumerate(table.columns))):
+        if column.least is not None and excess > 0:
+            narrow = max(column.least, widths[index] - excess)
+            excess -= max(0, widths[index] - narrow)
+            widths[index] = min(widths[index], narrow)
+    rows = tuple(
+        tuple(
+            cut(cell, widths[index], middle=table.columns[index].cut_middle)
+            for index, cell in enumerate(row)
+        )
+        for row in table.rows
+    )
+    minimal = tuple(map(min, table.widths, widths))
+    return replace(table, rows=rows, widths=minimal)
+
+
+def cut(text: str, width: int, *, middle: bool = False) -> str:
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2 if middle else 0
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def column_widths(table: Table) -> list[int]:
+    """Of the widest cell, title or minimum of each column."""
+    widths = list(table.widths) or [0] * len(table.columns)
+    titles = [column.title for column in table.columns]
+    for cells in (titles, *table.rows):
+        widths = [max(width, len(cell)) for width, cell in zip(widths, cells, strict=True)]
+    return widths
+
+
+def plain_lines(sheet: Sheet) -> list[str]:
+    """The sheet as aligned text; parts are set apart by an empty line."""
+    lines: list[str] = []
+    for part in sheet:
+        if lines:
+            lines.append("")
+        if isinstance(part, Block):
+            widest = max(len(name) for name, _ in part.pairs)
+            lines.extend(f"{name.ljust(widest)}{GAP}{value}" for name, value in part.pairs)
+        else:
+            titles = [tuple(column.title for column in part.columns)] if part.titled else []
+            widths = column_widths(part)
+            lines.extend(_line(cells, widths) for cells in (*titles, *part.rows))
+    return lines
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    return GAP.join(padded).rstrip()

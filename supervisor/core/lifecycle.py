@@ -1,0 +1,435 @@
+"""Every rule about statuses, and nothing else; in the order of SPEC.md, "Behaviour".
+
+`decide` maps a record, an event and the time to a change, or to None where nothing
+changes. Same inputs, same answer: the clock is an argument, and what has to be done is
+returned as effects. Nothing here knows of processes, sockets or the database; nothing
+elsewhere assigns a status. The diagram in the README is drawn from this file.
+
+A terminal status (`Over`) is never left. A pull reaches a status only through S3, S4
+and S5. While the clock is not trusted (S19), windows count as open and not yet due.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from ...ipc.actions import Action, ExecutionStatus
+from ...ipc.instants import SECOND_US
+from ...ipc.messages import EndCause, RunResult, StopReason
+from . import restart
+from .model import (
+    Absent,
+    Change,
+    DaemonStarted,
+    Due,
+    Event,
+    Hold,
+    Instant,
+    Null,
+    OpenRun,
+    Over,
+    Reason,
+    Record,
+    RunEnded,
+    Running,
+    RunRow,
+    Sent,
+    StartRun,
+    State,
+    StopAsked,
+    StopRun,
+    Waiting,
+)
+from .restart import RestartPolicy
+
+_NEVER_RESTART = RestartPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decisions depend on besides the record, the event and the time.
+
+    `generation` is that of the store: run ids contain it, so that a result kept for an
+    older store never settles a run of this one. `policies` is by type of action.
+    """
+
+    generation: str
+    policies: Mapping[str, RestartPolicy] = field(default_factory=dict)
+
+    def policy(self, action: Action) -> RestartPolicy:
+        return self.policies.get(action.type, _NEVER_RESTART)
+
+
+def first_seen(action: Action, now: Instant, rules: Rules) -> Change:
+    """S3: a new action is NULL, unless its window is over or it is not wanted."""
+    record = Record(action, action.should_be_executed, Null(), changed_us=now.wall_us)
+    change = _pulled(record, action, now, rules)
+    after = record if change is None else replace(change.after, revision=1)
+    return Change(None, after)
+
+
+def decide(record: Record, event: Event, now: Instant, rules: Rules) -> Change | None:
+    """What `event` means for an action in this state; None where it means nothing."""
+    match record.state:
+        case Over():
+            return None  # S6: whatever the backend, the clock or a late message says
+        case Null() | Running() | Waiting():
+            return _decide_open(record, event, now, rules)
+    assert_never(record.state)
+
+
+def _decide_open(record: Record, event: Event, now: Instant, rules: Rules) -> Change | None:
+    match event:
+        case Sent(action):
+            return _pulled(record, action, now, rules)
+        case Absent():
+            return _not_wanted(replace(record, wanted=False), now, before=record)
+        case Due():
+            return _due(record, event, now, rules)
+        case StopAsked():
+            return _stop_asked(record, now)
+        case RunEnded():
+            return _run_ended(record, event, now, rules)
+        case DaemonStarted(kept):
+            return _daemon_started(record, kept, now, rules)
+    assert_never(event)
+
+
+# --- Pull: S3 to S8, S15 ----------------------------------------------------------------
+
+
+def _pulled(record: Record, action: Action, now: Instant, rules: Rules) -> Change | None:
+    """S3, S15: the configuration is the backend's; the status moves by S4, S5, S10, S13 only."""
+    new = replace(record, action=action, wanted=action.should_be_executed)
+    if not new.wanted:
+        return _not_wanted(new, now, before=record)
+    if _window_over(new, now):
+        return _due(new, Due(slot_free=False), now, rules, before=record) or _stored(record, new)
+    match record.state:
+        case Running(run) if run.stop is None and not record.action.same_work(action):
+            return _stopping(new, run, StopReason.CHANGED, before=record)
+        case _:
+            return _stored(record, new)
+
+
+def _not_wanted(record: Record, now: Instant, *, before: Record) -> Change | None:
+    """S4, S5: what has not started will not, what runs is asked to stop."""
+    match record.state:
+        case Null():
+            return _over_without_run(record, Reason.WITHDRAWN, now, before=before)
+        case Running(run) if run.stop in (None, StopReason.CHANGED):
+            return _stopping(record, run, StopReason.WITHDRAWN, before=before)
+        case Running():
+            return _stored(before, record)
+        case Waiting():
+            return _over(record, ExecutionStatus.WONT_FINISH, Reason.WITHDRAWN, now, before=before)
+        case Over():
+            return None
+    assert_never(record.state)
+
+
+# --- Scheduler event: S9 to S14 ---------------------------------------------------------
+
+
+def _due(
+    record: Record, due: Due, now: Instant, rules: Rules, *, before: Record | None = None
+) -> Change | None:
+    """S9 to S11, S12a, S13: what the clock says."""
+    before = before or record
+    match record.state:
+        case Null() if _window_over(record, now):
+            return _over_without_run(record, Reason.WINDOW_MISSED, now, before=before)
+        case Null() if due.slot_free and due.hold_over and _window_open(record, now):
+            return _next_attempt(record, now, rules, before=before)
+        case Running(run) if _window_over(record, now) and run.stop in (None, StopReason.CHANGED):
+            return _stopping(record, run, StopReason.WINDOW_OVER, before=before)
+        case Waiting(_, last_ok) if _window_over(record, now):
+            return _waited_until_the_end(record, now, last_ok=last_ok, before=before)
+        case Waiting() if due.hold_over:
+            return _next_attempt(record, now, rules, before=before)
+        case _:
+            return None
+
+
+def _next_attempt(record: Record, now: Instant, rules: Rules, *, before: Record) -> Change:
+    """S9: the intention, which is committed before the script is started."""
+    attempt = record.attempt + 1
+    run_id = new_run_id(rules.generation, record.action.id, attempt)
+    again = isinstance(record.state, Waiting)  # then the reason goes on telling the last exit
+    after = _moved(
+        before,
+        replace(record, attempt=attempt),
+        Running(OpenRun(run_id, now.wall_us)),
+        record.reason if again and record.reason else Reason.DUE,
+        now,
+        detail=record.detail if again else "",
+    )
+    return Change(before, after, RunRow(run_id, attempt, now.wall_us), (StartRun(run_id),))
+
+
+def _waited_until_the_end(record: Record, now: Instant, *, last_ok: bool, before: Record) -> Change:
+    """S12a: `toDate` came between two attempts; the last exit decides."""
+    if last_ok:
+        return _over(record, ExecutionStatus.FINISHED, Reason.WINDOW_OVER, now, before=before)
+    reason = record.reason or Reason.EXIT_CODE
+    return _over(record, ExecutionStatus.FAILED, reason, now, before=before, detail=record.detail)
+
+
+def _stop_asked(record: Record, now: Instant) -> Change | None:
+    """S13a, asked by an operator. None for NULL is a conflict, for a run that is being
+    stopped already it is nothing new."""
+    match record.state:
+        case Running(run) if run.stop in (None, StopReason.CHANGED):
+            return _stopping(record, run, StopReason.OPERATOR, before=record)
+        case Waiting():
+            return _over(record, ExecutionStatus.WONT_FINISH, Reason.OPERATOR, now, before=record)
+        case _:
+            return None
+
+
+# --- The end of a run: S12, S12a, S13, S13a ---------------------------------------------
+
+
+def _run_ended(record: Record, event: RunEnded, now: Instant, rules: Rules) -> Change | None:
+    result = event.result
+    match record.state:
+        case Running(run) if run.run_id == result.run_id:
+            pass
+        case _:
+            return None  # the end of a run that is settled: repeated, or from an older store
+    reason = _final_reason(run, result)
+    if reason in _SETTLED_BY_STOP:
+        return _settled_by_stop(record, result, reason, now)
+    if reason is StopReason.CHANGED and not event.daemon_leaving:
+        return _replaced(record, result, now)
+    if reason is not None or (event.daemon_leaving and result.signal is not None):
+        return None  # S16: a stop because the daemon leaves settles nothing
+    return _settled_of_itself(record, result, now, rules)
+
+
+#: S13a: a stop has one reason, and the reason is the outcome.
+_SETTLED_BY_STOP = {
+    StopReason.WINDOW_OVER: (ExecutionStatus.FINISHED, Reason.WINDOW_OVER),
+    StopReason.WITHDRAWN: (ExecutionStatus.WONT_FINISH, Reason.WITHDRAWN),
+    StopReason.OPERATOR: (ExecutionStatus.WONT_FINISH, Reason.OPERATOR),
+}
+
+
+def _final_reason(run: OpenRun, result: RunResult | None) -> StopReason | None:
+    """The recorded reason; else the one the worker was given.
+
+    A stop is carried out even when its record cannot be written (law 4): then only the
+    result knows.
+    """
+    if run.stop is not None:
+        return run.stop
+    if result is not None and result.cause is EndCause.STOPPED:
+        return result.stop_reason
+    return None
+
+
+def _settled_by_stop(
+    record: Record, result: RunResult | None, reason: StopReason, now: Instant
+) -> Change:
+    status, word = _SETTLED_BY_STOP[reason]
+    row = _ended_row(record, result, word, now)
+    return _over(record, status, word, now, before=record, run=row)
+
+
+def _replaced(record: Record, result: RunResult, now: Instant) -> Change:
+    """S15: the run makes way for one with the new configuration, due at once; the status
+    stays STARTED."""
+    if _window_over(record, now):
+        return _settled_by_stop(record, result, StopReason.WINDOW_OVER, now)
+    after = _moved(
+        record,
+        replace(record, failures=0),
+        Waiting(Hold(now.wall_us, 0.0), last_ok=True),
+        Reason.CHANGED,
+        now,
+    )
+    return Change(record, after, _ended_row(record, result, Reason.CHANGED, now))
+
+
+def _settled_of_itself(record: Record, result: RunResult, now: Instant, rules: Rules) -> Change:
+    """S12, S12a, S13: it ended, and nobody had asked it to."""
+    word, detail = _why(result)
+    row = _ended_row(record, result, word, now)
+    ran_whole_window = result.cause is EndCause.EXITED and result.ended_us >= record.action.to_us
+    if now.trusted and ran_whole_window:
+        row = replace(row, reason=Reason.WINDOW_OVER)
+        over = ExecutionStatus.FINISHED
+        return _over(record, over, Reason.WINDOW_OVER, now, before=record, run=row)
+    ok = word is Reason.COMPLETED
+    policy = rules.policy(record.action)
+    never_ran = result.cause in (EndCause.CANNOT_START, EndCause.NO_SCRIPT)  # S9: FAILED
+    if not never_ran and restart.wants_another(policy, ok=ok):
+        return _waits(record, row, policy, now, word=word, detail=detail)
+    status = ExecutionStatus.FINISHED if ok else ExecutionStatus.FAILED
+    return _over(record, status, word, now, before=record, run=row, detail=detail)
+
+
+def _waits(
+    record: Record, row: RunRow, policy: RestartPolicy, now: Instant, *, word: Reason, detail: str
+) -> Change:
+    """S12a: the status stays STARTED until the back-off is over."""
+    ran_seconds = ((row.ended_us or now.wall_us) - row.started_us) / SECOND_US
+    failures = restart.failures_after(policy, record.failures, ran_seconds=ran_seconds)
+    hold = Hold(now.wall_us, restart.delay_after(policy, failures))
+    after = _moved(
+        record,
+        replace(record, failures=failures),
+        Waiting(hold, last_ok=word is Reason.COMPLETED),
+        word,
+        now,
+        detail=detail,
+    )
+    return Change(record, after, row)
+
+
+def _why(result: RunResult) -> tuple[Reason, str]:
+    """The word for how a run ended of itself, and what a person wants to know beside it."""
+    match result.cause:
+        case EndCause.EXITED | EndCause.STOPPED if result.signal is not None:
+            return Reason.SIGNAL, result.detail or f"ended by signal {result.signal}"
+        case EndCause.EXITED | EndCause.STOPPED if result.exit_code == 0:
+            return Reason.COMPLETED, result.detail
+        case EndCause.EXITED | EndCause.STOPPED:
+            return Reason.EXIT_CODE, result.detail or f"exit code {result.exit_code}"
+        case EndCause.WATCHDOG:
+            return Reason.WATCHDOG, result.detail
+        case EndCause.CANNOT_START:
+            return Reason.CANNOT_START, result.detail
+        case EndCause.NO_SCRIPT:
+            return Reason.NO_SCRIPT, result.detail
+        case EndCause.WORKER_LOST:
+            return Reason.WORKER_LOST, result.detail
+        case EndCause.WORKER_SILENT:
+            return Reason.WORKER_SILENT, result.detail
+    assert_never(result.cause)
+
+
+# --- Start-up: S2 -----------------------------------------------------------------------
+
+
+def _daemon_started(
+    record: Record, kept: RunResult | None, now: Instant, rules: Rules
+) -> Change | None:
+    """S2: no run lives any more; the first rule that applies to a STARTED action."""
+    match record.state:
+        case Running(run):
+            pass
+        case _:
+            return None  # NULL starts when due; a back-off goes on where it was (S12a)
+    if kept is not None and kept.run_id != run.run_id:
+        kept = None
+    reason = _final_reason(run, kept)
+    if kept is not None and reason is None:
+        return _settled_of_itself(record, kept, now, rules)
+    if reason in _SETTLED_BY_STOP:
+        return _settled_by_stop(record, kept, reason, now)
+    if not record.wanted:
+        return _interrupted(record, kept, Reason.WITHDRAWN, now)
+    if _window_over(record, now):
+        return _interrupted(record, kept, Reason.INTERRUPTED, now)
+    return _null_again(record, kept, now, rules)
+
+
+def _interrupted(record: Record, kept: RunResult | None, word: Reason, now: Instant) -> Change:
+    row = _ended_row(record, kept, word, now)
+    return _over(record, ExecutionStatus.WONT_FINISH, word, now, before=record, run=row)
+
+
+def _null_again(record: Record, kept: RunResult | None, now: Instant, rules: Rules) -> Change:
+    """NULL, and so it starts again at once (S11); later attempts wait (S12a)."""
+    held = record.attempt + 1 >= restart.FIRST_ATTEMPT_HELD_AFTER_CRASH
+    delay = restart.delay_after(rules.policy(record.action), record.attempt) if held else 0.0
+    hold = Hold(now.wall_us, delay) if held else None
+    after = _moved(record, record, Null(hold), Reason.DAEMON_RESTART, now)
+    return Change(record, after, _ended_row(record, kept, Reason.DAEMON_RESTART, now))
+
+
+# --- Words that the rules above use -----------------------------------------------------
+
+
+def new_run_id(generation: str, action_id: str, attempt: int) -> str:
+    """Unique over stores, actions and attempts; safe as a file name and on a screen."""
+    seed = f"{generation}\0{action_id}".encode()
+    return f"{hashlib.blake2b(seed, digest_size=8).hexdigest()}-{attempt}"
+
+
+def _window_open(record: Record, now: Instant) -> bool:
+    return now.trusted and record.action.from_us <= now.wall_us < record.action.to_us
+
+
+def _window_over(record: Record, now: Instant) -> bool:
+    return now.trusted and record.action.to_us <= now.wall_us
+
+
+def _stored(before: Record, after: Record) -> Change | None:
+    """A change of configuration only; None where it is the same, so nothing is written."""
+    if after == before:
+        return None
+    return Change(before, replace(after, revision=before.revision + 1))
+
+
+def _moved(
+    before: Record, record: Record, state: State, reason: Reason, now: Instant, *, detail: str = ""
+) -> Record:
+    return replace(
+        record,
+        state=state,
+        reason=reason,
+        detail=detail,
+        changed_us=now.wall_us,
+        revision=before.revision + 1,
+    )
+
+
+def _stopping(record: Record, run: OpenRun, reason: StopReason, *, before: Record) -> Change:
+    """The intention to stop is on disk before the first signal, and never called off."""
+    state = Running(replace(run, stop=reason))
+    after = replace(record, state=state, revision=before.revision + 1)
+    return Change(before, after, effects=(StopRun(run.run_id, reason),))
+
+
+def _over(
+    record: Record,
+    status: ExecutionStatus,
+    reason: Reason,
+    now: Instant,
+    *,
+    before: Record,
+    run: RunRow | None = None,
+    detail: str = "",
+) -> Change:
+    after = _moved(before, record, Over(status), reason, now, detail=detail)
+    return Change(before, after, run)
+
+
+def _over_without_run(record: Record, reason: Reason, now: Instant, *, before: Record) -> Change:
+    """S4, S10; S11a: of an action that has had a run it is WONT_FINISH."""
+    started = record.attempt > 0
+    status = ExecutionStatus.WONT_FINISH if started else ExecutionStatus.WONT_START
+    return _over(record, status, reason, now, before=before)
+
+
+def _ended_row(record: Record, result: RunResult | None, reason: Reason, now: Instant) -> RunRow:
+    """The history's row of the open run, complete as far as anybody knows."""
+    assert isinstance(record.state, Running)
+    run = record.state.run
+    row = RunRow(run.run_id, record.attempt, run.started_us, now.wall_us, reason=reason)
+    if result is None:
+        return row
+    return replace(
+        row,
+        ended_us=result.ended_us,
+        script_pid=result.script_pid,
+        exit_code=result.exit_code,
+        signal=result.signal,
+        detail=result.detail,
+        status_text=result.status_text,
+    )
