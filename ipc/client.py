@@ -17,6 +17,8 @@ from .sockets import Connection, ProtocolError, endpoint, listening, new_context
 SILENCE_SECONDS_MAX = 5.0
 #: No request may take longer than this, whatever the daemon says of it.
 ACCEPTED_SECONDS_MAX = 86_400.0
+#: Under this number comes the answer to a call that the daemon could not read.
+UNREADABLE_CALL = 0
 
 Wanted = TypeVar("Wanted", bound=Answer)
 
@@ -68,9 +70,7 @@ class Client:
         self._timeout_seconds = timeout_seconds
         self._numbers = itertools.count(1)
         self._context = new_context()
-        self._connection: Connection[Reply, Call] = Connection(
-            self._context, name, receives=Reply
-        )
+        self._connection: Connection[Reply, Call] = Connection(self._context, name, receives=Reply)
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +105,7 @@ class Client:
             raise NotAnsweringError(
                 f"cannot reach the daemon: no answer at {self.path} for {patience:g} s"
             )
-        while isinstance(answer, Accepted) and not issubclass(Accepted, expected):
+        while isinstance(answer, Accepted):
             bound = self.bound_seconds(answer.bound_seconds)
             accepted_at = time.monotonic() if self._timeout_seconds is None else began
             answer = self._receive(number, accepted_at + bound)
@@ -146,7 +146,7 @@ class Client:
                 raise BadAnswerError(f"cannot use the daemon's answer: {error}") from None
             if reply is None:
                 _require_listener(self.path)
-            elif reply.number == number:
+            elif reply.number in (number, UNREADABLE_CALL):
                 return reply.answer
         return None
 
@@ -156,9 +156,7 @@ def _require_listener(path: Path) -> None:
         if listening(path):
             return
     except PermissionError:
-        raise NotPermittedError(
-            f"cannot reach the daemon: permission denied at {path}"
-        ) from None
+        raise NotPermittedError(f"cannot reach the daemon: permission denied at {path}") from None
     raise NotRunningError(
         f"cannot reach the daemon: nothing listens at {path} (is geoschedd running?)"
     )

@@ -19,6 +19,9 @@ import zmq
 #: `sun_path` holds 108 bytes, one of them the end mark (fact Z2).
 ENDPOINT_PATH_BYTES_MAX = 107
 FRAME_BYTES_MAX = 256 * 1024
+#: On the socket of the synchroniser: the longest valid action (1000 apps of 255 characters
+#: of four bytes) fits a frame, and so does what is said of a whole snapshot.
+SYNC_FRAME_BYTES_MAX = 2 * 1024 * 1024
 #: Messages that may wait for one peer, each way.
 QUEUED_MESSAGES_MAX = 64
 #: Peers that say nothing after connecting are let go after this long (fact Z6).
@@ -58,13 +61,14 @@ class Server(Generic[Received, Sent]):
         *,
         receives: Any,
         mode: int = 0o600,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
         """Bind `path`. Raises `OSError` where something other than a socket is there."""
         self.path = path
         self.endpoint = endpoint(path)
         self._decode = msgspec.msgpack.Decoder(receives).decode
         self.socket = context.socket(zmq.ROUTER)
-        _bound(self.socket)
+        _bound(self.socket, frame_bytes_max)
         # Without it a message to a peer that left vanishes without a word (fact Z8).
         self.socket.set(zmq.ROUTER_MANDATORY, 1)
         # A worker that was restarted under its old name must not be shut out by the dead one.
@@ -115,10 +119,11 @@ class Connection(Generic[Received, Sent]):
         *,
         receives: Any,
         name: str = "",
+        frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
         self._decode = msgspec.msgpack.Decoder(receives).decode
         self.socket = context.socket(zmq.DEALER)
-        _bound(self.socket)
+        _bound(self.socket, frame_bytes_max)
         if name:
             self.socket.set(zmq.ROUTING_ID, name.encode())
         self.socket.connect(server_endpoint)
@@ -209,11 +214,11 @@ def listening(path: Path, *, timeout_seconds: float = 1.0) -> bool:
     return True
 
 
-def _bound(opened: "zmq.Socket[bytes]") -> None:
+def _bound(opened: "zmq.Socket[bytes]", frame_bytes_max: int) -> None:
     opened.set(zmq.LINGER, 0)
     opened.set(zmq.SNDHWM, QUEUED_MESSAGES_MAX)
     opened.set(zmq.RCVHWM, QUEUED_MESSAGES_MAX)
-    opened.set(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+    opened.set(zmq.MAXMSGSIZE, frame_bytes_max)
     opened.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS_MAX)
     opened.set(zmq.RECONNECT_IVL, 100)
     opened.set(zmq.RECONNECT_IVL_MAX, 2000)

@@ -5,7 +5,6 @@ before the whole command line is known to be good.
 """
 
 import enum
-import math
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,10 @@ class Output(enum.StrEnum):
     JSONL = "jsonl"
 
 
-class Seconds(click.ParamType[float]):
-    name = "seconds"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            seconds = float(str(value))
-        except ValueError:
-            seconds = math.nan
-        if not 0 < seconds <= TIMEOUT_SECONDS_MAX:
-            self.fail(f"{value!r} is not a number of seconds above 0, at most a day", param, ctx)
-        return seconds
+def _remember_timeout(ctx: click.Context, param: click.Parameter, seconds: float | None) -> None:
+    if seconds is not None and not 0 < seconds <= TIMEOUT_SECONDS_MAX:
+        raise click.BadParameter(f"{seconds} is not above 0 and at most a day", ctx, param)
+    _remember(ctx, param, seconds)
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
@@ -56,8 +46,7 @@ def shared_options(*, environment: bool) -> list[click.Parameter]:
             envvar=variable if environment else None,
             show_envvar=True,
             expose_value=False,
-            callback=_remember,
-            **more,
+            **{"callback": _remember, **more},
         )
 
     return [
@@ -74,7 +63,13 @@ def shared_options(*, environment: bool) -> list[click.Parameter]:
             help="The daemon's control socket, a path or ipc://path, instead of the"
             " configuration's.",
         ),
-        option("--timeout", type=Seconds(), help="Longest wait for an answer."),
+        option(
+            "--timeout",
+            type=float,
+            metavar="SECONDS",
+            callback=_remember_timeout,
+            help="Longest wait for an answer.",
+        ),
         option(
             "-o",
             "--output",

@@ -1,49 +1,20 @@
-"""How answers look to a person: views in, tables and blocks of clean text out.
+"""What a person is shown of an answer: views in, tables and blocks of clean text out.
 
-Pure: the current time and the width are arguments, colours and files are `output.py`'s.
+Pure: the current time is an argument, widths are `layout.py`'s, colours `output.py`'s.
 Ids and details came from outside, so nothing here lets a control character through.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from ..control import ActionView, BackendView, EventView, RunView, StatusView, SyncView
 from ..instants import SECOND_US, parse_instant
+from .layout import Block, Column, Sheet, Table
 
-GAP = "  "
 NOTHING = "-"
-#: Beyond this distance an instant is shown with its year.
+#: Beyond this distance an instant is shown by its year, and not by its time.
 NEAR_US = 180 * 86_400 * SECOND_US
 
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """`least` is how narrow it may get where space is short; None: never narrower."""
-
-    title: str
-    least: int | None = None
-    cut_middle: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """`widths` are minimal; `titled` is false for what continues a table."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
-    widths: tuple[int, ...] = ()
-    titled: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Names and what they are, one pair a line."""
-
-    pairs: tuple[tuple[str, str], ...]
-
-
-Sheet: TypeAlias = Sequence[Table | Block]
 
 LIST_COLUMNS = (
     Column("ID", 12, cut_middle=True),
@@ -51,7 +22,7 @@ LIST_COLUMNS = (
     Column("TO (UTC)"),
     Column("PHASE"),
     Column("STATUS"),
-    Column("WHY", 12),
+    Column("WHY", 8),
 )
 RUN_COLUMNS = (
     Column("RUN"),
@@ -75,7 +46,7 @@ EVENT_WIDTHS = (5, 14, 18, 22, 0)
 # --- what is shown -----------------------------------------------------------------------
 
 
-def actions_sheet(actions: Iterable[ActionView], now_us: int) -> Sheet:
+def actions_table(actions: Iterable[ActionView], now_us: int) -> Table:
     rows = tuple(
         (
             clean(action.id),
@@ -87,12 +58,12 @@ def actions_sheet(actions: Iterable[ActionView], now_us: int) -> Sheet:
         )
         for action in actions
     )
-    return [Table(LIST_COLUMNS, rows)]
+    return Table(LIST_COLUMNS, rows)
 
 
 def action_sheet(action: ActionView, runs: Sequence[RunView], now_us: int) -> Sheet:
     length = _span_between(action.from_date, action.to_date)
-    pairs = (
+    pairs = [
         ("id", clean(action.id)),
         ("from", f"{full_time(action.from_date)}, {_from_now(action.from_date, now_us)}"),
         ("to", f"{full_time(action.to_date)}, {_from_now(action.to_date, now_us)}"),
@@ -103,11 +74,11 @@ def action_sheet(action: ActionView, runs: Sequence[RunView], now_us: int) -> Sh
         ("type", clean(action.type)),
         ("apps", clean(", ".join(action.app_names)) or NOTHING),
         ("attempt", str(action.attempt)),
-    )
+    ]
     script_says = action.run.status_text if action.run else ""
     if script_says:
-        pairs += (("script says", clean(script_says)),)
-    block = Block(pairs)
+        pairs.append(("script says", clean(script_says)))
+    block = Block(tuple(pairs))
     return [block, runs_table(runs, now_us)] if runs else [block]
 
 
@@ -126,7 +97,7 @@ def runs_table(runs: Iterable[RunView], now_us: int) -> Table:
     return Table(RUN_COLUMNS, rows)
 
 
-def events_sheet(events: Iterable[EventView], now_us: int, *, titled: bool = True) -> Sheet:
+def events_table(events: Iterable[EventView], now_us: int, *, titled: bool = True) -> Table:
     rows = tuple(
         (
             str(event.seq),
@@ -137,7 +108,7 @@ def events_sheet(events: Iterable[EventView], now_us: int, *, titled: bool = Tru
         )
         for event in events
     )
-    return [Table(EVENT_COLUMNS, rows, EVENT_WIDTHS, titled)]
+    return Table(EVENT_COLUMNS, rows, EVENT_WIDTHS, titled)
 
 
 def status_sheet(status: StatusView, now_us: int) -> Sheet:
@@ -193,14 +164,14 @@ def sync_sheet(result: SyncView) -> Sheet:
 def backend_line(backend: BackendView, now_us: int) -> str:
     kind = clean(backend.kind)
     if backend.last_pull_ok is None:
-        return f"{kind}, not pulled yet"
+        return f"not pulled yet ({kind})"
     if backend.last_pull_ok:
         due = backend.next_pull_in_seconds
         following = "" if due is None else f", next in {span(due)}"
-        return f"{kind}, ok, pulled {_from_now(backend.last_pull_at, now_us)}{following}"
+        return f"ok ({kind}), pulled {_from_now(backend.last_pull_at, now_us)}{following}"
     good = backend.last_success_at
     since = f"since {full_time(good)}, {_from_now(good, now_us)}" if good else "from the start"
-    return _with_detail(f"{kind}, failing {since}", backend.last_error or "")
+    return _with_detail(f"failing ({kind}) {since}", backend.last_error or "")
 
 
 # --- words, times, spans -----------------------------------------------------------------
@@ -214,13 +185,13 @@ def clean(text: str) -> str:
 
 
 def short_time(instant: str | None, now_us: int, *, seconds: bool = False) -> str:
-    """`11-23 08:00`, with seconds where there are any, with the year where that is far."""
+    """`11-23 08:00`, with seconds where there are any; only the date where that is far."""
     if instant is None:
         return NOTHING
-    far = abs(parse_instant(instant) - now_us) > NEAR_US
-    date = instant[:10] if far else instant[5:10]
+    if abs(parse_instant(instant) - now_us) > NEAR_US:
+        return instant[:10]
     whole_minute = instant[17:19] == "00" and not seconds
-    return f"{date} {instant[11:16] if whole_minute else instant[11:19]}"
+    return f"{instant[5:10]} {instant[11:16] if whole_minute else instant[11:19]}"
 
 
 def full_time(instant: str) -> str:
@@ -230,7 +201,7 @@ def full_time(instant: str) -> str:
 def span(seconds: float) -> str:
     """A duration in its two largest units: `3 m 20 s`."""
     left = max(0, round(seconds))
-    for (unit, size), (lesser, lesser_size) in zip(_UNITS, _UNITS[1:], strict=False):
+    for (unit, size), (lesser, lesser_size) in itertools.pairwise(_UNITS):
         if left >= size:
             count, rest = divmod(left, size)
             more = rest // lesser_size
@@ -292,63 +263,3 @@ def _result(run: RunView) -> str:
     if run.exit_code is not None:
         return f"exit {run.exit_code}"
     return NOTHING if run.ended_at else "running"
-
-
-# --- layout ------------------------------------------------------------------------------
-
-
-def fit(table: Table, width: int) -> Table:
-    """The table with its flexible cells cut, from the last column on, to fit `width`."""
-    widths = column_widths(table)
-    excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
-    for index, column in reversed(list(enumerate(table.columns))):
-        if column.least is not None and excess > 0:
-            narrow = max(column.least, widths[index] - excess)
-            excess -= max(0, widths[index] - narrow)
-            widths[index] = min(widths[index], narrow)
-    rows = tuple(
-        tuple(
-            cut(cell, widths[index], middle=table.columns[index].cut_middle)
-            for index, cell in enumerate(row)
-        )
-        for row in table.rows
-    )
-    minimal = tuple(map(min, table.widths, widths))
-    return replace(table, rows=rows, widths=minimal)
-
-
-def cut(text: str, width: int, *, middle: bool = False) -> str:
-    if len(text) <= width:
-        return text
-    tail = (width - 1) // 2 if middle else 0
-    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
-
-
-def column_widths(table: Table) -> list[int]:
-    """Of the widest cell, title or minimum of each column."""
-    widths = list(table.widths) or [0] * len(table.columns)
-    titles = [column.title for column in table.columns]
-    for cells in (titles, *table.rows):
-        widths = [max(width, len(cell)) for width, cell in zip(widths, cells, strict=True)]
-    return widths
-
-
-def plain_lines(sheet: Sheet) -> list[str]:
-    """The sheet as aligned text; parts are set apart by an empty line."""
-    lines: list[str] = []
-    for part in sheet:
-        if lines:
-            lines.append("")
-        if isinstance(part, Block):
-            widest = max(len(name) for name, _ in part.pairs)
-            lines.extend(f"{name.ljust(widest)}{GAP}{value}" for name, value in part.pairs)
-        else:
-            titles = [tuple(column.title for column in part.columns)] if part.titled else []
-            widths = column_widths(part)
-            lines.extend(_line(cells, widths) for cells in (*titles, *part.rows))
-    return lines
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-    return GAP.join(padded).rstrip()

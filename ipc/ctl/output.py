@@ -1,0 +1,122 @@
+"""Where answers go: standard output, as JSON, as plain text or, on a terminal, in colour.
+
+The only importer of `rich`, and that only when there is a terminal to colour.
+"""
+
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..control import SCHEMA_VERSION
+from .layout import Block, Sheet, Table, fit, plain_lines
+from .options import Output
+from .render import clean
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+#: By the first word of a cell, so that a colour never says what the text does not.
+_STYLES = {
+    "STARTED": "green",
+    "FINISHED": "blue",
+    "WONT_START": "yellow",
+    "WONT_FINISH": "yellow",
+    "FAILED": "red",
+    "ATTENTION": "bold red",
+    "stuck": "bold red",
+    "running": "green",
+    "waiting": "yellow",
+    "ok": "green",
+    "trusted": "green",
+    "failing": "red",
+    "untrusted": "yellow",
+}
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def complain(text: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"geosched-ctl: {clean(text)}\n")
+    sys.stderr.flush()
+
+
+def show_document(fields: dict[str, Any], output: Output) -> None:
+    """One JSON document: indented for `json`, one line for `jsonl`."""
+    encoded = msgspec.json.encode({"schemaVersion": SCHEMA_VERSION, **fields})
+    if output is Output.JSON:
+        encoded = msgspec.json.format(encoded, indent=2)
+    write(encoded + b"\n")
+
+
+def show_line(value: msgspec.Struct) -> None:
+    """One JSON object of many, each on a line of its own."""
+    write(msgspec.json.encode(value) + b"\n")
+
+
+def show_sheet(sheet: Sheet) -> None:
+    """To a terminal cut to its width and coloured; elsewhere whole, so that it can be
+    searched and cut by others."""
+    if sys.stdout.isatty():
+        _show_in_colour(sheet)
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in plain_lines(sheet))
+    sys.stdout.flush()
+
+
+def write(data: bytes) -> None:
+    """Bytes as they are, at once."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _show_in_colour(sheet: Sheet) -> None:
+    from rich.console import Console
+
+    width = shutil.get_terminal_size().columns
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    for index, part in enumerate(sheet):
+        if index:
+            console.print()
+        console.print(_block(part) if isinstance(part, Block) else _table(fit(part, width)))
+
+
+def _table(table: Table) -> "RenderableType":
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        show_header=table.titled,
+        header_style="bold",
+    )
+    for index, column in enumerate(table.columns):
+        least = table.widths[index] if table.widths else None
+        drawn.add_column(Text(column.title), no_wrap=True, min_width=least)
+    for row in table.rows:
+        drawn.add_row(*(Text(cell, style=style_of(cell)) for cell in row))
+    return drawn
+
+
+def _block(block: Block) -> "RenderableType":
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    drawn.add_column(no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for name, value in block.pairs:
+        drawn.add_row(Text(name, style=_STYLES.get(name, "bold")), Text(value, style_of(value)))
+    return drawn
+
+
+def style_of(cell: str) -> str:
+    words = cell.split(maxsplit=1)
+    return _STYLES.get(words[0].rstrip(",:"), "") if words else ""
