@@ -1,0 +1,40 @@
+# Everything happens in .venv, made from pinned versions; a second run reuses it.
+# Targets are relative, so a directory with spaces in its path is fine.
+PYTHON ?= python3
+BIN := .venv/bin
+SET_UP := .venv/.complete
+
+.PHONY: help demo test check unit integration acceptance bench clean
+
+help:
+	@echo "make demo    the main job, live in the terminal (under 40 s)"
+	@echo "make test    all checks but benchmarks"
+	@echo "make bench   figures, with the name of this machine"
+	@echo "make clean   remove what the others made"
+
+$(SET_UP): pyproject.toml setup.cfg constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "geosched needs Python 3.11 or later")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	mkdir -p .types && ln -sfn .. .types/geosched
+	touch $@
+
+demo: $(SET_UP)
+	$(BIN)/python tests/demo/demo.py
+
+test: $(SET_UP) check
+	$(BIN)/python -m pytest
+
+check: $(SET_UP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p geosched.supervisor -p geosched.workers -p geosched.ipc
+
+unit integration acceptance: $(SET_UP)
+	$(BIN)/python -m pytest tests/$@
+
+bench: $(SET_UP)
+	$(BIN)/python tests/benchmarks/bench.py
+
+clean:
+	rm -rf .venv .types build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,87 @@
+"""Which actions to look at now, and when to look again. Decides about no status.
+
+daemonDB's index `due` holds every edge; here is how far it has been looked through, which
+due actions are queued behind `max_running`, and which are held back by a back-off. All of
+it is rebuilt from the index at any time (`look_again`), after a clock step for one.
+Durations run on the monotonic clock.
+"""
+
+import heapq
+
+from ..ipc.instants import SECOND_US
+from .core.admission import Queue
+from .core.model import Hold, Instant, Null, Record, Waiting
+from .core.restart import remaining_seconds
+
+
+class Agenda:
+    def __init__(self) -> None:
+        self.queue = Queue()
+        self.cursor: tuple[int, bytes] | None = None
+        self._holds: list[tuple[float, str]] = []
+        self._held: dict[str, float] = {}
+        self._not_before = 0.0
+
+    def look_again(self, now: Instant, *, in_seconds: float = 0.0) -> None:
+        """Look through all edges anew, at once or (a store that failed) after a while.
+
+        Holds stay: they run on a clock that cannot be stepped.
+        """
+        self.cursor = None
+        self.queue.clear()
+        self._not_before = now.monotonic_seconds + in_seconds
+
+    def may_look(self, now: Instant) -> bool:
+        return now.monotonic_seconds >= self._not_before
+
+    def note(self, record: Record, now: Instant) -> None:
+        """What a record that was just written, or found due, has to wait for."""
+        action = record.action
+        match record.state:
+            case Null(Hold() as hold) | Waiting(hold) if hold.delay_seconds > 0:
+                self._hold(action.id, hold, now)
+            case _:
+                self._held.pop(action.id, None)
+        open_now = now.trusted and action.from_us <= now.wall_us
+        if isinstance(record.state, Null) and open_now and action.id not in self._held:
+            self.queue.add(action.id, action.from_us, action.to_us)
+        else:
+            self.queue.discard(action.id)
+
+    def release(self, record: Record, now: Instant) -> None:
+        """The hold of a NULL action is over: it starts as soon as its window is open."""
+        action = record.action
+        if now.trusted and action.from_us <= now.wall_us:
+            self.queue.add(action.id, action.from_us, action.to_us)
+
+    def hold_over(self, action_id: str, now: Instant) -> bool:
+        return self._held.get(action_id, 0.0) <= now.monotonic_seconds
+
+    def take_released(self, now: Instant) -> list[str]:
+        """Actions whose hold is over; they are held no more."""
+        released: list[str] = []
+        while self._holds and self._holds[0][0] <= now.monotonic_seconds:
+            deadline, action_id = heapq.heappop(self._holds)
+            if self._held.get(action_id) == deadline:
+                del self._held[action_id]
+                released.append(action_id)
+        return released
+
+    def next_deadline(self, next_edge_us: int | None, now: Instant) -> float | None:
+        """The monotonic instant of the next thing to look at; None where there is none."""
+        edges = [edge for edge in (next_edge_us, self.queue.next_end_us()) if edge is not None]
+        deadlines = [self._holds[0][0]] if self._holds else []
+        if edges and now.trusted:
+            ahead = (min(edges) - now.wall_us) / SECOND_US
+            deadlines.append(max(now.monotonic_seconds + ahead, self._not_before))
+        return min(deadlines, default=None)
+
+    def _hold(self, action_id: str, hold: Hold, now: Instant) -> None:
+        if action_id in self._held:
+            return
+        remaining = hold.delay_seconds
+        if hold.since_us != now.wall_us:
+            remaining = remaining_seconds(hold, now.wall_us) if now.trusted else remaining
+        deadline = now.monotonic_seconds + remaining
+        self._held[action_id] = deadline
+        heapq.heappush(self._holds, (deadline, action_id))

@@ -1,0 +1,336 @@
+"""The daemon's dealings with its backend: when to pull and report, and what came of it.
+
+Between `synchronisation.py` (one exchange) and the loop (decisions, commits): it feeds a
+pulled snapshot into the loop's turns, settles what was reported, and answers those who
+wait for a `sync`. What a snapshot means for an action is `core/reconcile.py`'s.
+"""
+
+import logging
+import signal
+from dataclasses import dataclass, field
+
+from .. import __version__
+from ..ipc.control import BackendView, SyncView
+from ..ipc.instants import format_optional
+from ..ipc.messages import BackendAddress, Report
+from .children import News
+from .core.model import Instant, Record, StatusChange
+from .core.reconcile import Verdict
+from .daemondb import DaemonDB, MetaUpdate
+from .pulling import Applying
+from .settings import BackendSettings
+from .synchronisation import (
+    REPORTS_PER_EXCHANGE_MAX,
+    Failed,
+    Outcome,
+    PullDone,
+    ReportsDone,
+    Snapshot,
+    Synchronisation,
+)
+from .turn import Turn
+
+log = logging.getLogger(__name__)
+
+OPEN_RECORDS_PER_TURN_MAX = 500
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the last pull and the reports came to, for `status` and `sync`."""
+
+    last_pull_us: int | None = None
+    last_success_us: int | None = None
+    last_ok: bool | None = None
+    last_error: str | None = None
+    last_report_error: str | None = None
+    quarantined: int = 0
+    quarantine: tuple[str, ...] = ()
+    ignored_terminal: int = 0
+
+
+@dataclass(slots=True)
+class SyncAsked:
+    """A `sync` under way: a pull, then reports until none is left or one fails."""
+
+    counts: SyncView = field(default_factory=SyncView)
+    pulled: bool = False
+    error: str | None = None
+    done: bool = False
+
+
+def address(settings: BackendSettings) -> BackendAddress:
+    return BackendAddress(
+        settings.kind,
+        settings.url or "",
+        str(settings.path or ""),
+        str(settings.token_file or ""),
+        settings.timeout_seconds,
+        settings.max_body_bytes,
+        settings.max_actions,
+    )
+
+
+def report_of(generation: str, sequence: int, change: StatusChange) -> Report:
+    """A status change as the backend is told of it. The key is unique over all stores."""
+    return Report(
+        key=f"{generation}-{sequence}",
+        action_id=change.action_id,
+        status=change.new.value,
+        at_us=change.at_us,
+        attempt=change.attempt,
+        run_id=change.run_id,
+        exit_code=change.exit_code,
+        signal=None if change.signal is None else signal_name(change.signal),
+        reason=change.reason.value if change.reason else "",
+    )
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"  # real-time signals have no names of their own
+
+
+class Backend:
+    def __init__(
+        self, settings: BackendSettings, synchronisation: Synchronisation, db: DaemonDB
+    ) -> None:
+        self.settings = settings
+        self.progress = Progress()
+        self.asked: SyncAsked | None = None
+        self._sync = synchronisation
+        self._db = db
+        self._applying: Applying | None = None
+        self._pull_wanted = False
+        self._in_flight: dict[str, int] = {}
+
+    @property
+    def applying(self) -> bool:
+        """Whether the next turn has a slice of a snapshot to decide."""
+        return self._applying is not None
+
+    @property
+    def bad_messages(self) -> int:
+        return self._sync.bad_messages
+
+    def reconfigure(self, settings: BackendSettings) -> None:
+        self.settings = settings
+        self._sync.address = address(settings)
+
+    def want_pull(self) -> None:
+        self._pull_wanted = True
+
+    def ask(self) -> SyncAsked:
+        """Pull and report now; a second wish joins the first."""
+        if self.asked is None or self.asked.done:
+            self.asked = SyncAsked()
+            self._pull_wanted = True
+            self._sync.hurry()
+        return self.asked
+
+    # --- the turns of the loop ----------------------------------------------------------
+
+    def gather(self, news: News, now: Instant) -> None:
+        outcome = self._sync.gather(news, now)
+        if outcome is not None:
+            self._heard(outcome, now)
+        self._begin(now)
+
+    def decide(self, turn: Turn) -> MetaUpdate | None:
+        """A slice of the snapshot, if there is one; with the last, the snapshot's mark."""
+        applying = self._applying
+        if applying is None:
+            return None
+        applying.slice(turn)
+        if not applying.done:
+            return None
+        told = applying.snapshot.told
+        clean = told.set_aside_total == 0
+        mark = (told.etag, told.digest, self._source()) if clean else ("", "", "")
+        meta = self._db.meta
+        if mark == (meta.etag, meta.digest, meta.source):
+            return None
+        return MetaUpdate(etag=mark[0], digest=mark[1], source=mark[2])
+
+    def committed(self, now: Instant) -> None:
+        """The turn is on disk: if it held the last slice, the pull is done."""
+        if self._applying is not None and self._applying.done:
+            self._pull_done(self._applying, now)
+            self._applying = None
+        self._begin(now)
+
+    def not_committed(self, now: Instant, detail: str) -> None:
+        """The store failed in the middle of a snapshot: it has to be pulled again."""
+        if self._applying is not None:
+            self._applying = None
+            self._pull_failed(f"local: {detail}", now)
+
+    def next_deadline(self) -> float | None:
+        deadlines = [self._sync.next_deadline()]
+        if not self._sync.busy and self._applying is None:
+            if self._pull_wanted:
+                deadlines.append(self._sync.not_before(pull=True))
+            if self._may_report():
+                deadlines.append(self._sync.not_before(pull=False))
+        return min((d for d in deadlines if d is not None), default=None)
+
+    def abandon(self) -> None:
+        self._sync.abandon()
+        self._applying = None
+
+    def view(self, next_pull_in_seconds: float | None) -> BackendView:
+        progress = self.progress
+        return BackendView(
+            kind=self.settings.kind,
+            last_pull_at=format_optional(progress.last_pull_us),
+            last_pull_ok=progress.last_ok,
+            last_error=progress.last_error,
+            last_success_at=format_optional(progress.last_success_us),
+            next_pull_in_seconds=next_pull_in_seconds,
+            quarantined=progress.quarantined,
+            quarantine=progress.quarantine,
+            ignored_terminal=progress.ignored_terminal,
+            last_report_error=progress.last_report_error,
+        )
+
+    # --- exchanges ----------------------------------------------------------------------
+
+    def _begin(self, now: Instant) -> None:
+        """Begin what is wanted, if nothing is under way: reports wait for no pull."""
+        if self._applying is not None or self._sync.busy:
+            return
+        if self._pull_wanted and self._sync.may(pull=True, now=now):
+            self._pull_wanted = False
+            meta = self._db.meta
+            known = meta.source == self._source()
+            self._sync.pull(
+                now, etag=meta.etag if known else "", digest=meta.digest if known else ""
+            )
+        elif self._may_report() and self._sync.may(pull=False, now=now):
+            self._report(now)
+        elif self.asked and not self.asked.done and self.asked.pulled:
+            self._finish_asked()
+
+    def _may_report(self) -> bool:
+        return self.settings.report and self._db.outbox_depth > 0
+
+    def _report(self, now: Instant) -> None:
+        pending = self._db.outbox_pending(REPORTS_PER_EXCHANGE_MAX)
+        if not pending:
+            self._finish_asked()
+            return
+        generation = self._db.meta.generation
+        reports = [report_of(generation, sequence, change) for sequence, change in pending]
+        self._in_flight = {
+            report.key: sequence for report, (sequence, _) in zip(reports, pending, strict=True)
+        }
+        self._sync.report(reports, now)
+
+    def _heard(self, outcome: Outcome, now: Instant) -> None:
+        match outcome:
+            case PullDone(None):
+                self._pull_succeeded(now)
+            case PullDone(Snapshot() as snapshot):
+                self._applying = Applying(snapshot, self._open_records)
+            case ReportsDone(taken):
+                self._reports_done(list(taken.accepted), list(taken.refused))
+            case Failed(pull, kind, detail):
+                message = f"{kind.value}: {detail}"
+                if pull:
+                    self._pull_failed(message, now)
+                else:
+                    self._report_failed(message)
+
+    def _open_records(self, cursor: str) -> tuple[list[Record], str]:
+        return self._db.open_page(cursor, OPEN_RECORDS_PER_TURN_MAX)
+
+    def _pull_done(self, applied: Applying, now: Instant) -> None:
+        counts, told = applied.counts, applied.snapshot.told
+        self.progress.quarantined = told.set_aside_total
+        self.progress.quarantine = applied.quarantine
+        self.progress.ignored_terminal = counts[Verdict.IGNORED]
+        for line in applied.quarantine:
+            log.warning(
+                "Set aside an entry of the snapshot: %s", line, extra={"event": "set-aside"}
+            )
+        log.info(
+            "Pulled: %d added, %d updated, %d withdrawn, %d unchanged, %d set aside",
+            counts[Verdict.ADDED],
+            counts[Verdict.UPDATED],
+            counts[Verdict.WITHDRAWN],
+            counts[Verdict.UNCHANGED] + counts[Verdict.IGNORED],
+            told.set_aside_total,
+            extra={"event": "pulled"},
+        )
+        self._pull_succeeded(now, applied)
+
+    def _pull_succeeded(self, now: Instant, applied: Applying | None = None) -> None:
+        progress = self.progress
+        if progress.last_ok is False:
+            log.info("Pulls succeed again", extra={"event": "pull-recovered"})
+        progress.last_pull_us = progress.last_success_us = now.wall_us
+        progress.last_ok, progress.last_error = True, None
+        if self.asked is not None and not self.asked.done:
+            self.asked.pulled = True
+            self.asked.counts = self._counts(applied)
+
+    def _counts(self, applied: Applying | None) -> SyncView:
+        if applied is None:
+            return SyncView(unchanged=sum(self._db.counts().values()))
+        counts = applied.counts
+        return SyncView(
+            added=counts[Verdict.ADDED],
+            updated=counts[Verdict.UPDATED],
+            withdrawn=counts[Verdict.WITHDRAWN],
+            unchanged=counts[Verdict.UNCHANGED] + counts[Verdict.IGNORED],
+            quarantined=applied.snapshot.told.set_aside_total,
+        )
+
+    def _pull_failed(self, message: str, now: Instant) -> None:
+        progress = self.progress
+        if progress.last_error != message:
+            log.warning("Cannot pull: %s", message, extra={"event": "pull-failed"})
+        progress.last_pull_us, progress.last_ok, progress.last_error = now.wall_us, False, message
+        self._pull_wanted = True  # again, once the back-off is over
+        if self.asked is not None and not self.asked.done:
+            self.asked.error = f"cannot pull: {message}"
+            self.asked.done = True
+
+    def _reports_done(self, accepted: list[str], refused: list[tuple[str, str]]) -> None:
+        self.progress.last_report_error = refused[0][1] if refused else None
+        for key, error in refused:
+            log.warning("The backend refused report %s: %s", key, error, extra={"event": "refused"})
+        taken = [self._in_flight[key] for key in accepted if key in self._in_flight]
+        rejected = [self._in_flight[key] for key, _ in refused if key in self._in_flight]
+        self._db.settle_reports(taken, rejected)
+        if self.asked is not None and not self.asked.done:
+            counts = self.asked.counts
+            self.asked.counts = SyncView(
+                counts.added,
+                counts.updated,
+                counts.withdrawn,
+                counts.unchanged,
+                counts.quarantined,
+                counts.reported + len(taken),
+            )
+        if not taken:
+            self._report_failed(self.progress.last_report_error or "no report was taken")
+
+    def _report_failed(self, message: str) -> None:
+        if self.progress.last_report_error != message:
+            log.warning("Cannot report: %s", message, extra={"event": "report-failed"})
+        self.progress.last_report_error = message
+        if self.asked is not None and not self.asked.done:
+            self.asked.error = f"cannot report: {message}"
+            self.asked.done = True
+
+    def _finish_asked(self) -> None:
+        if self.asked is not None and self.asked.pulled:
+            self.asked.done = True
+
+    def _source(self) -> str:
+        """What the stored ETag belongs to: it means nothing to any other backend."""
+        where = self.settings.url or self.settings.path
+        return f"{self.settings.kind} {where} {__version__}"

@@ -1,0 +1,187 @@
+"""The daemon's child processes: asked of the zygote, known by pidfd, reaped here.
+
+Owns the zygote and every pidfd. It knows that a child is there or gone, not what it is
+for: `pool.py` and `synchronisation.py` do.
+"""
+
+import logging
+import os
+import select
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..ipc.messages import ChildExited, Forked, ForkFailed, ZygoteReady
+from ..workers.spawn import Zygote
+
+log = logging.getLogger(__name__)
+
+#: A zygote that leaves a request unanswered for so long is replaced (DESIGN 1).
+ZYGOTE_SILENCE_SECONDS_MAX = 2.0
+#: Children reaped in one turn; the rest has to wait for the next.
+REAPED_PER_TURN_MAX = 256
+EVENTS_PER_TURN_MAX = 256
+
+
+@dataclass(slots=True)
+class Child:
+    """A process that the zygote forked for us. `pidfd` is open as long as it is known."""
+
+    name: str
+    pid: int
+    pidfd: int
+
+    def signal(self, number: int) -> None:
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return  # it ended a moment ago; its pidfd tells so next turn
+
+
+@dataclass(slots=True)
+class News:
+    """What happened to children since the last turn. `failed` were never there."""
+
+    forked: list[Child] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+class Children:
+    """Forks through the zygote, and replaces it when it is silent or dead."""
+
+    def __init__(self, start_zygote: Callable[[], Zygote]) -> None:
+        self._start_zygote = start_zygote
+        self._epoll = select.epoll()
+        self._children: dict[str, Child] = {}
+        self._by_pidfd: dict[int, str] = {}
+        self._asked: dict[str, float] = {}
+        self._zygote: Zygote | None = None
+        self._zygote_deadline: float | None = None
+        self.zygotes_started = 0
+
+    def fileno(self) -> int:
+        """Readable when there is news."""
+        return self._epoll.fileno()
+
+    def start(self, monotonic_seconds: float) -> None:
+        self._zygote = self._start_zygote()
+        self._epoll.register(self._zygote.fileno(), select.EPOLLIN)
+        self.zygotes_started += 1
+        # Its imports take a while: the first request may be answered as late as that.
+        self._zygote_deadline = monotonic_seconds + 5 * ZYGOTE_SILENCE_SECONDS_MAX
+
+    @property
+    def zygote_pid(self) -> int | None:
+        return None if self._zygote is None else self._zygote.pid
+
+    def fork_worker(self, name: str, endpoint: str, monotonic_seconds: float) -> None:
+        self._ask(name, monotonic_seconds)
+        assert self._zygote is not None
+        self._zygote.fork_worker(name, endpoint)
+
+    def fork_synchroniser(self, name: str, endpoint: str, monotonic_seconds: float) -> None:
+        self._ask(name, monotonic_seconds)
+        assert self._zygote is not None
+        self._zygote.fork_synchroniser(name, endpoint)
+
+    def get(self, name: str) -> Child | None:
+        return self._children.get(name)
+
+    def kill(self, name: str) -> None:
+        child = self._children.get(name)
+        if child is not None:
+            child.signal(signal.SIGKILL)
+
+    def next_deadline(self) -> float | None:
+        """When a silent zygote is given up."""
+        return self._zygote_deadline if self._asked else None
+
+    def gather(self, monotonic_seconds: float) -> News:
+        news = News()
+        for descriptor, _ in self._epoll.poll(0, EVENTS_PER_TURN_MAX):
+            name = self._by_pidfd.get(descriptor)
+            if name is None:
+                self._hear_zygote(news, monotonic_seconds)
+            else:
+                self._forget(name)
+                news.gone.append(name)
+        self._judge_zygote(news, monotonic_seconds)
+        return news
+
+    def reap(self) -> None:
+        """Take the exit status of whatever is ours: the zygote, and what was reparented to
+        us from dead workers. The only place that waits for any process (fact P4)."""
+        for _ in range(REAPED_PER_TURN_MAX):
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+
+    def close(self) -> None:
+        for name in list(self._children):
+            self._forget(name)
+        if self._zygote is not None:
+            self._zygote.close()
+        self._epoll.close()
+
+    def _ask(self, name: str, monotonic_seconds: float) -> None:
+        if self._zygote is None:
+            self.start(monotonic_seconds)
+        self._asked[name] = monotonic_seconds
+        if self._zygote_deadline is None:
+            self._zygote_deadline = monotonic_seconds + ZYGOTE_SILENCE_SECONDS_MAX
+
+    def _hear_zygote(self, news: News, monotonic_seconds: float) -> None:
+        if self._zygote is None:
+            return
+        try:
+            messages = self._zygote.receive()
+        except (EOFError, OSError) as error:
+            self._replace_zygote(news, f"is gone ({type(error).__name__})")
+            return
+        for message, pidfd in messages:
+            match message:
+                case Forked(name, pid):
+                    assert pidfd is not None
+                    news.forked.append(self._know(Child(name, pid, pidfd)))
+                case ForkFailed(name, detail):
+                    log.error("Cannot fork %s: %s", name, detail, extra={"event": "fork-failed"})
+                    self._asked.pop(name, None)
+                    news.failed.append(name)
+                case ChildExited() | ZygoteReady():
+                    pass  # a pidfd says so too, and first
+        waiting = bool(self._asked)
+        self._zygote_deadline = monotonic_seconds + ZYGOTE_SILENCE_SECONDS_MAX if waiting else None
+
+    def _judge_zygote(self, news: News, monotonic_seconds: float) -> None:
+        deadline = self._zygote_deadline
+        if self._asked and deadline is not None and monotonic_seconds > deadline:
+            self._replace_zygote(news, "does not answer")
+
+    def _replace_zygote(self, news: News, why: str) -> None:
+        """Its workers live on, known by their pidfds; what it was asked for has failed."""
+        log.warning("The zygote %s; starting another", why, extra={"event": "zygote-replaced"})
+        assert self._zygote is not None
+        self._epoll.unregister(self._zygote.fileno())
+        self._zygote.kill()
+        self._zygote.close()
+        self._zygote = None
+        self._zygote_deadline = None
+        news.failed.extend(self._asked)
+        self._asked.clear()
+
+    def _know(self, child: Child) -> Child:
+        self._asked.pop(child.name, None)
+        self._children[child.name] = child
+        self._by_pidfd[child.pidfd] = child.name
+        self._epoll.register(child.pidfd, select.EPOLLIN)
+        return child
+
+    def _forget(self, name: str) -> None:
+        child = self._children.pop(name)
+        del self._by_pidfd[child.pidfd]
+        self._epoll.unregister(child.pidfd)
+        os.close(child.pidfd)

@@ -1,0 +1,101 @@
+"""Reads the clocks once a turn, and judges whether the wall clock can be believed (S19).
+
+The wall clock is *untrusted* while it reads earlier than this version was made or than
+the highest time a trusted clock has shown; unless the kernel calls it synchronised, which
+settles the matter either way. What follows from that is the core's business.
+"""
+
+import logging
+import time
+
+from .. import RELEASED
+from ..ipc.instants import SECOND_US, format_instant, parse_instant
+from ..workers.linux import clock_synchronised
+from .core.model import Instant
+
+log = logging.getLogger(__name__)
+
+#: Reading two clocks is never exact, and slewing is no step (fact P20: noise < 25 µs).
+STEP_SECONDS_MIN = 0.5
+RELEASED_US = parse_instant(RELEASED)
+
+
+class Clock:
+    """`mark_us` is the highest time that a trusted clock has shown, kept in daemonDB.
+
+    An untrusted clock holds decisions back for at most `wait_seconds` from now on.
+    """
+
+    def __init__(self, *, mark_us: int, wait_seconds: float) -> None:
+        self.mark_us = mark_us
+        self.stepped = False
+        self._wait_ends = time.clock_gettime(time.CLOCK_BOOTTIME) + wait_seconds
+        self._offset_seconds: float | None = None
+        self._trusted: bool | None = None
+
+    def read(self) -> Instant:
+        """The time of this turn; `stepped` tells whether windows must be looked up again."""
+        boot_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
+        wall_us = max(0, time.time_ns() // 1000)
+        self.stepped = self._notice_step(wall_us, boot_seconds)
+        trusted = self._judge(wall_us, boot_seconds)
+        return Instant(wall_us, time.monotonic(), boot_seconds, trusted)
+
+    @staticmethod
+    def monotonic_seconds() -> float:
+        return time.monotonic()
+
+    def wait_ends_in(self, now: Instant) -> float | None:
+        """Seconds until an untrusted clock is believed all the same; None while it is."""
+        return None if now.trusted else max(0.0, self._wait_ends - now.boot_seconds)
+
+    @property
+    def trusted(self) -> bool:
+        """What is shown: an untrusted clock that was waited for stays untrusted."""
+        return self._trusted is not False
+
+    @property
+    def detail(self) -> str:
+        """Why the clock is not trusted, for people; "" while it is."""
+        if self._trusted is not False:
+            return ""
+        return f"reads earlier than {format_instant(max(self.mark_us, RELEASED_US))}"
+
+    def _notice_step(self, wall_us: int, boot_seconds: float) -> bool:
+        offset = wall_us / SECOND_US - boot_seconds
+        last, self._offset_seconds = self._offset_seconds, offset
+        if last is None or abs(offset - last) < STEP_SECONDS_MIN:
+            return False
+        log.warning(
+            "The wall clock was stepped by %+.3f s to %s",
+            offset - last,
+            format_instant(wall_us),
+            extra={"event": "clock-step", "seconds": round(offset - last, 3)},
+        )
+        return True
+
+    def _judge(self, wall_us: int, boot_seconds: float) -> bool:
+        plausible = wall_us >= max(self.mark_us, RELEASED_US)
+        believed = plausible or clock_synchronised()
+        if believed:
+            self.mark_us = wall_us
+        if believed is not self._trusted:
+            self._tell(believed, wall_us)
+            self.stepped = self._trusted is not None
+            self._trusted = believed
+        return believed or boot_seconds >= self._wait_ends
+
+    def _tell(self, believed: bool, wall_us: int) -> None:
+        if not believed:
+            log.warning(
+                "The wall clock is not trusted: it reads %s, which is before %s",
+                format_instant(wall_us),
+                format_instant(max(self.mark_us, RELEASED_US)),
+                extra={"event": "clock-untrusted"},
+            )
+        elif self._trusted is False:
+            log.info(
+                "The wall clock is trusted: it reads %s",
+                format_instant(wall_us),
+                extra={"event": "clock-trusted"},
+            )

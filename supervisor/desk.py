@@ -1,0 +1,190 @@
+"""What the daemon can tell and do for `geosched-ctl`: reads, and wishes put to the loop."""
+
+import os
+from pathlib import Path
+
+from .. import __version__
+from ..ipc.actions import ExecutionStatus
+from ..ipc.control import (
+    EVENTS_KEPT,
+    LIST_PAGE_MAX,
+    LOG_CHUNK_BYTES_MAX,
+    RUNS_SHOWN_MAX,
+    ActionIs,
+    ActionsAre,
+    ActionView,
+    ClockView,
+    DaemonView,
+    EventsAre,
+    ListActions,
+    LogChunk,
+    OutboxView,
+    ReadLog,
+    RefusalKind,
+    Refused,
+    StatusIs,
+    StatusView,
+)
+from ..ipc.instants import format_instant, format_optional
+from ..workers.output import read_output
+from .backend import SyncAsked
+from .core.model import Instant, Null, Over, Record, RunRow, Waiting
+from .loop import Loop
+from .orders import output_path
+from .views import action_view, event_view, phase, run_view
+
+STOP_MARGIN_SECONDS = 10.0
+
+
+class LoopDesk:
+    """`containment` is how whole process trees are held on this host."""
+
+    def __init__(self, loop: Loop, *, containment: str) -> None:
+        self._loop = loop
+        self._containment = containment
+        self._started: Instant = loop.now
+
+    # --- looking ------------------------------------------------------------------------
+
+    def status(self) -> StatusIs:
+        loop = self._loop
+        parts, now = loop.parts, loop.now
+        counts = parts.db.counts()
+        control = loop.control
+        sync_bad = parts.backend.bad_messages
+        bad = parts.pool.bad_messages + sync_bad + (control.bad_messages if control else 0)
+        return StatusIs(
+            StatusView(
+                daemon=self._daemon(),
+                counts={status.value: counts[status] for status in ExecutionStatus},
+                running=counts[ExecutionStatus.STARTED],
+                queued=len(loop.agenda.queue),
+                next_edge=self._next_edge(),
+                backend=parts.backend.view(parts.duties.next_in_seconds(now.boot_seconds)),
+                outbox=OutboxView(
+                    depth=parts.db.outbox_depth,
+                    oldest_at=format_optional(parts.db.outbox_oldest_us),
+                    dropped=parts.db.outbox_dropped,
+                    refused=parts.db.outbox_refused,
+                ),
+                clock=ClockView(parts.clock.trusted, parts.clock.detail),
+                containment=self._containment,
+                stuck=sum(run.stuck for run in parts.pool.runs.values()) + len(loop.stuck),
+                output_lost_bytes=loop.output_lost_bytes,
+                lost_swaps=loop.lost_swaps,
+                bad_messages=bad,
+            )
+        )
+
+    def _daemon(self) -> DaemonView:
+        loop = self._loop
+        uptime = loop.now.boot_seconds - self._started.boot_seconds
+        return DaemonView(
+            pid=os.getpid(),
+            version=__version__,
+            started_at=format_instant(self._started.wall_us),
+            uptime_seconds=round(uptime, 3),
+            shutting_down=loop.leaving is not None,
+            degraded=loop.degraded,
+        )
+
+    def _next_edge(self) -> str | None:
+        """The first edge ahead: of the index, or the end of a queued action's window."""
+        loop = self._loop
+        ahead = (
+            loop.parts.db.next_edge_after(loop.now.wall_us),
+            loop.agenda.queue.next_end_us(),
+        )
+        return format_optional(min((edge for edge in ahead if edge is not None), default=None))
+
+    def actions(self, request: ListActions) -> ActionsAre | Refused:
+        try:
+            statuses = frozenset(ExecutionStatus(status) for status in request.statuses)
+            page = self._loop.parts.db.page(
+                request.cursor, LIST_PAGE_MAX, statuses or frozenset(ExecutionStatus)
+            )
+        except ValueError as error:
+            return Refused(RefusalKind.BAD_REQUEST, str(error))
+        records, cursor = page
+        return ActionsAre(tuple(self._view(record) for record in records), cursor)
+
+    def action(self, action_id: str) -> ActionIs | None:
+        record = self._loop.parts.db.read(action_id)
+        if record is None:
+            return None
+        rows = self._loop.parts.db.runs(action_id, RUNS_SHOWN_MAX)
+        runs = tuple(run_view(row, self._loop.parts.pool.runs.get(row.run_id)) for row in rows)
+        return ActionIs(self._view(record), runs)
+
+    def _view(self, record: Record) -> ActionView:
+        loop = self._loop
+        row = self._newest_run(record)
+        live = loop.parts.pool.runs.get(row.run_id) if row else None
+        action_id = record.action.id
+        held = isinstance(record.state, Null | Waiting) and not loop.agenda.hold_over(
+            action_id, loop.now
+        )
+        shown = phase(record, live, queued=action_id in loop.agenda.queue, held=held)
+        return action_view(record, shown, run_view(row, live) if row else None)
+
+    def _newest_run(self, record: Record) -> RunRow | None:
+        if record.attempt == 0:
+            return None
+        return self._loop.parts.db.run(record.action.id, record.attempt)
+
+    def log(self, request: ReadLog) -> LogChunk | Refused:
+        record = self._loop.parts.db.read(request.id)
+        if record is None:
+            return Refused(RefusalKind.NO_SUCH_ACTION, f"there is no action {request.id!r}")
+        row = self._loop.parts.db.run(request.id, request.attempt or record.attempt)
+        if row is None:
+            which = f"run {request.attempt}" if request.attempt else "run"
+            return Refused(RefusalKind.FAILED, f"action {request.id!r} has no {which}")
+        path = output_path(self._log_dir, row.run_id)
+        # First the state, then the bytes: whatever is written in between is read next time.
+        ended = row.ended_us is not None
+        try:
+            chunk = read_output(path, request.offset, LOG_CHUNK_BYTES_MAX)
+        except OSError as error:
+            if not ended:
+                return LogChunk(row.run_id, row.attempt, 0, b"", ended=False)
+            return Refused(RefusalKind.FAILED, f"no output of run {row.attempt} is left: {error}")
+        at_end = len(chunk.data) < LOG_CHUNK_BYTES_MAX
+        return LogChunk(row.run_id, row.attempt, chunk.offset, chunk.data, ended and at_end)
+
+    @property
+    def _log_dir(self) -> Path:
+        return self._loop.settings.daemon.log_dir
+
+    def events(self, after: int) -> EventsAre:
+        events = self._loop.parts.db.events(after)[-EVENTS_KEPT:]
+        return EventsAre(tuple(event_view(sequence, change) for sequence, change in events))
+
+    # --- acting -------------------------------------------------------------------------
+
+    def stop_bound_seconds(self, action_id: str) -> float | Refused:
+        record = self._loop.parts.db.read(action_id)
+        if record is None:
+            return Refused(RefusalKind.NO_SUCH_ACTION, f"there is no action {action_id!r}")
+        match record.state:
+            case Null():
+                detail = f"action {action_id!r} has not started: there is nothing to stop"
+                return Refused(RefusalKind.CONFLICT, detail)
+            case Over(status):
+                detail = f"action {action_id!r} is over already: {status.value}"
+                return Refused(RefusalKind.CONFLICT, detail)
+            case _:
+                script = self._loop.settings.scripts.get(record.action.type)
+                return (script.stop_grace_seconds if script else 0.0) + STOP_MARGIN_SECONDS
+
+    def ask_stop(self, action_id: str) -> None:
+        self._loop.ask_stop(action_id)
+
+    def ask_sync(self) -> SyncAsked:
+        return self._loop.parts.backend.ask()
+
+    def sync_bound_seconds(self) -> float:
+        return self._loop.settings.backend.timeout_seconds + STOP_MARGIN_SECONDS
+
+    def ask_shutdown(self) -> float:
+        return self._loop.shut_down()

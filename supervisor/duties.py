@@ -1,0 +1,91 @@
+"""The daemon's own recurring duties, on `schedule`. Actions are never among them.
+
+`schedule` reads naive local time and would sleep for an hour, or for years, after a clock
+step (facts S1 to S3); so it is given a `datetime` that tells the time since boot. A duty
+that fails is logged and costs no other.
+"""
+
+import datetime
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+import schedule
+
+from .storefile import StoreError
+
+log = logging.getLogger(__name__)
+
+_REAL = datetime  # below, a class has an attribute of that name
+#: Boot, as a naive date: `schedule` compares nothing else.
+_BOOT = datetime.datetime.fromisoformat("2000-01-01")
+
+
+class _BootTime(datetime.datetime):
+    """What `schedule` calls to know the time: seconds since boot, as a date of its own."""
+
+    boot_seconds = 0.0
+
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> "_BootTime":
+        moment = _BOOT + _REAL.timedelta(seconds=cls.boot_seconds)
+        return cls.combine(moment.date(), moment.time(), tz)
+
+
+class Duties:
+    """A few named duties, each every so many seconds of the boot clock."""
+
+    def __init__(self, boot_seconds: float) -> None:
+        vars(schedule)["datetime"] = _SteadyModule
+        self._scheduler = schedule.Scheduler()
+        _BootTime.boot_seconds = boot_seconds
+
+    def every(self, seconds: float, name: str, duty: Callable[[], None]) -> None:
+        """Do `duty` every `seconds`, the first time that long from now."""
+        self._plan(seconds, _guarded(name, duty))
+
+    def once(self, seconds: float, name: str, duty: Callable[[], None]) -> None:
+        """Do `duty` so many seconds from now, and not again."""
+        self._plan(seconds, _guarded(name, duty, schedule.CancelJob))
+
+    def _plan(self, seconds: float, duty: Callable[[], Any]) -> None:
+        # `schedule` multiplies a `timedelta`, so parts of a second work too.
+        self._scheduler.every(cast(int, seconds)).seconds.do(duty)
+
+    def run_due(self, boot_seconds: float) -> None:
+        _BootTime.boot_seconds = boot_seconds
+        self._scheduler.run_pending()
+
+    def next_in_seconds(self, boot_seconds: float) -> float | None:
+        """Seconds until the next duty, never negative; None where there is none."""
+        _BootTime.boot_seconds = boot_seconds
+        idle = self._scheduler.idle_seconds
+        return None if idle is None else max(0.0, idle)
+
+    def clear(self) -> None:
+        self._scheduler.clear()
+
+
+class _SteadyModule:
+    """Stands where `schedule` expects the module `datetime`."""
+
+    datetime = _BootTime
+    timedelta = _REAL.timedelta
+
+
+def _guarded(name: str, duty: Callable[[], None], answer: Any = None) -> Callable[[], Any]:
+    """`answer` tells `schedule` what to do with the duty afterwards."""
+
+    def run() -> Any:
+        try:
+            duty()
+        except StoreError as error:
+            if error.fatal:
+                raise
+            log.error("Cannot do the duty %s: %s", name, error, extra={"event": "duty-failed"})
+        except Exception:
+            # Duties are independent: one that fails must not cost the others (fact S3).
+            log.exception("Cannot do the duty %s", name, extra={"event": "duty-failed"})
+        return answer
+
+    return run

@@ -1,0 +1,36 @@
+"""One daemon for one state directory and one runtime directory (exit 3).
+
+`lockf` locks, not `flock`: a forked child does not hold them (facts P10, P18). A lock file
+is opened once and never again in this process, because closing any descriptor of it would
+drop the lock.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+
+class AlreadyRunningError(Exception):
+    """Another daemon holds one of our directories."""
+
+
+class DirectoryLock:
+    """Held from construction to `close`, or to the end of the process."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises `AlreadyRunningError`, naming the directory and the holder's pid."""
+        path = directory / "lock"
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.read(self._descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._descriptor)
+            raise AlreadyRunningError(
+                f"cannot use {directory}: a daemon is running on it (pid {holder})"
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+
+    def close(self) -> None:
+        os.close(self._descriptor)

@@ -1,0 +1,48 @@
+"""How log records look on standard error: a line of text, or a JSON object a line."""
+
+import logging
+import sys
+from typing import Any
+
+import msgspec
+
+from ..ipc.instants import format_instant
+
+LEVELS = ("debug", "info", "warning", "error")
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+
+
+def set_up(level: str, style: str) -> None:
+    """Log to standard error from `level` on; `style` is `text` or `json`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if style == "json" else _Text())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _at(record: logging.LogRecord) -> str:
+    return format_instant(int(record.created * 1_000_000))
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{_at(record)} {record.levelname.lower():7} {record.getMessage()}"
+        if record.exc_info:
+            line = f"{line}\n{self.formatException(record.exc_info)}"
+        return line
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "at": _at(record),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "logger": record.name,
+        } | _extra(record)
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(fields, enc_hook=str).decode()

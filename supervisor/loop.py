@@ -1,0 +1,454 @@
+"""The loop: gather, decide, commit, perform. Nothing here decides about a status.
+
+What is about to happen is on disk before it happens; all decisions of a turn share one
+transaction, and a turn without a change writes nothing (law 4). The poll in `gather` is
+the only place where the daemon waits, and it ends at the next edge or deadline.
+"""
+
+import dataclasses
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from ..ipc.actions import ExecutionStatus
+from ..ipc.messages import EndCause, RunResult, StopReason
+from ..ipc.sockets import Poller
+from .agenda import Agenda
+from .backend import Backend
+from .children import Children
+from .clock import Clock
+from .control import Control
+from .core.admission import slots_free
+from .core.lifecycle import Rules
+from .core.model import (
+    Change,
+    DaemonStarted,
+    Due,
+    Effect,
+    Instant,
+    Null,
+    Record,
+    RunEnded,
+    Running,
+    RunRow,
+    StartRun,
+    StopAsked,
+    StopRun,
+    Waiting,
+)
+from .daemondb import Committed, DaemonDB, MetaUpdate, StoreError
+from .duties import Duties
+from .pool import LiveRun, Pool
+from .settings import Settings
+from .turn import Turn
+
+log = logging.getLogger(__name__)
+
+#: Edges looked at in one turn; more of them make more turns.
+EDGES_PER_TURN_MAX = 500
+#: With nothing ahead the loop still wakes so often, to compare the clocks.
+IDLE_SECONDS_MAX = 30.0
+#: A store that could not be written is tried again so often.
+STORE_RETRY_SECONDS = 1.0
+#: What a daemon that leaves grants beyond the longest grace (S16).
+LEAVING_MARGIN_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Leaving:
+    """Shutdown is a state: nothing is admitted, all runs are asked to stop (law 7)."""
+
+    deadline: float
+    bound_seconds: float
+    told: bool = False  # the service manager knows
+    asked: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the loop turns: made by `daemon.py`, closed there in reverse order."""
+
+    db: DaemonDB
+    clock: Clock
+    children: Children
+    pool: Pool
+    backend: Backend
+    duties: Duties
+    poller: Poller
+    wakeup: int
+    make_run: Callable[[Record, Instant], LiveRun]
+    run_is_gone: Callable[[str], bool]
+
+
+class Loop:
+    def __init__(self, parts: Parts, settings: Settings, rules: Rules) -> None:
+        self.parts = parts
+        self.settings = settings
+        self.rules = rules
+        self.agenda = Agenda()
+        self.now = parts.clock.read()
+        self.control: Control | None = None
+        self.leaving: Leaving | None = None
+        self.stuck: dict[str, Record] = {}  # what an earlier daemon left and cannot be ended
+        self.degraded: str | None = None
+        self.lost_swaps = 0
+        self.output_lost_bytes = 0
+        self.reload_wanted = False
+        self._more_edges = False
+        self._next_stuck_check = 0.0
+        self._stops_asked: list[str] = []
+        self._ended: list[RunResult] = []
+
+    # --- the turn -----------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether the daemon may leave: no run is left, or its time is over."""
+        if self.leaving is None:
+            return False
+        return not self.parts.pool.runs or self.now.monotonic_seconds >= self.leaving.deadline
+
+    def turn(self) -> None:
+        self._gather()
+        turn, meta = self._decide()
+        committed = self._commit(turn, meta)
+        self._perform(turn, committed)
+
+    def begin(self, changes: Sequence[Change], stuck: Sequence[Record]) -> None:
+        """S2, decided and to be committed before anything else happens."""
+        turn = Turn(self.now, self.rules, self.parts.db.read, self._started())
+        for change in changes:
+            turn.take(change)
+        if self._commit(turn, None) is None:
+            raise StoreError(f"cannot recover: {self.degraded}")
+        for record in self.parts.db.started():
+            self.agenda.note(record, self.now)
+        self.stuck = {_run_id(record): record for record in stuck}
+
+    def write_mark(self) -> None:
+        """Once a day, in case nothing else is written (S19)."""
+        self.parts.db.commit(
+            (), report=False, meta=MetaUpdate(clock_mark_us=self.parts.clock.mark_us)
+        )
+
+    def shut_down(self) -> float:
+        """Begin to leave; the seconds it may take. A second call changes nothing."""
+        bound = self._longest_grace() + LEAVING_MARGIN_SECONDS
+        if self.leaving is None:
+            log.info("Stopping: every run is asked to stop", extra={"event": "stopping"})
+            self.leaving = Leaving(self.now.monotonic_seconds + bound, bound)
+            self.parts.backend.abandon()
+        return bound
+
+    def ask_stop(self, action_id: str) -> None:
+        self._stops_asked.append(action_id)
+
+    # --- gather -------------------------------------------------------------------------
+
+    def _gather(self) -> None:
+        parts = self.parts
+        parts.poller.wait(self._wait_seconds())
+        self.now = now = parts.clock.read()
+        if parts.clock.stepped:
+            self.agenda.look_again(now)
+        self._take_signals()
+        news = parts.children.gather(now.monotonic_seconds)
+        self._ended = parts.pool.gather(news, now)
+        if self.leaving is None:
+            parts.backend.gather(news, now)
+            parts.duties.run_due(now.boot_seconds)
+            self._arm()
+        if self.control is not None:
+            self.control.gather(now)
+
+    def _wait_seconds(self) -> float:
+        """Until the next thing anybody waits for; never 0 because of what cannot be done."""
+        parts, now = self.parts, self.now
+        if parts.backend.applying or self._stops_asked or self._more_edges or self._unheard():
+            return 0.0
+        deadlines = [
+            parts.children.next_deadline(),
+            parts.pool.next_deadline(now),
+            None if self.control is None else self.control.next_deadline(),
+            self._next_stuck_check if self.stuck else None,
+        ]
+        if self.degraded is not None:
+            deadlines.append(now.monotonic_seconds + STORE_RETRY_SECONDS)
+        if self.leaving is not None:
+            deadlines.append(self.leaving.deadline)
+        else:
+            deadlines += [parts.backend.next_deadline(), *self._next_edges(), *self._others()]
+        wanted = (deadline for deadline in deadlines if deadline is not None)
+        ahead = min(wanted, default=now.monotonic_seconds + IDLE_SECONDS_MAX)
+        return min(max(0.0, ahead - parts.clock.monotonic_seconds()), IDLE_SECONDS_MAX)
+
+    def _unheard(self) -> bool:
+        """Runs that ended without any worker, this turn: the next has to hear of them."""
+        return self.degraded is None and self.parts.pool.has_unheard
+
+    def _next_edges(self) -> list[float | None]:
+        after = self.agenda.cursor[0] if self.agenda.cursor else 0
+        edge_us = self.parts.db.next_edge_after(after)
+        due = self.agenda.next_deadline(edge_us, self.now)
+        if due is None:
+            return []
+        armed = due - self.settings.daemon.arm_ahead_seconds
+        return [due, armed] if armed > self.now.monotonic_seconds else [due]
+
+    def _others(self) -> list[float | None]:
+        now = self.now
+        duty = self.parts.duties.next_in_seconds(now.boot_seconds)
+        trust = self.parts.clock.wait_ends_in(now)
+        return [None if wait is None else now.monotonic_seconds + wait for wait in (duty, trust)]
+
+    def _take_signals(self) -> None:
+        """Handlers only record (law 7): each signal is a byte in the wake-up pipe."""
+        try:
+            numbers = os.read(self.parts.wakeup, 512)
+        except BlockingIOError:
+            return
+        if signal.SIGCHLD in numbers:
+            self.parts.children.reap()
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            self.shut_down()
+        if signal.SIGHUP in numbers:
+            self.reload_wanted = True
+
+    def _arm(self) -> None:
+        """Have workers ready for the starts that are near, never more than may run."""
+        now, daemon = self.now, self.settings.daemon
+        free = slots_free(daemon.max_running, self._started())
+        until_us = now.wall_us + int(daemon.arm_ahead_seconds * 1_000_000)
+        near = self.parts.db.due(self.agenda.cursor, until_us, free + 1) if free else []
+        self.parts.pool.arm(min(free, len(near) + daemon.spare_workers), now)
+
+    # --- decide -------------------------------------------------------------------------
+
+    def _decide(self) -> tuple[Turn, MetaUpdate | None]:
+        turn = Turn(self.now, self.rules, self.parts.db.read, self._started())
+        self._decide_ends(turn)
+        for action_id in self._stops_asked:
+            turn.happened(action_id, StopAsked())
+        self._stops_asked.clear()
+        if self.leaving is not None:
+            return turn, None
+        self._decide_stuck(turn)
+        meta = self.parts.backend.decide(turn)
+        if self.agenda.may_look(self.now):
+            self._decide_due(turn)
+        return turn, meta
+
+    def _decide_ends(self, turn: Turn) -> None:
+        leaving = self.leaving is not None
+        for result in self._ended:
+            live = self.parts.pool.runs.get(result.run_id)
+            if live is None:
+                continue  # settled before, and acknowledged again by the pool
+            change = turn.happened(live.action_id, RunEnded(result, daemon_leaving=leaving))
+            if change is not None and not leaving:
+                # S15: the next attempt is due at once, in the same transaction.
+                turn.happened(live.action_id, Due(slot_free=False, hold_over=_at_once(change)))
+
+    def _decide_stuck(self, turn: Turn) -> None:
+        """S1: an action whose leftover could not be ended is settled when it is gone."""
+        if not self.stuck or self.now.monotonic_seconds < self._next_stuck_check:
+            return
+        self._next_stuck_check = self.now.monotonic_seconds + STORE_RETRY_SECONDS
+        for run_id, record in list(self.stuck.items()):
+            if self.parts.run_is_gone(run_id):
+                turn.happened(record.action.id, DaemonStarted(kept=None))
+
+    def _decide_due(self, turn: Turn) -> None:
+        """What the clock says: ends first, so that their slots are free for starts."""
+        now, agenda = self.now, self.agenda
+        if now.trusted:
+            self._look_at_edges(turn)
+        for record in turn.touched:
+            agenda.note(record, now)
+        for action_id in agenda.queue.take_ended(now.wall_us) if now.trusted else ():
+            turn.happened(action_id, Due(slot_free=False))
+        for action_id in agenda.take_released(now):
+            self._released(turn, action_id)
+        free = slots_free(self.settings.daemon.max_running, turn.started)
+        for action_id in agenda.queue.take(free) if now.trusted else ():
+            turn.happened(action_id, Due(slot_free=True))
+
+    def _look_at_edges(self, turn: Turn) -> None:
+        edges = self.parts.db.due(self.agenda.cursor, self.now.wall_us, EDGES_PER_TURN_MAX)
+        self._more_edges = len(edges) == EDGES_PER_TURN_MAX
+        for edge_us, key in edges:
+            self.agenda.cursor = (edge_us, key)
+            stored = self.parts.db.read_key(key)
+            if stored is None:
+                continue  # damaged: counted and told by the store
+            record = turn.record(stored.action.id) or stored
+            if isinstance(record.state, Null):
+                self.agenda.note(record, self.now)
+            else:
+                over = self.agenda.hold_over(record.action.id, self.now)
+                turn.happened(record.action.id, Due(slot_free=False, hold_over=over))
+
+    def _released(self, turn: Turn, action_id: str) -> None:
+        record = turn.record(action_id)
+        if record is None:
+            return
+        if isinstance(record.state, Null):
+            self.agenda.release(record, self.now)
+        else:
+            turn.happened(action_id, Due(slot_free=False))
+
+    # --- commit -------------------------------------------------------------------------
+
+    def _commit(self, turn: Turn, meta: MetaUpdate | None) -> Committed | None:
+        """One transaction; None where the store failed, and then nothing has changed."""
+        changes = [self._completed(change) for change in turn.changes]
+        if changes or meta is not None:
+            # With what is written anyway: a write of its own would wear the flash.
+            meta = replace(meta or MetaUpdate(), clock_mark_us=self.parts.clock.mark_us)
+        try:
+            committed = self.parts.db.commit(
+                changes, report=self.settings.backend.report, meta=meta
+            )
+        except StoreError as error:
+            if error.fatal:
+                raise
+            self._store_failed(error)
+            return None
+        if self.degraded is not None:
+            log.info("daemonDB can be written again", extra={"event": "store-recovered"})
+            self.degraded = None
+        self.lost_swaps += committed.won.count(False)
+        return committed
+
+    def _completed(self, change: Change) -> Change:
+        """Add to a run's row what only the pool knows."""
+        row = change.run
+        live = self.parts.pool.runs.get(row.run_id) if row is not None else None
+        if row is None or live is None or row.ended_us is None:
+            return change
+        self.output_lost_bytes += live.output_lost_bytes
+        return dataclasses.replace(change, run=_with_live(row, live))
+
+    def _store_failed(self, error: StoreError) -> None:
+        if self.degraded != str(error):
+            log.error("Cannot write daemonDB: %s", error, extra={"event": "store-failed"})
+        self.degraded = str(error)
+        self.agenda.look_again(self.now, in_seconds=STORE_RETRY_SECONDS)
+        self.parts.backend.not_committed(self.now, str(error))
+
+    # --- perform ------------------------------------------------------------------------
+
+    def _perform(self, turn: Turn, committed: Committed | None) -> None:
+        if committed is None:
+            self._perform_stops_only(turn)
+        else:
+            for change, won in zip(turn.changes, committed.won, strict=True):
+                if won:
+                    self._perform_effects(change)
+                else:
+                    self.agenda.look_again(self.now)
+            self._log_events(committed)
+            for result in self._ended:
+                self.parts.pool.acknowledge(result.run_id)
+            self.stuck = {
+                run: old for run, old in self.stuck.items() if not self._settled(run, old)
+            }
+            self.parts.backend.committed(self.now)
+        if self.leaving is not None:
+            self._ask_all_to_stop(self.leaving)
+        if self.control is not None:
+            self.control.answer_waiting(self.now)
+
+    def _perform_stops_only(self, turn: Turn) -> None:
+        """Law 4's one exception: a stop is carried out even when it cannot be recorded."""
+        for change in turn.changes:
+            for effect in change.effects:
+                if isinstance(effect, StopRun):
+                    self._perform_effect(effect, change.after)
+
+    def _perform_effects(self, change: Change) -> None:
+        self.agenda.note(change.after, self.now)
+        for effect in change.effects:
+            self._perform_effect(effect, change.after)
+
+    def _perform_effect(self, effect: Effect, record: Record) -> None:
+        pool, now = self.parts.pool, self.now
+        match effect:
+            case StopRun(run_id, reason):
+                pool.stop(run_id, reason, now)
+            case StartRun():
+                run = self.parts.make_run(record, now)
+                if run.order.command:
+                    pool.start(run, now)
+                else:
+                    detail = f"no script is configured for the type {record.action.type!r}"
+                    pool.fail(run, EndCause.NO_SCRIPT, detail, now)
+
+    def _ask_all_to_stop(self, leaving: Leaving) -> None:
+        for run_id, run in list(self.parts.pool.runs.items()):
+            if run_id not in leaving.asked:
+                leaving.asked.add(run_id)
+                if run.stop is None:
+                    self.parts.pool.stop(run_id, StopReason.SHUTDOWN, self.now)
+
+    def _log_events(self, committed: Committed) -> None:
+        for sequence, change in committed.events:
+            log.info(
+                "Action %s: %s -> %s (%s)",
+                change.action_id,
+                change.old.value,
+                change.new.value,
+                change.reason,
+                extra={
+                    "event": "status",
+                    "id": change.action_id,
+                    "from": change.old.value,
+                    "to": change.new.value,
+                    "reason": change.reason,
+                    "seq": sequence,
+                    "runId": change.run_id,
+                },
+            )
+
+    # --- words --------------------------------------------------------------------------
+
+    def _started(self) -> int:
+        return self.parts.db.counts()[ExecutionStatus.STARTED]
+
+    def _settled(self, run_id: str, record: Record) -> bool:
+        newest = self.parts.db.read(record.action.id)
+        return newest is None or not _has_run(newest, run_id)
+
+    def _longest_grace(self) -> float:
+        return max(
+            (run.order.stop_grace_seconds for run in self.parts.pool.runs.values()), default=0.0
+        )
+
+
+def _at_once(change: Change) -> bool:
+    """Whether the next attempt waits for nothing: a run made way for a changed one."""
+    state = change.after.state
+    return isinstance(state, Waiting) and state.hold.delay_seconds == 0
+
+
+def _run_id(record: Record) -> str:
+    assert isinstance(record.state, Running)
+    return record.state.run.run_id
+
+
+def _has_run(record: Record, run_id: str) -> bool:
+    return isinstance(record.state, Running) and record.state.run.run_id == run_id
+
+
+def _with_live(row: RunRow, live: LiveRun) -> RunRow:
+    return replace(
+        row,
+        worker_pid=live.worker_pid,
+        script_pid=row.script_pid or live.script_pid,
+        status_text=row.status_text or live.status_text,
+        last_heartbeat_us=live.last_beat_us,
+    )

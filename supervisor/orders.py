@@ -1,0 +1,115 @@
+"""What a worker is told to run: the settings of a script applied to an action. Pure.
+
+No text from outside becomes a path or a shell line: placeholders are replaced inside
+arguments of a list, and everything else travels in the environment or on standard input
+(INTERFACE, "What a script sees").
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from ..ipc.actions import Action
+from ..ipc.instants import format_instant
+from ..ipc.messages import Run
+from .core.model import OpenRun
+from .settings import ScriptSettings
+
+#: What of the daemon's own environment a script may see.
+ENVIRONMENT_ALLOWED = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "TZ",
+)
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TITLE_CHARS_MAX = 60
+
+_PLACEHOLDER = re.compile(r"\{(id|type|apps|from|to|run|attempt)\}")
+
+
+def order(
+    action: Action,
+    run: OpenRun,
+    attempt: int,
+    script: ScriptSettings,
+    *,
+    instance: str,
+    output_path: Path,
+    inherited: Mapping[str, str],
+) -> Run:
+    """The message that starts this run. `instance` marks this boot and state directory."""
+    return Run(
+        run_id=run.run_id,
+        title=f"geosched: {action.id[:TITLE_CHARS_MAX]} ({action.type})",
+        command=_command(action, run, attempt, script.command),
+        environment=_environment(action, run, attempt, instance, inherited),
+        input=_document(action, run, attempt),
+        stop_signal=script.stop_signal,
+        stop_grace_seconds=script.stop_grace_seconds,
+        watchdog_seconds=script.watchdog_seconds,
+        heartbeat_seconds=script.heartbeat_seconds,
+        output_path=str(output_path),
+        output_bytes_max=script.output_max_bytes,
+    )
+
+
+def output_path(log_dir: Path, run_id: str) -> Path:
+    """Where a run's output is kept: by our own id of it, never by text from outside."""
+    return log_dir / f"{run_id}.log"
+
+
+def _command(
+    action: Action, run: OpenRun, attempt: int, command: tuple[str, ...]
+) -> tuple[str, ...]:
+    values = {
+        "id": action.id,
+        "type": action.type,
+        "apps": ",".join(action.app_names),
+        "from": format_instant(action.from_us),
+        "to": format_instant(action.to_us),
+        "run": run.run_id,
+        "attempt": str(attempt),
+    }
+    # One pass: a value that looks like a placeholder stays as it is.
+    return tuple(_PLACEHOLDER.sub(lambda found: values[found[1]], part) for part in command)
+
+
+def _environment(
+    action: Action, run: OpenRun, attempt: int, instance: str, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    environment = {"PATH": DEFAULT_PATH} | {
+        name: inherited[name] for name in ENVIRONMENT_ALLOWED if name in inherited
+    }
+    return environment | {
+        "GEOSCHED_ACTION_ID": action.id,
+        "GEOSCHED_ACTION_TYPE": action.type,
+        "GEOSCHED_APP_NAMES": msgspec.json.encode(action.app_names).decode(),
+        "GEOSCHED_FROM_DATE": format_instant(action.from_us),
+        "GEOSCHED_TO_DATE": format_instant(action.to_us),
+        "GEOSCHED_RUN_ID": run.run_id,
+        "GEOSCHED_ATTEMPT": str(attempt),
+        "GEOSCHED_INSTANCE": instance,
+    }
+
+
+def _document(action: Action, run: OpenRun, attempt: int) -> bytes:
+    document = {
+        "id": action.id,
+        "fromDate": format_instant(action.from_us),
+        "toDate": format_instant(action.to_us),
+        "shouldBeExecuted": action.should_be_executed,
+        "appNames": action.app_names,
+        "type": action.type,
+        "args": msgspec.Raw(action.args.encode() or b"null"),
+        "runId": run.run_id,
+        "attempt": attempt,
+    }
+    return msgspec.json.encode(document) + b"\n"

@@ -1,0 +1,398 @@
+"""Workers: armed, given a run, watched, stopped, acknowledged. Decides about no status.
+
+`start` and `stop` carry out effects that are committed; `gather` tells how runs ended. A
+run is here from `start` until `acknowledge`, which the loop calls once its end is on disk.
+A worker that dies or falls silent has its run's whole tree ended here, before anybody
+hears of it (law 12).
+"""
+
+import logging
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..ipc.messages import (
+    Ack,
+    EndCause,
+    Ended,
+    FromWorker,
+    Heartbeat,
+    Ready,
+    Release,
+    Run,
+    RunResult,
+    Started,
+    Stop,
+    StopReason,
+    ToWorker,
+)
+from ..ipc.sockets import Peer, ProtocolError, Server
+from .children import Child, Children, News
+from .core.liveness import JudgeClock, is_silent
+from .core.model import Instant
+
+log = logging.getLogger(__name__)
+
+MESSAGES_PER_TURN_MAX = 500
+#: Workers forked in one turn, so that a crowded edge does not hold the loop.
+FORKS_PER_TURN_MAX = 32
+#: A run that no worker could be had for so long cannot be started.
+WORKER_WAIT_SECONDS_MAX = 20.0
+#: A run not gone so long after its grace is stuck (S13a), and is killed again so often.
+STUCK_AFTER_GRACE_SECONDS = 5.0
+KILL_AGAIN_SECONDS = 30.0
+#: How often an unfinished tree is looked at, and a stop that did not go out is sent again.
+TREE_ROUND_SECONDS = 0.05
+RESEND_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """A run and what is known of it while it lives; nothing here is stored."""
+
+    order: Run
+    action_id: str
+    attempt: int
+    heartbeat_timeout_seconds: float
+    asked_at: float
+    worker: str | None = None
+    worker_pid: int | None = None
+    script_pid: int | None = None
+    started_us: int | None = None
+    last_beat: float = 0.0
+    last_beat_us: int | None = None
+    status_text: str = ""
+    output_lost_bytes: int = 0
+    stop: StopReason | None = None
+    stop_at: float | None = None  # monotonic: when the next stop or kill is due
+    stuck_at: float | None = None
+    stuck: bool = False
+    ending: EndCause | None = None  # its worker is of no use any more: we end the tree
+    detail: str = ""
+    result: RunResult | None = None
+
+
+@dataclass(slots=True)
+class _Worker:
+    name: str
+    pid: int | None = None
+    claimed: Peer | None = None
+    ready: bool = False
+    run_id: str | None = None
+
+
+class Surroundings(Protocol):
+    """What the pool needs to settle a run whose worker is gone."""
+
+    def end_tree(self, run_id: str, script_pid: int | None) -> bool: ...
+    def kept_result(self, run_id: str) -> RunResult | None: ...
+    def forget_result(self, run_id: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Pool:
+    server: Server[FromWorker, ToWorker]
+    children: Children
+    around: Surroundings
+    judge: JudgeClock
+    runs: dict[str, LiveRun] = field(default_factory=dict)
+    bad_messages: int = 0
+    _workers: dict[str, _Worker] = field(default_factory=dict)
+    _waiting: list[str] = field(default_factory=list)
+    _number: int = 0
+    _worker_of_pid: dict[int, str] = field(default_factory=dict)
+
+    # --- what the loop asks for ---------------------------------------------------------
+
+    def start(self, run: LiveRun, now: Instant) -> None:
+        """Give the run to a worker that is ready, or to the next that will be."""
+        run.last_beat = self.judge.seconds
+        self.runs[run.order.run_id] = run
+        self._waiting.append(run.order.run_id)
+        self._hand_out(now)
+
+    def stop(self, run_id: str, reason: StopReason, now: Instant) -> None:
+        """Ask the run to stop; more than once does no harm."""
+        run = self.runs.get(run_id)
+        if run is None or run.result is not None:
+            return
+        grace = run.order.stop_grace_seconds
+        run.stop = reason
+        run.stop_at = now.monotonic_seconds
+        run.stuck_at = now.monotonic_seconds + grace + STUCK_AFTER_GRACE_SECONDS
+        if run.worker is None:
+            self._end(run, EndCause.STOPPED, "stopped before it was started", now)
+            return
+        self._send_stop(run, now)
+
+    def fail(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
+        """The run cannot be started: it ends before any worker hears of it."""
+        self.runs[run.order.run_id] = run
+        self._end(run, cause, detail, now)
+
+    def acknowledge(self, run_id: str) -> None:
+        """The end of the run is committed (or was before): nobody needs to keep it."""
+        run = self.runs.pop(run_id, None)
+        worker = self._workers.get(run.worker) if run and run.worker else None
+        if worker is not None and self.server.send(worker.name.encode(), Ack(run_id)):
+            worker.run_id = None
+            worker.ready = False  # it leaves
+            return
+        self.around.forget_result(run_id)
+
+    def arm(self, count: int, now: Instant) -> None:
+        """See that so many workers are ready, or on their way, beyond those with a run."""
+        idle = [worker for worker in self._workers.values() if worker.run_id is None]
+        missing = count + len(self._waiting) - len(idle)
+        for _ in range(min(missing, FORKS_PER_TURN_MAX)):
+            self._fork(now)
+        for worker in [w for w in idle if w.ready][: max(0, -missing)]:
+            self.server.send(worker.name.encode(), Release())
+            worker.ready = False
+
+    # --- gather -------------------------------------------------------------------------
+
+    def gather(self, news: News, now: Instant) -> list[RunResult]:
+        """Hear all workers, then judge them; the runs that ended, until acknowledged."""
+        for child in news.forked:
+            self._forked(child)
+        heard = self._hear(now)
+        for name in (*news.gone, *news.failed):
+            self._lost(name)
+        self.judge.tick(now.monotonic_seconds)
+        for run in list(self.runs.values()):
+            self._watch(run, now)
+        self._hand_out(now)
+        ended = [run.result for run in self.runs.values() if run.result is not None]
+        return ended + [result for result in heard if result.run_id not in self.runs]
+
+    def next_deadline(self, now: Instant) -> float | None:
+        """The monotonic instant at which some run has to be looked at again."""
+        deadlines = [deadline for run in self.runs.values() for deadline in _deadlines(run, now)]
+        return min(deadlines, default=None)
+
+    @property
+    def has_unheard(self) -> bool:
+        """Whether a run ended without any worker since the last `gather`."""
+        return any(run.result and run.worker is None for run in self.runs.values())
+
+    @property
+    def idle_workers(self) -> int:
+        return sum(worker.run_id is None for worker in self._workers.values())
+
+    def _hear(self, now: Instant) -> list[RunResult]:
+        """Results of runs that are not (or no longer) here come back for an answer."""
+        strangers: list[RunResult] = []
+        for peer, message in self.server.drain(MESSAGES_PER_TURN_MAX):
+            worker = self._workers.get(peer.routing_id.decode("ascii", "replace"))
+            if isinstance(message, ProtocolError) or worker is None or not _is(worker, peer):
+                self._refuse(peer, message)
+                continue
+            match message:
+                case Ready():
+                    worker.claimed, worker.ready = peer, worker.run_id is None
+                case Started(run_id, script_pid, at_us):
+                    self._started(run_id, script_pid, at_us, now)
+                case Heartbeat():
+                    self._beat(message, now)
+                case Ended(result):
+                    run = self.runs.get(result.run_id)
+                    if run is None:
+                        strangers.append(result)
+                        self.server.send(peer.routing_id, Ack(result.run_id))
+                    elif run.result is None and run.ending is None:
+                        run.result = result
+        return strangers
+
+    def _refuse(self, peer: Peer, message: FromWorker | ProtocolError) -> None:
+        self.bad_messages += 1
+        log.warning(
+            "Refused a message on the worker socket from pid %d (uid %d): %s",
+            peer.pid,
+            peer.uid,
+            message if isinstance(message, ProtocolError) else "it is no worker of ours",
+            extra={"event": "bad-message"},
+        )
+
+    def _forked(self, child: Child) -> None:
+        worker = self._workers.get(child.name)
+        if worker is not None:
+            worker.pid = child.pid
+
+    def _started(self, run_id: str, script_pid: int, at_us: int, now: Instant) -> None:
+        run = self.runs.get(run_id)
+        if run is not None:
+            run.script_pid, run.started_us = script_pid, at_us
+            run.last_beat, run.last_beat_us = self.judge.seconds, now.wall_us
+
+    def _beat(self, beat: Heartbeat, now: Instant) -> None:
+        run = self.runs.get(beat.run_id)
+        if run is not None:
+            run.last_beat, run.last_beat_us = self.judge.seconds, now.wall_us
+            run.status_text = beat.status_text
+            run.output_lost_bytes = beat.output_lost_bytes
+
+    def _lost(self, name: str) -> None:
+        worker = self._workers.pop(name, None)
+        if worker is None or worker.run_id is None:
+            return
+        run = self.runs.get(worker.run_id)
+        if run is not None and run.result is None and run.ending is None:
+            run.ending, run.stop_at = EndCause.WORKER_LOST, None
+            run.detail = "its worker was killed or crashed"
+
+    # --- watch --------------------------------------------------------------------------
+
+    def _watch(self, run: LiveRun, now: Instant) -> None:
+        if run.result is not None:
+            return
+        if run.ending is not None:
+            if run.stop_at is None or now.monotonic_seconds >= run.stop_at:
+                self._end_tree(run, now)
+        elif run.worker is None:
+            if now.monotonic_seconds - run.asked_at > WORKER_WAIT_SECONDS_MAX:
+                self._end(run, EndCause.CANNOT_START, "no worker could be had for it", now)
+        elif is_silent(
+            run.last_beat, self.judge.seconds, timeout_seconds=run.heartbeat_timeout_seconds
+        ):
+            self._give_up(run, now)
+        elif run.stop_at is not None and now.monotonic_seconds >= run.stop_at:
+            self._send_stop(run, now)
+
+    def _give_up(self, run: LiveRun, now: Instant) -> None:
+        """Silent for too long: the worker is ended first, so that it cannot interfere."""
+        log.warning(
+            "The worker of run %s of action %s is silent; ending it",
+            run.order.run_id,
+            run.action_id,
+            extra={"event": "worker-silent", "id": run.action_id, "runId": run.order.run_id},
+        )
+        run.ending, run.stop_at = EndCause.WORKER_SILENT, None
+        run.detail = f"its worker was silent for {run.heartbeat_timeout_seconds:g} s"
+        if run.worker is not None:
+            self.children.kill(run.worker)
+        self._end_tree(run, now)
+
+    def _end_tree(self, run: LiveRun, now: Instant) -> None:
+        """One round of killing what is left; the end is told once nothing is."""
+        assert run.ending is not None
+        if run.stuck_at is None:
+            run.stuck_at = now.monotonic_seconds + STUCK_AFTER_GRACE_SECONDS
+        worker_lives = run.worker is not None and self.children.get(run.worker) is not None
+        if not self.around.end_tree(run.order.run_id, run.script_pid) or worker_lives:
+            self._notice_stuck(run, now)
+            again = KILL_AGAIN_SECONDS if run.stuck else TREE_ROUND_SECONDS
+            run.stop_at = now.monotonic_seconds + again
+            return
+        # It may have kept a result just before it died: that one saw the script's end.
+        kept = self.around.kept_result(run.order.run_id)
+        if kept is not None:
+            run.result = kept
+        else:
+            self._end(run, run.ending, run.detail, now)
+
+    def _send_stop(self, run: LiveRun, now: Instant) -> None:
+        assert run.worker is not None
+        assert run.stop is not None
+        sent = self.server.send(run.worker.encode(), Stop(run.order.run_id, run.stop))
+        self._notice_stuck(run, now)
+        if not sent:
+            run.stop_at = now.monotonic_seconds + RESEND_SECONDS
+        elif run.stuck:
+            self.around.end_tree(run.order.run_id, run.script_pid)
+            run.stop_at = now.monotonic_seconds + KILL_AGAIN_SECONDS
+        else:
+            run.stop_at = run.stuck_at
+
+    def _notice_stuck(self, run: LiveRun, now: Instant) -> None:
+        if run.stuck or run.stuck_at is None or now.monotonic_seconds < run.stuck_at:
+            return
+        run.stuck = True
+        log.error(
+            "Run %s of action %s is stuck: it is not gone %g s after its grace",
+            run.order.run_id,
+            run.action_id,
+            STUCK_AFTER_GRACE_SECONDS,
+            extra={"event": "run-stuck", "id": run.action_id, "runId": run.order.run_id},
+        )
+
+    def _end(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
+        run.result = RunResult(
+            run.order.run_id,
+            cause,
+            now.wall_us,
+            stop_reason=run.stop if cause is EndCause.STOPPED else None,
+            detail=detail,
+            script_pid=run.script_pid,
+            status_text=run.status_text,
+        )
+
+    # --- workers ------------------------------------------------------------------------
+
+    def _fork(self, now: Instant) -> None:
+        self._number += 1
+        name = f"worker-{self._number}"
+        self._workers[name] = _Worker(name)
+        self.children.fork_worker(name, self.server.endpoint, now.monotonic_seconds)
+
+    def _hand_out(self, now: Instant) -> None:
+        """Runs that wait, to workers that are ready and known to be who they say."""
+        self._waiting = [
+            run_id for run_id in self._waiting if self._is_waiting(self.runs.get(run_id))
+        ]
+        for worker in self._ready_workers():
+            if not self._waiting:
+                return
+            run = self.runs[self._waiting[0]]
+            if not self.server.send(worker.name.encode(), run.order):
+                worker.ready = False
+                continue
+            self._waiting.pop(0)
+            worker.ready, worker.run_id = False, run.order.run_id
+            run.worker, run.worker_pid = worker.name, worker.pid
+            run.last_beat = self.judge.seconds
+        if self._waiting:
+            self.arm(0, now)
+
+    def _ready_workers(self) -> Iterator[_Worker]:
+        for worker in list(self._workers.values()):
+            known = worker.claimed is not None and worker.claimed.pid == worker.pid
+            if worker.ready and known:
+                yield worker
+
+    @staticmethod
+    def _is_waiting(run: LiveRun | None) -> bool:
+        return run is not None and run.worker is None and run.result is None
+
+    def release_all(self) -> None:
+        """No more runs will come: idle workers leave."""
+        for worker in self._workers.values():
+            if worker.run_id is None:
+                self.server.send(worker.name.encode(), Release())
+
+    def kill_all(self) -> None:
+        """The last resort of a daemon that leaves: what is stuck loses its lifeline next."""
+        for worker in self._workers.values():
+            child = self.children.get(worker.name)
+            if child is not None and worker.run_id is None:
+                child.signal(signal.SIGKILL)
+
+
+def _is(worker: _Worker, peer: Peer) -> bool:
+    """Whether the kernel says that the peer is the process we had forked (fact Z5).
+
+    Before the zygote's word has come, a claim is only noted; no run is given on it.
+    """
+    return worker.pid is None or worker.pid == peer.pid
+
+
+def _deadlines(run: LiveRun, now: Instant) -> Iterator[float]:
+    if run.result is not None:
+        return
+    if run.stop_at is not None:
+        yield run.stop_at
+    if run.worker is None:
+        yield run.asked_at + WORKER_WAIT_SECONDS_MAX
+    else:
+        yield now.monotonic_seconds + 1.0  # silence is judged once a second (law 16)

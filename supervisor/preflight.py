@@ -1,0 +1,136 @@
+"""Whether this host has what the settings name: directories, commands, files, users.
+
+Reads the file system and the user database, and creates nothing but the daemon's own
+directories. What the configuration file may say at all is `settings.py`'s.
+"""
+
+import logging
+import os
+import pwd
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..ipc.places import Runtime
+from ..ipc.sockets import ENDPOINT_PATH_BYTES_MAX
+from .orders import DEFAULT_PATH
+from .settings import BackendSettings, DaemonSettings, Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+_MODES = {"state_dir": 0o700, "runtime_dir": 0o750, "log_dir": 0o750}
+
+
+def check(settings: Settings) -> list[str]:
+    """What would keep the daemon from doing its work, a line each; nothing is created."""
+    return [
+        *_directory_problems(settings.daemon),
+        *_socket_problems(settings.daemon),
+        *_backend_problems(settings.backend),
+        *_command_problems(settings),
+        *_operator_problems(settings),
+    ]
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What a daemon can start with, but should say: it may be mended while it runs."""
+    if not settings.scripts:
+        return ["scripts: none is configured, so every action fails with no-script"]
+    return list(_command_problems(settings))
+
+
+def prepare_directories(settings: Settings) -> None:
+    """Create what is missing of the daemon's directories, never their parents.
+
+    Raises `SettingsError`, but not for `log_dir`: without it output is lost, never a run.
+    """
+    for problem in _socket_problems(settings.daemon):
+        raise SettingsError(f"cannot use {settings.source}: {problem}")
+    for key, mode in _MODES.items():
+        directory: Path = getattr(settings.daemon, key)
+        problem = _create(directory, mode) or _unusable(directory)
+        if problem and key == "log_dir":
+            log.warning(
+                "Output of runs is lost: %s: %s", directory, problem, extra={"event": "no-log-dir"}
+            )
+        elif problem:
+            raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
+
+
+def _create(directory: Path, mode: int) -> str:
+    """Why the directory cannot be made, or ""."""
+    try:
+        directory.mkdir()
+        directory.chmod(mode)  # whatever the umask
+    except FileExistsError:
+        return ""
+    except OSError as error:
+        return f"cannot create {directory}: {error.strerror}"
+    return ""
+
+
+def _unusable(directory: Path) -> str:
+    """Why nothing can be kept in a directory that is there, or ""."""
+    if not directory.is_dir():
+        return f"{directory} is not a directory"
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        return f"{directory} is not writable"
+    return ""
+
+
+def _directory_problems(daemon: DaemonSettings) -> Iterator[str]:
+    for key in _MODES:
+        directory: Path = getattr(daemon, key)
+        present = os.path.lexists(directory)
+        problem = _unusable(directory if present else directory.parent)
+        if problem:
+            yield (
+                f"daemon.{key}: {problem}"
+                if present
+                else (f"daemon.{key}: cannot create {directory}: {problem}")
+            )
+
+
+def _socket_problems(daemon: DaemonSettings) -> Iterator[str]:
+    runtime = Runtime(daemon.runtime_dir)
+    sockets = (runtime.control_socket, runtime.worker_socket, runtime.sync_socket)
+    longest = max(len(os.fsencode(path)) for path in sockets)
+    if longest > ENDPOINT_PATH_BYTES_MAX:
+        room = ENDPOINT_PATH_BYTES_MAX - (longest - len(os.fsencode(daemon.runtime_dir)))
+        yield f"daemon.runtime_dir: longer than {room} bytes, so sockets cannot be bound in it"
+
+
+def _backend_problems(backend: BackendSettings) -> Iterator[str]:
+    token = backend.token_file
+    if token is not None and not (token.is_file() and _may(token, os.R_OK)):
+        yield f"backend.token_file: cannot read {token}"
+    if backend.kind != "file" or backend.path is None:
+        return
+    parent = backend.path.parent
+    if not parent.is_dir():
+        yield f"backend.path: {parent} is not a directory"
+    elif backend.report and not _may(parent, os.W_OK | os.X_OK):
+        yield f"backend.path: reports cannot be kept beside it: {parent} is not writable"
+
+
+def _command_problems(settings: Settings) -> Iterator[str]:
+    path = os.environ.get("PATH", DEFAULT_PATH)
+    for kind, script in settings.scripts.items():
+        program = script.command[0]
+        if shutil.which(program, path=path) is None:
+            reason = "is there, but not executable" if Path(program).is_file() else "is not there"
+            yield f"scripts.{kind}.command: {program} {reason}"
+
+
+def _operator_problems(settings: Settings) -> Iterator[str]:
+    for operator in settings.control.operators:
+        try:
+            known = operator.isdecimal() or bool(pwd.getpwnam(operator))
+        except (KeyError, ValueError):
+            known = False
+        if not known:
+            yield f"control.operators: there is no user {operator!r}"
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=True)

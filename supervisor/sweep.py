@@ -1,0 +1,135 @@
+"""What an earlier daemon left behind, made gone before anything is decided (S1, law 15).
+
+Scripts and all below them are killed at once; workers get a moment to keep their results;
+then everything is looked at again until nothing is found twice in a row. Also the daily
+tool for one run: `end_tree`. No status is decided here.
+"""
+
+import hashlib
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ..ipc.messages import EndCause, RunResult, StopReason
+from ..ipc.places import Runtime
+from ..workers import procfs, results, tree
+from ..workers.containment import Containment
+from ..workers.identity import KnownProcess, forget_identity, locked_runs, read_identities
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS_MAX = 10.0
+#: How long workers of a dead daemon may take to keep their results and leave.
+WORKERS_LEAVE_SECONDS = 1.0
+ROUND_SECONDS = 0.05
+CLEAN_ROUNDS = 2
+
+
+def instance_of(state_dir: Path) -> str:
+    """The mark of this boot and this state directory, carried by every script."""
+    place = hashlib.blake2b(os.fsencode(state_dir.resolve()), digest_size=6).hexdigest()
+    return f"{procfs.boot_id()}-{place}"
+
+
+class Leftovers:
+    """Knows every process and run of this instance by what they left in `/proc` and in
+    the runtime directory; `alive` are the runs that could not be ended."""
+
+    def __init__(self, runtime: Runtime, state_dir: Path) -> None:
+        self.instance = instance_of(state_dir)
+        self.alive: frozenset[str] = frozenset()
+        self._runtime = runtime
+        self._groups = Containment.detect(self.instance)
+        self._ended_by_us: set[str] = set()
+
+    @property
+    def containment(self) -> str:
+        return self._groups.kind
+
+    def sweep(self) -> None:
+        """End everything; at most 10 s, and what is left after that is `alive`."""
+        begun = time.monotonic()
+        before = {result.run_id for result in results.load_all(self._runtime)}
+        clean = 0
+        while clean < CLEAN_ROUNDS and time.monotonic() - begun < SWEEP_SECONDS_MAX:
+            waited = time.monotonic() - begun
+            clean = clean + 1 if self._round(patient=waited < WORKERS_LEAVE_SECONDS) else 0
+            time.sleep(ROUND_SECONDS)
+        # A script that we killed did not end of itself, whatever its worker thought.
+        self._ended_by_us -= before
+        if clean < CLEAN_ROUNDS:
+            self.alive = frozenset(locked_runs(self._runtime) | self._marked_runs())
+        for run_id in self.alive:
+            log.error(
+                "Cannot end run %s that an earlier daemon left", run_id, extra={"event": "stuck"}
+            )
+
+    def kept_results(self) -> dict[str, RunResult]:
+        """Results that workers left; of scripts the sweep killed, as stopped and not ended."""
+        found = results.load_all(self._runtime)
+        return {result.run_id: self._as_it_was(result) for result in found}
+
+    def _as_it_was(self, result: RunResult) -> RunResult:
+        killed = result.signal == signal.SIGKILL and result.cause is EndCause.EXITED
+        if killed and result.run_id in self._ended_by_us:
+            return replace(result, cause=EndCause.STOPPED, stop_reason=StopReason.ORPHANED)
+        return result
+
+    def kept_result(self, run_id: str) -> RunResult | None:
+        return results.load(self._runtime, run_id)
+
+    def forget_result(self, run_id: str) -> None:
+        results.remove(self._runtime, run_id)
+
+    def end_tree(self, run_id: str, script_pid: int | None) -> bool:
+        """One round of killing a run whose worker is of no use; whether nothing is left."""
+        return tree.end_tree(self.instance, run_id, script_pid, self._groups)
+
+    def close(self) -> None:
+        """The control groups go with the daemon that made them."""
+        self._groups.remove()
+
+    def _round(self, *, patient: bool) -> bool:
+        """Kill what may not live; whether nothing was found and no run is locked."""
+        self._ended_by_us |= self._marked_runs()
+        scripts = tree.end_instance(self.instance, self._groups)
+        children = self._children()
+        if not patient:
+            for known in children:
+                self._kill(known.identity)
+        return not scripts and not children and not locked_runs(self._runtime)
+
+    def _marked_runs(self) -> set[str]:
+        table = procfs.process_table()
+        living = [pid for pid, found in table.items() if not found.ended]
+        marks = (procfs.marks(pid) for pid in living)
+        return {found.run_id for found in marks if found and found.instance == self.instance}
+
+    def _children(self) -> list[KnownProcess]:
+        """Workers, synchroniser and zygote of earlier daemons; files of the dead go."""
+        living = []
+        for known in read_identities(self._runtime):
+            if procfs.lives(known.identity):
+                living.append(known)
+            else:
+                forget_identity(self._runtime, known.identity.pid)
+        return living
+
+    @staticmethod
+    def _kill(who: procfs.Identity) -> None:
+        """The pidfd first, then the comparison: a pid may be a stranger's by now (fact P6)."""
+        try:
+            pidfd = os.pidfd_open(who.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if procfs.lives(who):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(pidfd)

@@ -1,0 +1,257 @@
+"""Exchanges with the backend: which one is under way, its deadline, and when the next is due.
+
+It orders the synchroniser, one exchange at a time, and gathers what comes back; it touches
+neither statuses nor daemonDB. A snapshot is handed on only when it is whole.
+"""
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from ..ipc.actions import Action
+from ..ipc.messages import (
+    BackendAddress,
+    Connected,
+    ErrorKind,
+    ExchangeFailed,
+    FromSynchroniser,
+    Leave,
+    NotModified,
+    Page,
+    Pull,
+    Pulled,
+    Report,
+    Send,
+    Taken,
+    ToSynchroniser,
+)
+from ..ipc.sockets import ProtocolError, Server
+from .children import Children, News
+from .core.model import Instant
+from .core.retry import retry_delay
+
+log = logging.getLogger(__name__)
+
+MESSAGES_PER_TURN_MAX = 16
+REPORTS_PER_EXCHANGE_MAX = 100
+#: Forking, connecting and handing pages over come on top of the backend's own time-out.
+EXCHANGE_MARGIN_SECONDS = 3.0
+#: A synchroniser with nothing to do leaves, and gives its memory back.
+LINGER_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A whole, checked snapshot, taken off page by page."""
+
+    pages: deque[tuple[Action, ...]]
+    told: Pulled
+
+
+@dataclass(frozen=True, slots=True)
+class PullDone:
+    """`snapshot` is None where the stored one is still what the backend holds."""
+
+    snapshot: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportsDone:
+    taken: Taken
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An exchange came to nothing. `pull` tells which kind it was."""
+
+    pull: bool
+    kind: ErrorKind
+    detail: str
+
+
+Outcome = PullDone | ReportsDone | Failed
+
+
+@dataclass(slots=True)
+class _Exchange:
+    number: int
+    message: Pull | Send
+    deadline: float
+    sent: bool = False
+    pages: deque[tuple[Action, ...]] = field(default_factory=deque)
+
+
+class Synchronisation:
+    """`address` is where the backend is; a new one counts from the next exchange on."""
+
+    def __init__(
+        self,
+        server: Server[FromSynchroniser, ToSynchroniser],
+        children: Children,
+        address: BackendAddress,
+        *,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.server = server
+        self.address = address
+        self.bad_messages = 0
+        self._children = children
+        self._chance = chance
+        self._exchange: _Exchange | None = None
+        self._count = 0
+        self._name: str | None = None
+        self._connected = False
+        self._idle_since = 0.0
+        self._failures = {True: 0, False: 0}
+        self._not_before = {True: 0.0, False: 0.0}
+
+    @property
+    def busy(self) -> bool:
+        return self._exchange is not None
+
+    def may(self, *, pull: bool, now: Instant) -> bool:
+        """Whether an exchange of this kind may begin: none is under way, no back-off holds."""
+        return not self.busy and now.monotonic_seconds >= self._not_before[pull]
+
+    def not_before(self, *, pull: bool) -> float:
+        return self._not_before[pull]
+
+    def hurry(self) -> None:
+        """Somebody asked for it: what was to be waited for counts no more."""
+        self._not_before = {True: 0.0, False: 0.0}
+
+    def pull(self, now: Instant, *, etag: str, digest: str) -> None:
+        self._begin(Pull(self._next(), self.address, now.wall_us, etag, digest), now)
+
+    def report(self, reports: Iterable[Report], now: Instant) -> None:
+        self._begin(Send(self._next(), self.address, tuple(reports)), now)
+
+    def gather(self, news: News, now: Instant) -> Outcome | None:
+        """Go on with the exchange under way; what came of it, if it is over."""
+        if self._name in news.gone or self._name in news.failed:
+            self._name, self._connected = None, False
+        outcome = self._hear(now) or self._judge(now)
+        if outcome is None and self._exchange is not None:
+            self._carry_on(now)
+        self._let_go(now)
+        return outcome
+
+    def next_deadline(self) -> float | None:
+        if self._exchange is not None:
+            return self._exchange.deadline
+        if self._name is not None:
+            return self._idle_since + LINGER_SECONDS
+        return None
+
+    def abandon(self) -> None:
+        """The daemon leaves: whatever is under way is cut off and counts for nothing."""
+        if self._name is not None:
+            self._children.kill(self._name)
+        self._exchange = None
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _begin(self, message: Pull | Send, now: Instant) -> None:
+        assert self._exchange is None
+        timeout = self.address.timeout_seconds + EXCHANGE_MARGIN_SECONDS
+        self._exchange = _Exchange(self._count, message, now.monotonic_seconds + timeout)
+        self._carry_on(now)
+
+    def _carry_on(self, now: Instant) -> None:
+        """Fork the synchroniser if there is none; send the order once it is connected."""
+        assert self._exchange is not None
+        if self._name is None:
+            self._name = f"synchroniser-{self._next()}"
+            self._connected = False
+            self._exchange.sent = False
+            self._exchange.pages.clear()
+            self._children.fork_synchroniser(
+                self._name, self.server.endpoint, now.monotonic_seconds
+            )
+        elif self._connected and not self._exchange.sent:
+            self._exchange.sent = self.server.send(self._name.encode(), self._exchange.message)
+
+    def _hear(self, now: Instant) -> Outcome | None:
+        for peer, message in self.server.drain(MESSAGES_PER_TURN_MAX):
+            expected = self._name is not None and peer.routing_id == self._name.encode()
+            if isinstance(message, ProtocolError) or not expected:
+                self.bad_messages += 1
+                log.warning(
+                    "Refused a message on the sync socket from pid %d (uid %d): %s",
+                    peer.pid,
+                    peer.uid,
+                    message if isinstance(message, ProtocolError) else "it is not ours",
+                    extra={"event": "bad-message"},
+                )
+                continue
+            outcome = self._heard(message, now)
+            if outcome is not None:
+                return outcome
+        return None
+
+    def _heard(self, message: FromSynchroniser, now: Instant) -> Outcome | None:
+        if isinstance(message, Connected):
+            self._connected = True
+            return None
+        exchange = self._exchange
+        if exchange is None or message.exchange != exchange.number:
+            return None  # of an exchange that was given up
+        match message:
+            case Page(_, actions):
+                exchange.pages.append(actions)
+                return None
+            case NotModified():
+                return self._over(PullDone(None), now)
+            case Pulled():
+                if sum(map(len, exchange.pages)) != message.total:
+                    return self._failed(ErrorKind.LOCAL, "pages were lost on the way", now)
+                return self._over(PullDone(Snapshot(exchange.pages, message)), now)
+            case Taken():
+                return self._over(ReportsDone(message), now)
+            case ExchangeFailed(_, kind, detail, retry_after_seconds):
+                return self._failed(kind, detail, now, retry_after_seconds)
+
+    def _judge(self, now: Instant) -> Outcome | None:
+        exchange = self._exchange
+        if exchange is None or now.monotonic_seconds < exchange.deadline:
+            return None
+        if self._name is not None:
+            self._children.kill(self._name)
+            self._name, self._connected = None, False
+        detail = f"no whole answer within {self.address.timeout_seconds:g} s"
+        return self._failed(ErrorKind.TIMEOUT, detail, now)
+
+    def _over(self, outcome: Outcome, now: Instant) -> Outcome:
+        assert self._exchange is not None
+        pull = isinstance(self._exchange.message, Pull)
+        self._failures[pull] = 0
+        self._not_before[pull] = 0.0
+        self._end(now)
+        return outcome
+
+    def _failed(
+        self, kind: ErrorKind, detail: str, now: Instant, retry_after_seconds: float = 0.0
+    ) -> Failed:
+        assert self._exchange is not None
+        pull = isinstance(self._exchange.message, Pull)
+        delay = retry_delay(
+            self._failures[pull], self._chance(), retry_after_seconds=retry_after_seconds
+        )
+        self._failures[pull] += 1
+        self._not_before[pull] = now.monotonic_seconds + delay
+        self._end(now)
+        return Failed(pull, kind, detail)
+
+    def _end(self, now: Instant) -> None:
+        self._exchange = None
+        self._idle_since = now.monotonic_seconds
+
+    def _let_go(self, now: Instant) -> None:
+        lingered = now.monotonic_seconds - self._idle_since > LINGER_SECONDS
+        if self._exchange is None and self._name is not None and lingered:
+            self.server.send(self._name.encode(), Leave())
+            self._name, self._connected = None, False

@@ -1,0 +1,47 @@
+"""One turn of the loop as a value: what was decided, waiting to be committed.
+
+Later decisions of a turn see what earlier ones made of a record, so events that arrive
+together are decided in order and committed in one transaction (law 4).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..ipc.actions import ExecutionStatus
+from .core.lifecycle import Rules, decide
+from .core.model import Change, Event, Instant, Record
+
+
+@dataclass(slots=True)
+class Turn:
+    """`read` looks a record up in daemonDB; `started` counts the STARTED ones there."""
+
+    now: Instant
+    rules: Rules
+    read: Callable[[str], Record | None]
+    started: int
+    changes: list[Change] = field(default_factory=list)
+    _newest: dict[str, Record] = field(default_factory=dict)
+
+    def record(self, action_id: str) -> Record | None:
+        return self._newest.get(action_id) or self.read(action_id)
+
+    def happened(self, action_id: str, event: Event) -> Change | None:
+        """Decide what an event means for an action, if it is known."""
+        record = self.record(action_id)
+        return None if record is None else self.take(decide(record, event, self.now, self.rules))
+
+    def take(self, change: Change | None) -> Change | None:
+        """Add a decided change to the turn."""
+        if change is None:
+            return None
+        self.changes.append(change)
+        self._newest[change.after.action.id] = change.after
+        was = change.before is not None and change.before.status is ExecutionStatus.STARTED
+        self.started += (change.after.status is ExecutionStatus.STARTED) - was
+        return change
+
+    @property
+    def touched(self) -> list[Record]:
+        """Every record this turn changes, as it will be."""
+        return list(self._newest.values())

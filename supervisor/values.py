@@ -1,0 +1,80 @@
+"""What a single value of the configuration file may be: a duration, a size, a signal, an
+address, a command. Pure. Each function raises `ValueError` with a reason that does not
+name the key; `settings.py` knows where the value stands.
+"""
+
+import re
+import signal
+from urllib.parse import urlsplit
+
+COMMAND_BYTES_MAX = 64 * 1024
+#: Signals that end a program, or that one may have made its own sign to end.
+STOP_SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "ALRM", "WINCH", "ABRT", "KILL")
+PLACEHOLDERS = ("id", "type", "apps", "from", "to", "run", "attempt")
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)")
+_SIZE = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)")
+
+
+def seconds(value: object) -> float:
+    """A duration, `"500ms"` to `"1h"`, or the number 0."""
+    if type(value) is int and value == 0:
+        return 0.0
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f'expected a duration such as "500ms", "10s" or "5m", got {value!r:.60}')
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def size_bytes(value: object) -> int:
+    """A size, `"64KiB"` or `"8MiB"`, or a plain number of bytes."""
+    if type(value) is int:
+        return value
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f'expected a size such as "64KiB" or "8MiB", got {value!r:.60}')
+    return int(found[1]) * _BYTES[found[2]]
+
+
+def stop_signal(value: object) -> int:
+    """The number of a signal that is given as `"TERM"` or `"SIGTERM"`."""
+    name = value.removeprefix("SIG") if isinstance(value, str) else None
+    if name not in STOP_SIGNALS:
+        raise ValueError(f"expected one of {', '.join(STOP_SIGNALS)}, got {value!r:.60}")
+    return signal.Signals[f"SIG{name}"].value
+
+
+def check_url(url: str) -> None:
+    """The reason never repeats the url: there may be a password in it."""
+    if not url.isprintable() or " " in url:
+        raise ValueError("has a space or a control character in it")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is no address") from None
+    if "@" in parts.netloc:
+        raise ValueError("has credentials in it; use backend.token_file")
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError("expected http://… or https://… with a host")
+    if "?" in url or "#" in url:
+        raise ValueError("has a query or a fragment; paths are added at its end")
+
+
+def check_command(command: tuple[str, ...]) -> None:
+    """A lower-case word in braces has to be a placeholder; other braces are plain text."""
+    if not command[0]:
+        raise ValueError("its first part, the program, is empty")
+    if sum(len(part.encode()) + 1 for part in command) > COMMAND_BYTES_MAX:
+        raise ValueError(f"is longer than {COMMAND_BYTES_MAX} bytes")
+    if any("\0" in part for part in command):
+        raise ValueError("has a NUL character in it")
+    if re.search(r"\{[a-z]+\}", command[0]):
+        # Text from a backend must never choose what is executed (SPEC S20).
+        raise ValueError("its first part, the program, takes no placeholder")
+    for word in re.findall(r"\{([a-z]+)\}", " ".join(command[1:])):
+        if word not in PLACEHOLDERS:
+            known = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+            raise ValueError(f"unknown placeholder {{{word}}} (known: {known})")

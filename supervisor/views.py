@@ -1,0 +1,76 @@
+"""Records as people and scripts see them (INTERFACE, "Commands"). Pure; decides nothing."""
+
+from ..ipc.control import ActionView, EventView, RunView
+from ..ipc.instants import format_instant, format_optional
+from .backend import signal_name
+from .core.model import Null, Over, Record, Running, RunRow, StatusChange, Waiting
+from .pool import LiveRun
+
+
+def phase(record: Record, live: LiveRun | None, *, queued: bool, held: bool) -> str:
+    """What a person wants to read: more than the status, derived from what is known."""
+    match record.state:
+        case Over():
+            return "done"
+        case Waiting():
+            return "waiting"
+        case Null():
+            return "waiting" if held else "queued" if queued else "scheduled"
+        case Running(run):
+            if live is not None and live.stuck:
+                return "stuck"
+            if run.stop is not None or (live is not None and live.ending is not None):
+                return "stopping"
+            if live is None:
+                return "stuck"  # an earlier daemon's, which cannot be ended (S1)
+            return "starting" if live.script_pid is None else "running"
+
+
+def run_view(row: RunRow, live: LiveRun | None = None) -> RunView:
+    """A run: the stored row, and for one that lives what is known of it now."""
+    beat_us = row.last_heartbeat_us if live is None else live.last_beat_us
+    return RunView(
+        run_id=row.run_id,
+        attempt=row.attempt,
+        worker_pid=live.worker_pid if live else row.worker_pid,
+        script_pid=live.script_pid if live else row.script_pid,
+        started_at=format_instant(row.started_us),
+        ended_at=format_optional(row.ended_us),
+        exit_code=row.exit_code,
+        signal=None if row.signal is None else signal_name(row.signal),
+        reason=row.reason.value if row.reason else None,
+        detail=row.detail,
+        last_heartbeat_at=format_optional(beat_us),
+        status_text=live.status_text if live else row.status_text,
+    )
+
+
+def action_view(record: Record, shown_phase: str, run: RunView | None) -> ActionView:
+    action = record.action
+    return ActionView(
+        id=action.id,
+        from_date=format_instant(action.from_us),
+        to_date=format_instant(action.to_us),
+        should_be_executed=action.should_be_executed,
+        wanted=record.wanted,
+        app_names=action.app_names,
+        type=action.type,
+        execution_status=record.status.json,
+        phase=shown_phase,
+        reason=record.reason.value if record.reason else None,
+        detail=record.detail,
+        attempt=record.attempt,
+        run=run,
+    )
+
+
+def event_view(sequence: int, change: StatusChange) -> EventView:
+    return EventView(
+        seq=sequence,
+        at=format_instant(change.at_us),
+        id=change.action_id,
+        from_=change.old.json,
+        to=change.new.json,
+        reason=change.reason.value if change.reason else None,
+        run_id=change.run_id,
+    )

@@ -1,0 +1,419 @@
+"""A real HTTP backend on loopback, to be talked to: it serves actions, records reports,
+and fails on demand in every way that `FAULTS` names.
+
+    with BackendServer() as backend:
+        backend.set_actions([entry("a")])
+        backend.fault = "drip-body"
+        ... backend.url ...
+"""
+
+import contextlib
+import gzip
+import json
+import socket
+import socketserver
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+from geosched.ipc.messages import BackendAddress
+
+#: How long between two bytes of an answer that drips.
+DRIP_SECONDS = 0.05
+MEBIBYTE = 1024 * 1024
+HUGE_BYTES = 256 * MEBIBYTE
+
+
+def entry(
+    action_id: str,
+    from_date: str = "2026-11-23T08:00:00.000Z",
+    to_date: str = "2026-11-23T12:30:00.000Z",
+    **fields: Any,
+) -> dict[str, Any]:
+    """One action as a backend sends it; `fields` add to it or replace."""
+    base = {
+        "id": action_id,
+        "fromDate": from_date,
+        "toDate": to_date,
+        "shouldBeExecuted": True,
+        "appNames": ["Chrome"],
+    }
+    return {**base, **fields}
+
+
+def address(kind: str = "http", **fields: Any) -> BackendAddress:
+    """Where a backend is, with small bounds; `fields` replace."""
+    base: dict[str, Any] = {
+        "url": "",
+        "path": "",
+        "token_file": "",
+        "timeout_seconds": 5.0,
+        "body_bytes_max": MEBIBYTE,
+        "actions_max": 10_000,
+    }
+    return BackendAddress(kind, **{**base, **fields})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class BackendServer:
+    """The backend; all fields may be changed while it runs, from any thread.
+
+    `fault` is a name of `FAULTS` or "". Reports are refused one by one (`reject_keys`, key
+    to error) or with their whole batch (`poison_keys`, with `poison_status`).
+    """
+
+    token: str = ""
+    etags: bool = True
+    fault: str = ""
+    fault_status: int = 503
+    fault_headers: dict[str, str] = field(default_factory=dict)
+    slow_seconds: float = 5.0
+    reject_keys: dict[str, str] = field(default_factory=dict)
+    ignore_keys: set[str] = field(default_factory=set)
+    poison_keys: set[str] = field(default_factory=set)
+    poison_status: int = 422
+    itemised: bool = True  # answer reports with lists, not with an empty body
+    report_answer: bytes | None = None  # exactly this body, whatever was sent
+    report_status: int = 200
+    etag: str = ""  # exactly this ETag, whatever the actions
+    body: bytes | None = None  # exactly this body instead of the actions
+
+    def __post_init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.reports: list[dict[str, Any]] = []  # every one taken, repetitions included
+        self.batches: dict[str, int] = {}  # Idempotency-Key: how often it came
+        self.released = threading.Event()
+        self._actions: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        self._server: _Server | None = None
+        self._port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/api"
+
+    def start(self) -> None:
+        """Listen, on the same port as before."""
+        self.released.clear()
+        self._server = _Server(self._port, self)
+        self._port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse connections, and end every answer that is still being given."""
+        self.released.set()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    def set_actions(self, actions: list[dict[str, Any]]) -> None:
+        with self._lock:
+            self._actions = list(actions)
+
+    def snapshot(self) -> bytes:
+        with self._lock:
+            return self.body if self.body is not None else json.dumps(self._actions).encode()
+
+    def statuses(self) -> dict[str, list[str]]:
+        """The statuses of each action in the order they first came; each key counts once."""
+        with self._lock:
+            first = {report["key"]: report for report in reversed(self.reports)}
+            found: dict[str, list[str]] = {}
+            for report in reversed(first.values()):
+                found.setdefault(report["id"], []).append(report["executionStatus"])
+            return found
+
+    def take(self, key: str, reports: list[dict[str, Any]]) -> tuple[int, bytes]:
+        """Status and body of the answer to a batch."""
+        with self._lock:
+            self.batches[key] = self.batches.get(key, 0) + 1
+            keys = {report["key"] for report in reports}
+            if keys & self.poison_keys:
+                return self.poison_status, b""
+            rejected = {key: text for key, text in self.reject_keys.items() if key in keys}
+            taken = [
+                report
+                for report in reports
+                if report["key"] not in rejected and report["key"] not in self.ignore_keys
+            ]
+            self.reports += taken
+        if self.report_answer is not None or not self.itemised:
+            return self.report_status, self.report_answer or b""
+        answer = {
+            "accepted": [report["key"] for report in taken],
+            "rejected": [{"key": key, "error": text} for key, text in rejected.items()],
+        }
+        return self.report_status, json.dumps(answer).encode()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, port: int, backend: BackendServer) -> None:
+        self.backend = backend
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def server_bind(self) -> None:
+        """Without the look-up of our own name that `HTTPServer` makes."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that leave in the middle of an answer are what this is for."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:  # the name that BaseHTTPRequestHandler looks for
+        self._answer(self._send_snapshot)
+
+    def do_POST(self) -> None:
+        self._answer(self._take_reports)
+
+    def _answer(self, well: Callable[[], None]) -> None:
+        backend = self.server.backend
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        backend.asked.append(Asked(self.command, self.path, dict(self.headers), self.body))
+        if backend.fault:
+            FAULTS[backend.fault](self)
+        elif backend.token and self.headers.get("Authorization") != f"Bearer {backend.token}":
+            self.reply(401, b"")
+        else:
+            well()
+
+    def _send_snapshot(self) -> None:
+        backend = self.server.backend
+        if self.path != "/api/actions":
+            self.reply(404, b"")
+            return
+        body = backend.snapshot()
+        headers = {}
+        if backend.etags:
+            headers["ETag"] = backend.etag or f'"{sha256(body).hexdigest()[:16]}"'
+            if self.headers.get("If-None-Match") == headers["ETag"]:
+                self.reply(304, b"", **headers)
+                return
+        self.reply(200, body, **headers)
+
+    def _take_reports(self) -> None:
+        if self.path != "/api/actions/status":
+            self.reply(404, b"")
+            return
+        key = self.headers.get("Idempotency-Key", "")
+        self.reply(*self.server.backend.take(key, json.loads(self.body)["reports"]))
+
+    def reply(self, status: int, body: bytes, **headers: str) -> None:
+        """A whole answer. Keyword names stand for headers, with `_` for `-`."""
+        self.head(status, Content_Length=str(len(body)), **headers)
+        self.wfile.write(body)
+
+    def head(self, status: int, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+    def pause(self, seconds: float) -> bool:
+        """Whether the server was told to stop within so long."""
+        return self.server.backend.released.wait(seconds)
+
+    def drip(self, text: bytes) -> None:
+        for byte in text:
+            self.wfile.write(bytes([byte]))
+            if self.pause(DRIP_SECONDS):
+                return
+
+    def hang_up(self) -> None:
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: tests look at `asked`."""
+
+
+def _slow(handler: _Handler) -> None:
+    """A good answer, late."""
+    if not handler.pause(handler.server.backend.slow_seconds):
+        handler.reply(200, handler.server.backend.snapshot())
+
+
+def _drip_body(handler: _Handler) -> None:
+    handler.head(200, Content_Length="10000")
+    handler.drip(b" " * 10_000)
+
+
+def _drip_headers(handler: _Handler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    for number in range(1000):
+        handler.drip(f"X-{number}: y\r\n".encode())
+        if handler.server.backend.released.is_set():
+            return
+
+
+def _huge(handler: _Handler) -> None:
+    """No length, no end: whitespace is valid before any JSON."""
+    handler.hang_up()
+    handler.head(200, Connection="close")
+    for _ in range(HUGE_BYTES // MEBIBYTE):
+        handler.wfile.write(b" " * MEBIBYTE)
+
+
+def _gzip_bomb(handler: _Handler) -> None:
+    handler.reply(200, gzip.compress(b" " * (64 * MEBIBYTE)), Content_Encoding="gzip")
+
+
+def _gzip(handler: _Handler) -> None:
+    """Compressed although nobody asked for it, and good."""
+    body = gzip.compress(handler.server.backend.snapshot())
+    handler.reply(200, body, Content_Encoding="gzip")
+
+
+def _gzip_garbage(handler: _Handler) -> None:
+    handler.reply(200, b"no gzip at all", Content_Encoding="gzip")
+
+
+def _truncated(handler: _Handler) -> None:
+    """Half of what the length promised."""
+    handler.hang_up()
+    body = handler.server.backend.snapshot()
+    handler.head(200, Content_Length=str(len(body)))
+    handler.wfile.write(body[: len(body) // 2])
+
+
+def _truncated_chunks(handler: _Handler) -> None:
+    handler.hang_up()
+    handler.head(200, Transfer_Encoding="chunked")
+    handler.wfile.write(b"2\r\n[]\r\n")
+
+
+def _truncated_clean(handler: _Handler) -> None:
+    """Half, by a server that promised no length: only the JSON tells."""
+    handler.hang_up()
+    handler.head(200, Connection="close")
+    body = handler.server.backend.snapshot()
+    handler.wfile.write(body[: len(body) // 2])
+
+
+def _length_too_small(handler: _Handler) -> None:
+    handler.hang_up()
+    body = handler.server.backend.snapshot()
+    handler.head(200, Content_Length=str(len(body) - 1))
+    handler.wfile.write(body)
+
+
+def _length_too_large(handler: _Handler) -> None:
+    handler.hang_up()
+    body = handler.server.backend.snapshot()
+    handler.head(200, Content_Length=str(len(body) + 1))
+    handler.wfile.write(body)
+
+
+def _no_http(handler: _Handler) -> None:
+    handler.hang_up()
+    handler.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+
+
+def _long_header(handler: _Handler) -> None:
+    handler.hang_up()
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: " + b"y" * 200_000 + b"\r\n\r\n")
+
+
+def _reset(handler: _Handler) -> None:
+    """A connection that is torn down instead of closed."""
+    handler.hang_up()
+    linger_none = struct.pack("ii", 1, 0)
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_none)
+    handler.connection.close()
+
+
+def _close(handler: _Handler) -> None:
+    """The request is read, and nothing is said."""
+    handler.hang_up()
+
+
+def _redirect(handler: _Handler) -> None:
+    """Elsewhere, with a body that never ends: it is not to be read."""
+    handler.hang_up()
+    handler.head(302, Location="http://user:secret@127.0.0.1:9/elsewhere?token=secret")
+    for _ in range(HUGE_BYTES // MEBIBYTE):
+        handler.wfile.write(b" " * MEBIBYTE)
+
+
+def _status(handler: _Handler) -> None:
+    backend = handler.server.backend
+    handler.reply(backend.fault_status, b'{"error": "no"}', **backend.fault_headers)
+
+
+def _with_body(body: bytes, **headers: str) -> Callable[[_Handler], None]:
+    return lambda handler: handler.reply(200, body, **headers)
+
+
+FAULTS: dict[str, Callable[[_Handler], None]] = {
+    "slow": _slow,
+    "drip-body": _drip_body,
+    "drip-headers": _drip_headers,
+    "huge": _huge,
+    "gzip-bomb": _gzip_bomb,
+    "gzip": _gzip,
+    "gzip-garbage": _gzip_garbage,
+    "truncated": _truncated,
+    "truncated-chunks": _truncated_chunks,
+    "truncated-clean": _truncated_clean,
+    "length-too-small": _length_too_small,
+    "length-too-large": _length_too_large,
+    "no-http": _no_http,
+    "long-header": _long_header,
+    "reset": _reset,
+    "close": _close,
+    "redirect": _redirect,
+    "status": _status,
+    "garbage": _with_body(bytes(range(256))),
+    "html": _with_body(b"<!doctype html><p>Welcome to the hotel", Content_Type="text/html"),
+    "empty": _with_body(b""),
+    "deep": _with_body(b"[" * 200_000),
+    "not-utf8": _with_body(b'[{"id": "\xff\xfe"}]'),
+    "wrong-shape": _with_body(b'{"data": []}'),
+    "number": _with_body(b"42"),
+    "null": _with_body(b"null"),
+}
