@@ -16,6 +16,7 @@ from ..ipc.messages import BackendAddress, Report
 from .children import News
 from .core.model import Instant, Record, StatusChange
 from .core.reconcile import Verdict
+from .core.retry import RETRY_CAP_SECONDS
 from .daemondb import DaemonDB, MetaUpdate
 from .pulling import Applying
 from .settings import BackendSettings
@@ -54,6 +55,7 @@ class SyncAsked:
     """A `sync` under way: a pull, then reports until none is left or one fails."""
 
     counts: SyncView = field(default_factory=SyncView)
+    begun: bool = False  # a pull that began before it was asked for does not count
     pulled: bool = False
     error: str | None = None
     done: bool = False
@@ -97,7 +99,6 @@ class Backend:
     def __init__(
         self, settings: BackendSettings, synchronisation: Synchronisation, db: DaemonDB
     ) -> None:
-        self.settings = settings
         self.progress = Progress()
         self.asked: SyncAsked | None = None
         self._sync = synchronisation
@@ -105,6 +106,7 @@ class Backend:
         self._applying: Applying | None = None
         self._pull_wanted = False
         self._in_flight: dict[str, int] = {}
+        self.reconfigure(settings)
 
     @property
     def applying(self) -> bool:
@@ -118,6 +120,11 @@ class Backend:
     def reconfigure(self, settings: BackendSettings) -> None:
         self.settings = settings
         self._sync.address = address(settings)
+        # Backing off spares a server: a file is simply looked at again.
+        local = settings.kind == "file"
+        self._sync.retry_cap_seconds = (
+            settings.poll_interval_seconds if local else RETRY_CAP_SECONDS
+        )
 
     def want_pull(self) -> None:
         self._pull_wanted = True
@@ -203,6 +210,8 @@ class Backend:
             return
         if self._pull_wanted and self._sync.may(pull=True, now=now):
             self._pull_wanted = False
+            if self.asked is not None:
+                self.asked.begun = True
             meta = self._db.meta
             known = meta.source == self._source()
             self._sync.pull(
@@ -272,7 +281,7 @@ class Backend:
             log.info("Pulls succeed again", extra={"event": "pull-recovered"})
         progress.last_pull_us = progress.last_success_us = now.wall_us
         progress.last_ok, progress.last_error = True, None
-        if self.asked is not None and not self.asked.done:
+        if self.asked is not None and self.asked.begun and not self.asked.done:
             self.asked.pulled = True
             self.asked.counts = self._counts(applied)
 
@@ -294,7 +303,7 @@ class Backend:
             log.warning("Cannot pull: %s", message, extra={"event": "pull-failed"})
         progress.last_pull_us, progress.last_ok, progress.last_error = now.wall_us, False, message
         self._pull_wanted = True  # again, once the back-off is over
-        if self.asked is not None and not self.asked.done:
+        if self.asked is not None and self.asked.begun and not self.asked.done:
             self.asked.error = f"cannot pull: {message}"
             self.asked.done = True
 

@@ -81,6 +81,8 @@ def _run(options: argparse.Namespace) -> int:
         settings = load(options.config)
         if options.check:
             return _check(settings)
+        for warning in preflight.warnings(settings):
+            log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
         preflight.prepare_directories(settings)
         with contextlib.ExitStack() as opened:
             return Daemon(settings, opened).run()

@@ -1,89 +1,55 @@
-"""daemonDB: the tables, and compare-and-swap as the only way a status changes.
+"""daemonDB: the one door to what is on disk, and the only importer of `lmdb`.
 
-The only importer of `lmdb`. Owns what is on disk; decides nothing about statuses. One
-write transaction a call, none outlives it, and what cannot be read costs that one value.
-Which errors end the daemon and which are waited out is `StoreError.fatal`.
+Owns the environment, its transactions and its errors; what is in the tables is
+`actionrows.py`'s, `history.py`'s and `outbox.py`'s. Decides nothing about statuses. One
+transaction a call, none outlives it, and what cannot be read costs that one value. Which
+errors end the daemon and which are waited out is `StoreError.fatal`.
 """
 
 import contextlib
-import errno
 import logging
-import os
-import secrets
-import struct
+import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import lmdb
-import msgspec
+import lmdb.verify
 from msgspec.structs import replace
 
 from ..ipc.actions import ExecutionStatus
 from . import migrations, storefile
-from .core.model import Change, Record, RunRow, StatusChange
-from .records import (
-    KIND_OF_STATUS,
-    STATUSES,
-    Codec,
-    DamagedRecordError,
-    action_key,
-    status_of,
+from .actionrows import ActionRows, page_cursor
+from .core.model import Change, Record, RunRow
+from .history import Event, History
+from .outbox import OUTBOX_ROWS_MAX, Outbox
+from .records import STATUSES, action_key, edge_key
+from .storefile import StoreError, StoreErrorKind
+from .storemeta import (
+    FORMAT_KEY,
+    Meta,
+    MetaUpdate,
+    decode_format,
+    encode_format,
+    put_meta,
+    read_or_make_meta,
 )
-from .storefile import StoreError
+from .tables import Damage, Tables, Transaction
 
-__all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate", "StoreError"]
+__all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate", "StoreError", "StoreErrorKind"]
 
 log = logging.getLogger(__name__)
 
-MAP_BYTES = 64 * 1024**2
-#: A full map grows by doubling, up to here (a 32-bit process maps about as much, fact L4).
+MAP_BYTES = 256 * 1024**2
+#: A full map is doubled, up to here: about what a 32-bit process can map (fact L4).
 MAP_BYTES_MAX = 1024**3
-RUNS_KEPT = 20
-EVENTS_KEPT = 100
-OUTBOX_ROWS_MAX = 100_000
-REFUSALS_MAX = 10
-#: Configuration longer than this goes into a table of its own: a change of status must
-#: not rewrite kilobytes of it (fact L12: over 2 kB a value takes whole pages).
-DETAILS_BYTES_MIN = 300
+TABLES_MAX = 16
+READERS_MAX = 8
 
-_SEQUENCE = struct.Struct(">Q")
-_ATTEMPT = struct.Struct(">I")
-_NO_DETAILS = ((), "")
 
 Result = TypeVar("Result")
-
-
-class Meta(msgspec.Struct, frozen=True):
-    """What daemonDB knows of itself. `generation` is new whenever a store is made."""
-
-    format: int
-    generation: str
-    device: str
-    etag: str = ""
-    digest: str = ""
-    source: str = ""
-    clock_mark_us: int = 0
-    last_sequence: int = 0
-    outbox_dropped: int = 0
-
-
-class MetaUpdate(msgspec.Struct, frozen=True):
-    """What a turn changes of `Meta`; None stays as it is."""
-
-    etag: str | None = None
-    digest: str | None = None
-    source: str | None = None
-    clock_mark_us: int | None = None
-
-
-class _Pending(msgspec.Struct, frozen=True, array_like=True):
-    """A status change the backend has not taken yet."""
-
-    change: StatusChange
-    refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,65 +57,78 @@ class Committed:
     """Which changes won their compare-and-swap, and the events that came of them."""
 
     won: tuple[bool, ...]
-    events: tuple[tuple[int, StatusChange], ...]
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is held in memory of the store; replaced when a transaction is committed."""
+
+    meta: Meta
+    counts: Counter[ExecutionStatus]
+    last_sequence: int
 
 
 class DaemonDB:
-    """Open it with `open`; one process, one thread."""
+    """Open it with `open`; one process, one thread. Every method may raise `StoreError`."""
 
-    def __init__(self, env: "lmdb.Environment", meta: Meta) -> None:
+    def __init__(
+        self,
+        env: "lmdb.Environment",
+        place: Path,
+        tables: Tables,
+        outbox_rows_max: int,
+        map_bytes_max: int,
+    ) -> None:
         self._env = env
-        self._actions = env.open_db(b"actions")
-        self._details = env.open_db(b"details")
-        self._due = env.open_db(b"due")
-        self._runs = env.open_db(b"runs")
-        self._events = env.open_db(b"events")
-        self._outbox = env.open_db(b"outbox")
-        self._meta = env.open_db(b"meta")
-        self._records = Codec(Record)
-        self._rows = Codec(RunRow)
-        self._changes = Codec(StatusChange)
-        self._pending = Codec(_Pending)
-        self._long = Codec(tuple[tuple[str, ...], str])
-        self.meta = meta
-        self.damaged = 0
-        self.outbox_refused = 0  # set aside after too many refusals
-        self._counts: Counter[ExecutionStatus] = Counter()
-        self._recount()
+        self._place = place
+        self._tables = tables
+        self._map_bytes_max = map_bytes_max
+        self._damage = Damage()
+        self._actions = ActionRows(tables, self._damage)
+        self._history = History(tables, self._damage)
+        self._outbox = Outbox(tables, self._damage, outbox_rows_max)
+        self._known = self._write(self._look_through)
 
     @classmethod
-    def open(cls, state_dir: Path) -> "DaemonDB":
+    def open(
+        cls,
+        state_dir: Path,
+        *,
+        map_bytes: int = MAP_BYTES,
+        map_bytes_max: int = MAP_BYTES_MAX,
+        outbox_rows_max: int = OUTBOX_ROWS_MAX,
+    ) -> "DaemonDB":
         """Open the store below `state_dir`, making it where there is none.
 
-        Raises `StoreError` where it is damaged, newer than this software, or on a file
-        system that cannot hold it; it is never written over.
+        Raises `StoreError` where it is damaged, lost, newer than this software, or on a
+        file system that cannot hold it; it is never written over.
         """
-        place = storefile.prepare(state_dir)
-        with _translated(place):
-            env = lmdb.open(
-                str(place),
-                map_size=max(MAP_BYTES, storefile.data_bytes(place)),
-                max_dbs=16,
-                mode=0o600,
-                lib_version=0,  # never by the environment's choice (fact L1)
-                max_readers=8,
-            )
         try:
-            storefile.close_on_exec(place)
-            with _translated(place):
-                meta = _opened_meta(env, place)
+            place = storefile.prepare(state_dir)
+            with contextlib.ExitStack() as undo:
+                env = _opened(place, map_bytes)
+                undo.callback(env.close)
+                storefile.close_on_exec(place)
+                tables = _founded(env, place)
                 storefile.mark_initialised(place)
-                return cls(env, meta)
-        except BaseException:
-            env.close()
-            raise
+                env.reader_check()
+                db = cls(env, place, tables, outbox_rows_max, map_bytes_max)
+                undo.pop_all()
+        except (lmdb.Error, OSError) as error:
+            raise _store_error(state_dir, error, otherwise=StoreErrorKind.UNUSABLE) from error
+        _warn_of_forgetful_disk(place)
+        return db
 
     def close(self) -> None:
         self._env.close()
 
     def check_readers(self) -> None:
         """Forget readers that died: they would pin pages (fact 7)."""
-        self._env.reader_check()
+        try:
+            self._env.reader_check()
+        except lmdb.Error as error:
+            raise _store_error(self._place, error) from error
 
     # --- the one way a status changes ---------------------------------------------------
 
@@ -159,158 +138,93 @@ class DaemonDB:
         """All changes of one turn, each by compare-and-swap, in one transaction.
 
         A change wins if the stored record has the status and the revision of its
-        `before`. With nothing to write there is no transaction. Raises `StoreError`;
-        then nothing is changed.
+        `before`, or is not there where that is None. With `report` each change of status
+        is put into the outbox too (S18). With nothing to write there is no transaction.
+        When `StoreError` is raised nothing is changed.
         """
-        if not changes and (meta is None or self._updated(meta) == self.meta):
+        if not changes and (meta is None or meta.applied_to(self.meta) == self.meta):
             return Committed((), ())
-        done, counts, newer = self._write(lambda txn: self._commit(txn, changes, report, meta))
-        self.meta, self._counts = newer, counts
-        return done
+        committed, self._known = self._write(lambda txn: self._commit(txn, changes, report, meta))
+        return committed
 
     def _commit(
-        self,
-        txn: "lmdb.Transaction",
-        changes: Sequence[Change],
-        report: bool,
-        meta: MetaUpdate | None,
-    ) -> tuple[Committed, Counter[ExecutionStatus], Meta]:
-        counts, newer = self._counts.copy(), self._updated(meta or MetaUpdate())
-        won: list[bool] = []
-        events: list[tuple[int, StatusChange]] = []
-        for change in changes:
-            won.append(self._compare_and_swap(txn, change))
-            if not won[-1]:
-                log.info("Lost a compare-and-swap on %s", change.after.action.id)
-                continue
-            if change.before is not None:
-                counts[change.before.status] -= 1
-            counts[change.after.status] += 1
-            if change.run is not None:
-                self._put_run(txn, change.after, change.run)
-            event = change.status_change()
-            if event is not None:
-                newer = replace(newer, last_sequence=newer.last_sequence + 1)
-                events.append((newer.last_sequence, event))
-                newer = self._put_event(txn, newer, event, report)
-        txn.put(b"meta", msgspec.msgpack.encode(newer), db=self._meta)
-        return Committed(tuple(won), tuple(events)), counts, newer
+        self, txn: Transaction, changes: Sequence[Change], report: bool, update: MetaUpdate | None
+    ) -> tuple[Committed, _Known]:
+        counts = self._known.counts.copy()
+        won = [self._swap(txn, change, counts) for change in changes]
+        winners = [change for change, swapped in zip(changes, won, strict=True) if swapped]
+        told = [event for event in map(Change.status_change, winners) if event is not None]
+        events = tuple(enumerate(told, self._known.last_sequence + 1))
+        self._history.put_events(txn, events)
+        meta = self.meta if update is None else update.applied_to(self.meta)
+        if report:
+            dropped = self._record_reports(txn, events)
+            meta = replace(meta, outbox_dropped=meta.outbox_dropped + dropped)
+        if meta != self.meta:
+            put_meta(txn, self._tables, meta)
+        known = _Known(meta, counts, self._known.last_sequence + len(events))
+        return Committed(tuple(won), events), known
 
-    def _compare_and_swap(self, txn: "lmdb.Transaction", change: Change) -> bool:
-        key = action_key(change.after.action.id)
-        stored = self._record(txn, key)
-        before, after = change.before, change.after
-        if before is None:
-            if txn.get(key, db=self._actions) is not None:
-                return False
-        elif stored is None or (stored.status, stored.revision) != (before.status, before.revision):
+    def _swap(self, txn: Transaction, change: Change, counts: Counter[ExecutionStatus]) -> bool:
+        swap = self._actions.swap(txn, change)
+        if not swap.won:
             return False
-        old_edge = None if stored is None else stored.edge_us
-        if old_edge != after.edge_us:
-            if old_edge is not None:
-                txn.delete(_edge(old_edge, key), db=self._due)
-            if after.edge_us is not None:
-                txn.put(_edge(after.edge_us, key), b"", db=self._due)
-        self._put_record(txn, key, after, stored)
+        if swap.was is not None:
+            counts[swap.was] -= 1
+        counts[change.after.status] += 1
+        if change.run is not None:
+            self._history.put_run(txn, action_key(change.after.action.id), change.run)
         return True
 
-    def _put_record(
-        self, txn: "lmdb.Transaction", key: bytes, record: Record, stored: Record | None
-    ) -> None:
-        action = record.action
-        long = (action.app_names, action.args)
-        size = sum(len(name) + 5 for name in action.app_names) + len(action.args)
-        if size < DETAILS_BYTES_MIN:
-            if stored is not None:
-                txn.delete(key, db=self._details)
-        else:
-            known = (stored.action.app_names, stored.action.args) if stored else _NO_DETAILS
-            if known != long:
-                txn.put(key, self._long.encode(long), db=self._details)
-            record = replace(record, action=replace(action, app_names=(), args=_ELSEWHERE))
-        kind = KIND_OF_STATUS[record.status]
-        txn.put(key, self._records.encode(record, kind), db=self._actions)
-
-    def _put_run(self, txn: "lmdb.Transaction", record: Record, row: RunRow) -> None:
-        key = action_key(record.action.id)
-        txn.put(key + _ATTEMPT.pack(row.attempt), self._rows.encode(row), db=self._runs)
-        if row.attempt > RUNS_KEPT:
-            txn.delete(key + _ATTEMPT.pack(row.attempt - RUNS_KEPT), db=self._runs)
-
-    def _put_event(
-        self, txn: "lmdb.Transaction", meta: Meta, event: StatusChange, report: bool
-    ) -> Meta:
-        """S18: what is to be reported is recorded with what changed."""
-        sequence = meta.last_sequence
-        txn.put(_SEQUENCE.pack(sequence), self._changes.encode(event), db=self._events)
-        if sequence > EVENTS_KEPT:
-            txn.delete(_SEQUENCE.pack(sequence - EVENTS_KEPT), db=self._events)
-        if not report or event.new is ExecutionStatus.NULL:
-            return meta
-        row = self._pending.encode(_Pending(event))
-        txn.put(_SEQUENCE.pack(sequence), row, db=self._outbox)
-        if txn.stat(self._outbox)["entries"] <= OUTBOX_ROWS_MAX:
-            return meta
-        return self._drop_oldest(txn, meta)
-
-    def _drop_oldest(self, txn: "lmdb.Transaction", meta: Meta) -> Meta:
-        """Beyond the bound the oldest report goes: the newest say how it ended."""
-        with txn.cursor(self._outbox) as cursor:
-            if cursor.first():
-                cursor.delete()
-        return replace(meta, outbox_dropped=meta.outbox_dropped + 1)
-
-    def _updated(self, update: MetaUpdate) -> Meta:
-        new = msgspec.structs.asdict(update)
-        return replace(self.meta, **{key: value for key, value in new.items() if value is not None})
+    def _record_reports(self, txn: Transaction, events: Sequence[Event]) -> int:
+        """S18: in the transaction that changes the status. How many made room for them."""
+        for sequence, event in events:
+            if event.new is not ExecutionStatus.NULL:
+                self._outbox.append(txn, sequence, event)
+        return self._outbox.trim(txn)
 
     # --- actions ------------------------------------------------------------------------
+
+    @property
+    def meta(self) -> Meta:
+        return self._known.meta
+
+    @property
+    def damaged(self) -> int:
+        """Values that could not be read since the store was opened."""
+        return len(self._damage)
 
     def read(self, action_id: str) -> Record | None:
         return self.read_key(action_key(action_id))
 
     def read_key(self, key: bytes) -> Record | None:
         """The record under a key; None where there is none, or where it is damaged."""
-        with self._env.begin() as txn:
-            return self._record(txn, key)
+        return self._read(lambda txn: self._actions.record(txn, key))
 
     def counts(self) -> Counter[ExecutionStatus]:
         """How many records have each status."""
-        return self._counts
+        return self._known.counts.copy()
 
     def counts_line(self) -> str:
         """The counts as a line for people."""
-        return ", ".join(f"{self._counts[status]} {status.value}" for status in STATUSES)
+        return ", ".join(f"{self._known.counts[status]} {status.value}" for status in STATUSES)
 
     def started(self) -> list[Record]:
         """Every STARTED record, by the index of what is not terminal."""
-        with self._env.begin() as txn:
-            open_count = txn.stat(self._due)["entries"]
-            found = [self._record(txn, key) for _, key in self._edges(txn, b"", open_count)]
-            return [r for r in found if r is not None and r.status is ExecutionStatus.STARTED]
+        return self._read(self._actions.started)
 
     def page(
         self, cursor: str, limit: int, statuses: Collection[ExecutionStatus]
     ) -> tuple[list[Record], str]:
-        """Records with one of the statuses, in the order of their keys; "" ends and begins.
+        """At most `limit` records with one of the statuses, and the cursor to go on with.
 
-        At most `limit` of them, and at most fifty times as many looked at.
+        In no order that means anything. "" begins and ends; a page before the end may
+        hold few records or none, because what is looked through at once is bounded.
+        Raises `ValueError` for a cursor that is none.
         """
-        records: list[Record] = []
-        with self._env.begin() as txn, txn.cursor(self._actions) as at:
-            more = at.set_range(bytes.fromhex(cursor)) if cursor else at.first()
-            for _ in range(50 * limit):
-                if not more:
-                    return records, ""
-                if len(records) == limit:
-                    break
-                key, stored = (bytes(part) for part in at.item())
-                if status_of(stored) in statuses:
-                    record = self._record(txn, key)
-                    if record is not None:
-                        records.append(record)
-                more = at.next()
-            return records, bytes(at.key()).hex() if more else ""
+        after = page_cursor(cursor)
+        records, last = self._read(lambda txn: self._actions.page(txn, after, limit, statuses))
+        return records, last.hex()
 
     # --- the index of edges -------------------------------------------------------------
 
@@ -318,217 +232,195 @@ class DaemonDB:
         self, after: tuple[int, bytes] | None, until_us: int, limit: int
     ) -> list[tuple[int, bytes]]:
         """Edges up to and including `until_us`, behind `after`: (edge, key), earliest first."""
-        start = b"" if after is None else _edge(*after) + b"\0"
-        with self._env.begin() as txn:
-            edges = self._edges(txn, start, limit)
+        start = b"" if after is None else edge_key(*after) + b"\0"
+        edges = self._read(lambda txn: self._actions.edges(txn, start, limit))
         return [(edge_us, key) for edge_us, key in edges if edge_us <= until_us]
 
     def next_edge_after(self, instant_us: int) -> int | None:
         """The first edge later than an instant."""
-        with self._env.begin() as txn:
-            edges = self._edges(txn, _edge(instant_us + 1, b""), 1)
+        start = edge_key(instant_us + 1, b"")
+        edges = self._read(lambda txn: self._actions.edges(txn, start, 1))
         return edges[0][0] if edges else None
 
     def open_page(self, cursor: str, limit: int) -> tuple[list[Record], str]:
-        """Records that are not terminal, by edge; a record that moves may come twice."""
-        with self._env.begin() as txn:
-            edges = self._edges(txn, bytes.fromhex(cursor), limit + 1)
-            found = [self._record(txn, key) for _, key in edges[:limit]]
-        following = _edge(*edges[limit]).hex() if len(edges) > limit else ""
-        return [record for record in found if record is not None], following
+        """Records that are not terminal, by edge; one whose edge moves on may come twice."""
+
+        def work(txn: Transaction) -> tuple[list[Record], str]:
+            edges = self._actions.edges(txn, bytes.fromhex(cursor), limit + 1)
+            found = [self._actions.record(txn, key) for _, key in edges[:limit]]
+            following = edge_key(*edges[limit]).hex() if len(edges) > limit else ""
+            return [record for record in found if record is not None], following
+
+        return self._read(work)
 
     # --- runs, events, outbox -----------------------------------------------------------
 
     def run(self, action_id: str, attempt: int) -> RunRow | None:
-        with self._env.begin() as txn:
-            stored = txn.get(action_key(action_id) + _ATTEMPT.pack(attempt), db=self._runs)
-            return None if stored is None else self._decoded(self._rows, stored, "a run")
+        return self._read(lambda txn: self._history.run(txn, action_key(action_id), attempt))
 
     def runs(self, action_id: str, limit: int) -> list[RunRow]:
         """The runs of an action that are kept, newest first."""
-        rows: list[RunRow] = []
-        prefix = action_key(action_id)
-        with self._env.begin() as txn, txn.cursor(self._runs) as at:
-            more = at.set_range(prefix)
-            while more and bytes(at.key()).startswith(prefix):
-                row = self._decoded(self._rows, bytes(at.value()), "a run")
-                if row is not None:
-                    rows.append(row)
-                more = at.next()
-        return rows[::-1][:limit]
+        return self._read(lambda txn: self._history.runs(txn, action_key(action_id), limit))
 
-    def events(self, after: int) -> list[tuple[int, StatusChange]]:
+    def events(self, after: int) -> list[Event]:
         """The events later than a sequence number, of the last hundred."""
-        with self._env.begin() as txn:
-            rows = self._scan(txn, self._events, _SEQUENCE.pack(after + 1), EVENTS_KEPT)
-        events = (
-            (_SEQUENCE.unpack(key)[0], self._decoded(self._changes, value, "an event"))
-            for key, value in rows
-        )
-        return [(sequence, event) for sequence, event in events if event is not None]
+        return self._read(lambda txn: self._history.events(txn, after))
 
-    def outbox_pending(self, limit: int) -> list[tuple[int, StatusChange]]:
-        """The oldest reports not yet taken and not set aside."""
-        found: list[tuple[int, StatusChange]] = []
-        start = 0
-        with self._env.begin() as txn:
-            while len(found) < limit and (rows := self._reports(txn, start, limit)):
-                start = rows[-1][0] + 1
-                found += [
-                    (sequence, row.change)
-                    for sequence, row in rows
-                    if row is not None and row.refusals < REFUSALS_MAX
-                ]
-        return found[:limit]
+    def outbox_pending(self, limit: int) -> list[Event]:
+        """The reports that may be sent now, oldest first; of each action its oldest."""
+        return self._read(lambda txn: self._outbox.pending(txn, limit))
+
+    def settle_reports(self, accepted: Collection[int], refused: Collection[int]) -> None:
+        """The backend's durable word on reports, by sequence number."""
+        if accepted or refused:
+            self._write(lambda txn: self._outbox.settle(txn, accepted, refused))
 
     @property
     def outbox_depth(self) -> int:
         """Reports not taken yet, those set aside not counted."""
-        with self._env.begin() as txn:
-            return int(txn.stat(self._outbox)["entries"]) - self.outbox_refused
+        return self._read(self._outbox.depth)
 
     @property
     def outbox_oldest_us(self) -> int | None:
-        pending = self.outbox_pending(1)
-        return pending[0][1].at_us if pending else None
+        return self._read(self._outbox.oldest_us)
+
+    @property
+    def outbox_refused(self) -> int:
+        """Reports set aside after too many refusals; the newest thousand are kept."""
+        return self._read(self._outbox.refused)
 
     @property
     def outbox_dropped(self) -> int:
+        """Reports dropped beyond the bound of the outbox since the store was made."""
         return self.meta.outbox_dropped
 
-    def settle_reports(self, accepted: Collection[int], refused: Collection[int]) -> None:
-        """The backend's durable word: what it took is forgotten, what it refused counted."""
-        if accepted or refused:
-            self.outbox_refused += self._write(lambda txn: self._settle(txn, accepted, refused))
+    # --- transactions -------------------------------------------------------------------
 
-    def _settle(
-        self, txn: "lmdb.Transaction", accepted: Collection[int], refused: Collection[int]
-    ) -> int:
-        set_aside = 0
-        for sequence in accepted:
-            txn.delete(_SEQUENCE.pack(sequence), db=self._outbox)
-        for sequence in refused:
-            key = _SEQUENCE.pack(sequence)
-            stored = txn.get(key, db=self._outbox)
-            row = None if stored is None else self._decoded(self._pending, stored, "a report")
-            if row is not None:
-                row = replace(row, refusals=row.refusals + 1)
-                set_aside += row.refusals == REFUSALS_MAX
-                txn.put(key, self._pending.encode(row), db=self._outbox)
-        return set_aside
-
-    # --- below --------------------------------------------------------------------------
-
-    def _write(self, work: Callable[["lmdb.Transaction"], Result]) -> Result:
-        """One write transaction; a full map grows around the whole of it (fact L14)."""
-        while True:
-            try:
-                with _translated(Path(self._env.path())), self._env.begin(write=True) as txn:
-                    return work(txn)
-            except storefile.MapFullError as error:
-                size = int(self._env.info()["map_size"])
-                if size >= MAP_BYTES_MAX:
-                    raise StoreError(str(error), fatal=False) from error
-                self._env.set_mapsize(min(2 * size, MAP_BYTES_MAX))
-
-    def _record(self, txn: "lmdb.Transaction", key: bytes) -> Record | None:
-        stored = txn.get(key, db=self._actions)
-        record = None if stored is None else self._decoded(self._records, stored, "an action")
-        if record is None or record.action.args != _ELSEWHERE:
-            return record
-        long = txn.get(key, db=self._details)
-        details = None if long is None else self._decoded(self._long, long, "an action")
-        if details is None:
-            return None
-        return replace(record, action=replace(record.action, app_names=details[0], args=details[1]))
-
-    def _decoded(
-        self, codec: Codec[Result], stored: bytes | memoryview, what: str
-    ) -> Result | None:
+    def _read(self, work: Callable[[Transaction], Result]) -> Result:
         try:
-            return codec.decode(bytes(stored))
-        except DamagedRecordError as error:
-            self.damaged += 1
-            log.error("Lost %s: %s", what, error, extra={"event": "damaged-record"})
-            return None
+            with self._env.begin() as txn:
+                return work(txn)
+        except lmdb.Error as error:
+            raise _store_error(self._place, error) from error
 
-    def _scan(
-        self, txn: "lmdb.Transaction", table: Any, start: bytes, limit: int
-    ) -> list[tuple[bytes, bytes]]:
-        """Rows from `start` on, copied out: nothing may yield inside a transaction (fact L25)."""
-        found: list[tuple[bytes, bytes]] = []
-        with txn.cursor(table) as at:
-            more = at.set_range(start) if start else at.first()
-            while more and len(found) < limit:
-                key, value = at.item()
-                found.append((bytes(key), bytes(value)))
-                more = at.next()
-        return found
-
-    def _edges(self, txn: "lmdb.Transaction", start: bytes, limit: int) -> list[tuple[int, bytes]]:
-        rows = self._scan(txn, self._due, start, limit)
-        return [(_SEQUENCE.unpack_from(key)[0], key[_SEQUENCE.size :]) for key, _ in rows]
-
-    def _reports(
-        self, txn: "lmdb.Transaction", start: int, limit: int
-    ) -> list[tuple[int, _Pending | None]]:
-        rows = self._scan(txn, self._outbox, _SEQUENCE.pack(start), limit)
-        return [
-            (_SEQUENCE.unpack(key)[0], self._decoded(self._pending, value, "a report"))
-            for key, value in rows
-        ]
-
-    def _recount(self) -> None:
-        with self._env.begin() as txn:
-            with txn.cursor(self._actions) as at:
-                found = Counter(status_of(bytes(v)) for v in at.iternext(keys=False, values=True))
-            reports = self._reports(txn, 0, txn.stat(self._outbox)["entries"])
-        self.damaged += found.pop(None, 0)
-        self._counts = Counter({status: found[status] for status in STATUSES})
-        self.outbox_refused = sum(row is None or row.refusals >= REFUSALS_MAX for _, row in reports)
-
-
-#: Stands in the place of `args` where a record's long configuration is in `details`;
-#: no JSON text is like it.
-_ELSEWHERE = "\0"
-
-
-def _edge(edge_us: int, key: bytes) -> bytes:
-    return _SEQUENCE.pack(max(0, min(edge_us, 2**63 - 1))) + key
-
-
-def _opened_meta(env: "lmdb.Environment", place: Path) -> Meta:
-    """The store's own word about itself, migrated to this format; new for a new store."""
-    table = env.open_db(b"meta")
-    with env.begin(write=True) as txn:
-        stored = txn.get(b"meta", db=table)
-        if stored is None:
-            meta = Meta(migrations.FORMAT, secrets.token_hex(8), secrets.token_hex(8))
-            txn.put(b"meta", msgspec.msgpack.encode(meta), db=table)
-            return meta
+    def _write(self, work: Callable[[Transaction], Result]) -> Result:
+        """`work` in a write transaction; again, from its beginning, where the map was full:
+        a commit may be what finds that out (facts 6, L14)."""
         try:
-            meta = msgspec.msgpack.decode(stored, type=Meta)
-        except msgspec.MsgspecError as error:
-            raise StoreError(f"cannot read {place}: its meta row is damaged ({error})") from None
-        number = migrations.migrate(txn, meta.format, place)
-        if number != meta.format:
-            meta = replace(meta, format=number, etag="", digest="", source="")
-            txn.put(b"meta", msgspec.msgpack.encode(meta), db=table)
-        return meta
+            return self._write_once(work)
+        except StoreError as error:
+            if error.kind is not StoreErrorKind.MAP_FULL or not self._grow():
+                raise
+        return self._write_once(work)
+
+    def _write_once(self, work: Callable[[Transaction], Result]) -> Result:
+        try:
+            with self._env.begin(write=True) as txn:
+                return work(txn)
+        except lmdb.Error as error:
+            raise _store_error(self._place, error) from error
+
+    def _grow(self) -> bool:
+        size = int(self._env.info()["map_size"])
+        if size >= self._map_bytes_max:
+            return False
+        larger = min(2 * size, self._map_bytes_max)
+        try:
+            self._env.set_mapsize(larger)
+        except lmdb.Error as error:
+            raise _store_error(self._place, error) from error
+        log.info("daemonDB may grow to %d bytes", larger, extra={"event": "store-grows"})
+        return True
+
+    def _look_through(self, txn: Transaction) -> _Known:
+        """What is kept in memory, from what is on disk."""
+        removed = self._outbox.remove_damaged(txn)
+        if removed:
+            log.error("Set aside %d damaged reports", removed, extra={"event": "damaged-reports"})
+        meta = read_or_make_meta(txn, self._tables)
+        return _Known(meta, self._actions.count(txn), self._history.last_sequence(txn))
 
 
-@contextlib.contextmanager
-def _translated(place: Path) -> Iterator[None]:
-    """LMDB's errors as ours, by code and not by class (facts 5, 8, L14 to L16)."""
+# --- opening ----------------------------------------------------------------------------
+
+
+def _opened(place: Path, map_bytes: int) -> "lmdb.Environment":
+    if storefile.data_bytes(place) and sys.maxsize > 2**32:
+        _verify(place)
+    return lmdb.open(
+        str(place),
+        map_size=max(map_bytes, storefile.data_bytes(place)),
+        max_dbs=TABLES_MAX,
+        max_readers=READERS_MAX,
+        max_spare_txns=1,
+        mode=0o600,
+        lib_version=0,  # never by the environment's choice (fact L1)
+    )
+
+
+def _verify(place: Path) -> None:
+    """Find what would kill the process when LMDB meets it (fact 3, L17). 64-bit only."""
+    check: Callable[[str], list[str]] = lmdb.verify.verify
     try:
-        yield
-    except lmdb.MapFullError as error:
-        raise storefile.MapFullError(f"cannot write {place}: its map is full") from error
-    except lmdb.Error as error:
-        code = getattr(error, "code", 0)
-        full = code in (errno.ENOSPC, errno.EDQUOT) or storefile.is_full(place)
-        waits = full or code == errno.EROFS
-        reason = "the disk is full" if full else str(error)
-        raise StoreError(f"cannot use {place}: {reason}", fatal=not waits) from error
-    except OSError as error:
-        raise StoreError(f"cannot use {place}: {os.strerror(error.errno or 0)}") from error
+        problems = check(str(place))
+    except lmdb.verify.VerifyError as error:
+        problems = [str(error)]
+    if problems:
+        raise StoreError(f"cannot use {place}: it is damaged ({problems[0]})")
+
+
+def _founded(env: "lmdb.Environment", place: Path) -> Tables:
+    """The tables, made in a new store and migrated in an old one; all or nothing."""
+    number = _format(env, place)
+
+    def opener(txn: "lmdb.Transaction[bytes]") -> Callable[[bytes], object]:
+        return lambda name: env.open_db(name, txn=txn)
+
+    with env.begin(write=True) as txn:
+        tables = Tables.open(opener(txn))
+        if number is not None:
+            migrations.migrate(txn, opener(txn), number)
+        if number != migrations.FORMAT:
+            txn.put(FORMAT_KEY, encode_format(migrations.FORMAT), db=tables.meta)
+    return tables
+
+
+def _format(env: "lmdb.Environment", place: Path) -> int | None:
+    """The format of what is there, None where nothing is; the store is not touched."""
+    try:
+        table = env.open_db(b"meta", create=False)
+    except lmdb.NotFoundError:
+        if env.stat()["entries"] or storefile.initialised(place):
+            raise StoreError(f"cannot use {place}: what it holds is no daemonDB") from None
+        return None
+    with env.begin() as txn:
+        stored = txn.get(FORMAT_KEY, db=table)
+    try:
+        number = decode_format(stored)
+        migrations.check(number)
+    except ValueError as error:
+        raise StoreError(f"cannot use {place}: {error}") from None
+    return number
+
+
+def _warn_of_forgetful_disk(place: Path) -> None:
+    kind = storefile.file_system(place)
+    if kind in storefile.FORGETFUL_FILE_SYSTEMS:
+        log.warning(
+            "What daemonDB keeps in %s may not outlive a reboot: it is on %s",
+            place,
+            kind,
+            extra={"event": "store-not-durable"},
+        )
+
+
+# --- errors -----------------------------------------------------------------------------
+
+
+def _store_error(
+    place: Path, error: lmdb.Error | OSError, *, otherwise: StoreErrorKind = StoreErrorKind.IO
+) -> StoreError:
+    """Their error as ours, by code and not by class (facts 5, 8, L14 to L16)."""
+    code = error.code if isinstance(error, lmdb.Error) else error.errno or 0
+    kind = storefile.kind_of_code(code, place) or otherwise
+    return StoreError(f"cannot use {place}: {error}", kind=kind)

@@ -60,7 +60,7 @@ class LoopDesk:
                 running=counts[ExecutionStatus.STARTED],
                 queued=len(loop.agenda.queue),
                 next_edge=self._next_edge(),
-                backend=parts.backend.view(parts.duties.next_in_seconds(now.boot_seconds)),
+                backend=parts.backend.view(parts.duties.next_in_seconds(now.boot_seconds, "pull")),
                 outbox=OutboxView(
                     depth=parts.db.outbox_depth,
                     oldest_at=format_optional(parts.db.outbox_oldest_us),

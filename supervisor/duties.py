@@ -42,25 +42,27 @@ class Duties:
 
     def every(self, seconds: float, name: str, duty: Callable[[], None]) -> None:
         """Do `duty` every `seconds`, the first time that long from now."""
-        self._plan(seconds, _guarded(name, duty))
+        self._plan(seconds, name, _guarded(name, duty))
 
     def once(self, seconds: float, name: str, duty: Callable[[], None]) -> None:
         """Do `duty` so many seconds from now, and not again."""
-        self._plan(seconds, _guarded(name, duty, schedule.CancelJob))
+        self._plan(seconds, name, _guarded(name, duty, schedule.CancelJob))
 
-    def _plan(self, seconds: float, duty: Callable[[], Any]) -> None:
+    def _plan(self, seconds: float, name: str, duty: Callable[[], Any]) -> None:
         # `schedule` multiplies a `timedelta`, so parts of a second work too.
-        self._scheduler.every(cast(int, seconds)).seconds.do(duty)
+        self._scheduler.every(cast(int, seconds)).seconds.do(duty).tag(name)
 
     def run_due(self, boot_seconds: float) -> None:
         _BootTime.boot_seconds = boot_seconds
         self._scheduler.run_pending()
 
-    def next_in_seconds(self, boot_seconds: float) -> float | None:
-        """Seconds until the next duty, never negative; None where there is none."""
+    def next_in_seconds(self, boot_seconds: float, name: str | None = None) -> float | None:
+        """Seconds until the next duty (of that name), never negative; None for none."""
         _BootTime.boot_seconds = boot_seconds
-        idle = self._scheduler.idle_seconds
-        return None if idle is None else max(0.0, idle)
+        planned = [job.next_run for job in self._scheduler.get_jobs(name) if job.next_run]
+        if not planned:
+            return None
+        return max(0.0, (min(planned) - _BootTime.now()).total_seconds())
 
     def clear(self) -> None:
         self._scheduler.clear()

@@ -98,7 +98,7 @@ class Loop:
         self.lost_swaps = 0
         self.output_lost_bytes = 0
         self.reload_wanted = False
-        self._more_edges = False
+        self._more_edges = True  # the first turn looks at once
         self._next_stuck_check = 0.0
         self._stops_asked: list[str] = []
         self._ended: list[RunResult] = []
@@ -223,7 +223,8 @@ class Loop:
         now, daemon = self.now, self.settings.daemon
         free = slots_free(daemon.max_running, self._started())
         until_us = now.wall_us + int(daemon.arm_ahead_seconds * 1_000_000)
-        near = self.parts.db.due(self.agenda.cursor, until_us, free + 1) if free else []
+        looks = free > 0 and now.trusted
+        near = self.parts.db.due(self.agenda.cursor, until_us, free) if looks else []
         self.parts.pool.arm(min(free, len(near) + daemon.spare_workers), now)
 
     # --- decide -------------------------------------------------------------------------

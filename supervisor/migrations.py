@@ -5,31 +5,37 @@ number, so a store is never half migrated.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from .storefile import StoreError
+from .tables import Transaction
 
 #: The format this software writes.
 FORMAT = 1
 
+OpenTable: TypeAlias = Callable[[bytes], Any]
+Migration: TypeAlias = Callable[[Transaction, OpenTable], None]
+
 #: From each older format to the next.
-MIGRATIONS: Mapping[int, Callable[[Any], None]] = {}
+MIGRATIONS: Mapping[int, Migration] = {}
 
 
-def migrate(txn: Any, number: int, place: Path) -> int:
-    """Bring a store of format `number` to `FORMAT`, inside `txn`; the format it then has.
+def check(number: int, *, newest: int = FORMAT) -> None:
+    """Raises `ValueError` for a format this software cannot read."""
+    if number > newest:
+        raise ValueError(f"its format {number} is newer than this software's {newest}")
+    if number < 1:
+        raise ValueError(f"{number} is no format")
 
-    Raises `StoreError` for a newer one, and for one too old to be read.
-    """
-    if number > FORMAT:
-        raise StoreError(
-            f"cannot use {place}: its format {number} is newer than this software's {FORMAT}"
-        )
-    while number < FORMAT:
-        step = MIGRATIONS.get(number)
-        if step is None:
-            raise StoreError(f"cannot use {place}: no way leads from its format {number}")
-        step(txn)
-        number += 1
-    return number
+
+def migrate(
+    txn: Transaction,
+    open_table: OpenTable,
+    number: int,
+    *,
+    newest: int = FORMAT,
+    migrations: Mapping[int, Migration] = MIGRATIONS,
+) -> None:
+    """Bring a store of format `number` to the newest, step by step, inside `txn`."""
+    check(number, newest=newest)
+    for step in range(number, newest):
+        migrations[step](txn, open_table)

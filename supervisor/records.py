@@ -1,8 +1,8 @@
-"""Values as daemonDB stores them: a format byte, a kind byte, a CRC, and MessagePack.
+"""Values and keys as daemonDB stores them. Knows no table and no transaction.
 
-LMDB has no checksum of its own (fact L7): a value that was damaged is found here, and
-costs that one value. The kind byte of a record is its status, so that counting needs no
-decoding.
+A value is a format byte, a kind byte, a CRC and MessagePack. LMDB has no checksum of its
+own (fact L7): a value that was damaged is found here, and costs that one value. The kind
+byte of a record is its status, so that counting needs no decoding.
 """
 
 import hashlib
@@ -11,15 +11,33 @@ import zlib
 from typing import Generic, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from ..ipc.actions import ExecutionStatus
+from .core.model import Record
 
 VALUE_FORMAT = 1
 _HEAD = struct.Struct(">BBI")
 
 #: The order is part of the format: a new status goes to the end.
-STATUSES = tuple(ExecutionStatus)
+STATUSES = (
+    ExecutionStatus.NULL,
+    ExecutionStatus.STARTED,
+    ExecutionStatus.WONT_START,
+    ExecutionStatus.WONT_FINISH,
+    ExecutionStatus.FINISHED,
+    ExecutionStatus.FAILED,
+)
 KIND_OF_STATUS = {status: number for number, status in enumerate(STATUSES)}
+
+#: Configuration longer than this is stored apart: a change of status must not rewrite
+#: kilobytes of it (fact L12: records beyond 450 bytes cost whole pages).
+DETAILS_BYTES_MIN = 250
+
+KEY_BYTES = 16
+INSTANT_US_MAX = 2**63 - 1
+_NUMBER = struct.Struct(">Q")
+_ATTEMPT = struct.Struct(">I")
 
 Value = TypeVar("Value")
 
@@ -51,16 +69,101 @@ class Codec(Generic[Value]):
             raise DamagedRecordError("cannot read a value: its checksum is wrong")
         try:
             return self._decode(body)
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedRecordError(f"cannot read a value: {error}") from None
 
 
+def kind_of(stored: bytes) -> int | None:
+    """The kind byte of a value, without checking it; None where its head is damaged."""
+    return stored[1] if len(stored) >= _HEAD.size and stored[0] == VALUE_FORMAT else None
+
+
 def status_of(stored: bytes) -> ExecutionStatus | None:
-    """The status of a stored record without decoding it; None where it is damaged."""
-    kind = stored[1] if len(stored) > 1 else len(STATUSES)
-    return STATUSES[kind] if kind < len(STATUSES) else None
+    """The status of a stored record without decoding it; None where its head is damaged."""
+    kind = kind_of(stored)
+    return STATUSES[kind] if kind is not None and kind < len(STATUSES) else None
+
+
+# --- records, and what of them is stored apart ------------------------------------------
+
+
+class Stored(msgspec.Struct, frozen=True, array_like=True):
+    """A record as it lies in `actions`.
+
+    Where `details` is not empty, `appNames` and `args` are in the table of that name, and
+    this is what their stored value hashes to.
+    """
+
+    record: Record
+    details: bytes = b""
+
+
+_STORED = Codec(Stored)
+_DETAILS = Codec(tuple[tuple[str, ...], str])
+
+
+def split(record: Record) -> tuple[Stored, bytes]:
+    """A record in two: what changes with its status, and its long configuration or b""."""
+    action = record.action
+    if not action.app_names and not action.args:
+        return Stored(record), b""
+    details = _DETAILS.encode((action.app_names, action.args))
+    if len(details) <= DETAILS_BYTES_MIN:
+        return Stored(record), b""
+    short = replace(record, action=replace(action, app_names=(), args=""))
+    return Stored(short, _digest(details)), details
+
+
+def join(stored: Stored, details: bytes | None) -> Record:
+    """The record of both parts. Raises `DamagedRecordError`."""
+    if not stored.details:
+        return stored.record
+    if details is None or _digest(details) != stored.details:
+        raise DamagedRecordError("cannot read a record: its appNames and args are lost")
+    app_names, args = _DETAILS.decode(details)
+    action = replace(stored.record.action, app_names=app_names, args=args)
+    return replace(stored.record, action=action)
+
+
+def encode_stored(stored: Stored) -> bytes:
+    return _STORED.encode(stored, KIND_OF_STATUS[stored.record.status])
+
+
+def decode_stored(value: bytes) -> Stored:
+    """Raises `DamagedRecordError`."""
+    return _STORED.decode(value)
+
+
+def _digest(details: bytes) -> bytes:
+    return hashlib.blake2b(details, digest_size=8).digest()
+
+
+# --- keys -------------------------------------------------------------------------------
 
 
 def action_key(action_id: str) -> bytes:
     """16 bytes for an id of any length (fact L26: LMDB's keys are short)."""
-    return hashlib.blake2b(action_id.encode(), digest_size=16).digest()
+    return hashlib.blake2b(action_id.encode(), digest_size=KEY_BYTES).digest()
+
+
+def number_key(number: int) -> bytes:
+    """A sequence number or an instant, in the order of numbers; out of range, the nearest."""
+    return _NUMBER.pack(max(0, min(number, INSTANT_US_MAX)))
+
+
+def number_of(key: bytes) -> int:
+    """The number a key begins with."""
+    return int(_NUMBER.unpack_from(key)[0])
+
+
+def edge_key(edge_us: int, key: bytes) -> bytes:
+    """The row of the index `due` for an action's edge (facts L27, L29)."""
+    return number_key(edge_us) + key
+
+
+def edge_of(row: bytes) -> tuple[int, bytes]:
+    return number_of(row), row[_NUMBER.size :]
+
+
+def run_key(key: bytes, attempt: int) -> bytes:
+    return key + _ATTEMPT.pack(max(0, min(attempt, 2**32 - 1)))

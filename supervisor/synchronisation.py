@@ -30,7 +30,7 @@ from ..ipc.messages import (
 from ..ipc.sockets import ProtocolError, Server
 from .children import Children, News
 from .core.model import Instant
-from .core.retry import retry_delay
+from .core.retry import RETRY_CAP_SECONDS, retry_delay
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ class Synchronisation:
         self.server = server
         self.address = address
         self.bad_messages = 0
+        self.retry_cap_seconds = RETRY_CAP_SECONDS
         self._children = children
         self._chance = chance
         self._exchange: _Exchange | None = None
@@ -239,7 +240,10 @@ class Synchronisation:
         assert self._exchange is not None
         pull = isinstance(self._exchange.message, Pull)
         delay = retry_delay(
-            self._failures[pull], self._chance(), retry_after_seconds=retry_after_seconds
+            self._failures[pull],
+            self._chance(),
+            cap_seconds=self.retry_cap_seconds,
+            retry_after_seconds=retry_after_seconds,
         )
         self._failures[pull] += 1
         self._not_before[pull] = now.monotonic_seconds + delay

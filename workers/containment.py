@@ -42,9 +42,9 @@ class Group:
         """Raises `OSError`."""
         self.path.mkdir(mode=0o755, exist_ok=True, parents=True)
 
-    def open_members(self) -> int:
-        """A descriptor to which a process writes "0" to join. Raises `OSError`."""
-        return os.open(self.path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    def join(self) -> None:
+        """Move this process into it; where that fails, it is still found by its tree."""
+        _write(self.path / "cgroup.procs", "0")
 
     def pids(self) -> set[int]:
         """Everything in it and in groups below it; nothing once it is removed."""

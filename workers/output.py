@@ -11,6 +11,7 @@ import os
 import queue
 import re
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,13 +22,14 @@ log = logging.getLogger(__name__)
 OUTPUT_BYTES_MIN = 1024
 #: What may wait for a slow disk; beyond it the script waits, and then output is lost.
 WAITING_BYTES_MAX = 1024 * 1024
-#: A log file that cannot be opened is tried again after so much more output.
-OPEN_AGAIN_BYTES = 64 * 1024
+#: A log file that cannot be opened is tried again, but not more often.
+OPEN_AGAIN_SECONDS = 1.0
 _COPY_BYTES = 64 * 1024
 _MODE = 0o640
 
 _MARK = re.compile(rb"\n\[geosched: (\d+) bytes cut\]\n")
-_CUTTING = b"\n[geosched: cutting output here]\n"
+#: In place of the mark while bytes are moved. Shorter than any mark.
+_CUTTING = b"\n[geosched: cut]\n"
 _MARK_BYTES_MAX = 64
 
 
@@ -136,12 +138,9 @@ class CappedFile:
         behind = self._size - self._head - self._mark_bytes
         cut = self._cut + behind - keep
         mark = b"\n[geosched: %d bytes cut]\n" % cut
+        size = self._head + len(mark) + keep
         os.pwrite(self._descriptor, _CUTTING, self._head)
-        place = self._head + max(len(mark), len(_CUTTING))
-        source, size = self._size - keep, self._head + len(mark) + keep
-        _move(self._descriptor, source, place, keep)
-        if place != self._head + len(mark):
-            _move(self._descriptor, place, self._head + len(mark), keep)
+        _move(self._descriptor, self._size - keep, self._head + len(mark), keep)
         os.ftruncate(self._descriptor, size)
         os.pwrite(self._descriptor, mark, self._head)
         self._cut, self._mark_bytes, self._size = cut, len(mark), size
@@ -166,8 +165,9 @@ class Output:
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._waiting_bytes = 0
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
         self.lost_bytes = 0
+        self._thread = threading.Thread(target=self._write_all, name="output", daemon=True)
+        self._thread.start()
 
     @property
     def is_full(self) -> bool:
@@ -182,18 +182,10 @@ class Output:
         with self._lock:
             self._waiting_bytes += len(data)
         self._queue.put(data)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write_all, name="output", daemon=True)
-            self._thread.start()
 
     def close(self, *, timeout_seconds: float) -> None:
         """Wait for the disk, but not longer than that; what is then unwritten is lost."""
-        if self._thread is None:
-            self._queue.put(None)
-            self._thread = threading.Thread(target=self._write_all, name="output", daemon=True)
-            self._thread.start()
-        else:
-            self._queue.put(None)
+        self._queue.put(None)
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
             self._lose(self._waiting_bytes)
@@ -203,14 +195,10 @@ class Output:
             self.lost_bytes += count
 
     def _write_all(self) -> None:
-        file: CappedFile | None = None
-        skip = 0
-        file = self._open()
+        file, tried = self._open(), time.monotonic()
         while (data := self._queue.get()) is not None:
-            if file is None and skip <= 0:
-                file = self._open()
-                skip = OPEN_AGAIN_BYTES
-            skip -= len(data)
+            if file is None and time.monotonic() - tried > OPEN_AGAIN_SECONDS:
+                file, tried = self._open(), time.monotonic()
             self._write(file, data)
             with self._lock:
                 self._waiting_bytes -= len(data)

@@ -117,7 +117,9 @@ def marks(pid: int) -> Marks | None:
     except OSError:
         return None  # gone, a kernel thread, or another user's: none of them is ours
     found = dict(
-        entry.split(b"=", 1) for entry in environment.split(b"\0") if entry.startswith(b"GEOSCHED_")
+        entry.split(b"=", 1)
+        for entry in environment.split(b"\0")
+        if entry.startswith(b"GEOSCHED_")
         if b"=" in entry
     )
     instance = found.get(INSTANCE_VARIABLE.encode())

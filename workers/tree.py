@@ -6,7 +6,7 @@ round that does not wait; how often and how long is the caller's business.
 
 import os
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import procfs
@@ -71,9 +71,7 @@ class RunTree:
             self.group.remove()
 
 
-def end_tree(
-    instance: str, run_id: str, script_pid: int | None, containment: Containment
-) -> bool:
+def end_tree(instance: str, run_id: str, script_pid: int | None, containment: Containment) -> bool:
     """For the supervisor: one round of ending a run that has no worker. Is it gone?"""
     tree = RunTree(instance, run_id, script_pid, group=containment.group(run_id))
     if not tree.kill():
@@ -106,19 +104,9 @@ def end_instance(instance: str, containment: Containment) -> dict[int, Stat]:
     return remaining
 
 
-def reap_children(except_pid: int | None = None) -> None:
-    """Wait for children of this process that have ended: what was reparented to it."""
-    own = os.getpid()
-    for child in procfs.process_table().values():
-        if child.ppid == own and child.ended and child.pid != except_pid:
-            os.waitpid(child.pid, os.WNOHANG)
-
-
-def _led_by(table: Mapping[int, Stat], leader: int) -> Iterable[int]:
+def _led_by(table: Mapping[int, Stat], leader: int) -> set[int]:
     return {
-        found.pid
-        for found in table.values()
-        if leader in (found.pid, found.pgid, found.session)
+        found.pid for found in table.values() if leader in (found.pid, found.pgid, found.session)
     }
 
 

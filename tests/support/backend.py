@@ -91,6 +91,7 @@ class BackendServer:
     itemised: bool = True  # answer reports with lists, not with an empty body
     report_answer: bytes | None = None  # exactly this body, whatever was sent
     report_status: int = 200
+    report_script: list[tuple[int, bytes]] = field(default_factory=list)  # the next answers
     etag: str = ""  # exactly this ETag, whatever the actions
     body: bytes | None = None  # exactly this body instead of the actions
 
@@ -153,6 +154,8 @@ class BackendServer:
         """Status and body of the answer to a batch."""
         with self._lock:
             self.batches[key] = self.batches.get(key, 0) + 1
+            if self.report_script:
+                return self.report_script.pop(0)
             keys = {report["key"] for report in reports}
             if keys & self.poison_keys:
                 return self.poison_status, b""

@@ -1,0 +1,182 @@
+"""Actions in daemonDB: `actions`, `details`, and the index `due` that follows them.
+
+The compare-and-swap is here, and with it the one place where a status is written. Decides
+about no status. Nothing outlives the transaction it is given.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ..ipc.actions import ExecutionStatus
+from .core.model import Change, Record
+from .records import (
+    KEY_BYTES,
+    DamagedRecordError,
+    Stored,
+    action_key,
+    decode_stored,
+    edge_key,
+    edge_of,
+    encode_stored,
+    join,
+    split,
+    status_of,
+)
+from .tables import Damage, Tables, Transaction, rows_from, scan, set_aside
+
+#: Rows looked at for one page of a list, whatever is found among them.
+PAGE_ROWS_MAX = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """What became of a compare-and-swap; `was` is the status that was counted before."""
+
+    won: bool
+    was: ExecutionStatus | None = None
+
+
+_LOST = Swap(won=False)
+
+
+class ActionRows:
+    def __init__(self, tables: Tables, damage: Damage) -> None:
+        self._tables = tables
+        self._damage = damage
+
+    # --- reading ------------------------------------------------------------------------
+
+    def record(self, txn: Transaction, key: bytes) -> Record | None:
+        """None where there is none, and where it cannot be read."""
+        value = txn.get(key, db=self._tables.actions)
+        return None if value is None else self._joined(txn, key, value)
+
+    def count(self, txn: Transaction) -> Counter[ExecutionStatus]:
+        """How many records have each status, by their kind bytes alone."""
+        counts: Counter[ExecutionStatus] = Counter()
+        with txn.cursor(self._tables.actions) as at:
+            for key, value in rows_from(at):
+                status = status_of(value)
+                if status is None:
+                    self._damage.note("actions", key, "its head is damaged")
+                else:
+                    counts[status] += 1
+        return counts
+
+    def page(
+        self, txn: Transaction, after: bytes, limit: int, statuses: Collection[ExecutionStatus]
+    ) -> tuple[list[Record], bytes]:
+        """Records behind the key `after` by key, and the key to go on behind, b"" at the end."""
+        records: list[Record] = []
+        last = after
+        with txn.cursor(self._tables.actions) as at:
+            found = rows_from(at, after + b"\0" if after else b"")
+            for looked_at, (key, value) in enumerate(found):
+                if len(records) == limit or looked_at == PAGE_ROWS_MAX:
+                    return records, last
+                last = key
+                record = self._joined(txn, key, value) if status_of(value) in statuses else None
+                records += [] if record is None else [record]
+        return records, b""
+
+    def edges(self, txn: Transaction, start: bytes, limit: int) -> list[tuple[int, bytes]]:
+        """At most `limit` entries of the index from the row `start` on: edge and key."""
+        return [edge_of(row) for row, _ in scan(txn, self._tables.due, start, limit)]
+
+    def started(self, txn: Transaction) -> list[Record]:
+        found: list[Record] = []
+        with txn.cursor(self._tables.due) as at:
+            for row, _ in rows_from(at):
+                _, key = edge_of(row)
+                value = txn.get(key, db=self._tables.actions)
+                if value is not None and status_of(value) is ExecutionStatus.STARTED:
+                    record = self._joined(txn, key, value)
+                    found += [] if record is None else [record]
+        return found
+
+    # --- writing ------------------------------------------------------------------------
+
+    def swap(self, txn: Transaction, change: Change) -> Swap:
+        """Write `change.after` if what is stored is still `change.before` (law 5)."""
+        key = action_key(change.after.action.id)
+        value = txn.get(key, db=self._tables.actions)
+        before, stored = change.before, None
+        if before is None:
+            if value is not None and not self._gave_way(txn, key, value):
+                return _LOST
+        else:
+            stored = None if value is None else self._stored(key, value)
+            if stored is None or not _same(stored.record, before):
+                return _LOST
+        self._move_edge(txn, key, stored.record if stored else None, change.after)
+        self._put(txn, key, change.after, stored.details if stored else b"")
+        return Swap(True, None if value is None else status_of(value))
+
+    def _move_edge(
+        self, txn: Transaction, key: bytes, before: Record | None, after: Record
+    ) -> None:
+        """One entry for each record that time can change, and none for any other."""
+        old_us = None if before is None else before.edge_us
+        if old_us == after.edge_us:
+            return
+        if old_us is not None:
+            txn.delete(edge_key(old_us, key), db=self._tables.due)
+        if after.edge_us is not None:
+            txn.put(edge_key(after.edge_us, key), b"", db=self._tables.due)
+
+    def _put(self, txn: Transaction, key: bytes, record: Record, known: bytes) -> None:
+        """`known` is the digest of the details that are stored already."""
+        stored, details = split(record)
+        txn.put(key, encode_stored(stored), db=self._tables.actions)
+        if details and stored.details != known:
+            txn.put(key, details, db=self._tables.details)
+        elif known and not details:
+            txn.delete(key, db=self._tables.details)
+
+    def _gave_way(self, txn: Transaction, key: bytes, value: bytes) -> bool:
+        """Whether the value cannot be read, and so makes room for a record of the same id."""
+        if self._joined(txn, key, value) is not None:
+            return False
+        set_aside(txn, self._tables, "actions", key, value)
+        txn.delete(key, db=self._tables.details)
+        # Where its edge was, nobody can say.
+        with txn.cursor(self._tables.due) as at:
+            stale = [row for row, _ in rows_from(at) if row.endswith(key)]
+        for row in stale:
+            txn.delete(row, db=self._tables.due)
+        return True
+
+    def _joined(self, txn: Transaction, key: bytes, value: bytes) -> Record | None:
+        stored = self._stored(key, value)
+        if stored is None:
+            return None
+        if not stored.details:
+            return stored.record
+        try:
+            return join(stored, txn.get(key, db=self._tables.details))
+        except DamagedRecordError as error:
+            self._damage.note("details", key, str(error))
+            return None
+
+    def _stored(self, key: bytes, value: bytes) -> Stored | None:
+        try:
+            return decode_stored(value)
+        except DamagedRecordError as error:
+            self._damage.note("actions", key, str(error))
+            return None
+
+
+def _same(stored: Record, before: Record) -> bool:
+    return stored.status is before.status and stored.revision == before.revision
+
+
+def page_cursor(cursor: str) -> bytes:
+    """The key that a client's cursor names; "" is the beginning. Raises `ValueError`."""
+    try:
+        key = bytes.fromhex(cursor)
+    except ValueError:
+        key = b"?"
+    if len(key) not in (0, KEY_BYTES):
+        raise ValueError("cannot go on with the list: its cursor is not one of ours")
+    return key

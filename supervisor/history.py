@@ -1,0 +1,74 @@
+"""What happened: the newest runs of each action, and the last status changes of all.
+
+Both are rings, so they need no cleaning. Nothing outlives the transaction it is given.
+"""
+
+from collections.abc import Sequence
+
+from .core.model import RunRow, StatusChange
+from .records import Codec, DamagedRecordError, Value, number_key, number_of, run_key
+from .tables import Damage, Tables, Transaction, last_key, scan
+
+RUNS_KEPT = 20
+EVENTS_KEPT = 100
+
+Event = tuple[int, StatusChange]
+
+_RUNS = Codec(RunRow)
+_CHANGES = Codec(StatusChange)
+
+
+class History:
+    def __init__(self, tables: Tables, damage: Damage) -> None:
+        self._tables = tables
+        self._damage = damage
+
+    def put_run(self, txn: Transaction, key: bytes, row: RunRow) -> None:
+        txn.put(run_key(key, row.attempt), _RUNS.encode(row), db=self._tables.runs)
+        if row.attempt > RUNS_KEPT:
+            txn.delete(run_key(key, row.attempt - RUNS_KEPT), db=self._tables.runs)
+
+    def run(self, txn: Transaction, key: bytes, attempt: int) -> RunRow | None:
+        value = txn.get(run_key(key, attempt), db=self._tables.runs)
+        return None if value is None else self._read(_RUNS, "runs", key, value)
+
+    def runs(self, txn: Transaction, key: bytes, limit: int) -> list[RunRow]:
+        """Newest first."""
+        found: list[RunRow] = []
+        for row_key, value in scan(txn, self._tables.runs, key, RUNS_KEPT):
+            if not row_key.startswith(key):
+                break
+            row = self._read(_RUNS, "runs", row_key, value)
+            found += [] if row is None else [row]
+        return found[::-1][:limit]
+
+    def put_events(self, txn: Transaction, events: Sequence[Event]) -> None:
+        """Sequence numbers rise; only the newest hundred are ever written."""
+        if not events:
+            return
+        for sequence, change in events[-EVENTS_KEPT:]:
+            txn.put(number_key(sequence), _CHANGES.encode(change), db=self._tables.events)
+        first_kept = number_key(events[-1][0] - EVENTS_KEPT + 1)
+        for key, _ in scan(txn, self._tables.events, b"", 2 * EVENTS_KEPT):
+            if key < first_kept:
+                txn.delete(key, db=self._tables.events)
+
+    def events(self, txn: Transaction, after: int) -> list[Event]:
+        found: list[Event] = []
+        for key, value in scan(txn, self._tables.events, number_key(after + 1), EVENTS_KEPT):
+            change = self._read(_CHANGES, "events", key, value)
+            found += [] if change is None else [(number_of(key), change)]
+        return found
+
+    def last_sequence(self, txn: Transaction) -> int:
+        """The highest number ever given; 0 in a new store. Keys only: values may be damaged."""
+        tables = (self._tables.events, self._tables.outbox, self._tables.refused)
+        last = (last_key(txn, table) for table in tables)
+        return max((number_of(key) for key in last if key is not None), default=0)
+
+    def _read(self, codec: Codec[Value], table: str, key: bytes, value: bytes) -> Value | None:
+        try:
+            return codec.decode(value)
+        except DamagedRecordError as error:
+            self._damage.note(table, key, str(error))
+            return None

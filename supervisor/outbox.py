@@ -1,0 +1,135 @@
+"""Reports the backend has not taken yet: in order per action, bounded (S18).
+
+When to send is `backend.py`'s. Nothing outlives the transaction it is given.
+"""
+
+from collections.abc import Collection
+
+import msgspec
+from msgspec.structs import replace
+
+from .core.model import StatusChange
+from .records import Codec, DamagedRecordError, kind_of, number_key, number_of
+from .tables import Damage, Tables, Transaction, entries, rows_from, scan, set_aside
+
+OUTBOX_ROWS_MAX = 100_000
+#: A report refused so often is set aside.
+REFUSALS_MAX = 10
+REFUSED_ROWS_MAX = 1_000
+#: Rows looked at for each report of a batch: more of them belong to actions in it already.
+ROWS_PER_REPORT_MAX = 10
+
+#: Kind bytes, by which a full outbox chooses what to drop.
+_PASSING, _FINAL = 0, 1
+
+
+class Pending(msgspec.Struct, frozen=True, array_like=True):
+    """A report, and how often the backend has refused it."""
+
+    change: StatusChange
+    refusals: int = 0
+
+
+_PENDING = Codec(Pending)
+
+
+class Outbox:
+    def __init__(self, tables: Tables, damage: Damage, rows_max: int = OUTBOX_ROWS_MAX) -> None:
+        self._tables = tables
+        self._damage = damage
+        self._rows_max = rows_max
+
+    def depth(self, txn: Transaction) -> int:
+        return entries(txn, self._tables.outbox)
+
+    def refused(self, txn: Transaction) -> int:
+        """Reports set aside; the newest thousand are kept."""
+        return entries(txn, self._tables.refused)
+
+    def oldest_us(self, txn: Transaction) -> int | None:
+        oldest = self.pending(txn, 1)
+        return oldest[0][1].at_us if oldest else None
+
+    def append(self, txn: Transaction, sequence: int, change: StatusChange) -> None:
+        kind = _FINAL if change.new.terminal else _PASSING
+        txn.put(
+            number_key(sequence), _PENDING.encode(Pending(change), kind), db=self._tables.outbox
+        )
+
+    def trim(self, txn: Transaction) -> int:
+        """Drop what is beyond the bound; how many that were.
+
+        The oldest that say STARTED go first: how an action ended matters more. A full
+        outbox makes room for a while, because finding them means looking through it.
+        """
+        beyond = self.depth(txn) - self._rows_max
+        if beyond <= 0:
+            return 0
+        count = max(beyond, self._rows_max // 100)
+        passing: list[bytes] = []
+        others: list[bytes] = []
+        with txn.cursor(self._tables.outbox) as at:
+            for key, value in rows_from(at):
+                chosen = passing if kind_of(value) == _PASSING else others
+                if len(chosen) < count:
+                    chosen.append(key)
+                if len(passing) == count:
+                    break
+        dropped = (passing + others)[:count]
+        for key in dropped:
+            txn.delete(key, db=self._tables.outbox)
+        return len(dropped)
+
+    def pending(self, txn: Transaction, limit: int) -> list[tuple[int, StatusChange]]:
+        """What may be sent now: the oldest report of each action, oldest first.
+
+        One of each action: if the first were refused and the second taken, the first
+        could never be sent in order again.
+        """
+        found: dict[str, tuple[int, StatusChange]] = {}
+        for key, value in scan(txn, self._tables.outbox, b"", ROWS_PER_REPORT_MAX * limit):
+            row = self._read(key, value)
+            if row is not None:
+                found.setdefault(row.change.action_id, (number_of(key), row.change))
+            if len(found) == limit:
+                break
+        return list(found.values())
+
+    def settle(self, txn: Transaction, accepted: Collection[int], refused: Collection[int]) -> None:
+        """The backend's word: what it took is forgotten, what it refused is counted."""
+        for sequence in accepted:
+            txn.delete(number_key(sequence), db=self._tables.outbox)
+        for sequence in refused:
+            self._count_refusal(txn, number_key(sequence))
+
+    def remove_damaged(self, txn: Transaction) -> int:
+        """Set aside what cannot be read, so that it does not count as pending for ever."""
+        with txn.cursor(self._tables.outbox) as at:
+            bad = [row for row in rows_from(at) if self._read(*row) is None]
+        for key, value in bad:
+            set_aside(txn, self._tables, "outbox", key, value)
+            txn.delete(key, db=self._tables.outbox)
+        return len(bad)
+
+    def _count_refusal(self, txn: Transaction, key: bytes) -> None:
+        value = txn.get(key, db=self._tables.outbox)
+        row = None if value is None else self._read(key, value)
+        if value is None or row is None:
+            return  # accepted before, or lost
+        row = replace(row, refusals=row.refusals + 1)
+        encoded = _PENDING.encode(row, kind_of(value) or _PASSING)
+        if row.refusals < REFUSALS_MAX:
+            txn.put(key, encoded, db=self._tables.outbox)
+            return
+        txn.delete(key, db=self._tables.outbox)
+        txn.put(key, encoded, db=self._tables.refused)
+        beyond = entries(txn, self._tables.refused) - REFUSED_ROWS_MAX
+        for old, _ in scan(txn, self._tables.refused, b"", max(0, beyond)):
+            txn.delete(old, db=self._tables.refused)
+
+    def _read(self, key: bytes, value: bytes) -> Pending | None:
+        try:
+            return _PENDING.decode(value)
+        except DamagedRecordError as error:
+            self._damage.note("outbox", key, str(error))
+            return None

@@ -1,0 +1,83 @@
+"""What daemonDB knows of itself: its format, its generation, the snapshot it has applied.
+
+Nothing outlives the transaction it is given.
+"""
+
+import logging
+import secrets
+import struct
+
+import msgspec
+from msgspec.structs import replace
+
+from .records import Codec, DamagedRecordError
+from .tables import Tables, Transaction
+
+log = logging.getLogger(__name__)
+
+FORMAT_KEY = b"format"
+_META_KEY = b"store"
+_FORMAT = struct.Struct(">I")
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """`generation` is new whenever a store is made: keys of reports and run ids contain it.
+
+    `device` is random and made once. `etag`, `digest` and `source` are of the snapshot that
+    was applied last, "" where none counts; `clock_mark_us` is the highest time that a
+    trusted clock has shown.
+    """
+
+    generation: str
+    device: str
+    etag: str = ""
+    digest: str = ""
+    source: str = ""
+    clock_mark_us: int = 0
+    outbox_dropped: int = 0
+
+
+class MetaUpdate(msgspec.Struct, frozen=True):
+    """What a turn changes of `Meta`; None stays as it is."""
+
+    etag: str | None = None
+    digest: str | None = None
+    source: str | None = None
+    clock_mark_us: int | None = None
+
+    def applied_to(self, meta: Meta) -> Meta:
+        new = msgspec.structs.asdict(self)
+        return replace(meta, **{key: value for key, value in new.items() if value is not None})
+
+
+_META = Codec(Meta)
+
+
+def put_meta(txn: Transaction, tables: Tables, meta: Meta) -> None:
+    txn.put(_META_KEY, _META.encode(meta), db=tables.meta)
+
+
+def read_or_make_meta(txn: Transaction, tables: Tables) -> Meta:
+    """What is stored. New in a new store, and where it was damaged: then as if the store
+    had been restored, with another generation and no snapshot applied."""
+    stored = txn.get(_META_KEY, db=tables.meta)
+    try:
+        if stored is not None:
+            return _META.decode(stored)
+    except DamagedRecordError as error:
+        log.error("Began a new generation of daemonDB: %s", error, extra={"event": "damaged-meta"})
+    meta = Meta(secrets.token_hex(8), secrets.token_hex(8))
+    put_meta(txn, tables, meta)
+    return meta
+
+
+def encode_format(number: int) -> bytes:
+    """Four bytes that every version, older or newer, reads in the same way."""
+    return _FORMAT.pack(number)
+
+
+def decode_format(stored: bytes | None) -> int:
+    """Raises `ValueError`."""
+    if stored is None or len(stored) != _FORMAT.size:
+        raise ValueError("it does not say its format")
+    return int(_FORMAT.unpack(stored)[0])

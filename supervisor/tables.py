@@ -1,0 +1,103 @@
+"""The tables of daemonDB, and what may be done with one inside a transaction.
+
+The transaction is LMDB's, given by `daemondb.py`, which alone knows the library; what it
+must be able to do is said here as protocols.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
+
+
+class Cursor(Protocol):
+    def last(self) -> bool: ...
+    def set_range(self, key: bytes, /) -> bool: ...
+    def key(self) -> bytes: ...
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]: ...
+    def __enter__(self) -> "Cursor": ...
+    def __exit__(self, *args: object) -> None: ...
+
+
+class Transaction(Protocol):
+    def get(self, key: bytes, *, db: Any) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes, *, db: Any) -> bool: ...
+    def delete(self, key: bytes, *, db: Any) -> bool: ...
+    def cursor(self, db: Any) -> Cursor: ...
+    def stat(self, db: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """A handle for each table; the names of the fields are the names on disk."""
+
+    actions: Any  # key of the action -> Stored
+    details: Any  # key of the action -> its long appNames and args
+    due: Any  # edge, key of the action -> nothing
+    runs: Any  # key of the action, attempt -> RunRow
+    events: Any  # sequence -> StatusChange
+    outbox: Any  # sequence -> Pending
+    refused: Any  # sequence -> Pending, set aside
+    damaged: Any  # table, key -> the bytes that could not be read
+    meta: Any  # "format" and "store"
+
+    @classmethod
+    def open(cls, open_table: Callable[[bytes], Any]) -> "Tables":
+        return cls(*(open_table(field.name.encode()) for field in fields(cls)))
+
+
+class Damage:
+    """Counts values that could not be read, and tells of each once."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, bytes]] = set()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def note(self, table: str, key: bytes, error: str) -> None:
+        if (table, key) in self._seen:
+            return
+        self._seen.add((table, key))
+        log.error(
+            "Lost a value of table %s (key %s): %s",
+            table,
+            key.hex(),
+            error,
+            extra={"event": "damaged-record", "table": table, "key": key.hex()},
+        )
+
+
+#: Damaged values kept for whoever wants to look at them.
+DAMAGED_ROWS_MAX = 100
+
+
+def set_aside(txn: Transaction, tables: Tables, table: str, key: bytes, value: bytes) -> None:
+    """Keep what could not be read before something takes its place (law 10)."""
+    if entries(txn, tables.damaged) < DAMAGED_ROWS_MAX:
+        txn.put(f"{table}:".encode() + key, value, db=tables.damaged)
+
+
+def entries(txn: Transaction, table: Any) -> int:
+    return int(txn.stat(table)["entries"])
+
+
+def rows_from(cursor: Cursor, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """The rows from `start` on, for as long as the cursor is open."""
+    if start and not cursor.set_range(start):
+        return iter(())  # else LMDB would begin anew
+    return iter(cursor)
+
+
+def scan(txn: Transaction, table: Any, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+    """At most `limit` rows from `start` on, copied out (law 9)."""
+    with txn.cursor(table) as at:
+        return list(islice(rows_from(at, start), limit))
+
+
+def last_key(txn: Transaction, table: Any) -> bytes | None:
+    with txn.cursor(table) as at:
+        return at.key() if at.last() else None

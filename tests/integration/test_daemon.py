@@ -1,0 +1,196 @@
+"""`geoschedd` as a process: its exit codes, its signals, what it tells the service manager."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from support.daemon import Daemon, commands, daemon_installation, entry
+from support.wait import wait_for
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with daemon_installation() as installed:
+        script = installed.script("s", "trap 'exit 0' TERM\nnote began\nsleep 600 & wait $!")
+        installed.configure(scripts={"default": {"command": [script], "stop_grace": "2s"}})
+        yield installed
+
+
+def run(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [commands() / "geoschedd", "--config", daemon.config, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def test_check_of_a_good_configuration_creates_nothing_and_is_zero(daemon: Daemon):
+    before = sorted(daemon.root.rglob("*"))
+    assert run(daemon, "--check").returncode == 0
+    assert sorted(daemon.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [(), ("--check",)])
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("max_runing = 3", "daemon.max_runing"),
+        ("max_running = 0", "daemon.max_running"),
+        ('max_running = "3"', "daemon.max_running"),
+        ('clock_wait = "10 parsecs"', "daemon.clock_wait"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_clear_line_and_exit_2(
+    daemon: Daemon, line: str, key: str, arguments: tuple[str, ...]
+):
+    text = daemon.config.read_text().replace("[daemon]", f"[daemon]\n{line}")
+    daemon.config.write_text(text)
+    done = run(daemon, *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert key in done.stderr
+    assert str(daemon.config) in done.stderr
+
+
+def test_a_missing_configuration_names_the_file(daemon: Daemon):
+    daemon.config.unlink()
+    done = run(daemon)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert str(daemon.config) in done.stderr
+
+
+def test_a_runtime_directory_that_cannot_be_made_is_one_clear_line_and_exit_2(daemon: Daemon):
+    (daemon.root / "run").write_text("a file")
+    done = run(daemon)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "runtime_dir" in done.stderr
+
+
+def test_a_second_daemon_on_the_same_directories_leaves_with_3_and_names_the_first(daemon: Daemon):
+    daemon.start()
+    done = run(daemon)
+    assert done.returncode == 3
+    assert daemon.process is not None
+    assert str(daemon.process.pid) in done.stderr
+    assert str(daemon.root / "state") in done.stderr
+    assert daemon.ctl("ping").returncode == 0
+
+
+def test_an_unusable_store_is_refused_with_4_and_left_untouched(daemon: Daemon):
+    daemon.start()
+    daemon.terminate()
+    data = daemon.root / "state" / "daemondb" / "data.mdb"
+    data.write_bytes(b"")
+    done = run(daemon)
+    assert done.returncode == 4
+    assert "data.mdb" in done.stderr
+    assert data.read_bytes() == b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_sigint_stop_in_order(daemon: Daemon, number: signal.Signals):
+    daemon.start()
+    assert daemon.process is not None
+    daemon.process.send_signal(number)
+    assert daemon.process.wait(10) == 0
+    assert not (daemon.root / "run" / "control.sock").exists()
+    assert daemon.ctl("ping").returncode == 3
+
+
+def test_shutdown_returns_when_the_daemon_is_gone(daemon: Daemon):
+    daemon.send([entry("a", -1, 600)])
+    daemon.start()
+    daemon.wait_phase("a", "running")
+    assert daemon.ctl("shutdown").returncode == 0
+    assert daemon.process is not None
+    assert daemon.process.wait(2) == 0
+
+
+def test_sighup_reloads_all_or_nothing(daemon: Daemon):
+    daemon.start()
+    assert daemon.process is not None
+    good = daemon.config.read_text()
+    daemon.config.write_text(good.replace("[daemon]", "[daemon]\nmax_running = no"))
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "Not reloaded" in daemon.log_text())
+    new = good.replace("[daemon]", "[daemon]\nmax_running = 1")
+    daemon.config.write_text(new.replace('log_dir = "log"', 'log_dir = "elsewhere"'))
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "Reloaded" in daemon.log_text())
+    assert "daemon.log_dir needs a restart" in daemon.log_text()
+    daemon.send([entry("a", -2, 600), entry("b", -1, 600)])
+    daemon.wait_phase("b", "queued")
+
+
+def test_the_service_manager_is_told_ready_watchdog_reloading_and_stopping(daemon: Daemon):
+    path = daemon.root / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(10)
+        told: list[str] = []
+
+        def hear(word: str) -> None:
+            while not any(word in message for message in told):
+                told.append(manager.recv(4096).decode())
+
+        daemon.start(env={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "600000"})
+        hear("READY=1")
+        assert "STATUS=" in told[0]
+        hear("WATCHDOG=1")
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        hear("RELOADING=1")
+        daemon.process.send_signal(signal.SIGTERM)
+        hear("STOPPING=1")
+        assert daemon.process.wait(10) == 0
+
+
+def test_a_full_run_is_seen_by_ps_and_leaves_nothing_behind(daemon: Daemon):
+    daemon.send([entry("a", -1, 600)])
+    daemon.start()
+    run = daemon.wait_phase("a", "running")["run"]
+    with open(f"/proc/{run['workerPid']}/cmdline", "rb") as file:
+        assert b"a (default)" in file.read()
+    assert os.getpgid(run["scriptPid"]) == run["scriptPid"]
+    daemon.terminate()
+    assert list((daemon.root / "run" / "runs").iterdir()) == []
+    assert list((daemon.root / "run" / "results").iterdir()) == []
+    assert list((daemon.root / "run" / "processes").iterdir()) == []
+
+
+def test_when_the_log_directory_fails_output_is_lost_and_counted_and_never_a_run(daemon: Daemon):
+    script = daemon.script("loud", "echo out; echo err >&2; exit 0")
+    daemon.configure(scripts={"default": {"command": [script]}})
+    (daemon.root / "log").write_text("a file, no directory")
+    daemon.send([entry("a", -1, 600)])
+    daemon.start()
+    daemon.wait_status("a", "FINISHED")
+    assert daemon.ctl("logs", "a").returncode == 1
+    assert daemon.json("status")["outputLostBytes"] == 8
+
+
+def test_when_the_runtime_directory_loses_its_folders_runs_fail_with_a_reason(daemon: Daemon):
+    daemon.start()
+    runs = daemon.root / "run" / "runs"
+    runs.rmdir()
+    runs.write_text("a file, no directory")
+    daemon.send([entry("a", -1, 600)])
+    failed = daemon.wait_status("a", "FAILED")
+    assert failed["reason"] == "cannot-start"
+    assert "lock" in failed["detail"]
+
+
+def test_a_backend_that_is_away_stops_nothing(daemon: Daemon):
+    daemon.send([entry("a", -1, 600), entry("b", 2, 600)])
+    daemon.start()
+    daemon.wait_phase("a", "running")
+    daemon.actions_file.unlink()
+    wait_for(lambda: daemon.json("status")["backend"]["lastPullOk"] is False)
+    assert "actions.json" in daemon.json("status")["backend"]["lastError"]
+    daemon.wait_phase("b", "running")
+    assert daemon.action("a")["phase"] == "running"

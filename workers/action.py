@@ -1,0 +1,228 @@
+"""A worker's life: tell who it is, be ready, carry out one run, report its end, leave.
+
+It speaks with the supervisor and keeps the run's lock and its result; the run itself is
+`running.py`'s. A worker starts nothing unless a living supervisor told it to (law 11).
+"""
+
+import logging
+import os
+import select
+import time
+
+from setproctitle import setproctitle
+
+from ..ipc.messages import (
+    Ack,
+    EndCause,
+    Ended,
+    FromWorker,
+    Ready,
+    Release,
+    Run,
+    RunResult,
+    Started,
+    Stop,
+    StopReason,
+    ToWorker,
+)
+from ..ipc.sockets import Connection, Poller, ProtocolError, new_context
+from . import results
+from .identity import (
+    Kind,
+    RunLockedError,
+    forget_identity,
+    release_run_lock,
+    take_run_lock,
+    write_identity,
+)
+from .linux import become_subreaper
+from .running import Running, World, wall_us
+from .script import CannotStartError
+
+log = logging.getLogger(__name__)
+
+MESSAGES_PER_TURN_MAX = 16
+#: The order of a run holds its apps up to three times, a thousand of a thousand bytes.
+RUN_FRAME_BYTES_MAX = 16 * 1024 * 1024
+ENDED_AGAIN_SECONDS = 1.0
+#: A worker that has nothing to do looks around so often all the same.
+WAIT_SECONDS_MAX = 60.0
+
+
+def main(name: str, endpoint: str, world: World) -> int:
+    """Be the worker `name`, in a process of its own; its exit status."""
+    become_subreaper()
+    try:
+        write_identity(world.runtime, Kind.WORKER, name)
+    except OSError as error:
+        log.error(
+            "Worker %s leaves: it cannot tell who it is: %s",
+            name,
+            error,
+            extra={"event": "identity-not-written"},
+        )
+        return 1
+    context = new_context()
+    connection: Connection[ToWorker, FromWorker] = Connection(
+        context,
+        endpoint,
+        receives=ToWorker,
+        name=name,
+        frame_bytes_max=RUN_FRAME_BYTES_MAX,
+    )
+    Worker(connection, world).live()
+    connection.close(linger_milliseconds=0)
+    context.term()
+    forget_identity(world.runtime, os.getpid())
+    return 0
+
+
+class Worker:
+    """At most one run, ever."""
+
+    def __init__(self, connection: Connection[ToWorker, FromWorker], world: World) -> None:
+        self._connection = connection
+        self._world = world
+        self._poller = Poller()
+        self._order: Run | None = None
+        self._lock: int | None = None
+        self._running: Running | None = None
+        self._result: RunResult | None = None
+        self._say_again_at = 0.0
+        self._orphaned = False
+        self._leaving = False
+
+    def live(self) -> None:
+        self._poller.watch(self._connection)
+        self._poller.watch(self._world.lifeline)
+        self._say(Ready(os.getpid()))
+        while not self._leaving:
+            readable = self._poller.wait(self._wait_seconds(time.monotonic()))
+            now = time.monotonic()
+            if self._world.lifeline in readable:
+                self._lose_supervisor(now)
+            self._hear_supervisor(now)
+            self._turn(now)
+        if self._order is not None and self._lock is not None:
+            release_run_lock(self._world.runtime, self._order.run_id, self._lock)
+
+    def _wait_seconds(self, now: float) -> float:
+        deadlines = [now + WAIT_SECONDS_MAX]
+        if self._order is not None:
+            deadlines.append(self._say_again_at)
+        if self._running is not None:
+            due = self._running.next_deadline(now)
+            deadlines += [] if due is None else [due]
+        return max(0.0, min(deadlines) - now)
+
+    def _say(self, message: FromWorker) -> None:
+        """What does not get through is said again, or was not that important."""
+        if not self._orphaned and not self._connection.send(message):
+            log.debug("Cannot send %s: the supervisor does not read", type(message).__name__)
+
+    def _hear_supervisor(self, now: float) -> None:
+        for _ in range(MESSAGES_PER_TURN_MAX):
+            try:
+                message = self._connection.receive()
+            except ProtocolError as error:
+                log.error("Ignored a message: %s", error, extra={"event": "bad-message"})
+                continue
+            if message is None:
+                return
+            self._obey(message, now)
+
+    def _obey(self, message: ToWorker, now: float) -> None:
+        match message:
+            case Run() if self._order is None and not self._orphaned:
+                self._begin(message, now)
+            case Stop(run_id, reason) if self._running and self._is_ours(run_id):
+                self._running.stop(reason, now)
+            case Ack(run_id) if self._result and self._is_ours(run_id):
+                if self._lock is not None:
+                    results.remove(self._world.runtime, run_id)
+                self._leaving = True
+            case Release() if self._order is None:
+                self._leaving = True
+            case _:
+                log.debug("Ignored %s: it does not fit", type(message).__name__)
+
+    def _is_ours(self, run_id: str) -> bool:
+        return self._order is not None and self._order.run_id == run_id
+
+    def _lose_supervisor(self, now: float) -> None:
+        """Nobody is left to hear us: stop the script, keep the result, leave (law 11)."""
+        self._poller.forget(self._world.lifeline)
+        self._orphaned = True
+        if self._running is None:
+            self._leaving = True
+        else:
+            self._running.stop(StopReason.ORPHANED, now)
+
+    def _begin(self, order: Run, now: float) -> None:
+        """Lock, look at the lifeline, start: in this order, so that no run is doubled."""
+        self._order = order
+        try:
+            self._lock = take_run_lock(self._world.runtime, order.run_id)
+        except (RunLockedError, OSError) as error:
+            self._refuse(str(error), now)
+            return
+        if _at_end(self._world.lifeline):
+            self._lose_supervisor(now)
+            return
+        try:
+            self._running = Running(order, self._world, self._poller)
+        except CannotStartError as error:
+            self._refuse(str(error), now)
+            return
+        self._say(Started(order.run_id, self._running.script_pid, wall_us()))
+        self._say_again_at = now + order.heartbeat_seconds
+        # Not earlier: it costs a moment, and wipes the environment that marks us (fact P16).
+        setproctitle(order.title)
+
+    def _refuse(self, detail: str, now: float) -> None:
+        assert self._order is not None
+        cause = EndCause.CANNOT_START
+        self._end(RunResult(self._order.run_id, cause, wall_us(), detail=detail), now)
+
+    def _turn(self, now: float) -> None:
+        if self._order is None:
+            return
+        if self._running is not None:
+            result = self._running.turn(now)
+            if result is not None:
+                self._running = None
+                self._end(result, now)
+        if now < self._say_again_at:
+            return
+        if self._running is not None:
+            self._say(self._running.heartbeat())
+            self._say_again_at = now + self._order.heartbeat_seconds
+        elif self._result is not None:
+            self._say(Ended(self._result))
+            self._say_again_at = now + ENDED_AGAIN_SECONDS
+
+    def _end(self, result: RunResult, now: float) -> None:
+        """On disk first, then told; a result that cannot be kept is still told."""
+        self._result = result
+        self._say_again_at = now
+        if self._lock is not None:  # without it the run is another's, and so is its result
+            self._keep(result)
+        if self._orphaned:
+            self._leaving = True
+
+    def _keep(self, result: RunResult) -> None:
+        try:
+            results.keep(self._world.runtime, result)
+        except OSError as error:
+            log.error(
+                "Cannot keep the result of run %s: %s",
+                result.run_id,
+                error,
+                extra={"event": "result-not-kept", "runId": result.run_id},
+            )
+
+
+def _at_end(pipe: int) -> bool:
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(0))

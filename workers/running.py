@@ -1,0 +1,214 @@
+"""One run, from the start of its script until all of its tree is gone and its end is known.
+
+Decides what ended it (`RunResult.cause`); what that means for an action, the supervisor
+does. It is driven by turns and never waits.
+"""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..ipc.messages import EndCause, Heartbeat, Run, RunResult, StopReason
+from ..ipc.places import Runtime
+from ..ipc.sockets import Poller
+from . import procfs
+from .containment import Containment, Group
+from .ending import Ending
+from .notify import NotifySocket, Watchdog
+from .output import Output
+from .pump import Pump
+from .script import CannotStartError, Launch, Script, ScriptExit, reap_strays, start
+from .tree import RunTree
+
+log = logging.getLogger(__name__)
+
+#: When the daemon is gone its scripts get no longer grace than this (S17).
+ORPHAN_GRACE_SECONDS_MAX = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a worker has from its zygote."""
+
+    runtime: Runtime
+    instance: str
+    containment: Containment
+    lifeline: int
+
+
+def overtakes(first: StopReason, later: StopReason) -> bool:
+    """Whether a later reason to stop takes the place of the first (S13a)."""
+    return first is StopReason.CHANGED and later is not StopReason.CHANGED
+
+
+def wall_us() -> int:
+    return time.time_ns() // 1000
+
+
+class Running:
+    """A script that was started, and its end once there is one."""
+
+    def __init__(self, order: Run, world: World, poller: Poller) -> None:
+        """Start the script. Raises `CannotStartError`; then nothing is left of it."""
+        self._order = order
+        self._poller = poller
+        self._status_text = ""
+        self._ready = False
+        self._cause: EndCause | None = None
+        self._reason: StopReason | None = None
+        self._exit: ScriptExit | None = None
+        self._ending: Ending | None = None
+        self._detail = ""
+        group = _make_group(world.containment.group(order.run_id))
+        try:
+            self._notify = NotifySocket(lambda pid: procfs.is_below(pid, os.getpid()))
+        except OSError as error:
+            _remove_group(group)
+            raise CannotStartError(f"cannot open its notify socket: {error}") from None
+        try:
+            self._script = _start(order, self._notify.address, group)
+        except CannotStartError:
+            self._notify.close()
+            _remove_group(group)
+            raise
+        self._tree = RunTree(world.instance, order.run_id, self.script_pid, os.getpid(), group)
+        self._watchdog = Watchdog(order.watchdog_seconds, time.monotonic())
+        output = Output(Path(order.output_path), order.output_bytes_max)
+        self._pump = Pump(self._script.output, output, poller)
+        poller.watch(self._script.pidfd)
+        poller.watch(self._notify.fileno())
+
+    @property
+    def script_pid(self) -> int:
+        return self._script.pid
+
+    def heartbeat(self) -> Heartbeat:
+        reap_strays(self.script_pid)
+        found = procfs.stat(self.script_pid)
+        return Heartbeat(
+            self._order.run_id,
+            rss_bytes=found.rss_bytes if found else 0,
+            cpu_seconds=found.cpu_seconds if found else 0.0,
+            status_text=self._status_text,
+            ready=self._ready,
+            output_lost_bytes=self._pump.lost_bytes,
+        )
+
+    def stop(self, reason: StopReason, now: float) -> None:
+        """Begin a stop, or note a better reason for the one under way."""
+        grace = self._order.stop_grace_seconds
+        if reason is StopReason.ORPHANED:
+            grace = min(grace, ORPHAN_GRACE_SECONDS_MAX)
+        self._notice_exit(now)
+        if self._ending is None:
+            self._reason = reason
+            self._begin_ending(EndCause.STOPPED, grace, now)
+            return
+        if reason is StopReason.ORPHANED:
+            self._ending.shorten(grace, now)
+        if self._reason is not None and overtakes(self._reason, reason):
+            self._reason = reason
+
+    def turn(self, now: float) -> RunResult | None:
+        """Do what is due; the result, once the whole tree is gone."""
+        self._hear_script()
+        self._pump.turn(now)
+        self._notice_exit(now)
+        late = self._watchdog.turn(now)
+        if late and self._ending is None:
+            self._detail = f"no WATCHDOG=1 for {self._order.watchdog_seconds:g} s"
+            self._begin_ending(EndCause.WATCHDOG, self._order.stop_grace_seconds, now)
+        if self._ending is not None and self._ending.turn(now):
+            return self._end()
+        return None
+
+    def next_deadline(self, now: float) -> float | None:
+        """The monotonic instant of the next turn that is due; None where none is."""
+        deadlines = [self._pump.next_deadline(now)]
+        if self._ending is None:
+            deadlines.append(self._watchdog.next_deadline())
+        else:
+            deadlines.append(self._ending.next_deadline())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _hear_script(self) -> None:
+        for notice in self._notify.drain():
+            self._ready = self._ready or notice.ready
+            if notice.watchdog:
+                self._watchdog.fed()
+            if notice.status is not None:
+                self._status_text = notice.status
+
+    def _notice_exit(self, now: float) -> None:
+        """When the script is over, so is its run: what it left behind is stopped like it."""
+        if self._exit is not None:
+            return
+        self._exit = self._script.ended()
+        if self._exit is None:
+            return
+        self._poller.forget(self._script.pidfd)
+        if self._ending is not None:
+            self._ending.hurry(now)
+        else:
+            self._begin_ending(EndCause.EXITED, self._order.stop_grace_seconds, now)
+
+    def _begin_ending(self, cause: EndCause, grace_seconds: float, now: float) -> None:
+        self._cause = cause
+        self._ending = Ending(
+            self._tree, self._order.stop_signal, grace_seconds=grace_seconds, now=now
+        )
+
+    def _end(self) -> RunResult:
+        """Close what is open and say how it was. The tree is gone."""
+        assert self._cause is not None
+        self._notice_exit(time.monotonic())
+        self._hear_script()
+        self._pump.close()
+        self._poller.forget(self._notify.fileno())
+        self._notify.close()
+        self._script.forget()
+        reap_strays(self.script_pid)
+        self._tree.clean_up()
+        exit_code, signal = self._exit or (None, None)
+        return RunResult(
+            self._order.run_id,
+            self._cause,
+            wall_us(),
+            exit_code=exit_code,
+            signal=signal,
+            stop_reason=self._reason if self._cause is EndCause.STOPPED else None,
+            detail=self._detail,
+            script_pid=self.script_pid,
+            status_text=self._status_text,
+        )
+
+
+def _start(order: Run, notify_address: str, group: Group | None) -> Script:
+    environment = order.environment | {"NOTIFY_SOCKET": notify_address}
+    if order.watchdog_seconds:
+        environment["WATCHDOG_USEC"] = str(round(order.watchdog_seconds * 1_000_000))
+    return start(Launch(order.command, environment, order.input, group))
+
+
+def _make_group(group: Group | None) -> Group | None:
+    """The group, there; or None: then the run is held by its tree alone."""
+    if group is None:
+        return None
+    try:
+        group.make()
+    except OSError as error:
+        log.warning(
+            "Cannot make the cgroup %s, going on without: %s",
+            group.path,
+            error,
+            extra={"event": "no-cgroup"},
+        )
+        return None
+    return group
+
+
+def _remove_group(group: Group | None) -> None:
+    if group is not None:
+        group.remove()

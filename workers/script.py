@@ -1,0 +1,219 @@
+"""Starts one action script and tells how it ended. Stopping its tree is `ending.py`'s.
+
+Forks by hand, in the worker: between fork and exec the child has to do what `subprocess`
+has no hook for (law 12). All that can be prepared or refused is, before the fork.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import shutil
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from .containment import Group
+from .linux import set_parent_death_signal
+
+#: An exec that takes longer (a file server that hangs) counts as a start; if it fails
+#: later on, the script's exit code says so.
+EXEC_MILLISECONDS_MAX = 5000
+STRAYS_PER_ROUND_MAX = 1000
+#: Where the child keeps its error pipe, behind standard error.
+_ERROR_FD = 3
+_CANNOT_EXEC = 127
+_UMASK = 0o022
+
+
+class CannotStartError(Exception):
+    """Why a script cannot be started, in words for the operator."""
+
+
+class ScriptExit(NamedTuple):
+    """What `waitid` told of the script: one of the two is None."""
+
+    exit_code: int | None
+    signal: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a script is started with. `group` is the cgroup to start it in, made, or None."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    input: bytes
+    group: Group | None = None
+
+
+class Script:
+    """A script that was started: the leader of its own session and process group.
+
+    `output` is the reading end of its standard output and error. Its pid cannot be used
+    again until `forget`.
+    """
+
+    def __init__(self, pid: int, pidfd: int, output: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.output = output
+
+    def ended(self) -> ScriptExit | None:
+        """How it ended, if it has. It stays unreaped, so that nobody else gets its pid."""
+        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return None
+        if found.si_code == os.CLD_EXITED:
+            return ScriptExit(found.si_status, None)
+        return ScriptExit(None, found.si_status)
+
+    def forget(self) -> None:
+        """Reap it; only once its tree is gone."""
+        os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        os.close(self.output)
+
+
+def start(launch: Launch) -> Script:
+    """Start a script; it has become its command when this returns.
+
+    Raises `CannotStartError`.
+    """
+    program = _program(launch)
+    _refuse_unusable(launch)
+    try:
+        with contextlib.ExitStack() as opened:
+            given = opened.enter_context(os.fdopen(_input(launch.input), "rb", buffering=0))
+            output, write_output = _pipe(opened)
+            failure, write_failure = _pipe(opened)
+            worker = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                streams = (given.fileno(), write_output.fileno(), write_failure.fileno())
+                _become(launch, program, streams, worker)
+            write_failure.close()
+            error = _exec_error(failure.fileno())
+            if error is None:
+                return _started(pid, output)
+            os.waitpid(pid, 0)
+    except OSError as problem:
+        raise CannotStartError(f"cannot start {program}: {problem.strerror}") from None
+    raise CannotStartError(f"cannot start {program}: {_in_words(program, error)}")
+
+
+def reap_strays(script_pid: int) -> None:
+    """Wait for what was reparented to this process and has ended, but for the script."""
+    for _ in range(STRAYS_PER_ROUND_MAX):
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid == script_pid:
+            return
+        os.waitpid(found.si_pid, 0)
+
+
+def _started(pid: int, output: FileIO) -> Script:
+    """Raises `OSError` where we lack descriptors; then the script is gone again."""
+    try:
+        return Script(pid, os.pidfd_open(pid), os.dup(output.fileno()))
+    except OSError:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _program(launch: Launch) -> str:
+    """The file to execute: a path as it is, a bare name as found in the script's PATH."""
+    if not launch.command or not launch.command[0]:
+        raise CannotStartError("cannot start the script: its command is empty")
+    name = launch.command[0]
+    if "/" in name:
+        return name
+    found = shutil.which(name, path=launch.environment.get("PATH", os.defpath))
+    if found is None:
+        raise CannotStartError(f"cannot start {name}: no such command in its PATH")
+    return found
+
+
+def _refuse_unusable(launch: Launch) -> None:
+    if any("\0" in part for part in launch.command):
+        raise CannotStartError(f"cannot start {launch.command[0]!r}: an argument has a NUL")
+    for name, value in launch.environment.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise CannotStartError(
+                f"cannot start {launch.command[0]}: the environment variable {name!r} is unusable"
+            )
+
+
+def _input(content: bytes) -> int:
+    """A descriptor that reads `content`, then end of file, and needs nobody to write it."""
+    descriptor = os.memfd_create("geosched-input")
+    with os.fdopen(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _pipe(opened: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
+    read, write = os.pipe()
+    return (
+        opened.enter_context(os.fdopen(read, "rb", buffering=0)),
+        opened.enter_context(os.fdopen(write, "wb", buffering=0)),
+    )
+
+
+def _become(launch: Launch, program: str, streams: tuple[int, int, int], worker: int) -> NoReturn:
+    """In the child: become the script, or tell why not. Never returns, whatever happens."""
+    given, output, failure = streams
+    try:
+        os.setsid()
+        set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != worker:
+            os._exit(_CANNOT_EXEC)  # it died before it could take us with it (fact P3)
+        if launch.group is not None:
+            launch.group.join()
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.dup2(given, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        failure = os.dup2(failure, _ERROR_FD, inheritable=False)
+        os.closerange(_ERROR_FD + 1, os.sysconf("SC_OPEN_MAX"))
+        os.umask(_UMASK)
+        os.chdir("/")
+        os.execve(program, launch.command, launch.environment)
+    except OSError as error:
+        os.write(failure, str(error.errno).encode())
+    finally:
+        os._exit(_CANNOT_EXEC)
+
+
+def _exec_error(failure: int) -> int | None:
+    """The number of the error that kept the child from becoming the script, if one did."""
+    poll = select.poll()
+    poll.register(failure, select.POLLIN)
+    if not poll.poll(EXEC_MILLISECONDS_MAX):
+        return None
+    told = os.read(failure, 16)
+    return int(told) if told else None
+
+
+def _in_words(program: str, error: int | None) -> str:
+    path = Path(program)
+    if error == errno.ENOENT and path.exists():
+        return "the interpreter in its first line does not exist"
+    if error == errno.EACCES and path.is_dir():
+        return "it is a directory"
+    words = {
+        errno.ENOENT: "no such file",
+        errno.EACCES: "it is not executable",
+        errno.E2BIG: "its arguments or environment are too long",
+        errno.ENOEXEC: "it is no executable and has no #! line",
+    }
+    return words.get(error or 0) or os.strerror(error or 0)

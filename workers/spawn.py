@@ -1,0 +1,136 @@
+"""The supervisor's end of the zygote: starts it, asks it, hears it. Decides nothing.
+
+No call here waits. A zygote that is gone shows as `EOFError` from `receive`; one that is
+stuck, as silence, which is for the caller to judge.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from ..ipc.messages import Forked, ForkSynchroniser, ForkWorker, FromZygote, ToZygote
+
+MESSAGES_PER_TURN_MAX = 256
+_MESSAGE_BYTES_MAX = 8192
+_STDIN = 0
+
+#: What of the daemon's environment its own children need; scripts get another one.
+_ENVIRONMENT_ALLOWED = frozenset(
+    {
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "LD_LIBRARY_PATH",
+        "PATH",
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "SSL_CERT_DIR",
+        "SSL_CERT_FILE",
+        "TZ",
+    }
+)
+
+_decode: Callable[[bytes], FromZygote] = msgspec.msgpack.Decoder(FromZygote).decode
+
+
+class Zygote:
+    """A zygote process, from its start on. `pidfd` is readable when it has ended."""
+
+    def __init__(
+        self,
+        *,
+        lifeline: int,
+        runtime_dir: Path,
+        instance: str,
+        log_level: str = "info",
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Start it. `lifeline` is the reading end of a pipe whose other end, marked
+        close-on-exec, only the supervisor holds. Raises `OSError`."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        with theirs:
+            self.pid = os.posix_spawn(
+                sys.executable,
+                [
+                    *(sys.executable, "-P", "-m", "geosched.workers.zygote"),
+                    *("--socket", str(theirs.fileno())),
+                    *("--lifeline", str(lifeline)),
+                    *("--runtime-dir", str(runtime_dir.absolute())),
+                    *("--instance", instance),
+                    *("--log-level", log_level),
+                ],
+                {k: v for k, v in environment.items() if k in _ENVIRONMENT_ALLOWED},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
+                    # Onto itself: that takes the close-on-exec mark away, in the child only.
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), theirs.fileno()),
+                    (os.POSIX_SPAWN_DUP2, lifeline, lifeline),
+                ],
+                setsigmask=(),
+            )
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def fileno(self) -> int:
+        """Readable when there is something to `receive`."""
+        return self._socket.fileno()
+
+    def fork_worker(self, name: str, endpoint: str) -> bool:
+        """Whether it was asked; the answer comes by `receive`."""
+        return self._ask(ForkWorker(name, endpoint))
+
+    def fork_synchroniser(self, name: str, endpoint: str) -> bool:
+        return self._ask(ForkSynchroniser(name, endpoint))
+
+    def receive(self) -> list[tuple[FromZygote, int | None]]:
+        """What it said, with the pidfd that came along, which is the caller's to close.
+
+        Raises `EOFError` when it is gone, `OSError`.
+        """
+        heard: list[tuple[FromZygote, int | None]] = []
+        while len(heard) < MESSAGES_PER_TURN_MAX:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(
+                    self._socket, _MESSAGE_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                break
+            if not data and heard:
+                break  # told next time
+            if not data:
+                raise EOFError("the zygote closed its socket")
+            heard.append(_with_pidfd(_decode(data), descriptors))
+        return heard
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of it: its socket ends, so it leaves. Reaping is the supervisor's."""
+        self._socket.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def _ask(self, request: ToZygote) -> bool:
+        try:
+            self._socket.send(msgspec.msgpack.encode(request))
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            return False  # stuck or gone: its silence or its end is about to tell
+        return True
+
+
+def _with_pidfd(message: FromZygote, descriptors: list[int]) -> tuple[FromZygote, int | None]:
+    if isinstance(message, Forked) and descriptors:
+        return message, descriptors[0]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return message, None

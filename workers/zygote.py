@@ -1,0 +1,185 @@
+"""Forks workers and the synchroniser on request, reaps them, and says so (fact P2).
+
+Exec'd by the supervisor before anything is opened: it imports what its children need, has
+one thread, no ZeroMQ context and no database. It decides nothing, and leaves when the
+supervisor does. Run as `python -P -m geosched.workers.zygote`.
+"""
+
+import argparse
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from ..ipc.messages import (
+    ChildExited,
+    Forked,
+    ForkFailed,
+    ForkSynchroniser,
+    ForkWorker,
+    FromZygote,
+    ToZygote,
+    ZygoteReady,
+)
+from ..ipc.places import Runtime
+from . import action
+from .containment import Containment
+from .identity import Kind, forget_identity, make_directories, write_identity
+from .procfs import start_ticks
+from .running import World
+
+log = logging.getLogger("geosched.workers.zygote")
+
+REQUEST_BYTES_MAX = 8192
+#: What a Ctrl-C or a service manager sends to everybody is meant for the supervisor.
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+#: What a forked child is to do; its exit status.
+ChildMain: TypeAlias = Callable[[], int]
+
+_decode: Callable[[bytes], ToZygote] = msgspec.msgpack.Decoder(ToZygote).decode
+
+
+class Zygote:
+    """`world` is handed to every worker."""
+
+    def __init__(self, requests: socket.socket, world: World) -> None:
+        self._requests = requests
+        self._world = world
+        self._children: dict[int, tuple[str, int]] = {}  # pidfd -> name, pid
+        self._poll = select.poll()
+        self._poll.register(requests, select.POLLIN)
+        self._poll.register(world.lifeline, select.POLLIN)
+
+    def serve(self) -> ChildMain | None:
+        """Until the supervisor is gone: None. In a forked child: what it is to do."""
+        self._say(ZygoteReady(os.getpid()))
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor == self._world.lifeline:
+                    return None
+                if descriptor != self._requests.fileno():
+                    self._reap(descriptor)
+                    continue
+                request = self._requests.recv(REQUEST_BYTES_MAX)
+                if not request:
+                    return None
+                child_main = self._answer(request)
+                if child_main is not None:
+                    return child_main
+
+    def _answer(self, request: bytes) -> ChildMain | None:
+        try:
+            asked = _decode(request)
+        except ValueError as error:
+            log.error("Cannot read a request: %s", error, extra={"event": "bad-message"})
+            return None
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._say(ForkFailed(asked.name, f"cannot fork: {error.strerror}"))
+            return None
+        if pid == 0:
+            return self._in_child(asked)
+        self._tell_forked(asked.name, pid)
+        return None
+
+    def _in_child(self, asked: ToZygote) -> ChildMain:
+        """Let go of what is the zygote's."""
+        self._requests.close()
+        for pidfd in self._children:
+            os.close(pidfd)
+        match asked:
+            case ForkWorker(name, endpoint):
+                return partial(action.main, name, endpoint, self._world)
+            case ForkSynchroniser(name, endpoint):
+                return partial(_synchronise, name, endpoint, self._world)
+
+    def _tell_forked(self, name: str, pid: int) -> None:
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = (name, pid)
+        self._poll.register(pidfd, select.POLLIN)
+        ticks = start_ticks(pid)
+        assert ticks is not None  # it is our own child, and not reaped
+        self._say(Forked(name, pid, ticks), pidfd)
+
+    def _reap(self, pidfd: int) -> None:
+        name, pid = self._children.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        _, wait_status = os.waitpid(pid, 0)
+        # A worker that was killed could not do so itself.
+        forget_identity(self._world.runtime, pid)
+        self._say(ChildExited(name, pid, wait_status))
+
+    def _say(self, message: FromZygote, *descriptors: int) -> None:
+        try:
+            socket.send_fds(self._requests, [msgspec.msgpack.encode(message)], descriptors)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            log.debug("Cannot answer, the supervisor is gone: %s", error)
+
+
+def _synchronise(name: str, endpoint: str, world: World) -> int:
+    write_identity(world.runtime, Kind.SYNCHRONISER, name)
+    # Not earlier: what it imports is large, and no worker needs it.
+    from .synchroniser import main as synchronise
+
+    synchronise(name, endpoint, world.lifeline)
+    forget_identity(world.runtime, os.getpid())
+    return 0
+
+
+def main() -> None:
+    options = _options()
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    _close_all_but(options.socket, options.lifeline)
+    os.chdir("/")
+    runtime = Runtime(options.runtime_dir)
+    make_directories(runtime)
+    write_identity(runtime, Kind.ZYGOTE, "zygote")
+    containment = Containment.detect(options.instance)
+    world = World(runtime, options.instance, containment, options.lifeline)
+    gc.collect()
+    gc.freeze()  # so that collections in children do not copy what is shared
+    child_main = Zygote(socket.socket(fileno=options.socket), world).serve()
+    if child_main is None:
+        forget_identity(runtime, os.getpid())
+        return
+    status = child_main()
+    # An error has passed by here with its trace; else nothing is left to be tidied up.
+    os._exit(status)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="geosched-zygote")
+    parser.add_argument("--socket", type=int, required=True, metavar="FD")
+    parser.add_argument("--lifeline", type=int, required=True, metavar="FD")
+    parser.add_argument("--runtime-dir", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--instance", required=True, metavar="MARK")
+    parser.add_argument("--log-level", default="info", metavar="LEVEL")
+    return parser.parse_args()
+
+
+def _close_all_but(*kept: int) -> None:
+    """Whatever the supervisor had open and not marked close-on-exec (fact P10)."""
+    first = 3
+    for descriptor in sorted(kept):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+if __name__ == "__main__":
+    main()
