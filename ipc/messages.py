@@ -108,6 +108,7 @@ class RunResult(msgspec.Struct, frozen=True):
     detail: str = ""
     script_pid: int | None = None
     status_text: str = ""
+    output_lost_bytes: int = 0
 
 
 class Run(Message, tag="run", frozen=True):

@@ -84,6 +84,13 @@ class ActionRows:
         """At most `limit` entries of the index from the row `start` on: edge and key."""
         return [edge_of(row) for row, _ in scan(txn, self._tables.due, start, limit)]
 
+    def open_page(self, txn: Transaction, start: bytes, limit: int) -> tuple[list[Record], bytes]:
+        """Records in the order of the index, and the row to go on from, b"" at the end."""
+        edges = self.edges(txn, start, limit + 1)
+        found = [self.record(txn, key) for _, key in edges[:limit]]
+        following = edge_key(*edges[limit]) if len(edges) > limit else b""
+        return [record for record in found if record is not None], following
+
     def started(self, txn: Transaction) -> list[Record]:
         found: list[Record] = []
         with txn.cursor(self._tables.due) as at:

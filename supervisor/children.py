@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: A zygote that leaves a request unanswered for so long is replaced (DESIGN 1).
 ZYGOTE_SILENCE_SECONDS_MAX = 2.0
+#: One that dies at once is not started again more often than that.
+ZYGOTE_RESTART_SECONDS = 1.0
 #: Children reaped in one turn; the rest has to wait for the next.
 REAPED_PER_TURN_MAX = 256
 EVENTS_PER_TURN_MAX = 256
@@ -38,6 +40,13 @@ class Child:
             return  # it ended a moment ago; its pidfd tells so next turn
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    name: str
+    endpoint: str
+    synchroniser: bool
+
+
 @dataclass(slots=True)
 class News:
     """What happened to children since the last turn. `failed` were never there."""
@@ -55,7 +64,10 @@ class Children:
         self._epoll = select.epoll()
         self._children: dict[str, Child] = {}
         self._by_pidfd: dict[int, str] = {}
-        self._asked: dict[str, float] = {}
+        self._asked: set[str] = set()
+        self._waiting: list[_Request] = []
+        self._now = 0.0
+        self._not_before = 0.0
         self._zygote: Zygote | None = None
         self._zygote_deadline: float | None = None
         self.zygotes_started = 0
@@ -75,15 +87,11 @@ class Children:
     def zygote_pid(self) -> int | None:
         return None if self._zygote is None else self._zygote.pid
 
-    def fork_worker(self, name: str, endpoint: str, monotonic_seconds: float) -> None:
-        self._ask(name, monotonic_seconds)
-        assert self._zygote is not None
-        self._zygote.fork_worker(name, endpoint)
+    def fork_worker(self, name: str, endpoint: str) -> None:
+        self._ask(_Request(name, endpoint, synchroniser=False))
 
-    def fork_synchroniser(self, name: str, endpoint: str, monotonic_seconds: float) -> None:
-        self._ask(name, monotonic_seconds)
-        assert self._zygote is not None
-        self._zygote.fork_synchroniser(name, endpoint)
+    def fork_synchroniser(self, name: str, endpoint: str) -> None:
+        self._ask(_Request(name, endpoint, synchroniser=True))
 
     def get(self, name: str) -> Child | None:
         return self._children.get(name)
@@ -94,19 +102,23 @@ class Children:
             child.signal(signal.SIGKILL)
 
     def next_deadline(self) -> float | None:
-        """When a silent zygote is given up."""
+        """When a silent zygote is given up, or the next one may be started."""
+        if self._waiting:
+            return self._not_before
         return self._zygote_deadline if self._asked else None
 
     def gather(self, monotonic_seconds: float) -> News:
         news = News()
+        self._now = monotonic_seconds
         for descriptor, _ in self._epoll.poll(0, EVENTS_PER_TURN_MAX):
             name = self._by_pidfd.get(descriptor)
             if name is None:
-                self._hear_zygote(news, monotonic_seconds)
+                self._hear_zygote(news)
             else:
                 self._forget(name)
                 news.gone.append(name)
-        self._judge_zygote(news, monotonic_seconds)
+        self._judge_zygote(news)
+        self._pass_on()
         return news
 
     def reap(self) -> None:
@@ -127,14 +139,30 @@ class Children:
             self._zygote.close()
         self._epoll.close()
 
-    def _ask(self, name: str, monotonic_seconds: float) -> None:
-        if self._zygote is None:
-            self.start(monotonic_seconds)
-        self._asked[name] = monotonic_seconds
-        if self._zygote_deadline is None:
-            self._zygote_deadline = monotonic_seconds + ZYGOTE_SILENCE_SECONDS_MAX
+    def _ask(self, request: _Request) -> None:
+        """Now, or when there is a zygote again."""
+        self._waiting.append(request)
+        self._pass_on()
 
-    def _hear_zygote(self, news: News, monotonic_seconds: float) -> None:
+    def _pass_on(self) -> None:
+        if not self._waiting:
+            return
+        if self._zygote is None:
+            if self._now < self._not_before:
+                return
+            self.start(self._now)
+        assert self._zygote is not None
+        for request in self._waiting:
+            self._asked.add(request.name)
+            if request.synchroniser:
+                self._zygote.fork_synchroniser(request.name, request.endpoint)
+            else:
+                self._zygote.fork_worker(request.name, request.endpoint)
+        self._waiting.clear()
+        if self._zygote_deadline is None:
+            self._zygote_deadline = self._now + ZYGOTE_SILENCE_SECONDS_MAX
+
+    def _hear_zygote(self, news: News) -> None:
         if self._zygote is None:
             return
         try:
@@ -149,16 +177,16 @@ class Children:
                     news.forked.append(self._know(Child(name, pid, pidfd)))
                 case ForkFailed(name, detail):
                     log.error("Cannot fork %s: %s", name, detail, extra={"event": "fork-failed"})
-                    self._asked.pop(name, None)
+                    self._asked.discard(name)
                     news.failed.append(name)
                 case ChildExited() | ZygoteReady():
                     pass  # a pidfd says so too, and first
-        waiting = bool(self._asked)
-        self._zygote_deadline = monotonic_seconds + ZYGOTE_SILENCE_SECONDS_MAX if waiting else None
+        spoken = self._now + ZYGOTE_SILENCE_SECONDS_MAX
+        self._zygote_deadline = spoken if self._asked else None
 
-    def _judge_zygote(self, news: News, monotonic_seconds: float) -> None:
+    def _judge_zygote(self, news: News) -> None:
         deadline = self._zygote_deadline
-        if self._asked and deadline is not None and monotonic_seconds > deadline:
+        if self._asked and deadline is not None and self._now > deadline:
             self._replace_zygote(news, "does not answer")
 
     def _replace_zygote(self, news: News, why: str) -> None:
@@ -170,11 +198,12 @@ class Children:
         self._zygote.close()
         self._zygote = None
         self._zygote_deadline = None
+        self._not_before = self._now + ZYGOTE_RESTART_SECONDS
         news.failed.extend(self._asked)
         self._asked.clear()
 
     def _know(self, child: Child) -> Child:
-        self._asked.pop(child.name, None)
+        self._asked.discard(child.name)
         self._children[child.name] = child
         self._by_pidfd[child.pidfd] = child.name
         self._epoll.register(child.pidfd, select.EPOLLIN)

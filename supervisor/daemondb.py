@@ -20,22 +20,14 @@ import lmdb.verify
 from msgspec.structs import replace
 
 from ..ipc.actions import ExecutionStatus
-from . import migrations, storefile
+from . import migrations, storefile, storemeta
 from .actionrows import ActionRows, page_cursor
 from .core.model import Change, Record, RunRow
 from .history import Event, History
 from .outbox import OUTBOX_ROWS_MAX, Outbox
 from .records import STATUSES, action_key, edge_key
 from .storefile import StoreError, StoreErrorKind
-from .storemeta import (
-    FORMAT_KEY,
-    Meta,
-    MetaUpdate,
-    decode_format,
-    encode_format,
-    put_meta,
-    read_or_make_meta,
-)
+from .storemeta import Meta, MetaUpdate
 from .tables import Damage, Tables, Transaction
 
 __all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate", "StoreError", "StoreErrorKind"]
@@ -117,7 +109,7 @@ class DaemonDB:
                 undo.pop_all()
         except (lmdb.Error, OSError) as error:
             raise _store_error(state_dir, error, otherwise=StoreErrorKind.UNUSABLE) from error
-        _warn_of_forgetful_disk(place)
+        storefile.warn_if_forgetful(place)
         return db
 
     def close(self) -> None:
@@ -161,7 +153,7 @@ class DaemonDB:
             dropped = self._record_reports(txn, events)
             meta = replace(meta, outbox_dropped=meta.outbox_dropped + dropped)
         if meta != self.meta:
-            put_meta(txn, self._tables, meta)
+            storemeta.put(txn, self._tables, meta)
         known = _Known(meta, counts, self._known.last_sequence + len(events))
         return Committed(tuple(won), events), known
 
@@ -244,14 +236,9 @@ class DaemonDB:
 
     def open_page(self, cursor: str, limit: int) -> tuple[list[Record], str]:
         """Records that are not terminal, by edge; one whose edge moves on may come twice."""
-
-        def work(txn: Transaction) -> tuple[list[Record], str]:
-            edges = self._actions.edges(txn, bytes.fromhex(cursor), limit + 1)
-            found = [self._actions.record(txn, key) for _, key in edges[:limit]]
-            following = edge_key(*edges[limit]).hex() if len(edges) > limit else ""
-            return [record for record in found if record is not None], following
-
-        return self._read(work)
+        start = bytes.fromhex(cursor)
+        records, following = self._read(lambda txn: self._actions.open_page(txn, start, limit))
+        return records, following.hex()
 
     # --- runs, events, outbox -----------------------------------------------------------
 
@@ -327,17 +314,15 @@ class DaemonDB:
         larger = min(2 * size, self._map_bytes_max)
         try:
             self._env.set_mapsize(larger)
-        except lmdb.Error as error:
+        except lmdb.Error as error:  # no room for it in memory
             raise _store_error(self._place, error) from error
         log.info("daemonDB may grow to %d bytes", larger, extra={"event": "store-grows"})
         return True
 
     def _look_through(self, txn: Transaction) -> _Known:
         """What is kept in memory, from what is on disk."""
-        removed = self._outbox.remove_damaged(txn)
-        if removed:
-            log.error("Set aside %d damaged reports", removed, extra={"event": "damaged-reports"})
-        meta = read_or_make_meta(txn, self._tables)
+        self._outbox.remove_damaged(txn)
+        meta = storemeta.read_or_make(txn, self._tables)
         return _Known(meta, self._actions.count(txn), self._history.last_sequence(txn))
 
 
@@ -381,7 +366,7 @@ def _founded(env: "lmdb.Environment", place: Path) -> Tables:
         if number is not None:
             migrations.migrate(txn, opener(txn), number)
         if number != migrations.FORMAT:
-            txn.put(FORMAT_KEY, encode_format(migrations.FORMAT), db=tables.meta)
+            storemeta.put_format(txn, tables, migrations.FORMAT)
     return tables
 
 
@@ -393,25 +378,13 @@ def _format(env: "lmdb.Environment", place: Path) -> int | None:
         if env.stat()["entries"] or storefile.initialised(place):
             raise StoreError(f"cannot use {place}: what it holds is no daemonDB") from None
         return None
-    with env.begin() as txn:
-        stored = txn.get(FORMAT_KEY, db=table)
     try:
-        number = decode_format(stored)
+        with env.begin() as txn:
+            number = storemeta.read_format(txn, table)
         migrations.check(number)
     except ValueError as error:
         raise StoreError(f"cannot use {place}: {error}") from None
     return number
-
-
-def _warn_of_forgetful_disk(place: Path) -> None:
-    kind = storefile.file_system(place)
-    if kind in storefile.FORGETFUL_FILE_SYSTEMS:
-        log.warning(
-            "What daemonDB keeps in %s may not outlive a reboot: it is on %s",
-            place,
-            kind,
-            extra={"event": "store-not-durable"},
-        )
 
 
 # --- errors -----------------------------------------------------------------------------

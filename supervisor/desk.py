@@ -70,7 +70,7 @@ class LoopDesk:
                 clock=ClockView(parts.clock.trusted, parts.clock.detail),
                 containment=self._containment,
                 stuck=sum(run.stuck for run in parts.pool.runs.values()) + len(loop.stuck),
-                output_lost_bytes=loop.output_lost_bytes,
+                output_lost_bytes=loop.output_lost_bytes + parts.pool.output_lost_bytes,
                 lost_swaps=loop.lost_swaps,
                 bad_messages=bad,
             )

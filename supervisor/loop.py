@@ -225,7 +225,7 @@ class Loop:
         until_us = now.wall_us + int(daemon.arm_ahead_seconds * 1_000_000)
         looks = free > 0 and now.trusted
         near = self.parts.db.due(self.agenda.cursor, until_us, free) if looks else []
-        self.parts.pool.arm(min(free, len(near) + daemon.spare_workers), now)
+        self.parts.pool.arm(min(free, len(near) + daemon.spare_workers))
 
     # --- decide -------------------------------------------------------------------------
 
@@ -331,7 +331,7 @@ class Loop:
         live = self.parts.pool.runs.get(row.run_id) if row is not None else None
         if row is None or live is None or row.ended_us is None:
             return change
-        self.output_lost_bytes += live.output_lost_bytes
+        self.output_lost_bytes += live.result.output_lost_bytes if live.result else 0
         return dataclasses.replace(change, run=_with_live(row, live))
 
     def _store_failed(self, error: StoreError) -> None:
@@ -384,7 +384,7 @@ class Loop:
             case StartRun():
                 run = self.parts.make_run(record, now)
                 if run.order.command:
-                    pool.start(run, now)
+                    pool.start(run)
                 else:
                     detail = f"no script is configured for the type {record.action.type!r}"
                     pool.fail(run, EndCause.NO_SCRIPT, detail, now)

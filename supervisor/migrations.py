@@ -15,7 +15,7 @@ FORMAT = 1
 OpenTable: TypeAlias = Callable[[bytes], Any]
 Migration: TypeAlias = Callable[[Transaction, OpenTable], None]
 
-#: From each older format to the next.
+#: From each older format to the next; format 1 is the first.
 MIGRATIONS: Mapping[int, Migration] = {}
 
 

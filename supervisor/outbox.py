@@ -102,14 +102,13 @@ class Outbox:
         for sequence in refused:
             self._count_refusal(txn, number_key(sequence))
 
-    def remove_damaged(self, txn: Transaction) -> int:
+    def remove_damaged(self, txn: Transaction) -> None:
         """Set aside what cannot be read, so that it does not count as pending for ever."""
         with txn.cursor(self._tables.outbox) as at:
             bad = [row for row in rows_from(at) if self._read(*row) is None]
         for key, value in bad:
             set_aside(txn, self._tables, "outbox", key, value)
             txn.delete(key, db=self._tables.outbox)
-        return len(bad)
 
     def _count_refusal(self, txn: Transaction, key: bytes) -> None:
         value = txn.get(key, db=self._tables.outbox)

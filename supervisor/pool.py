@@ -105,12 +105,12 @@ class Pool:
 
     # --- what the loop asks for ---------------------------------------------------------
 
-    def start(self, run: LiveRun, now: Instant) -> None:
+    def start(self, run: LiveRun) -> None:
         """Give the run to a worker that is ready, or to the next that will be."""
         run.last_beat = self.judge.seconds
         self.runs[run.order.run_id] = run
         self._waiting.append(run.order.run_id)
-        self._hand_out(now)
+        self._hand_out()
 
     def stop(self, run_id: str, reason: StopReason, now: Instant) -> None:
         """Ask the run to stop; more than once does no harm."""
@@ -141,12 +141,12 @@ class Pool:
             return
         self.around.forget_result(run_id)
 
-    def arm(self, count: int, now: Instant) -> None:
+    def arm(self, count: int) -> None:
         """See that so many workers are ready, or on their way, beyond those with a run."""
         idle = [worker for worker in self._workers.values() if worker.run_id is None]
         missing = count + len(self._waiting) - len(idle)
         for _ in range(min(missing, FORKS_PER_TURN_MAX)):
-            self._fork(now)
+            self._fork()
         for worker in [w for w in idle if w.ready][: max(0, -missing)]:
             self.server.send(worker.name.encode(), Release())
             worker.ready = False
@@ -163,7 +163,7 @@ class Pool:
         self.judge.tick(now.monotonic_seconds)
         for run in list(self.runs.values()):
             self._watch(run, now)
-        self._hand_out(now)
+        self._hand_out()
         ended = [run.result for run in self.runs.values() if run.result is not None]
         return ended + [result for result in heard if result.run_id not in self.runs]
 
@@ -176,6 +176,11 @@ class Pool:
     def has_unheard(self) -> bool:
         """Whether a run ended without any worker since the last `gather`."""
         return any(run.result and run.worker is None for run in self.runs.values())
+
+    @property
+    def output_lost_bytes(self) -> int:
+        """What a failing log directory cost the runs that live."""
+        return sum(run.output_lost_bytes for run in self.runs.values())
 
     @property
     def idle_workers(self) -> int:
@@ -206,6 +211,9 @@ class Pool:
         return strangers
 
     def _refuse(self, peer: Peer, message: FromWorker | ProtocolError) -> None:
+        """Not ours, or no more: forked by a zygote that died before it could tell us."""
+        if isinstance(message, Ready):
+            self.server.send(peer.routing_id, Release())
         self.bad_messages += 1
         log.warning(
             "Refused a message on the worker socket from pid %d (uid %d): %s",
@@ -330,13 +338,13 @@ class Pool:
 
     # --- workers ------------------------------------------------------------------------
 
-    def _fork(self, now: Instant) -> None:
+    def _fork(self) -> None:
         self._number += 1
         name = f"worker-{self._number}"
         self._workers[name] = _Worker(name)
-        self.children.fork_worker(name, self.server.endpoint, now.monotonic_seconds)
+        self.children.fork_worker(name, self.server.endpoint)
 
-    def _hand_out(self, now: Instant) -> None:
+    def _hand_out(self) -> None:
         """Runs that wait, to workers that are ready and known to be who they say."""
         self._waiting = [
             run_id for run_id in self._waiting if self._is_waiting(self.runs.get(run_id))
@@ -353,7 +361,7 @@ class Pool:
             run.worker, run.worker_pid = worker.name, worker.pid
             run.last_beat = self.judge.seconds
         if self._waiting:
-            self.arm(0, now)
+            self.arm(0)
 
     def _ready_workers(self) -> Iterator[_Worker]:
         for worker in list(self._workers.values()):

@@ -6,9 +6,12 @@ one line that says what and why (law 10).
 
 import enum
 import errno
+import logging
 import os
 import re
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 #: No shared writable maps, or no locks, or no truth after a crash (fact L10).
 REFUSED_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "jffs2"})
@@ -149,6 +152,17 @@ def file_system(directory: Path) -> str:
         if inside and len(point) >= len(longest):
             longest, kind = point, fields[fields.index(b"-") + 1]
     return kind.decode()
+
+
+def warn_if_forgetful(place: Path) -> None:
+    kind = file_system(place)
+    if kind in FORGETFUL_FILE_SYSTEMS:
+        log.warning(
+            "What daemonDB keeps in %s may not outlive a reboot: it is on %s",
+            place,
+            kind,
+            extra={"event": "store-not-durable"},
+        )
 
 
 def _marker(place: Path) -> Path:

@@ -6,6 +6,7 @@ Nothing outlives the transaction it is given.
 import logging
 import secrets
 import struct
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from .tables import Tables, Transaction
 
 log = logging.getLogger(__name__)
 
-FORMAT_KEY = b"format"
+_FORMAT_KEY = b"format"
 _META_KEY = b"store"
 _FORMAT = struct.Struct(">I")
 
@@ -53,11 +54,11 @@ class MetaUpdate(msgspec.Struct, frozen=True):
 _META = Codec(Meta)
 
 
-def put_meta(txn: Transaction, tables: Tables, meta: Meta) -> None:
+def put(txn: Transaction, tables: Tables, meta: Meta) -> None:
     txn.put(_META_KEY, _META.encode(meta), db=tables.meta)
 
 
-def read_or_make_meta(txn: Transaction, tables: Tables) -> Meta:
+def read_or_make(txn: Transaction, tables: Tables) -> Meta:
     """What is stored. New in a new store, and where it was damaged: then as if the store
     had been restored, with another generation and no snapshot applied."""
     stored = txn.get(_META_KEY, db=tables.meta)
@@ -67,17 +68,18 @@ def read_or_make_meta(txn: Transaction, tables: Tables) -> Meta:
     except DamagedRecordError as error:
         log.error("Began a new generation of daemonDB: %s", error, extra={"event": "damaged-meta"})
     meta = Meta(secrets.token_hex(8), secrets.token_hex(8))
-    put_meta(txn, tables, meta)
+    put(txn, tables, meta)
     return meta
 
 
-def encode_format(number: int) -> bytes:
+def put_format(txn: Transaction, tables: Tables, number: int) -> None:
     """Four bytes that every version, older or newer, reads in the same way."""
-    return _FORMAT.pack(number)
+    txn.put(_FORMAT_KEY, _FORMAT.pack(number), db=tables.meta)
 
 
-def decode_format(stored: bytes | None) -> int:
-    """Raises `ValueError`."""
+def read_format(txn: Transaction, meta_table: Any) -> int:
+    """The table is opened by itself: a newer store may have others. Raises `ValueError`."""
+    stored = txn.get(_FORMAT_KEY, db=meta_table)
     if stored is None or len(stored) != _FORMAT.size:
         raise ValueError("it does not say its format")
     return int(_FORMAT.unpack(stored)[0])

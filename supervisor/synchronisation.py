@@ -135,7 +135,7 @@ class Synchronisation:
             self._name, self._connected = None, False
         outcome = self._hear(now) or self._judge(now)
         if outcome is None and self._exchange is not None:
-            self._carry_on(now)
+            self._carry_on()
         self._let_go(now)
         return outcome
 
@@ -160,9 +160,9 @@ class Synchronisation:
         assert self._exchange is None
         timeout = self.address.timeout_seconds + EXCHANGE_MARGIN_SECONDS
         self._exchange = _Exchange(self._count, message, now.monotonic_seconds + timeout)
-        self._carry_on(now)
+        self._carry_on()
 
-    def _carry_on(self, now: Instant) -> None:
+    def _carry_on(self) -> None:
         """Fork the synchroniser if there is none; send the order once it is connected."""
         assert self._exchange is not None
         if self._name is None:
@@ -170,9 +170,7 @@ class Synchronisation:
             self._connected = False
             self._exchange.sent = False
             self._exchange.pages.clear()
-            self._children.fork_synchroniser(
-                self._name, self.server.endpoint, now.monotonic_seconds
-            )
+            self._children.fork_synchroniser(self._name, self.server.endpoint)
         elif self._connected and not self._exchange.sent:
             self._exchange.sent = self.server.send(self._name.encode(), self._exchange.message)
 

@@ -163,8 +163,11 @@ class Worker:
         self._order = order
         try:
             self._lock = take_run_lock(self._world.runtime, order.run_id)
-        except (RunLockedError, OSError) as error:
+        except RunLockedError as error:
             self._refuse(str(error), now)
+            return
+        except OSError as error:
+            self._refuse(f"cannot lock run {order.run_id}: {error.strerror}", now)
             return
         if _at_end(self._world.lifeline):
             self._lose_supervisor(now)

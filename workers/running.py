@@ -86,7 +86,7 @@ class Running:
 
     def heartbeat(self) -> Heartbeat:
         reap_strays(self.script_pid)
-        found = procfs.stat(self.script_pid)
+        found = procfs.stat(self.script_pid) if self._exit is None else None
         return Heartbeat(
             self._order.run_id,
             rss_bytes=found.rss_bytes if found else 0,
@@ -182,6 +182,7 @@ class Running:
             detail=self._detail,
             script_pid=self.script_pid,
             status_text=self._status_text,
+            output_lost_bytes=self._pump.lost_bytes,
         )
 
 

@@ -49,7 +49,7 @@ MEMORY_BODIES_MAX = 16
 #: How long one wait for an order is; nothing happens at its end.
 ORDER_WAIT_SECONDS = 3600.0
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class _UnheardError(Exception):
@@ -78,7 +78,7 @@ def main(name: str, endpoint: str, lifeline_fd: int) -> None:
         connection.send(Connected(os.getpid()))
         _serve(connection)
     except (_UnheardError, sockets.ProtocolError) as error:
-        _log.error("the synchroniser leaves: %s", error, extra={"event": "synchroniser-left"})
+        log.error("The synchroniser leaves: %s", error, extra={"event": "synchroniser-left"})
     finally:
         connection.close()
         context.term()

@@ -32,7 +32,7 @@ from ..ipc.messages import (
 from ..ipc.places import Runtime
 from . import action
 from .containment import Containment
-from .identity import Kind, forget_identity, make_directories, write_identity
+from .identity import Kind, forget_identity, write_identity
 from .procfs import start_ticks
 from .running import World
 
@@ -147,8 +147,11 @@ def main() -> None:
     _close_all_but(options.socket, options.lifeline)
     os.chdir("/")
     runtime = Runtime(options.runtime_dir)
-    make_directories(runtime)
-    write_identity(runtime, Kind.ZYGOTE, "zygote")
+    try:
+        write_identity(runtime, Kind.ZYGOTE, "zygote")
+    except OSError as error:
+        # Its lifeline ends it all the same; a sweep only has to wait for that.
+        log.error("Cannot tell who the zygote is: %s", error, extra={"event": "no-identity"})
     containment = Containment.detect(options.instance)
     world = World(runtime, options.instance, containment, options.lifeline)
     gc.collect()

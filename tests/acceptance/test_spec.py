@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support.backend import TestBackend
-from support.daemon import Daemon, daemon_installation, entry, processes_marked
+from support.backend import BackendServer
+from support.daemon import Daemon, daemon_installation, entry, lives, processes_marked
 from support.wait import wait_for
 
 pytestmark = pytest.mark.timeout(90)
@@ -65,7 +65,7 @@ def never_two_at_once(daemon: Daemon, action_id: str) -> None:
     """S17 from the scripts' own lines: each run's processes are gone before the next begins."""
     pids = [int(note[3]) for note in daemon.notes("began", action_id)]
     assert len(set(pids)) == len(pids)
-    alive = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    alive = [pid for pid in pids if lives(pid)]
     assert len(alive) <= 1
 
 
@@ -79,8 +79,8 @@ def test_s01_what_an_earlier_daemon_left_is_gone_before_any_status_changes(ready
     ready.kill()
     ready.start()
     new = int(began(ready, "a", 2)[1][3])
-    assert not os.path.exists(f"/proc/{old}")
-    assert not os.path.exists(f"/proc/{worker}")
+    assert not lives(old)
+    assert not lives(worker)
     assert new != old
 
 
@@ -144,7 +144,7 @@ def test_s05_what_is_not_wanted_and_runs_is_stopped_and_wont_finish(ready: Daemo
     pid = int(began(ready, "a")[0][3])
     ready.send([])
     assert ready.wait_status("a", "WONT_FINISH")["reason"] == "withdrawn"
-    assert not os.path.exists(f"/proc/{pid}")
+    assert not lives(pid)
     assert not processes_marked("GEOSCHED_ACTION_ID=a\0")
 
 
@@ -220,15 +220,14 @@ def test_s11_an_action_whose_window_is_open_starts_at_once(ready: Daemon):
 
 
 def test_s11a_what_ran_and_could_not_run_again_wont_finish(ready: Daemon):
-    ready.send([entry("a", -2, 4), entry("b", -1, LONG)])
+    ready.send([entry("a", -2, 4), entry("b", -3, LONG)])
     ready.start()
     began(ready, "a")
     ready.kill()
     one = ready.config.read_text().replace("[daemon]", "[daemon]\nmax_running = 1")
     ready.config.write_text(one)
-    ready.send([entry("b", -1, LONG), entry("a", -0.5, 3)])
     ready.start()
-    assert ready.wait_status("a", "WONT_FINISH")["attempt"] >= 1
+    assert ready.wait_status("a", "WONT_FINISH")["attempt"] == 1
 
 
 @pytest.mark.parametrize(
@@ -279,7 +278,7 @@ def test_s13_a_run_at_the_end_of_its_window_is_stopped_and_finished(ready: Daemo
     ready.start()
     pid = int(began(ready, "a")[0][3])
     assert ready.wait_status("a", "FINISHED")["reason"] == "window-over"
-    assert not os.path.exists(f"/proc/{pid}")
+    assert not lives(pid)
 
 
 def test_s13a_an_operators_stop_settles_and_a_second_is_a_conflict(ready: Daemon):
@@ -355,21 +354,20 @@ def test_s17_kills_in_a_row_never_make_two_runs_of_one_action(ready: Daemon):
 
 
 def test_s18_every_change_is_reported_once_in_order_over_an_outage(ready: Daemon):
-    with TestBackend() as backend:
+    with BackendServer() as backend:
         scripts = {"default": {"command": [ready.script("q", "exit 0")]}}
         ready.configure(
             scripts=scripts,
             backend={"kind": "http", "url": backend.url, "timeout": "2s", "poll_interval": "200ms"},
         )
-        backend.actions = [entry("a", -1, LONG)]
+        backend.set_actions([entry("a", -1, LONG)])
         ready.start()
         ready.wait_status("a", "FINISHED")
         wait_for(lambda: ready.json("status")["outbox"]["depth"] == 0)
-        backend.fault = "down"
-        wait_for(lambda: ready.json("status")["backend"]["lastPullOk"] is False, seconds=20)
-        ready.kill()
-        backend.fault = None
-        backend.actions = [entry("a", -1, LONG), entry("b", -1, LONG)]
+        with backend.down():
+            wait_for(lambda: ready.json("status")["backend"]["lastPullOk"] is False, seconds=20)
+            ready.kill()
+        backend.set_actions([entry("a", -1, LONG), entry("b", -1, LONG)])
         ready.start()
         ready.wait_status("b", "FINISHED")
         wait_for(lambda: ready.json("status")["outbox"]["depth"] == 0)

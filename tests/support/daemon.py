@@ -39,6 +39,15 @@ def entry(action_id: str, start: float, end: float, **changes: Any) -> dict[str,
     } | changes
 
 
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in "ZX"
+
+
 def processes_marked(mark: str) -> list[int]:
     """Pids of living processes with `mark` in their environment or command line."""
     found = []
@@ -47,10 +56,9 @@ def processes_marked(mark: str) -> list[int]:
             continue
         try:
             text = (directory / "environ").read_bytes() + (directory / "cmdline").read_bytes()
-            state = (directory / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        if mark.encode() in text and state != "Z":
+        if mark.encode() in text and lives(int(directory.name)):
             found.append(int(directory.name))
     return found
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.messages import EndCause, RunResult, StopReason
 from geosched.supervisor.core.lifecycle import Rules, decide, first_seen
 from geosched.supervisor.core.model import (
@@ -32,11 +33,13 @@ from geosched.supervisor.core.model import (
     Waiting,
 )
 from geosched.supervisor.core.restart import RestartMode, RestartPolicy
+
 from support.build import AFTER, BEFORE, GENERATION, NOW, NOW_US, action, record, result, running
 
 NEVER = Rules(GENERATION)
 ALWAYS = Rules(GENERATION, {"default": RestartPolicy(RestartMode.ALWAYS)})
 NEW, NULL = "[*]", "NULL"
+TERMINAL = tuple(status for status in ExecutionStatus if status.terminal)
 STARTED = ("running", "stopping", "waiting")
 BEGIN, END = "<!-- state diagram: begin -->", "<!-- state diagram: end -->"
 
@@ -63,6 +66,8 @@ def records() -> Iterator[Record]:
         yield running(stop=stop)
     for last_ok in (True, False):
         yield record(Waiting(Hold(NOW_US, 1.0), last_ok), attempt=1)
+    for status in TERMINAL:
+        yield record(Over(status), attempt=1)
 
 
 def causes(of: Record) -> Iterator[Cause]:
@@ -106,8 +111,10 @@ def render() -> str:
     lines = ["stateDiagram-v2", "    state STARTED {"]
     lines += [f"        {inner}" for inner in STARTED]
     lines.append("    }")
-    for edge, labels in edges().items():
-        lines.append(f"    {edge.old} --> {edge.new}: {' / '.join(labels)}")
+    found = edges()
+    lines += [f"    {edge.old} --> {edge.new}: {' / '.join(why)}" for edge, why in found.items()]
+    left = {edge.old for edge in found}
+    lines += [f"    {status.value} --> {NEW}" for status in TERMINAL if status.value not in left]
     return "\n".join(lines)
 
 
@@ -150,7 +157,7 @@ def _label(old: Record, cause: Cause, when: Instant) -> str:
         return label
     stop = old.state.run.stop if isinstance(old.state, Running) else None
     if stop is not None and stop not in (StopReason.SHUTDOWN, StopReason.ORPHANED):
-        label = f"gone: {stop.value}"
+        label = f"gone ({stop.value})"
         late = late and stop is StopReason.CHANGED
         if stop is StopReason.CHANGED and isinstance(cause.event, DaemonStarted):
             label = cause.label

@@ -164,7 +164,9 @@ def test_s12a_the_restart_policy_decides_about_another_attempt(rules, exit_code,
 @pytest.mark.parametrize(("last_ok", "status"), [(True, S.FINISHED), (False, S.FAILED)])
 def test_s12a_when_the_window_ends_between_attempts_the_last_exit_decides(last_ok, status):
     waiting = record(Waiting(Hold(NOW_US, 300.0), last_ok), attempt=3, reason=Reason.EXIT_CODE)
-    assert decide(waiting, Due(slot_free=False, hold_over=False), AFTER, RULES).after.status is status
+    assert (
+        decide(waiting, Due(slot_free=False, hold_over=False), AFTER, RULES).after.status is status
+    )
 
 
 def test_s12a_a_back_off_that_is_over_leads_to_the_next_attempt_without_a_free_slot():
@@ -201,9 +203,7 @@ def test_s13_a_run_at_the_end_of_its_window_is_asked_to_stop():
         (StopReason.OPERATOR, S.WONT_FINISH),
     ],
 )
-def test_s13a_a_stopped_run_is_settled_by_its_reason_however_the_script_takes_it(
-    stop, status, how
-):
+def test_s13a_a_stopped_run_is_settled_by_its_reason_however_the_script_takes_it(stop, status, how):
     ended = result(cause=EndCause.STOPPED, stop_reason=stop, **how)
     assert decide(running(stop=stop), RunEnded(ended), NOW, RULES).after.status is status
 

@@ -32,7 +32,7 @@ PIECE_BYTES_MAX = 16 * 1024
 #: Each address of a host gets this share of the time: a dead one must not cost all of it.
 CONNECT_SHARE = 1 / 3
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 #: What we keep of an ETag, to send it back: an opaque word.
 _ETAG = re.compile(r"[\x21-\x7e]{1,256}")
 #: Whole-batch answers that may be about one report in it.
@@ -79,7 +79,11 @@ class HttpBackend:
                 except ExchangeError as error:
                     if not accepted and not refused:
                         raise
-                    _log.warning("%s", error.detail, extra={"event": "reports-cut-short"})
+                    log.warning(
+                        "Reports are cut short: %s",
+                        error.detail,
+                        extra={"event": "reports-cut-short"},
+                    )
                     break
                 accepted += newly_accepted
                 refused |= newly_refused
@@ -205,7 +209,7 @@ class Answer:
                     detail = f"the answer of {shown(self._url)} is longer than {bytes_max} bytes"
                     raise ExchangeError(ErrorKind.TOO_LARGE, detail)
                 if self._exchange.deadline.passed:
-                    break
+                    break  # what a peer goes on sending can be read after a shutdown
         return bytes(body)
 
     def refusal(self) -> ExchangeError:

@@ -14,7 +14,7 @@ from .base import ExchangeError
 
 TOKEN_BYTES_MAX = 8 * 1024
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 #: What a header can carry: printable ASCII without a space.
 _TOKEN = re.compile(rb"[\x21-\x7e]+")
 
@@ -50,8 +50,8 @@ class TokenFile:
         if not mode & (stat.S_IRWXG | stat.S_IRWXO) or path in self._warned:
             return
         self._warned.add(path)
-        _log.warning(
-            "others than the owner can use the token file %s: its mode is %04o",
+        log.warning(
+            "Others than the owner can use the token file %s: its mode is %04o",
             path,
             stat.S_IMODE(mode),
             extra={"event": "token-file-open"},

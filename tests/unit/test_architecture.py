@@ -1,0 +1,196 @@
+"""What imports what (DESIGN 2): checked here, not by memory.
+
+Every check collects all offenders, so that one failure shows all there is to mend.
+"""
+
+import ast
+import configparser
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "geosched"
+LAYERS = ("ipc", "workers", "supervisor")  # each may import itself and what is before it
+LINES_MAX = 400
+
+#: What both sides of a fork must know; all else of `workers` is the child's own.
+WORKERS_SHARED = {
+    "containment",
+    "identity",
+    "linux",
+    "output",
+    "procfs",
+    "results",
+    "spawn",
+    "tree",
+}
+#: Nothing in here can read a clock, a file, a socket or chance.
+CORE_MAY_IMPORT = {
+    "geosched.supervisor.core",
+    "geosched.ipc.actions",
+    "geosched.ipc.instants",
+    "geosched.ipc.messages",
+    "msgspec",
+    "collections",
+    "dataclasses",
+    "enum",
+    "hashlib",
+    "heapq",
+    "typing",
+}
+IMPORTERS = {
+    "zmq": {"ipc/sockets.py"},
+    "lmdb": {"supervisor/daemondb.py"},
+    "requests": {"workers/backends/http.py"},
+    "ctypes": {"workers/linux.py"},
+    "schedule": {"supervisor/duties.py"},
+    "rich": {"ipc/ctl/output.py"},
+}
+
+MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+PRODUCT = [ROOT / "__init__.py", *MODULES]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def offenders(
+    paths: Iterable[Path], check: Callable[[Path], Iterable[object]]
+) -> dict[str, list[object]]:
+    """What `check` finds wrong, by file; a file without fault is not in it."""
+    found = {relative(path): sorted(set(check(path)), key=str) for path in paths}
+    return {name: faults for name, faults in found.items() if faults}
+
+
+def imported(path: Path, tree: ast.AST | None = None) -> Iterator[str]:
+    """The full name of everything a module imports, late imports included.
+
+    `from x import y` gives both `x` and `x.y`, because `y` may be a module of its own.
+    """
+    package = [PACKAGE, *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(tree or ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            yield origin
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def imported_early(path: Path) -> Iterator[str]:
+    """What a module needs to be imported at all: functions' own imports come later."""
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return imported(path, tree)
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def importers_of(library: str) -> set[str]:
+    return {
+        relative(path) for path in PRODUCT if any(within(name, library) for name in imported(path))
+    }
+
+
+def test_imports_never_lead_up():
+    def leads_up(path: Path) -> Iterator[str]:
+        above = LAYERS[LAYERS.index(path.relative_to(ROOT).parts[0]) + 1 :]
+        for name in imported(path):
+            if any(within(name, f"{PACKAGE}.{layer}") for layer in above):
+                yield name
+
+    assert offenders(MODULES, leads_up) == {}
+
+
+def test_of_the_workers_the_supervisor_knows_only_what_both_sides_must():
+    def foreign(path: Path) -> Iterator[str]:
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[:2] == [PACKAGE, "workers"] and not {*parts[2:3]} <= WORKERS_SHARED:
+                yield name
+
+    assert offenders((ROOT / "supervisor").rglob("*.py"), foreign) == {}
+
+
+def test_the_core_imports_nothing_that_touches():
+    def foreign(path: Path) -> Iterator[str]:
+        for name in imported(path):
+            # `from ...ipc import messages` names the package first; the module counts.
+            is_package = name in ("geosched.ipc", "geosched.supervisor")
+            if not is_package and not any(within(name, allowed) for allowed in CORE_MAY_IMPORT):
+                yield name
+
+    assert offenders((ROOT / "supervisor/core").glob("*.py"), foreign) == {}
+
+
+@pytest.mark.parametrize("library", IMPORTERS)
+def test_each_library_has_one_importer(library):
+    assert importers_of(library) == IMPORTERS[library]
+
+
+def test_only_the_control_client_knows_click():
+    found = importers_of("click")
+    assert found
+    assert {name for name in found if not name.startswith("ipc/ctl/")} == set()
+
+
+def test_rich_is_imported_only_when_a_table_is_drawn():
+    early = imported_early(ROOT / "ipc/ctl/output.py")
+    assert not any(within(name, "rich") for name in early)
+
+
+def test_inside_the_package_imports_are_relative():
+    """The bare names of our folders would find other packages on some hosts."""
+
+    def absolute(path: Path) -> Iterator[str]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            yield from (name for name in names if name.split(".")[0] in (PACKAGE, *LAYERS))
+
+    assert offenders(PRODUCT, absolute) == {}
+
+
+def test_no_import_is_a_circle():
+    def name_of(path: Path) -> str:
+        return ".".join([PACKAGE, *path.relative_to(ROOT).with_suffix("").parts])
+
+    needs = {name_of(path): set(imported_early(path)) for path in MODULES}
+    while free := {name for name, needed in needs.items() if not needed & needs.keys()}:
+        needs = {name: needed for name, needed in needs.items() if name not in free}
+    assert needs == {}
+
+
+def test_every_module_says_what_it_is_for():
+    silent = [path for path in PRODUCT if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert silent == []
+
+
+def test_no_file_is_too_long_to_be_read_at_once():
+    def lines(path: Path) -> Iterator[int]:
+        count = len(path.read_text().splitlines())
+        if count > LINES_MAX:
+            yield count
+
+    assert offenders(PRODUCT, lines) == {}
+
+
+def test_every_package_is_listed_and_every_listed_package_is_there():
+    """An editable install hides a missing one; the wheel would lack it."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    folders = {path.parent for path in MODULES}
+    assert {
+        relative(folder) for folder in folders if not (folder / "__init__.py").exists()
+    } == set()
+    there = {".".join([PACKAGE, *folder.relative_to(ROOT).parts]) for folder in folders}
+    assert set(setup["options"]["packages"].split()) == {PACKAGE} | there

@@ -1,0 +1,167 @@
+"""A snapshot applied in slices (SPEC S3 to S8, DESIGN 3)."""
+
+from collections import deque
+from collections.abc import Iterable
+
+import pytest
+from geosched.ipc.actions import Action, ExecutionStatus
+from geosched.ipc.messages import Pulled, SetAside, StopReason
+from geosched.supervisor.core.model import Change, Over, Record, Running, StopRun
+from geosched.supervisor.core.reconcile import Verdict
+from geosched.supervisor.pulling import ENTRIES_PER_TURN_MAX, QUARANTINE_SHOWN_MAX, Applying
+from geosched.supervisor.synchronisation import Snapshot
+from geosched.supervisor.turn import Turn
+from support.build import HOUR_US, NOW, NOW_US, RULES, action, record, running
+
+PAGE = 2
+
+
+class Store:
+    """What daemonDB is to a pull: records by id, and pages of the open ones."""
+
+    def __init__(self, *records: Record) -> None:
+        self.records = {each.action.id: each for each in records}
+        self.turns: list[list[Change]] = []
+
+    def open_ids(self, cursor: str) -> tuple[list[Record], str]:
+        still_open = sorted(i for i, r in self.records.items() if r.edge_us is not None)
+        rest = [i for i in still_open if i >= cursor]
+        following = rest[PAGE] if len(rest) > PAGE else ""
+        return [self.records[i] for i in rest[:PAGE]], following
+
+    def apply(self, applying: Applying, *, turns_max: int = 500) -> None:
+        for _ in range(turns_max):
+            turn = Turn(NOW, RULES, self.records.get, 0)
+            applying.slice(turn)
+            self.turns.append(turn.changes)
+            self.records |= {change.after.action.id: change.after for change in turn.changes}
+            if applying.done:
+                return
+        raise AssertionError(f"not done after {turns_max} slices")
+
+    def statuses(self) -> dict[str, str]:
+        return {action_id: each.status.value for action_id, each in self.records.items()}
+
+
+def applying(
+    store: Store,
+    *pages: Iterable[Action],
+    set_aside: Iterable[SetAside] = (),
+    unreadable_ids: int = 0,
+) -> Applying:
+    named = tuple(set_aside)
+    ids = tuple(entry.id for entry in named if entry.id is not None)
+    told = Pulled(1, 0, "", "", named, ids, len(named), unreadable_ids)
+    return Applying(Snapshot(deque(tuple(page) for page in pages), told), store.open_ids)
+
+
+def counted(applied: Applying) -> dict[str, int]:
+    return {verdict.value: count for verdict, count in applied.counts.items() if count}
+
+
+def test_additions_come_first_and_absences_last():
+    store = Store(record(action_id="old"))
+    store.apply(applying(store, [action("new")]))
+    assert [[change.after.action.id for change in turn] for turn in store.turns] == [
+        ["new"],
+        ["old"],
+    ]
+    assert store.statuses() == {"new": "NULL", "old": "WONT_START"}
+
+
+def test_every_kind_of_entry_is_counted_once():
+    gone = Record(action("over"), True, Over(ExecutionStatus.FINISHED))
+    store = Store(record(action_id="same"), record(action_id="moved"), record(action_id="x"), gone)
+    moved = action("moved", to_us=NOW_US + 2 * HOUR_US)
+    again = action("over", app_names=("Other",))
+    applied = applying(store, [action("same"), moved], [again, action("new")])
+    store.apply(applied)
+    assert counted(applied) == {
+        "added": 1,
+        "updated": 1,
+        "unchanged": 1,
+        "ignored": 1,
+        "withdrawn": 1,
+    }
+    assert set(applied.counts) == set(Verdict)
+
+
+def test_an_empty_snapshot_withdraws_everything_that_is_open():
+    ids = "abcdefg"
+    store = Store(*(record(action_id=i) for i in ids))
+    applied = applying(store)
+    store.apply(applied)
+    assert set(store.statuses().values()) == {"WONT_START"}
+    assert counted(applied) == {"withdrawn": len(ids)}
+
+
+def test_what_runs_and_is_absent_is_asked_to_stop():
+    store = Store(running())
+    store.apply(applying(store))
+    state = store.records["a"].state
+    assert isinstance(state, Running)
+    assert state.run.stop is StopReason.WITHDRAWN
+    assert store.turns[-1][0].effects == (StopRun(state.run.run_id, StopReason.WITHDRAWN),)
+
+
+def test_an_entry_whose_id_cannot_be_read_withdraws_nothing():
+    store = Store(record(action_id="absent"))
+    applied = applying(store, [action("new")], set_aside=[SetAside(None, "bad")], unreadable_ids=1)
+    store.apply(applied)
+    assert store.statuses() == {"absent": "NULL", "new": "NULL"}
+    assert counted(applied) == {"added": 1}
+
+
+def test_an_entry_that_is_set_aside_keeps_its_action_as_it_was():
+    store = Store(record(action_id="kept"), record(action_id="absent"))
+    before = store.records["kept"]
+    store.apply(applying(store, set_aside=[SetAside("kept", "toDate is missing")]))
+    assert store.records["kept"] == before
+    assert store.statuses()["absent"] == "WONT_START"
+
+
+def test_not_wanted_in_the_snapshot_is_withdrawn_like_an_absence():
+    store = Store(record())
+    applied = applying(store, [action(should_be_executed=False)])
+    store.apply(applied)
+    assert store.statuses() == {"a": "WONT_START"}
+    assert counted(applied) == {"withdrawn": 1}
+
+
+def test_the_same_snapshot_twice_changes_nothing_the_second_time():
+    store = Store()
+    pages = [[action("a"), action("b")], [action("c", should_be_executed=False)]]
+    store.apply(applying(store, *pages))
+    store.turns.clear()
+    applied = applying(store, *pages)
+    store.apply(applied)
+    assert [change for turn in store.turns for change in turn] == []
+    assert counted(applied) == {"unchanged": 3}
+
+
+def test_a_turn_takes_no_more_than_its_share():
+    store = Store()
+    pages = [[action(f"{page}-{n}") for n in range(50)] for page in range(9)]
+    store.apply(applying(store, *pages))
+    assert max(len(turn) for turn in store.turns) == ENTRIES_PER_TURN_MAX
+    assert len(store.records) == 450
+
+
+def test_a_snapshot_is_not_done_before_its_absences_are_looked_at():
+    store = Store(*(record(action_id=i) for i in "abc"))
+    applied = applying(store)
+    for done in (False, False, True):
+        applied.slice(Turn(NOW, RULES, store.records.get, 0))
+        assert applied.done is done
+
+
+@pytest.mark.parametrize("count", [0, 3, QUARANTINE_SHOWN_MAX + 5])
+def test_what_was_set_aside_is_shown_up_to_a_bound(count):
+    entries = [SetAside(f"id-{n}", "why") for n in range(count)]
+    shown = applying(Store(), set_aside=entries).quarantine
+    assert shown == tuple(f"id-{n}: why" for n in range(min(count, QUARANTINE_SHOWN_MAX)))
+
+
+def test_an_entry_without_an_id_is_shown_too():
+    shown = applying(Store(), set_aside=[SetAside(None, "why")], unreadable_ids=1).quarantine
+    assert shown == ("unreadable id: why",)

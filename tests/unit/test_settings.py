@@ -1,0 +1,438 @@
+"""What the configuration file may say, and what the host must have for it."""
+
+import json
+import os
+import signal
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from geosched.supervisor import preflight
+from geosched.supervisor.settings import (
+    BackendSettings,
+    ControlSettings,
+    DaemonSettings,
+    ScriptSettings,
+    Settings,
+    SettingsError,
+    load,
+    needs_restart,
+)
+
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "geosched.example.toml"
+BACKEND = '[backend]\nkind = "file"\npath = "actions.json"\n'
+SCRIPT = '[scripts.default]\ncommand = ["true"]\n'
+
+
+def loaded(directory: Path, text: str) -> Settings:
+    file = directory / "geosched.toml"
+    file.write_text(text)
+    return load(file)
+
+
+def script_with(directory: Path, line: str) -> ScriptSettings:
+    return loaded(directory, f"{BACKEND}{SCRIPT}{line}\n").scripts["default"]
+
+
+def here(directory: Path, more: str = SCRIPT) -> Settings:
+    """Settings whose directories are below `directory`."""
+    daemon = '[daemon]\nstate_dir = "state"\nruntime_dir = "run"\nlog_dir = "log"\n'
+    return loaded(directory, f"{daemon}{BACKEND}{more}")
+
+
+# --- what it means ----------------------------------------------------------------------
+
+
+def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, '[backend]\nurl = "https://backend.example/api/"\n' + SCRIPT)
+    assert settings.daemon == DaemonSettings(
+        state_dir=Path("/var/lib/geosched"),
+        runtime_dir=Path("/run/geosched"),
+        log_dir=Path("/var/log/geosched"),
+        max_running=32,
+        clock_wait_seconds=600,
+    )
+    assert settings.backend == BackendSettings(
+        kind="http",
+        url="https://backend.example/api",
+        poll_interval_seconds=60,
+        start_splay_seconds=0,
+        timeout_seconds=30,
+        max_body_bytes=8 * 1024 * 1024,
+        max_actions=10_000,
+        report=True,
+    )
+    assert settings.scripts == {
+        "default": ScriptSettings(
+            command=("true",),
+            stop_signal=signal.SIGTERM,
+            stop_grace_seconds=10,
+            restart="never",
+            heartbeat_timeout_seconds=15,
+            watchdog_seconds=0,
+            output_max_bytes=1024 * 1024,
+        )
+    }
+    assert settings.control == ControlSettings(operators=())
+
+
+def test_the_example_holds_every_setting_with_its_default() -> None:
+    settings = load(EXAMPLE)
+    document = tomllib.loads(EXAMPLE.read_text())
+    shown = {"url", "path", "token_file", "command"}  # have no default
+    for name, section in (
+        ("daemon", settings.daemon),
+        ("backend", settings.backend),
+        ("control", settings.control),
+        ("default", settings.scripts["default"]),
+    ):
+        table = document["scripts"]["default"] if name == "default" else document[name]
+        for field in msgspec.structs.fields(section):
+            if field.encode_name not in shown:
+                assert field.encode_name in table, f"{name}.{field.encode_name} is not shown"
+                assert getattr(section, field.name) == field.default
+            else:
+                assert f"{field.encode_name} = " in EXAMPLE.read_text()
+
+
+def test_the_files_that_the_example_only_mentions_may_be_set(tmp_path: Path) -> None:
+    text = (
+        EXAMPLE.read_text().replace("# path =", "path =").replace("# token_file =", "token_file =")
+    )
+    settings = loaded(tmp_path, text)
+    assert settings.backend.path == tmp_path / "actions.json"
+    assert settings.backend.token_file == Path("/etc/geosched/token")
+
+
+def test_relative_paths_are_relative_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "geosched.toml").write_text(
+        f'[daemon]\nstate_dir = "state"\n{BACKEND}token_file = "/etc/token"\n'
+        '[scripts.default]\ncommand = ["bin/run", "x/y"]\n[scripts.named]\ncommand = ["run"]\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    settings = load(Path("geosched.toml"))
+    assert settings.source == tmp_path / "geosched.toml"
+    assert settings.daemon.state_dir == tmp_path / "state"
+    assert settings.backend.path == tmp_path / "actions.json"
+    assert settings.backend.token_file == Path("/etc/token")
+    assert settings.scripts["default"].command == (str(tmp_path / "bin/run"), "x/y")
+    assert settings.scripts["named"].command == ("run",)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [('"500ms"', 0.5), ('"10s"', 10), ('"5m"', 300), ('"0s"', 0), ("0", 0), ('"1.5s"', 1.5)],
+)
+def test_durations_have_units_and_zero_needs_none(
+    tmp_path: Path, text: str, seconds: float
+) -> None:
+    assert script_with(tmp_path, f"stop_grace = {text}").stop_grace_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [('"64KiB"', 65_536), ('"1GiB"', 2**30), ("4096", 4096), ('"2048B"', 2048)]
+)
+def test_sizes_have_binary_units_or_are_bytes(tmp_path: Path, text: str, size: int) -> None:
+    assert script_with(tmp_path, f"output_max = {text}").output_max_bytes == size
+
+
+@pytest.mark.parametrize("name", ["USR1", "SIGUSR1"])
+def test_signals_go_by_their_name(tmp_path: Path, name: str) -> None:
+    assert script_with(tmp_path, f'stop_signal = "{name}"').stop_signal == signal.SIGUSR1
+
+
+@pytest.mark.parametrize(("timeout", "beat"), [("15s", 5), ("3s", 1), ("10m", 5)])
+def test_a_worker_beats_three_times_before_it_is_silent(
+    tmp_path: Path, timeout: str, beat: float
+) -> None:
+    assert script_with(tmp_path, f'heartbeat_timeout = "{timeout}"').heartbeat_seconds == beat
+
+
+def test_braces_around_anything_but_a_word_are_plain_text(tmp_path: Path) -> None:
+    command = ("sh", "-c", 'echo ${HOME} { x } {} {"a":1}', "{id}{apps}{from}{to}{run}{attempt}")
+    text = f"{BACKEND}[scripts.a]\ncommand = {json.dumps(command)}\n"
+    assert loaded(tmp_path, text).scripts["a"].command == command
+
+
+def test_operators_are_names_or_numbers(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, f'{BACKEND}[control]\noperators = ["alice", 1000]\n')
+    assert settings.control.operators == ("alice", "1000")
+
+
+def test_only_directories_need_a_restart(tmp_path: Path) -> None:
+    old = here(tmp_path)
+    new = loaded(tmp_path, f'[daemon]\nstate_dir = "state"\nmax_running = 1\n{BACKEND}')
+    assert needs_restart(old, old) == []
+    assert needs_restart(old, new) == ["daemon.runtime_dir", "daemon.log_dir"]
+    kept = new.with_directories_of(old)
+    assert needs_restart(old, kept) == []
+    assert kept.daemon.max_running == 1
+
+
+# --- what is refused --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        ("[deamon]\n", "deamon", "unknown key (known: daemon, backend, scripts, control)"),
+        ("[daemon]\nmax_runing = 1\n", "daemon.max_runing", "unknown key"),
+        ('[daemon]\n"a\\nb" = 1\n', "daemon.'a\\nb'", "unknown key"),
+        ("[control]\nusers = []\n", "control.users", "unknown key"),
+        ("daemon = 1\n", "daemon", "expected a table, got 1"),
+        ("scripts = []\n", "scripts", "expected a table, got []"),
+        ('[daemon]\nmax_running = "32"\n', "daemon.max_running", "expected `int`, got `str`"),
+        ("[daemon]\nmax_running = true\n", "daemon.max_running", "expected `int`, got `bool`"),
+        ("[daemon]\nmax_running = 0\n", "daemon.max_running", "expected `int` >= 1"),
+        ("[daemon]\nmax_running = 10001\n", "daemon.max_running", "expected `int` <= 10000"),
+        ("[daemon]\nclock_wait = 5\n", "daemon.clock_wait", "expected a duration such as"),
+        ("[daemon]\nclock_wait = false\n", "daemon.clock_wait", "expected a duration such as"),
+        ('[daemon]\nclock_wait = "5 s"\n', "daemon.clock_wait", "got '5 s'"),
+        ('[daemon]\nclock_wait = "-5s"\n', "daemon.clock_wait", "got '-5s'"),
+        ('[daemon]\nclock_wait = "\u0665s"\n', "daemon.clock_wait", "expected a duration"),
+        ('[daemon]\nclock_wait = "999h"\n', "daemon.clock_wait", "expected seconds <= 604800"),
+        ("[daemon]\nstate_dir = 1\n", "daemon.state_dir", "expected a path, got 1"),
+        ('[daemon]\nstate_dir = ""\n', "daemon.state_dir", "expected a path"),
+        ('[daemon]\nstate_dir = "a\\u0000b"\n', "daemon.state_dir", "expected a path"),
+        (
+            '[daemon]\nlog_dir = "/run/./geosched"\n',
+            "daemon.log_dir",
+            "same directory as daemon.ru",
+        ),
+    ],
+)
+def test_a_mistake_is_named_by_file_key_and_reason(
+    tmp_path: Path, text: str, key: str, reason: str
+) -> None:
+    refused(tmp_path, text + BACKEND, key, reason)
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "reason"),
+    [
+        ("", "backend.url", 'is missing (kind = "http" needs it)'),
+        ('kind = "file"', "backend.path", 'is missing (kind = "file" needs it)'),
+        ('kind = "trpc"\nurl = "https://b"', "backend.kind", "not supported by this version"),
+        ('kind = "ftp"', "backend.kind", "expected one of http, file, trpc, got 'ftp'"),
+        ("kind = []", "backend.kind", "expected one of http, file, trpc, got []"),
+        ('url = "ftp://b/"', "backend.url", "expected http://… or https://…"),
+        ('url = "https:///api"', "backend.url", "with a host"),
+        ('url = "https://b:99999/"', "backend.url", "is no address"),
+        ('url = "https://[b/"', "backend.url", "is no address"),
+        ('url = "https://b/a?x=1"', "backend.url", "has a query or a fragment"),
+        ('url = "https://b/a#x"', "backend.url", "has a query or a fragment"),
+        ('url = "https://b/\\n"', "backend.url", "has a space or a control character"),
+        ('url = "https://b"\npoll_interval = "199ms"', "backend.poll_interval", "seconds >= 0.2"),
+        ('url = "https://b"\npoll_interval = "25h"', "backend.poll_interval", "seconds <= 86400"),
+        ('url = "https://b"\ntimeout = "0s"', "backend.timeout", "seconds >= 0.1"),
+        ('url = "https://b"\nmax_body = "8MB"', "backend.max_body", "expected a size such as"),
+        ('url = "https://b"\nmax_body = true', "backend.max_body", "expected a size such as"),
+        ('url = "https://b"\nmax_body = -1', "backend.max_body", "expected `int` >= 1024"),
+        ('url = "https://b"\nreport = "no"', "backend.report", "expected `bool`"),
+    ],
+)
+def test_a_backend_that_cannot_be_asked_is_refused(
+    tmp_path: Path, lines: str, key: str, reason: str
+) -> None:
+    refused(tmp_path, f"[backend]\n{lines}\n", key, reason)
+
+
+def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    text = '[backend]\nurl = "https://me:hunter2@backend.example/"\n'
+    assert "hunter2" not in refused(tmp_path, text, "backend.url", "has credentials in it")
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "reason"),
+    [
+        ("", "command", "is missing"),
+        ("command = []", "command", "length >= 1"),
+        ('command = "sh -c x"', "command", "expected `array`, got `str`"),
+        ('command = ["a", 1]', "command[1]", "expected `str`, got `int`"),
+        ('command = [""]', "command", "the program, is empty"),
+        ('command = ["a", "{app}"]', "command", "unknown placeholder {app} (known: {id}"),
+        ('command = ["/bin/{type}"]', "command", "takes no placeholder"),
+        ('command = ["a", "b\\u0000"]', "command", "has a NUL"),
+        ('command = ["a"]\nstop_signal = "STOP"', "stop_signal", "expected one of TERM"),
+        ('command = ["a"]\nstop_signal = 15', "stop_signal", "expected one of TERM"),
+        ('command = ["a"]\nstop_grace = "11m"', "stop_grace", "seconds <= 600"),
+        ('command = ["a"]\nrestart = "sometimes"', "restart", "never, on-failure, always"),
+        ('command = ["a"]\nheartbeat_timeout = "900ms"', "heartbeat_timeout", "seconds >= 1"),
+        ('command = ["a"]\nwatchdog = "99ms"', "watchdog", 'expected 0 or at least "100ms"'),
+        ('command = ["a"]\noutput_max = 1023', "output_max", "`int` >= 1024"),
+        ('command = ["a"]\noutput_max = "2GiB"', "output_max", "`int` <= 1073741824"),
+        ('command = ["a"]\nrestart_delay = "10m"', "restart_delay_max", "shorter than"),
+        ('command = ["a"]\nuser = "x"', "user", "unknown key"),
+    ],
+)
+def test_a_script_that_cannot_be_run_is_refused(
+    tmp_path: Path, lines: str, key: str, reason: str
+) -> None:
+    refused(tmp_path, f"{BACKEND}[scripts.block]\n{lines}\n", f"scripts.block.{key}", reason)
+
+
+@pytest.mark.parametrize("kind", ["a b", "", "x" * 65, "a/b"])
+def test_a_type_that_no_action_can_have_is_refused(tmp_path: Path, kind: str) -> None:
+    refused(tmp_path, f'{BACKEND}[scripts."{kind}"]\ncommand = ["a"]\n', "scripts.", "a type is")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[daemon\n", "at line 1"),
+        (b"x = '\xff'\n", "can't decode byte 0xff"),
+        (b"x = " + b"[" * 5000, "nested too deep"),
+        (b"#" * (1024 * 1024 + 1), "longer than 1048576 bytes"),
+    ],
+)
+def test_what_is_no_toml_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    file = tmp_path / "geosched.toml"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load(file)
+    assert str(caught.value).startswith(f"cannot use {file}: ")
+    assert reason in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot read .*/none\.toml: No such file"):
+        load(tmp_path / "none.toml")
+
+
+def refused(directory: Path, text: str, key: str, reason: str) -> str:
+    """The message that such a file is refused with."""
+    with pytest.raises(SettingsError) as caught:
+        loaded(directory, text)
+    message = str(caught.value)
+    assert message.startswith(f"cannot use {directory / 'geosched.toml'}: {key}")
+    assert reason in message
+    assert message.isprintable(), "one line"
+    return message
+
+
+# --- what the host must have ------------------------------------------------------------
+
+
+def test_a_good_host_has_no_problems_and_stays_as_it_was(tmp_path: Path) -> None:
+    settings = here(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert preflight.check(settings) == []
+    assert preflight.warnings(settings) == []
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_command_must_be_there_and_executable(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("#!/bin/sh\n")
+    settings = here(
+        tmp_path,
+        '[scripts.a]\ncommand = ["/no/such/script"]\n[scripts.b]\ncommand = ["./plain"]\n'
+        '[scripts.c]\ncommand = ["no-such-command-anywhere"]\n[scripts.d]\ncommand = ["sh"]\n',
+    )
+    problems = [
+        "scripts.a.command: /no/such/script is not there",
+        f"scripts.b.command: {tmp_path}/plain is there, but not executable",
+        "scripts.c.command: no-such-command-anywhere is not there",
+    ]
+    assert preflight.check(settings) == problems
+    assert preflight.warnings(settings) == problems
+
+
+def test_no_script_at_all_is_a_warning_and_no_problem(tmp_path: Path) -> None:
+    settings = here(tmp_path, "")
+    assert preflight.check(settings) == []
+    assert preflight.warnings(settings) == [
+        "scripts: none is configured, so every action fails with no-script"
+    ]
+
+
+def test_directories_must_be_usable_or_creatable(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    settings = loaded(
+        tmp_path,
+        '[daemon]\nstate_dir = "state"\nruntime_dir = "none/run"\nlog_dir = "state/log"\n'
+        + BACKEND,
+    )
+    assert [problem.split(": ")[0] for problem in preflight.check(settings)] == [
+        "daemon.state_dir",
+        "daemon.runtime_dir",
+        "daemon.log_dir",
+    ]
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_the_daemon_may_not_write_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = here(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    assert [problem.split(": ")[0] for problem in preflight.check(settings)] == [
+        "daemon.state_dir",
+        "daemon.runtime_dir",
+        "daemon.log_dir",
+        "backend.path",
+        "scripts.default.command",
+    ]
+
+
+def test_sockets_must_fit_below_the_runtime_directory(tmp_path: Path) -> None:
+    fits = "/" + "r" * 93
+    for runtime_dir, problems in ((fits, 0), (fits + "r", 1)):
+        text = f'[daemon]\nruntime_dir = "{runtime_dir}"\n{BACKEND}{SCRIPT}'
+        text = text.replace(
+            "[backend]", f'state_dir = "{tmp_path}/s"\nlog_dir = "{tmp_path}/l"\n[backend]'
+        )
+        found = [one for one in preflight.check(loaded(tmp_path, text)) if "sockets" in one]
+        assert len(found) == problems
+    with pytest.raises(SettingsError, match="runtime_dir: longer than 94 bytes"):
+        preflight.prepare_directories(loaded(tmp_path, text))
+
+
+def test_a_token_must_be_readable(tmp_path: Path) -> None:
+    text = BACKEND + 'token_file = "token"\n' + SCRIPT
+    daemon = '[daemon]\nstate_dir = "s"\nruntime_dir = "r"\nlog_dir = "l"\n'
+    settings = loaded(tmp_path, daemon + text)
+    assert preflight.check(settings) == [f"backend.token_file: cannot read {tmp_path}/token"]
+    (tmp_path / "token").write_text("secret")
+    assert preflight.check(settings) == []
+
+
+def test_operators_must_be_users_of_this_host(tmp_path: Path) -> None:
+    settings = here(tmp_path, '[control]\noperators = ["root", 4711, "nobody-of-that-name"]\n')
+    assert preflight.check(settings) == [
+        "control.operators: there is no user 'nobody-of-that-name'"
+    ]
+
+
+def test_missing_directories_are_created_with_their_modes(tmp_path: Path) -> None:
+    settings = here(tmp_path)
+    (tmp_path / "log").mkdir(0o777)
+    (tmp_path / "log").chmod(0o777)
+    umask = os.umask(0o777)
+    try:
+        preflight.prepare_directories(settings)
+    finally:
+        os.umask(umask)
+    modes: dict[str, Any] = {
+        name: (tmp_path / name).stat().st_mode & 0o777 for name in ("state", "run", "log")
+    }
+    assert modes == {"state": 0o700, "run": 0o750, "log": 0o777}
+    preflight.prepare_directories(settings)
+
+
+def test_parents_are_not_created(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, f'[daemon]\nstate_dir = "none/state"\n{BACKEND}')
+    with pytest.raises(SettingsError, match=r"daemon\.state_dir: cannot create .*none/state"):
+        preflight.prepare_directories(settings)
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_its_log_directory_the_daemon_starts_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = '[daemon]\nstate_dir = "s"\nruntime_dir = "r"\nlog_dir = "none/log"\n'
+    preflight.prepare_directories(loaded(tmp_path, text + BACKEND))
+    assert "Output of runs is lost" in caplog.text
