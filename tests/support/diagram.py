@@ -41,6 +41,7 @@ ALWAYS = Rules(GENERATION, {"default": RestartPolicy(RestartMode.ALWAYS)})
 NEW, NULL = "[*]", "NULL"
 TERMINAL = tuple(status for status in ExecutionStatus if status.terminal)
 STARTED = ("running", "stopping", "waiting")
+STOPS_THAT_SETTLE = (StopReason.WINDOW_OVER, StopReason.WITHDRAWN, StopReason.OPERATOR)
 BEGIN, END = "<!-- state diagram: begin -->", "<!-- state diagram: end -->"
 
 
@@ -70,7 +71,7 @@ def records() -> Iterator[Record]:
         yield record(Over(status), attempt=1)
 
 
-def causes(of: Record) -> Iterator[Cause]:
+def causes(of: Record, when: Instant) -> Iterator[Cause]:
     """Every event, in each of the forms that make a difference."""
     yield Cause("withdrawn", Absent())
     yield Cause("withdrawn", Sent(action(should_be_executed=False)))
@@ -80,10 +81,12 @@ def causes(of: Record) -> Iterator[Cause]:
     if not isinstance(of.state, Running):
         return
     for rules, more in ((NEVER, ""), (ALWAYS, ", restart")):
-        yield Cause(f"exit 0{more}", RunEnded(_end(of)), rules)
-        yield Cause(f"failure{more}", RunEnded(_end(of, exit_code=1)), rules)
-        yield Cause(f"failure{more}", RunEnded(_end(of, cause=EndCause.WATCHDOG)), rules)
-    yield Cause("cannot start", RunEnded(_end(of, exit_code=None, cause=EndCause.CANNOT_START)))
+        yield Cause(f"exit 0{more}", RunEnded(_end(of, when)), rules)
+        yield Cause(f"failure{more}", RunEnded(_end(of, when, exit_code=1)), rules)
+        yield Cause(f"failure{more}", RunEnded(_end(of, when, cause=EndCause.WATCHDOG)), rules)
+    yield Cause(
+        "cannot start", RunEnded(_end(of, when, exit_code=None, cause=EndCause.CANNOT_START))
+    )
     yield Cause("daemon restart", DaemonStarted(kept=None))
 
 
@@ -96,7 +99,7 @@ def edges() -> dict[Edge, list[str]]:
             label = "new" if wanted and when is not AFTER else "new, too late or not wanted"
             _note(found, Edge(NEW, _box(seen.after)), label)
         for old in records():
-            for cause in causes(old):
+            for cause in causes(old, when):
                 change = decide(old, cause.event, when, cause.rules)
                 if change is None:
                     continue
@@ -108,9 +111,8 @@ def edges() -> dict[Edge, list[str]]:
 
 def render() -> str:
     """The diagram in the language of Mermaid."""
-    lines = ["stateDiagram-v2", "    state STARTED {"]
-    lines += [f"        {inner}" for inner in STARTED]
-    lines.append("    }")
+    lines = ["stateDiagram-v2"]
+    lines += [f'    state "STARTED ({inner})" as {inner}' for inner in STARTED]
     found = edges()
     lines += [f"    {edge.old} --> {edge.new}: {' / '.join(why)}" for edge, why in found.items()]
     left = {edge.old for edge in found}
@@ -146,28 +148,34 @@ def _look(of: Record) -> str:
 
 
 def _label(old: Record, cause: Cause, when: Instant) -> str:
-    """The event in words: of a run that is being stopped, its reason (S13a)."""
-    late = when is AFTER
+    """The event in words, with what else makes it lead where it does."""
     label = cause.label
-    if late and isinstance(cause.event, Due | Sent) and label != "withdrawn":
+    if when is AFTER and isinstance(cause.event, Due | Sent) and label != "withdrawn":
         label = "window over"
-    if isinstance(old.state, Null):
-        return f"{label}, had a run" if old.attempt and label != "window open" else label
-    if not isinstance(cause.event, RunEnded | DaemonStarted):
-        return label
-    stop = old.state.run.stop if isinstance(old.state, Running) else None
-    if stop is not None and stop not in (StopReason.SHUTDOWN, StopReason.ORPHANED):
-        label = f"gone ({stop.value})"
-        late = late and stop is StopReason.CHANGED
-        if stop is StopReason.CHANGED and isinstance(cause.event, DaemonStarted):
-            label = cause.label
-    else:
-        late = late and isinstance(cause.event, DaemonStarted)
-    return f"{label}, window over" if late else label
+    match old.state, cause.event:
+        case Null(), _ if old.attempt and label != "window open":
+            return f"{label}, had a run"  # S11a
+        case Running(run), RunEnded(ended):
+            return _end_label(run.stop, ended, label, late=when is AFTER)
+        case Running(run), DaemonStarted() if run.stop in STOPS_THAT_SETTLE:
+            return f"gone ({run.stop})"
+        case Running(), DaemonStarted() if when is AFTER:
+            return f"{label}, window over"
+        case _:
+            return label
 
 
-def _end(of: Record, **changes: object) -> RunResult:
-    return result(of.attempt, **changes)
+def _end_label(stop: StopReason | None, ended: RunResult, label: str, *, late: bool) -> str:
+    """Of a run that is being stopped the reason counts, and not how it exits (S13a)."""
+    if stop in STOPS_THAT_SETTLE:
+        return f"gone ({stop})"
+    if stop is StopReason.CHANGED:
+        return f"gone ({stop}), window over" if late else f"gone ({stop})"
+    return "exit, window over" if late and ended.cause is EndCause.EXITED else label
+
+
+def _end(of: Record, when: Instant, **changes: object) -> RunResult:
+    return result(of.attempt, ended_us=when.wall_us, **changes)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """The README says what the code does, as far as a test can compare the two."""
 
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.ctl.main import Exit, cli
-from geosched.supervisor import daemon
+from geosched.supervisor import daemon, values
 from geosched.supervisor.core.model import Reason
 from geosched.supervisor.settings import (
     BackendSettings,
     ControlSettings,
     DaemonSettings,
     ScriptSettings,
+    load,
 )
 from support import diagram
 
@@ -34,12 +37,27 @@ DESIGN_CITATION = re.compile(r"\[((?:[A-Z]?\d+(?:, | to )?)+)\]")
 FACT = re.compile(r"[A-Z]?\d+")
 
 
-def table_under(heading: str) -> list[str]:
-    """The first cells of the table that follows `heading`, without their quotes."""
+def table_under(heading: str, *, column: int = 1) -> list[str]:
+    """The cells of a column of the table that follows `heading`, without their quotes."""
     _, _, after = README.partition(heading)
     rows = re.search(r"(?:^\|.*\n)+", after, re.MULTILINE)
     assert rows, heading
-    return [line.split("|")[1].strip().strip("`") for line in rows[0].splitlines()[2:]]
+    return [line.split("|")[column].strip().strip("`") for line in rows[0].splitlines()[2:]]
+
+
+def default_of(field: msgspec.structs.FieldInfo) -> object:
+    return str(field.default) if isinstance(field.default, Path) else field.default
+
+
+def read(name: str, value: Any) -> object:
+    """A value of the file as the settings hold it."""
+    if name.endswith("_seconds"):
+        return values.seconds(value)
+    if name.endswith("_bytes"):
+        return values.size_bytes(value)
+    if name == "stop_signal":
+        return values.stop_signal(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def anchors(text: str) -> set[str]:
@@ -64,9 +82,27 @@ def test_the_diagram_is_the_one_that_the_code_draws() -> None:
         ("`[control]`\n", ControlSettings),
     ],
 )
-def test_every_setting_is_explained(heading: str, section: type[msgspec.Struct]) -> None:
-    known = [field.encode_name for field in msgspec.structs.fields(section)]
-    assert table_under(heading) == known
+def test_every_setting_is_explained_with_its_default(
+    heading: str, section: type[msgspec.Struct]
+) -> None:
+    known = {field.encode_name: field for field in msgspec.structs.fields(section)}
+    assert table_under(heading) == list(known)
+    for (name, field), shown in zip(known.items(), table_under(heading, column=2), strict=True):
+        if shown not in ("none", "needed"):
+            assert default_of(field) == read(field.name, tomllib.loads(f"x = {shown}")["x"]), name
+
+
+def test_the_configuration_in_the_interface_is_one(tmp_path: Path) -> None:
+    _, _, rest = (ROOT / "docs" / "interface.md").read_text().partition("```toml\n")
+    shown = tmp_path / "shown.toml"
+    shown.write_text(rest.partition("```")[0])
+    bare = tmp_path / "bare.toml"
+    bare.write_text(
+        '[backend]\nurl = "https://backend.example/api"\npath = "actions.json"\n'
+        'token_file = "/etc/geosched/token"\n[scripts.default]\n'
+        'command = ["/usr/lib/geosched/scripts/block-apps", "--apps={apps}"]\n'
+    )
+    assert msgspec.structs.replace(load(shown), source=bare) == load(bare)
 
 
 def test_every_status_phase_and_reason_is_explained() -> None:
