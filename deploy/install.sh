@@ -77,7 +77,8 @@ case $INIT in
 esac
 put 0755 scripts/block-apps "$PREFIX/lib/geosched/scripts/block-apps"
 put 0644 geosched.example.toml "$PREFIX/share/geosched/geosched.example.toml"
-put_once 0640 geosched.example.toml "$SYSCONFDIR/geosched/geosched.toml"
+# Readable for all: geosched-ctl finds the daemon by it. Secrets have a file of their own.
+put_once 0644 geosched.example.toml "$SYSCONFDIR/geosched/geosched.toml"
 
 echo "next: set backend.url in $SYSCONFDIR/geosched/geosched.toml, run \`$PREFIX/bin/geoschedd --check\`,"
 echo "then enable the service (deploy/README.md)"

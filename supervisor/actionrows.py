@@ -7,10 +7,12 @@ about no status. Nothing outlives the transaction it is given.
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 from ..ipc.actions import ExecutionStatus
 from .core.model import Change, Record
 from .records import (
+    INSTANT_US_MAX,
     KEY_BYTES,
     DamagedRecordError,
     Stored,
@@ -20,10 +22,11 @@ from .records import (
     edge_of,
     encode_stored,
     join,
+    number_key,
     split,
     status_of,
 )
-from .tables import Damage, Tables, Transaction, rows_from, scan, set_aside
+from .tables import Damage, Tables, Transaction, rows_from, set_aside
 
 #: Rows looked at for one page of a list, whatever is found among them.
 PAGE_ROWS_MAX = 5_000
@@ -80,9 +83,17 @@ class ActionRows:
                 records += [] if record is None else [record]
         return records, b""
 
-    def edges(self, txn: Transaction, start: bytes, limit: int) -> list[tuple[int, bytes]]:
-        """At most `limit` entries of the index from the row `start` on: edge and key."""
-        return [edge_of(row) for row, _ in scan(txn, self._tables.due, start, limit)]
+    def edges(
+        self, txn: Transaction, start: bytes, limit: int, until_us: int = INSTANT_US_MAX
+    ) -> list[tuple[int, bytes]]:
+        """At most `limit` entries of the index from the row `start` on: edge and key.
+
+        What waits beyond `until_us` is not looked at: it costs a turn nothing.
+        """
+        last = number_key(until_us)
+        with txn.cursor(self._tables.due) as at:
+            ahead = takewhile(lambda row: row[0][: len(last)] <= last, rows_from(at, start))
+            return [edge_of(row) for row, _ in islice(ahead, limit)]
 
     def open_page(self, txn: Transaction, start: bytes, limit: int) -> tuple[list[Record], bytes]:
         """Records in the order of the index, and the row to go on from, b"" at the end."""

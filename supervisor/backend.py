@@ -187,8 +187,10 @@ class Backend:
         self._sync.abandon()
         self._applying = None
 
-    def view(self, next_pull_in_seconds: float | None) -> BackendView:
+    def view(self, next_poll_seconds: float | None, now: Instant) -> BackendView:
         progress = self.progress
+        retry_seconds = max(0.0, self._sync.not_before(pull=True) - now.monotonic_seconds)
+        next_pull_in_seconds = retry_seconds if self._pull_wanted else next_poll_seconds
         return BackendView(
             kind=self.settings.kind,
             last_pull_at=format_optional(progress.last_pull_us),

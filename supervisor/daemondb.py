@@ -225,8 +225,7 @@ class DaemonDB:
     ) -> list[tuple[int, bytes]]:
         """Edges up to and including `until_us`, behind `after`: (edge, key), earliest first."""
         start = b"" if after is None else edge_key(*after) + b"\0"
-        edges = self._read(lambda txn: self._actions.edges(txn, start, limit))
-        return [(edge_us, key) for edge_us, key in edges if edge_us <= until_us]
+        return self._read(lambda txn: self._actions.edges(txn, start, limit, until_us))
 
     def next_edge_after(self, instant_us: int) -> int | None:
         """The first edge later than an instant."""
@@ -394,6 +393,7 @@ def _store_error(
     place: Path, error: lmdb.Error | OSError, *, otherwise: StoreErrorKind = StoreErrorKind.IO
 ) -> StoreError:
     """Their error as ours, by code and not by class (facts 5, 8, L14 to L16)."""
-    code = error.code if isinstance(error, lmdb.Error) else error.errno or 0
-    kind = storefile.kind_of_code(code, place) or otherwise
+    # LMDB's errors have a code, but for those that py-lmdb raises itself.
+    code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
+    kind = storefile.kind_of_code(code or 0, place) or otherwise
     return StoreError(f"cannot use {place}: {error}", kind=kind)

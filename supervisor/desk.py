@@ -60,7 +60,9 @@ class LoopDesk:
                 running=counts[ExecutionStatus.STARTED],
                 queued=len(loop.agenda.queue),
                 next_edge=self._next_edge(),
-                backend=parts.backend.view(parts.duties.next_in_seconds(now.boot_seconds, "pull")),
+                backend=parts.backend.view(
+                    parts.duties.next_in_seconds(now.boot_seconds, "pull"), now
+                ),
                 outbox=OutboxView(
                     depth=parts.db.outbox_depth,
                     oldest_at=format_optional(parts.db.outbox_oldest_us),
@@ -69,7 +71,7 @@ class LoopDesk:
                 ),
                 clock=ClockView(parts.clock.trusted, parts.clock.detail),
                 containment=self._containment,
-                stuck=sum(run.stuck for run in parts.pool.runs.values()) + len(loop.stuck),
+                stuck=sum(run.stuck for run in parts.pool.runs.values()) + len(loop.decider.stuck),
                 output_lost_bytes=loop.output_lost_bytes + parts.pool.output_lost_bytes,
                 lost_swaps=loop.lost_swaps,
                 bad_messages=bad,

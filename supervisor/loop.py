@@ -17,7 +17,6 @@ from msgspec.structs import replace
 from ..ipc.actions import ExecutionStatus
 from ..ipc.messages import EndCause, RunResult, StopReason
 from ..ipc.sockets import Poller
-from .agenda import Agenda
 from .backend import Backend
 from .children import Children
 from .clock import Clock
@@ -26,30 +25,25 @@ from .core.admission import slots_free
 from .core.lifecycle import Rules
 from .core.model import (
     Change,
-    DaemonStarted,
-    Due,
     Effect,
     Instant,
-    Null,
     Record,
-    RunEnded,
     Running,
     RunRow,
     StartRun,
     StopAsked,
     StopRun,
-    Waiting,
 )
 from .daemondb import Committed, DaemonDB, MetaUpdate, StoreError
+from .deciding import Decider
 from .duties import Duties
-from .pool import LiveRun, Pool
+from .liverun import LiveRun
+from .pool import Pool
 from .settings import Settings
 from .turn import Turn
 
 log = logging.getLogger(__name__)
 
-#: Edges looked at in one turn; more of them make more turns.
-EDGES_PER_TURN_MAX = 500
 #: With nothing ahead the loop still wakes so often, to compare the clocks.
 IDLE_SECONDS_MAX = 30.0
 #: A store that could not be written is tried again so often.
@@ -89,17 +83,15 @@ class Loop:
         self.parts = parts
         self.settings = settings
         self.rules = rules
-        self.agenda = Agenda()
+        self.decider = Decider(parts.db, parts.pool)
+        self.agenda = self.decider.agenda
         self.now = parts.clock.read()
         self.control: Control | None = None
         self.leaving: Leaving | None = None
-        self.stuck: dict[str, Record] = {}  # what an earlier daemon left and cannot be ended
         self.degraded: str | None = None
         self.lost_swaps = 0
         self.output_lost_bytes = 0
         self.reload_wanted = False
-        self._more_edges = True  # the first turn looks at once
-        self._next_stuck_check = 0.0
         self._stops_asked: list[str] = []
         self._ended: list[RunResult] = []
 
@@ -127,7 +119,7 @@ class Loop:
             raise StoreError(f"cannot recover: {self.degraded}")
         for record in self.parts.db.started():
             self.agenda.note(record, self.now)
-        self.stuck = {_run_id(record): record for record in stuck}
+        self.decider.stuck = {_run_id(record): record for record in stuck}
 
     def write_mark(self) -> None:
         """Once a day, in case nothing else is written (S19)."""
@@ -168,13 +160,13 @@ class Loop:
     def _wait_seconds(self) -> float:
         """Until the next thing anybody waits for; never 0 because of what cannot be done."""
         parts, now = self.parts, self.now
-        if parts.backend.applying or self._stops_asked or self._more_edges or self._unheard():
+        if self._stops_asked or self._unheard() or self._more_to_decide():
             return 0.0
         deadlines = [
             parts.children.next_deadline(),
             parts.pool.next_deadline(now),
             None if self.control is None else self.control.next_deadline(),
-            self._next_stuck_check if self.stuck else None,
+            self.decider.next_leftover_check,
         ]
         if self.degraded is not None:
             deadlines.append(now.monotonic_seconds + STORE_RETRY_SECONDS)
@@ -185,6 +177,11 @@ class Loop:
         wanted = (deadline for deadline in deadlines if deadline is not None)
         ahead = min(wanted, default=now.monotonic_seconds + IDLE_SECONDS_MAX)
         return min(max(0.0, ahead - parts.clock.monotonic_seconds()), IDLE_SECONDS_MAX)
+
+    def _more_to_decide(self) -> bool:
+        """A slice of a snapshot, or more edges than one turn looks at."""
+        more = self.parts.backend.applying or self.decider.more_edges
+        return more and self.leaving is None
 
     def _unheard(self) -> bool:
         """Runs that ended without any worker, this turn: the next has to hear of them."""
@@ -231,76 +228,17 @@ class Loop:
 
     def _decide(self) -> tuple[Turn, MetaUpdate | None]:
         turn = Turn(self.now, self.rules, self.parts.db.read, self._started())
-        self._decide_ends(turn)
+        decider, leaving = self.decider, self.leaving is not None
+        decider.runs_ended(turn, self._ended, leaving=leaving)
         for action_id in self._stops_asked:
             turn.happened(action_id, StopAsked())
         self._stops_asked.clear()
-        if self.leaving is not None:
+        if leaving:
             return turn, None
-        self._decide_stuck(turn)
+        decider.leftovers(turn, self.parts.run_is_gone)
         meta = self.parts.backend.decide(turn)
-        if self.agenda.may_look(self.now):
-            self._decide_due(turn)
+        decider.edges(turn, self.settings.daemon.max_running)
         return turn, meta
-
-    def _decide_ends(self, turn: Turn) -> None:
-        leaving = self.leaving is not None
-        for result in self._ended:
-            live = self.parts.pool.runs.get(result.run_id)
-            if live is None:
-                continue  # settled before, and acknowledged again by the pool
-            change = turn.happened(live.action_id, RunEnded(result, daemon_leaving=leaving))
-            if change is not None and not leaving:
-                # S15: the next attempt is due at once, in the same transaction.
-                turn.happened(live.action_id, Due(slot_free=False, hold_over=_at_once(change)))
-
-    def _decide_stuck(self, turn: Turn) -> None:
-        """S1: an action whose leftover could not be ended is settled when it is gone."""
-        if not self.stuck or self.now.monotonic_seconds < self._next_stuck_check:
-            return
-        self._next_stuck_check = self.now.monotonic_seconds + STORE_RETRY_SECONDS
-        for run_id, record in list(self.stuck.items()):
-            if self.parts.run_is_gone(run_id):
-                turn.happened(record.action.id, DaemonStarted(kept=None))
-
-    def _decide_due(self, turn: Turn) -> None:
-        """What the clock says: ends first, so that their slots are free for starts."""
-        now, agenda = self.now, self.agenda
-        if now.trusted:
-            self._look_at_edges(turn)
-        for record in turn.touched:
-            agenda.note(record, now)
-        for action_id in agenda.queue.take_ended(now.wall_us) if now.trusted else ():
-            turn.happened(action_id, Due(slot_free=False))
-        for action_id in agenda.take_released(now):
-            self._released(turn, action_id)
-        free = slots_free(self.settings.daemon.max_running, turn.started)
-        for action_id in agenda.queue.take(free) if now.trusted else ():
-            turn.happened(action_id, Due(slot_free=True))
-
-    def _look_at_edges(self, turn: Turn) -> None:
-        edges = self.parts.db.due(self.agenda.cursor, self.now.wall_us, EDGES_PER_TURN_MAX)
-        self._more_edges = len(edges) == EDGES_PER_TURN_MAX
-        for edge_us, key in edges:
-            self.agenda.cursor = (edge_us, key)
-            stored = self.parts.db.read_key(key)
-            if stored is None:
-                continue  # damaged: counted and told by the store
-            record = turn.record(stored.action.id) or stored
-            if isinstance(record.state, Null):
-                self.agenda.note(record, self.now)
-            else:
-                over = self.agenda.hold_over(record.action.id, self.now)
-                turn.happened(record.action.id, Due(slot_free=False, hold_over=over))
-
-    def _released(self, turn: Turn, action_id: str) -> None:
-        record = turn.record(action_id)
-        if record is None:
-            return
-        if isinstance(record.state, Null):
-            self.agenda.release(record, self.now)
-        else:
-            turn.happened(action_id, Due(slot_free=False))
 
     # --- commit -------------------------------------------------------------------------
 
@@ -355,9 +293,7 @@ class Loop:
             self._log_events(committed)
             for result in self._ended:
                 self.parts.pool.acknowledge(result.run_id)
-            self.stuck = {
-                run: old for run, old in self.stuck.items() if not self._settled(run, old)
-            }
+            self.decider.forget_settled()
             self.parts.backend.committed(self.now)
         if self.leaving is not None:
             self._ask_all_to_stop(self.leaving)
@@ -420,29 +356,15 @@ class Loop:
     def _started(self) -> int:
         return self.parts.db.counts()[ExecutionStatus.STARTED]
 
-    def _settled(self, run_id: str, record: Record) -> bool:
-        newest = self.parts.db.read(record.action.id)
-        return newest is None or not _has_run(newest, run_id)
-
     def _longest_grace(self) -> float:
         return max(
             (run.order.stop_grace_seconds for run in self.parts.pool.runs.values()), default=0.0
         )
 
 
-def _at_once(change: Change) -> bool:
-    """Whether the next attempt waits for nothing: a run made way for a changed one."""
-    state = change.after.state
-    return isinstance(state, Waiting) and state.hold.delay_seconds == 0
-
-
 def _run_id(record: Record) -> str:
     assert isinstance(record.state, Running)
     return record.state.run.run_id
-
-
-def _has_run(record: Record, run_id: str) -> bool:
-    return isinstance(record.state, Running) and record.state.run.run_id == run_id
 
 
 def _with_live(row: RunRow, live: LiveRun) -> RunRow:

@@ -19,23 +19,15 @@ Migration: TypeAlias = Callable[[Transaction, OpenTable], None]
 MIGRATIONS: Mapping[int, Migration] = {}
 
 
-def check(number: int, *, newest: int = FORMAT) -> None:
+def check(number: int) -> None:
     """Raises `ValueError` for a format this software cannot read."""
-    if number > newest:
-        raise ValueError(f"its format {number} is newer than this software's {newest}")
+    if number > FORMAT:
+        raise ValueError(f"its format {number} is newer than this software's {FORMAT}")
     if number < 1:
         raise ValueError(f"{number} is no format")
 
 
-def migrate(
-    txn: Transaction,
-    open_table: OpenTable,
-    number: int,
-    *,
-    newest: int = FORMAT,
-    migrations: Mapping[int, Migration] = MIGRATIONS,
-) -> None:
-    """Bring a store of format `number` to the newest, step by step, inside `txn`."""
-    check(number, newest=newest)
-    for step in range(number, newest):
-        migrations[step](txn, open_table)
+def migrate(txn: Transaction, open_table: OpenTable, number: int) -> None:
+    """Bring a store of format `number`, which was checked, to the newest, step by step."""
+    for step in range(number, FORMAT):
+        MIGRATIONS[step](txn, open_table)

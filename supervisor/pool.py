@@ -20,7 +20,6 @@ from ..ipc.messages import (
     Heartbeat,
     Ready,
     Release,
-    Run,
     RunResult,
     Started,
     Stop,
@@ -31,46 +30,19 @@ from ..ipc.sockets import Peer, ProtocolError, Server
 from .children import Child, Children, News
 from .core.liveness import JudgeClock, is_silent
 from .core.model import Instant
+from .liverun import WORKER_WAIT_SECONDS_MAX, LiveRun
 
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN_MAX = 500
 #: Workers forked in one turn, so that a crowded edge does not hold the loop.
 FORKS_PER_TURN_MAX = 32
-#: A run that no worker could be had for so long cannot be started.
-WORKER_WAIT_SECONDS_MAX = 20.0
 #: A run not gone so long after its grace is stuck (S13a), and is killed again so often.
 STUCK_AFTER_GRACE_SECONDS = 5.0
 KILL_AGAIN_SECONDS = 30.0
 #: How often an unfinished tree is looked at, and a stop that did not go out is sent again.
 TREE_ROUND_SECONDS = 0.05
 RESEND_SECONDS = 1.0
-
-
-@dataclass(slots=True)
-class LiveRun:
-    """A run and what is known of it while it lives; nothing here is stored."""
-
-    order: Run
-    action_id: str
-    attempt: int
-    heartbeat_timeout_seconds: float
-    asked_at: float
-    worker: str | None = None
-    worker_pid: int | None = None
-    script_pid: int | None = None
-    started_us: int | None = None
-    last_beat: float = 0.0
-    last_beat_us: int | None = None
-    status_text: str = ""
-    output_lost_bytes: int = 0
-    stop: StopReason | None = None
-    stop_at: float | None = None  # monotonic: when the next stop or kill is due
-    stuck_at: float | None = None
-    stuck: bool = False
-    ending: EndCause | None = None  # its worker is of no use any more: we end the tree
-    detail: str = ""
-    result: RunResult | None = None
 
 
 @dataclass(slots=True)
@@ -122,14 +94,14 @@ class Pool:
         run.stop_at = now.monotonic_seconds
         run.stuck_at = now.monotonic_seconds + grace + STUCK_AFTER_GRACE_SECONDS
         if run.worker is None:
-            self._end(run, EndCause.STOPPED, "stopped before it was started", now)
+            run.end(EndCause.STOPPED, "stopped before it was started", now.wall_us)
             return
         self._send_stop(run, now)
 
     def fail(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
         """The run cannot be started: it ends before any worker hears of it."""
         self.runs[run.order.run_id] = run
-        self._end(run, cause, detail, now)
+        run.end(cause, detail, now.wall_us)
 
     def acknowledge(self, run_id: str) -> None:
         """The end of the run is committed (or was before): nobody needs to keep it."""
@@ -169,7 +141,8 @@ class Pool:
 
     def next_deadline(self, now: Instant) -> float | None:
         """The monotonic instant at which some run has to be looked at again."""
-        deadlines = [deadline for run in self.runs.values() for deadline in _deadlines(run, now)]
+        at = now.monotonic_seconds
+        deadlines = [due for run in self.runs.values() for due in run.deadlines(at)]
         return min(deadlines, default=None)
 
     @property
@@ -260,7 +233,7 @@ class Pool:
                 self._end_tree(run, now)
         elif run.worker is None:
             if now.monotonic_seconds - run.asked_at > WORKER_WAIT_SECONDS_MAX:
-                self._end(run, EndCause.CANNOT_START, "no worker could be had for it", now)
+                run.end(EndCause.CANNOT_START, "no worker could be had for it", now.wall_us)
         elif is_silent(
             run.last_beat, self.judge.seconds, timeout_seconds=run.heartbeat_timeout_seconds
         ):
@@ -298,7 +271,7 @@ class Pool:
         if kept is not None:
             run.result = kept
         else:
-            self._end(run, run.ending, run.detail, now)
+            run.end(run.ending, run.detail, now.wall_us)
 
     def _send_stop(self, run: LiveRun, now: Instant) -> None:
         assert run.worker is not None
@@ -323,17 +296,6 @@ class Pool:
             run.action_id,
             STUCK_AFTER_GRACE_SECONDS,
             extra={"event": "run-stuck", "id": run.action_id, "runId": run.order.run_id},
-        )
-
-    def _end(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
-        run.result = RunResult(
-            run.order.run_id,
-            cause,
-            now.wall_us,
-            stop_reason=run.stop if cause is EndCause.STOPPED else None,
-            detail=detail,
-            script_pid=run.script_pid,
-            status_text=run.status_text,
         )
 
     # --- workers ------------------------------------------------------------------------
@@ -393,14 +355,3 @@ def _is(worker: _Worker, peer: Peer) -> bool:
     Before the zygote's word has come, a claim is only noted; no run is given on it.
     """
     return worker.pid is None or worker.pid == peer.pid
-
-
-def _deadlines(run: LiveRun, now: Instant) -> Iterator[float]:
-    if run.result is not None:
-        return
-    if run.stop_at is not None:
-        yield run.stop_at
-    if run.worker is None:
-        yield run.asked_at + WORKER_WAIT_SECONDS_MAX
-    else:
-        yield now.monotonic_seconds + 1.0  # silence is judged once a second (law 16)

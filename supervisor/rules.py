@@ -8,8 +8,8 @@ from ..ipc.messages import Run
 from .core.lifecycle import Rules
 from .core.model import Instant, Record, Running
 from .core.restart import RestartMode, RestartPolicy
+from .liverun import LiveRun
 from .orders import order, output_path
-from .pool import LiveRun
 from .settings import ScriptSettings, Settings
 
 

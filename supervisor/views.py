@@ -4,7 +4,7 @@ from ..ipc.control import ActionView, EventView, RunView
 from ..ipc.instants import format_instant, format_optional
 from .backend import signal_name
 from .core.model import Null, Over, Record, Running, RunRow, StatusChange, Waiting
-from .pool import LiveRun
+from .liverun import LiveRun
 
 
 def phase(record: Record, live: LiveRun | None, *, queued: bool, held: bool) -> str:

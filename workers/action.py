@@ -99,9 +99,10 @@ class Worker:
         while not self._leaving:
             readable = self._poller.wait(self._wait_seconds(time.monotonic()))
             now = time.monotonic()
-            if self._world.lifeline in readable:
-                self._lose_supervisor(now)
+            # Its last words first: a stop that it still sent has the better reason.
             self._hear_supervisor(now)
+            if self._world.lifeline in readable and not self._orphaned:
+                self._lose_supervisor(now)
             self._turn(now)
         if self._order is not None and self._lock is not None:
             release_run_lock(self._world.runtime, self._order.run_id, self._lock)

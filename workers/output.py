@@ -41,20 +41,20 @@ class Chunk(NamedTuple):
 
 
 def read_output(path: Path, offset: int, limit: int) -> Chunk:
-    """Up to `limit` bytes of output from `offset` on; a negative one counts from the end.
+    """`limit` bytes of output from `offset` on; a negative one counts from the end.
 
     Offsets count what the script wrote, so they mean the same while the file is being cut.
-    What was cut is left out, and the mark takes its place. Fewer bytes than `limit` means
-    that there is no more by now. Raises `OSError`.
+    What was cut is left out, and the mark takes its place, always whole: that can make it
+    a few bytes more. Fewer than `limit` means that there is no more by now. Raises `OSError`.
     """
     with path.open("rb") as file:
         descriptor = file.fileno()
         layout = _layout(descriptor)
         start = layout.place(offset)
-        data = os.pread(descriptor, min(limit, max(0, layout.end - start)), start)
+        data = os.pread(descriptor, layout.stop(start + limit) - start, start)
         if _layout(descriptor).same_places(layout):
             return Chunk(layout.offset_of(start + len(data)) - len(data), data)
-    # It was being cut just then: ask again. A head alone never moves, but why be clever.
+    # It was being cut just then: there is nothing yet.
     return Chunk(max(0, offset), b"")
 
 
@@ -78,7 +78,13 @@ class _Layout:
             offset = max(0, self.end + self.shift + offset)
         if not self.cut or offset < self.head:
             return offset
-        return max(self.head, offset - self.shift)
+        place = offset - self.shift
+        return place if place >= self.head + self.mark_bytes else self.head
+
+    def stop(self, place: int) -> int:
+        """Where to stop reading: the mark may be longer next time, so it is not torn."""
+        in_mark = self.head < place < self.head + self.mark_bytes
+        return self.head + self.mark_bytes if in_mark else place
 
     def offset_of(self, place: int) -> int:
         return place + self.shift if self.cut and place > self.head else place

@@ -69,12 +69,18 @@ class Zygote:
                 if descriptor != self._requests.fileno():
                     self._reap(descriptor)
                     continue
-                request = self._requests.recv(REQUEST_BYTES_MAX)
+                request = self._request()
                 if not request:
                     return None
                 child_main = self._answer(request)
                 if child_main is not None:
                     return child_main
+
+    def _request(self) -> bytes:
+        try:
+            return self._requests.recv(REQUEST_BYTES_MAX)
+        except ConnectionResetError:
+            return b""  # the supervisor left with an answer of ours unread
 
     def _answer(self, request: bytes) -> ChildMain | None:
         try:
@@ -163,6 +169,16 @@ def main() -> None:
     status = child_main()
     # An error has passed by here with its trace; else nothing is left to be tidied up.
     os._exit(status)
+
+
+def _tell_who_we_are(runtime: Runtime) -> None:
+    """Without it, a sweep has to rely on the lifeline to end us, which it may."""
+    try:
+        write_identity(runtime, Kind.ZYGOTE, "zygote")
+    except OSError as error:
+        log.error(
+            "The zygote cannot tell who it is: %s", error, extra={"event": "identity-not-written"}
+        )
 
 
 def _options() -> argparse.Namespace:

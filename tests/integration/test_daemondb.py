@@ -1,42 +1,51 @@
-"""daemonDB on a real disk: what wins, what stays, what is refused, what damage costs."""
+"""daemonDB on a real disk: what wins, what is found again, what is reported."""
 
-import errno
-import os
 import shutil
-import stat
 import subprocess
 import sys
-import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
-import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.messages import StopReason
-from geosched.supervisor import migrations, storefile
 from geosched.supervisor.core.lifecycle import decide, first_seen
 from geosched.supervisor.core.model import (
     Absent,
     Change,
+    DaemonStarted,
     Due,
     Null,
     Record,
     RunEnded,
+    Running,
     RunRow,
     Sent,
     StopAsked,
 )
-from geosched.supervisor.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
+from geosched.supervisor.daemondb import DaemonDB, MetaUpdate
 from geosched.supervisor.history import EVENTS_KEPT, RUNS_KEPT
 from geosched.supervisor.outbox import REFUSALS_MAX
-from geosched.supervisor.records import action_key, number_key
+from geosched.supervisor.records import action_key
 from msgspec.structs import replace
 from support.build import AFTER, BEFORE, GENERATION, HOUR_US, NOW, NOW_US, RULES, action, result
-
-Open = Callable[..., DaemonDB]
-LONG_NAMES = tuple(f"app number {n}" for n in range(100))
+from support.store import (
+    LONG_NAMES,
+    Opener,
+    add,
+    all_edges,
+    data_file,
+    decided,
+    happen,
+    on_disk,
+    seen,
+    start,
+    transactions,
+)
 
 
 @pytest.fixture
@@ -45,84 +54,15 @@ def state_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(state_dir: Path) -> Iterator[Open]:
-    """Opens the store of this test; a second call is a restart."""
-    stores: list[DaemonDB] = []
-
-    def open_store(**settings: Any) -> DaemonDB:
-        for store in stores:
-            store.close()
-        stores.append(DaemonDB.open(state_dir, **settings))
-        return stores[-1]
-
-    yield open_store
-    for store in stores:
-        store.close()
+def opened(state_dir: Path) -> Iterator[Opener]:
+    opener = Opener(state_dir)
+    yield opener
+    opener.close()
 
 
 @pytest.fixture
-def db(opened: Open) -> DaemonDB:
+def db(opened: Opener) -> DaemonDB:
     return opened()
-
-
-def seen(action_id: str = "a", **changes: Any) -> Change:
-    return first_seen(action(action_id, **changes), BEFORE, RULES)
-
-
-def add(db: DaemonDB, *ids: str, **changes: Any) -> None:
-    assert all(db.commit([seen(i, **changes) for i in ids], report=True).won)
-
-
-def happen(db: DaemonDB, action_id: str, event: Any, now: Any = NOW) -> Change:
-    """Decide and commit what an event means for a stored action."""
-    change = decided(db, action_id, event, now)
-    assert db.commit([change], report=True).won == (True,)
-    return change
-
-
-def decided(db: DaemonDB, action_id: str, event: Any, now: Any = NOW) -> Change:
-    record = db.read(action_id)
-    assert record is not None
-    change = decide(record, event, now, RULES)
-    assert change is not None
-    return change
-
-
-def start(db: DaemonDB, *ids: str) -> None:
-    for action_id in ids:
-        happen(db, action_id, Due(slot_free=True))
-
-
-def all_edges(db: DaemonDB) -> list[tuple[int, bytes]]:
-    return db.due(None, 2**63 - 1, 10_000)
-
-
-def data_file(state_dir: Path) -> Path:
-    return state_dir / "daemondb" / "data.mdb"
-
-
-def on_disk(state_dir: Path, table: str, change: Callable[[Any, Any], None]) -> None:
-    """Do something to a table that the product would not; its store must be closed."""
-    with lmdb.open(str(state_dir / "daemondb"), max_dbs=16, lib_version=0) as env:
-        handle = env.open_db(table.encode())
-        with env.begin(write=True) as txn:
-            change(txn, handle)
-
-
-def flip(table: str, key: bytes, state_dir: Path, *, byte: int = -1) -> None:
-    """Change one byte of a stored value, as a tired flash does."""
-
-    def change(txn: Any, handle: Any) -> None:
-        value = bytearray(txn.get(key, db=handle))
-        value[byte] ^= 0x40
-        txn.put(key, bytes(value), db=handle)
-
-    on_disk(state_dir, table, change)
-
-
-def transactions(db: DaemonDB) -> int:
-    """The number of the last write transaction that wrote anything."""
-    return int(db._env.info()["last_txnid"])
 
 
 # --- compare-and-swap -------------------------------------------------------------------
@@ -190,6 +130,13 @@ def test_a_turn_without_change_writes_nothing(db, state_dir):
     assert (transactions(db), data_file(state_dir).stat().st_mtime_ns) == (before, stamp)
 
 
+def test_a_turn_without_change_does_not_even_ask_for_the_write_lock(db, monkeypatch):
+    add(db, "a")
+    monkeypatch.setattr(db, "_write", None)
+    assert db.commit([], report=True).won == ()
+    assert db.commit([], report=True, meta=MetaUpdate(etag="")).won == ()
+
+
 def test_all_changes_of_a_turn_are_one_transaction(db):
     add(db, "a", "b")
     before = transactions(db)
@@ -216,6 +163,44 @@ def test_an_edge_moves_with_the_dates(db):
     add(db, "a")
     happen(db, "a", Sent(action("a", from_us=NOW_US, to_us=NOW_US + HOUR_US)), BEFORE)
     assert all_edges(db) == [(NOW_US, action_key("a"))]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_index_and_counts_follow_the_records_through_anything(opened, seed):
+    random = Random(seed)
+    db, ids = opened(), [f"id-{n}" for n in range(8)]
+    for _ in range(150):
+        changes = [change for change in map(partial(anything, db, random), ids) if change]
+        twice = random.choices(changes, k=2) if changes else []  # the second of a kind loses
+        db.commit(changes + twice, report=True)
+    check_index_and_counts(db, ids)
+    check_index_and_counts(opened(), ids)
+
+
+def check_index_and_counts(db: DaemonDB, ids: list[str]) -> None:
+    records = [record for record in map(db.read, ids) if record]
+    edges = [(r.edge_us, action_key(r.action.id)) for r in records if r.edge_us is not None]
+    assert all_edges(db) == sorted(edges)
+    assert +db.counts() == Counter(record.status for record in records)
+
+
+def anything(db: DaemonDB, random: Random, action_id: str) -> Change | None:
+    """A change that something that may happen makes of an action, known or not."""
+    record = db.read(action_id)
+    newer = action(
+        action_id,
+        from_us=NOW_US - random.randrange(HOUR_US),
+        to_us=NOW_US + random.randrange(1, HOUR_US),
+        app_names=random.choice([("one",), LONG_NAMES, ()]),
+    )
+    if record is None:
+        return first_seen(newer, NOW, RULES) if random.random() < 0.2 else None
+    run_id = record.state.run.run_id if isinstance(record.state, Running) else "none"
+    event = random.choice(
+        [Sent(newer), Sent(newer), Due(True), DaemonStarted(None), RunEnded(result(run_id=run_id))]
+        + [Absent(), StopAsked()] * (random.random() < 0.1)
+    )
+    return decide(record, event, NOW, RULES)
 
 
 def test_what_is_due_comes_earliest_first_up_to_the_instant_asked_for(db):
@@ -293,7 +278,7 @@ def test_a_page_looks_at_a_bounded_number_of_rows_and_can_be_gone_on_from(db, mo
 
 @pytest.mark.parametrize("cursor", ["zz", "00", "00" * 17, "00" * 600, "ü"])
 def test_a_cursor_of_a_stranger_is_refused(db, cursor):
-    with pytest.raises(ValueError, match="^cannot go on with the list"):
+    with pytest.raises(ValueError, match=r"^cannot go on with the list"):
         db.page(cursor, 20, frozenset(ExecutionStatus))
 
 
@@ -397,6 +382,16 @@ def test_generation_and_device_are_made_once_and_differ_between_stores(opened, t
     assert int(first.generation, 16) >= 0
 
 
+def test_a_record_of_a_stopping_run_keeps_its_reason(opened):
+    db = opened()
+    add(db, "a")
+    start(db, "a")
+    happen(db, "a", StopAsked())
+    record = opened().read("a")
+    assert isinstance(record, Record)
+    assert record.state.run.stop is StopReason.OPERATOR
+
+
 def test_what_was_committed_outlives_kill_minus_nine(state_dir):
     script = f"""
 import os, signal, sys
@@ -414,6 +409,15 @@ os.kill(os.getpid(), signal.SIGKILL)
     db = DaemonDB.open(state_dir)
     assert db.read("a") == seen("a").after
     db.close()
+
+
+def test_a_copy_of_the_store_is_a_store(opened, state_dir, tmp_path):
+    add(opened(), "a")
+    opened.close()
+    shutil.copytree(state_dir, tmp_path / "copy")
+    copy = DaemonDB.open(tmp_path / "copy")
+    assert copy.read("a") == seen("a").after
+    copy.close()
 
 
 # --- long configuration -----------------------------------------------------------------
@@ -483,6 +487,7 @@ def test_null_after_a_restart_is_an_event_but_not_reported(db):
     again = replace(record, state=Null(), revision=record.revision + 1)
     committed = db.commit([Change(record, again)], report=True)
     assert [event.new for _, event in committed.events] == [ExecutionStatus.NULL]
+    assert db.outbox_depth == 1
     assert [change.new for _, change in db.outbox_pending(10)] == [ExecutionStatus.STARTED]
 
 
@@ -537,408 +542,3 @@ def test_a_full_outbox_drops_the_oldest_that_say_started_and_then_the_oldest(ope
     happen(db, "e", Absent())
     assert [n for n, _ in db.outbox_pending(10)] == [3, 4, 5]
     assert opened().outbox_dropped == 2
-
-
-# --- the directory and its files --------------------------------------------------------
-
-
-def test_nobody_else_can_read_the_store(db, state_dir):
-    place = state_dir / "daemondb"
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (state_dir, place)}
-    assert modes == {"state": 0o700, "daemondb": 0o700}
-    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in place.iterdir()}
-    assert files == {"data.mdb": 0o600, "lock.mdb": 0o600, "initialised": 0o600}
-
-
-def test_no_child_inherits_a_descriptor_of_the_store(db, state_dir):
-    place = os.fspath((state_dir / "daemondb").resolve())
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
-            continue
-        if target.startswith(place):
-            found.append(target)
-            assert not os.get_inheritable(int(name)), target
-    assert os.path.join(place, "data.mdb") in found
-
-
-def test_the_lock_file_has_its_blocks_so_that_a_full_disk_cannot_kill_us(db, state_dir):
-    assert (state_dir / "daemondb" / "lock.mdb").stat().st_blocks * 512 >= storefile.LOCK_BYTES
-
-
-def test_a_second_opener_in_this_process_is_refused_and_the_first_goes_on(db, state_dir):
-    with pytest.raises(StoreError, match="^cannot use"):
-        DaemonDB.open(state_dir)
-    add(db, "a")
-
-
-def test_the_file_system_of_a_directory_is_known():
-    assert storefile.file_system(Path("/proc/self")) == "proc"
-
-
-@pytest.mark.parametrize("kind", sorted(storefile.REFUSED_FILE_SYSTEMS))
-def test_a_file_system_that_cannot_hold_it_is_refused(state_dir, monkeypatch, kind):
-    monkeypatch.setattr(storefile, "file_system", lambda _: kind)
-    with pytest.raises(StoreError, match=f"cannot keep daemonDB in .*: {kind} cannot hold it"):
-        DaemonDB.open(state_dir)
-    assert not data_file(state_dir).exists()
-
-
-def test_a_disk_that_forgets_is_warned_of(opened, monkeypatch, caplog):
-    monkeypatch.setattr(storefile, "file_system", lambda _: "tmpfs")
-    opened()
-    assert "may not outlive a reboot" in caplog.text
-
-
-def test_a_parent_that_is_missing_is_not_made(tmp_path):
-    with pytest.raises(StoreError, match="^cannot use"):
-        DaemonDB.open(tmp_path / "no" / "state")
-    assert list(tmp_path.iterdir()) == []
-
-
-# --- what is refused --------------------------------------------------------------------
-
-
-def closed_store(opened: Open, *ids: str) -> None:
-    db = opened()
-    add(db, *(ids or ("a",)))
-    db.close()
-
-
-def set_format(state_dir: Path, number: bytes) -> None:
-    on_disk(state_dir, "meta", lambda txn, handle: txn.put(b"format", number, db=handle))
-
-
-def refused_untouched(state_dir: Path, message: str) -> StoreError:
-    before = data_file(state_dir).read_bytes()
-    with pytest.raises(StoreError, match=message) as refused:
-        DaemonDB.open(state_dir)
-    assert data_file(state_dir).read_bytes() == before
-    assert refused.value.kind is StoreErrorKind.UNUSABLE
-    assert refused.value.fatal
-    return refused.value
-
-
-def test_a_newer_store_is_refused_untouched(opened, state_dir):
-    closed_store(opened)
-    newer = migrations.FORMAT + 1
-    set_format(state_dir, newer.to_bytes(4, "big"))
-    refused_untouched(state_dir, f"its format {newer} is newer than this software's")
-
-
-@pytest.mark.parametrize("number", [b"", b"\0\0\0\0", b"12345"])
-def test_a_store_whose_format_makes_no_sense_is_refused_untouched(opened, state_dir, number):
-    closed_store(opened)
-    set_format(state_dir, number)
-    refused_untouched(state_dir, "^cannot use")
-
-
-def test_a_store_that_lost_its_data_is_refused(opened, state_dir):
-    closed_store(opened)
-    data_file(state_dir).write_bytes(b"")
-    refused_untouched(state_dir, "it is missing or empty, and it was not before")
-
-
-def test_a_store_whose_data_is_missing_is_refused(opened, state_dir):
-    closed_store(opened)
-    data_file(state_dir).unlink()
-    with pytest.raises(StoreError, match="it is missing or empty, and it was not before"):
-        DaemonDB.open(state_dir)
-    assert not data_file(state_dir).exists()
-
-
-def test_an_empty_file_of_a_first_start_that_failed_is_no_loss(opened, state_dir):
-    data_file(state_dir).parent.mkdir(parents=True)
-    data_file(state_dir).touch()
-    add(opened(), "a")
-
-
-def test_a_first_start_that_was_cut_short_is_begun_again(opened, state_dir):
-    place = state_dir / "daemondb"
-    place.mkdir(parents=True)
-    lmdb.open(str(place), max_dbs=16, lib_version=0).close()
-    add(opened(), "a")
-
-
-def test_an_empty_store_in_the_place_of_a_full_one_is_refused(opened, state_dir):
-    closed_store(opened)
-    place = state_dir / "daemondb"
-    data_file(state_dir).unlink()
-    lmdb.open(str(place), max_dbs=16, lib_version=0).close()
-    refused_untouched(state_dir, "what it holds is no daemonDB")
-
-
-def test_a_foreign_lmdb_file_is_refused_untouched(state_dir):
-    place = state_dir / "daemondb"
-    place.mkdir(parents=True)
-    with lmdb.open(str(place), lib_version=0) as env, env.begin(write=True) as txn:
-        txn.put(b"somebody", b"else's")
-    refused_untouched(state_dir, "what it holds is no daemonDB")
-
-
-def test_bytes_that_are_no_lmdb_file_are_refused_untouched(opened, state_dir):
-    closed_store(opened)
-    data_file(state_dir).write_bytes(b"\0" * 20_000)
-    refused_untouched(state_dir, "^cannot use")
-
-
-def test_a_truncated_store_is_refused_and_does_not_kill_the_process(opened, state_dir):
-    closed_store(opened, *(f"id-{n}" for n in range(500)))
-    with data_file(state_dir).open("r+b") as file:
-        file.truncate(3 * 4096)
-    refused_untouched(state_dir, "it is damaged")
-
-
-def test_a_zeroed_page_is_refused_and_does_not_kill_the_process(opened, state_dir):
-    closed_store(opened, *(f"id-{n}" for n in range(500)))
-    with data_file(state_dir).open("r+b") as file:
-        data = file.read()
-        live = data.index(b"id-250") // 4096
-        file.seek(live * 4096)
-        file.write(b"\0" * 4096)
-    refused_untouched(state_dir, "it is damaged")
-
-
-# --- migrations -------------------------------------------------------------------------
-
-
-def test_every_older_format_has_a_migration():
-    assert set(migrations.MIGRATIONS) == set(range(1, migrations.FORMAT))
-
-
-def test_migrations_run_in_order_from_the_format_that_is_there():
-    ran: list[int] = []
-    steps = {n: lambda _txn, _open, n=n: ran.append(n) for n in (1, 2, 3, 4)}
-    migrations.migrate(None, None, 2, newest=4, migrations=steps)
-    assert ran == [2, 3]
-
-
-def test_an_older_store_is_migrated_when_it_is_opened(opened, state_dir, monkeypatch):
-    closed_store(opened)
-
-    def mark(txn: Any, open_table: Any) -> None:
-        txn.put(b"migrated", b"yes", db=open_table(b"meta"))
-
-    monkeypatch.setattr(migrations, "FORMAT", 2)
-    monkeypatch.setattr(migrations, "MIGRATIONS", {1: mark})
-    db = opened()
-    assert db.read("a") is not None
-    db.close()
-    found: list[bytes] = []
-
-    def look(txn: Any, handle: Any) -> None:
-        found.extend(txn.get(key, db=handle) for key in (b"migrated", b"format"))
-
-    on_disk(state_dir, "meta", look)
-    assert found == [b"yes", b"\0\0\0\2"]
-
-
-# --- damage -----------------------------------------------------------------------------
-
-
-def test_a_damaged_record_costs_that_record_and_is_told_once(opened, state_dir, caplog):
-    closed_store(opened, "a", "b")
-    flip("actions", action_key("a"), state_dir)
-    db = opened()
-    assert [db.read("a"), db.read("a"), db.read_key(action_key("a"))] == [None] * 3
-    assert db.read("b") is not None
-    assert db.damaged == 1
-    assert caplog.text.count("Lost a value") == 1
-    records, _ = db.page("", 10, frozenset(ExecutionStatus))
-    assert [record.action.id for record in records] == ["b"]
-    assert [record.action.id for record in db.open_page("", 10)[0]] == ["b"]
-
-
-def test_a_change_over_a_damaged_record_loses(opened, state_dir):
-    closed_store(opened)
-    change = decide(seen("a").after, Due(slot_free=True), NOW, RULES)
-    flip("actions", action_key("a"), state_dir)
-    assert opened().commit([change], report=True).won == (False,)
-
-
-@pytest.mark.parametrize("names", [("Chrome",), LONG_NAMES], ids=["short", "long"])
-def test_a_damaged_record_makes_room_for_the_next_snapshot(opened, state_dir, names):
-    closed_store(opened, "a", "b")
-    flip("actions", action_key("a"), state_dir)
-    db = opened()
-    new = seen("a", app_names=names, from_us=NOW_US)
-    assert db.commit([new], report=True).won == (True,)
-    assert db.read("a") == new.after
-    assert all_edges(db) == [(NOW_US - HOUR_US, action_key("b")), (NOW_US, action_key("a"))]
-    assert db.counts()[ExecutionStatus.NULL] == 2
-    assert opened().counts()[ExecutionStatus.NULL] == 2
-
-
-def test_what_gave_way_is_kept_for_whoever_wants_to_look(opened, state_dir):
-    closed_store(opened)
-    flip("actions", action_key("a"), state_dir)
-    db = opened()
-    add(db, "a")
-    db.close()
-    kept: list[bytes] = []
-
-    def look(txn: Any, handle: Any) -> None:
-        kept.append(txn.get(b"actions:" + action_key("a"), db=handle))
-
-    on_disk(state_dir, "damaged", look)
-    assert len(kept[0]) > 20
-
-
-def test_a_record_whose_head_is_damaged_is_not_counted(opened, state_dir):
-    closed_store(opened, "a", "b")
-    flip("actions", action_key("a"), state_dir, byte=0)
-    db = opened()
-    assert (db.counts()[ExecutionStatus.NULL], db.damaged) == (1, 1)
-    add(db, "a")
-    assert db.counts()[ExecutionStatus.NULL] == 2
-
-
-@pytest.mark.parametrize("lost", [True, False])
-def test_a_record_without_its_long_configuration_is_damaged(opened, state_dir, lost):
-    db = opened()
-    add(db, "a", app_names=LONG_NAMES)
-    db.close()
-    if lost:
-        on_disk(state_dir, "details", lambda txn, handle: txn.delete(action_key("a"), db=handle))
-    else:
-        flip("details", action_key("a"), state_dir)
-    db = opened()
-    assert (db.read("a"), db.damaged) == (None, 1)
-    add(db, "a", app_names=LONG_NAMES)
-    assert db.read("a").action.app_names == LONG_NAMES
-
-
-def test_a_damaged_event_and_a_damaged_run_cost_only_themselves(opened, state_dir):
-    db = opened()
-    add(db, "a", "b")
-    start(db, "a", "b")
-    db.close()
-    flip("events", number_key(1), state_dir)
-    flip("runs", action_key("a") + b"\0\0\0\1", state_dir)
-    db = opened()
-    assert [n for n, _ in db.events(0)] == [2]
-    assert (db.runs("a", 20), db.run("a", 1)) == ([], None)
-    assert db.run("b", 1) is not None
-    happen(db, "b", RunEnded(result(run_id=db.read("b").state.run.run_id)))
-    assert [n for n, _ in db.events(0)] == [2, 3]
-
-
-def test_a_damaged_report_does_not_hold_up_the_others_for_ever(opened, state_dir):
-    db = opened()
-    add(db, "a", "b")
-    start(db, "a", "b")
-    db.close()
-    flip("outbox", number_key(1), state_dir)
-    db = opened()
-    assert ([n for n, _ in db.outbox_pending(10)], db.outbox_depth) == ([2], 1)
-
-
-def test_a_damaged_meta_row_begins_a_new_generation(opened, state_dir):
-    db = opened()
-    add(db, "a")
-    start(db, "a")
-    db.commit([], report=True, meta=MetaUpdate(etag="x"))
-    generation = db.meta.generation
-    db.close()
-    flip("meta", b"store", state_dir)
-    db = opened()
-    assert db.meta.generation != generation
-    assert db.meta.etag == ""
-    assert (db.read("a").attempt, [n for n, _ in db.events(0)]) == (1, [1])
-    assert opened().meta == db.meta
-
-
-# --- full and failing disks -------------------------------------------------------------
-
-
-def test_a_full_map_grows_and_the_turn_is_committed_once(opened):
-    db = opened(map_bytes=128 * 1024, map_bytes_max=4 * 1024**2)
-    for batch in range(10):
-        ids = [f"{batch}-{n}" for n in range(100)]
-        assert all(db.commit([seen(i) for i in ids], report=True).won)
-    assert db.counts()[ExecutionStatus.NULL] == 1000
-    assert len(all_edges(db)) == 1000
-
-
-def test_a_map_at_its_bound_is_an_error_that_can_be_waited_out(opened):
-    db = opened(map_bytes=128 * 1024, map_bytes_max=128 * 1024)
-    with pytest.raises(StoreError, match="^cannot use") as refused:
-        for batch in range(100):
-            db.commit([seen(f"{batch}-{n}") for n in range(100)], report=True)
-    assert refused.value.kind is StoreErrorKind.MAP_FULL
-    assert not refused.value.fatal
-    counted = db.counts()[ExecutionStatus.NULL]
-    assert counted == len(all_edges(db)) > 0
-    assert opened(map_bytes_max=1024**2).counts()[ExecutionStatus.NULL] == counted
-
-
-@pytest.mark.parametrize(
-    ("code", "full", "kind", "fatal"),
-    [
-        (errno.ENOSPC, False, StoreErrorKind.FULL, False),
-        (errno.EDQUOT, False, StoreErrorKind.FULL, False),
-        (errno.EIO, True, StoreErrorKind.FULL, False),
-        (errno.EIO, False, StoreErrorKind.IO, True),
-        (errno.EROFS, False, StoreErrorKind.READ_ONLY, False),
-        (-30795, False, StoreErrorKind.IO, True),  # MDB_PANIC
-        (-30796, True, StoreErrorKind.IO, True),  # MDB_CORRUPTED
-    ],
-)
-def test_errors_are_told_apart_by_code(db, monkeypatch, code, full, kind, fatal):
-    class Failing:
-        def begin(self, write: bool = False) -> Any:
-            raise lmdb.Error("begin", code)
-
-    monkeypatch.setattr(storefile, "is_full", lambda _: full)
-    environment = db._env
-    monkeypatch.setattr(db, "_env", Failing())
-    for call in (lambda: db.read("a"), lambda: db.commit([seen("a")], report=True)):
-        with pytest.raises(StoreError) as refused:
-            call()
-        assert (refused.value.kind, refused.value.fatal) == (kind, fatal)
-    monkeypatch.setattr(db, "_env", environment)
-
-
-def test_a_failed_commit_changes_nothing_in_memory_either(opened, monkeypatch):
-    db = opened()
-    add(db, "a")
-    change = decided(db, "a", Due(slot_free=True))
-    with monkeypatch.context() as broken:
-        broken.setattr(db._history, "put_run", fail)
-        with pytest.raises(StoreError):
-            db.commit([change], report=True, meta=MetaUpdate(etag="x"))
-    assert (db.read("a").status, db.meta.etag, db.outbox_depth) == (ExecutionStatus.NULL, "", 0)
-    assert db.counts()[ExecutionStatus.NULL] == 1
-    assert db.commit([change], report=True).events[0][0] == 1
-
-
-def fail(*_: Any) -> None:
-    raise lmdb.Error("put", errno.ENOSPC)
-
-
-def test_a_record_of_a_stopping_run_keeps_its_reason(opened):
-    db = opened()
-    add(db, "a")
-    start(db, "a")
-    happen(db, "a", StopAsked())
-    record = opened().read("a")
-    assert isinstance(record, Record)
-    assert record.state.run.stop is StopReason.OPERATOR
-
-
-def test_a_copy_of_the_store_is_a_store(opened, state_dir, tmp_path):
-    closed_store(opened)
-    shutil.copytree(state_dir, tmp_path / "copy")
-    copy = DaemonDB.open(tmp_path / "copy")
-    assert copy.read("a") == seen("a").after
-    copy.close()
-
-
-def test_a_value_that_is_sound_but_means_nothing_is_damaged(opened, state_dir):
-    closed_store(opened)
-    body = b"\x93\x01\x02\x03"
-    value = b"\x01\x00" + zlib.crc32(body, 0).to_bytes(4, "big") + body
-    on_disk(state_dir, "actions", lambda txn, handle: txn.put(action_key("a"), value, db=handle))
-    assert opened().read("a") is None

@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from geosched.ipc.messages import EndCause, Ended, StopReason
+from geosched.workers.output import read_output
 from support.wait import wait_for
 from support.workers import Host, host
-
-from geosched.ipc.messages import EndCause, Ended, StopReason
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +59,9 @@ def test_what_a_script_left_behind_is_ended_before_its_end_is_told(shared: Host)
 
 
 def test_what_was_left_behind_has_the_stop_signal_and_the_grace(shared: Host):
-    left = shared.script("trap 'echo asked > $HERE/asked; exit' TERM; : > $HERE/up; "
-                         "while :; do sleep 0.02; done")
+    left = shared.script(
+        "trap 'echo asked > $HERE/asked; exit' TERM; : > $HERE/up; while :; do sleep 0.02; done"
+    )
     order = shared.order(shared.script(f"{left} & while ! [ -e $HERE/up ]; do :; done; exit 0"))
     assert shared.outcome(order).exit_code == 0
     assert (shared.dir / "asked").read_text() == "asked\n"
@@ -170,8 +174,10 @@ def test_bare_names_are_found_in_the_path_of_the_script(shared: Host):
 
 def test_no_descriptor_is_inherited_but_the_three(shared: Host):
     source = 'import os; print([os.readlink(f"/proc/self/fd/{n}") for n in '
-    source += 'sorted(map(int, os.listdir("/proc/self/fd"))) if os.path.exists(f"/proc/self/fd/{n}")'
-    source += ' or n < 3])'
+    source += (
+        'sorted(map(int, os.listdir("/proc/self/fd"))) if os.path.exists(f"/proc/self/fd/{n}")'
+    )
+    source += " or n < 3])"
     order = shared.order(python(source))
     assert shared.outcome(order).exit_code == 0
     seen = json.loads(shared.output(order).replace("'", '"'))
@@ -346,7 +352,9 @@ def test_what_is_said_just_before_the_end_is_not_lost(shared: Host):
 
 
 def test_a_barrier_is_acknowledged_by_closing_its_descriptor(shared: Host):
-    source = SAY + """
+    source = (
+        SAY
+        + """
 reader, writer = os.pipe()
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.connect(chr(0) + os.environ["NOTIFY_SOCKET"][1:])
@@ -354,6 +362,7 @@ socket.send_fds(s, [b"BARRIER=1"], [writer])
 os.close(writer)
 sys.exit(0 if os.read(reader, 1) == b"" else 1)
 """
+    )
     assert shared.outcome(shared.order(python(source))).exit_code == 0
 
 
@@ -364,8 +373,6 @@ def test_a_stranger_is_not_heard(shared: Host):
     shared.run(name, shared.order(python(source)))
     address = shared.dir / "address"
     wait_for(lambda: address.exists() and address.read_text())
-    import socket
-
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
         stranger.sendto(b"READY=1\nSTATUS=not yours", "\0" + address.read_text()[1:])
     result = shared.result(name)
@@ -388,7 +395,7 @@ def test_a_fed_watchdog_lets_the_run_live(shared: Host):
 
 
 def test_the_time_a_worker_was_stopped_does_not_count_against_its_script(shared: Host):
-    source = SAY + 'end = time.monotonic() + 4\n'
+    source = SAY + "end = time.monotonic() + 4\n"
     source += 'while time.monotonic() < end: say("WATCHDOG=1"); time.sleep(0.2)'
     order = shared.order(python(source), watchdog_seconds=1.5)
     name = shared.worker("worker-suspended")
@@ -396,10 +403,27 @@ def test_the_time_a_worker_was_stopped_does_not_count_against_its_script(shared:
     pids = (shared.forked[name][0].pid, started.script_pid)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    import time
-
     time.sleep(2.5)  # longer than the watchdog: that is the point
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
     assert shared.result(name).cause is EndCause.EXITED
     assert len(shared.said(name, Ended)) >= 1
+
+
+def test_the_log_can_be_followed_while_the_run_writes_and_it_is_cut(shared: Host):
+    order = shared.order(("seq", "1", "400000"), output_bytes_max=16 * 1024)
+    name = shared.worker("worker-followed")
+    shared.send(name, order)
+    path = Path(order.output_path)
+    wait_for(path.exists)
+    seen, offset = b"", 0
+    while not (ended := shared.said(name, Ended)) or seen[-7:] != b"400000\n":
+        shared.hear()
+        chunk = read_output(path, offset, 3000)
+        offset = chunk.offset + len(chunk.data)
+        seen += chunk.data
+        assert not ended or chunk.data
+    # Whole numbers only ever grow, whatever was cut between them.
+    parts = re.split(rb"\n\[geosched: \d+ bytes cut\]\n", seen)
+    numbers = [int(n) for part in parts for n in part.split(b"\n")[1:-1]]
+    assert numbers == sorted(set(numbers))

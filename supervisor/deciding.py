@@ -1,0 +1,125 @@
+"""What of a turn's events is put to the core, and in which order.
+
+The rules are `core/lifecycle.py`'s; here is who is asked about: runs that ended, what an
+earlier daemon left, edges that passed, holds that are over, and who may start.
+"""
+
+from collections.abc import Callable, Iterable
+
+from ..ipc.messages import RunResult
+from .agenda import Agenda
+from .core.admission import slots_free
+from .core.model import (
+    Change,
+    DaemonStarted,
+    Due,
+    Null,
+    Record,
+    RunEnded,
+    Running,
+    Waiting,
+)
+from .daemondb import DaemonDB
+from .pool import Pool
+from .turn import Turn
+
+#: Edges looked at in one turn; more of them make more turns.
+EDGES_PER_TURN_MAX = 500
+LEFTOVER_CHECK_SECONDS = 1.0
+
+
+class Decider:
+    """`stuck` are runs of an earlier daemon that could not be ended yet, with their records."""
+
+    def __init__(self, db: DaemonDB, pool: Pool) -> None:
+        self.agenda = Agenda()
+        self.stuck: dict[str, Record] = {}
+        self.more_edges = True  # the first turn looks at once
+        self._db = db
+        self._pool = pool
+        self._check_at = 0.0
+
+    @property
+    def next_leftover_check(self) -> float | None:
+        """The monotonic instant at which leftovers are looked at again."""
+        return self._check_at if self.stuck else None
+
+    def forget_settled(self) -> None:
+        """After a commit: leftovers whose action has no such open run any more."""
+        for run_id, record in list(self.stuck.items()):
+            newest = self._db.read(record.action.id)
+            if newest is None or not _has_run(newest, run_id):
+                del self.stuck[run_id]
+
+    def runs_ended(self, turn: Turn, ended: Iterable[RunResult], *, leaving: bool) -> None:
+        """S12 to S16: how runs ended; each stays here until it is acknowledged."""
+        for result in ended:
+            live = self._pool.runs.get(result.run_id)
+            if live is None:
+                continue  # settled before, and acknowledged again by the pool
+            change = turn.happened(live.action_id, RunEnded(result, daemon_leaving=leaving))
+            if change is not None and not leaving:
+                # S15: the next attempt is due at once, in the same transaction.
+                turn.happened(live.action_id, Due(slot_free=False, hold_over=_at_once(change)))
+
+    def leftovers(self, turn: Turn, run_is_gone: Callable[[str], bool]) -> None:
+        """S1: an action whose leftover could not be ended is settled when it is gone."""
+        now = turn.now.monotonic_seconds
+        if not self.stuck or now < self._check_at:
+            return
+        self._check_at = now + LEFTOVER_CHECK_SECONDS
+        for run_id, record in list(self.stuck.items()):
+            if run_is_gone(run_id):
+                turn.happened(record.action.id, DaemonStarted(kept=None))
+
+    def edges(self, turn: Turn, max_running: int) -> None:
+        """S9 to S14: what the clock says; ends first, so that slots are free for starts."""
+        now, agenda = turn.now, self.agenda
+        self.more_edges = False
+        if not agenda.may_look(now):
+            return
+        if now.trusted:
+            self._look_at_edges(turn)
+        for record in turn.touched:
+            agenda.note(record, now)
+        for action_id in agenda.queue.take_ended(now.wall_us) if now.trusted else ():
+            turn.happened(action_id, Due(slot_free=False))
+        for action_id in agenda.take_released(now):
+            self._released(turn, action_id)
+        free = slots_free(max_running, turn.started)
+        for action_id in agenda.queue.take(free) if now.trusted else ():
+            turn.happened(action_id, Due(slot_free=True))
+
+    def _look_at_edges(self, turn: Turn) -> None:
+        edges = self._db.due(self.agenda.cursor, turn.now.wall_us, EDGES_PER_TURN_MAX)
+        self.more_edges = len(edges) == EDGES_PER_TURN_MAX
+        for edge_us, key in edges:
+            self.agenda.cursor = (edge_us, key)
+            stored = self._db.read_key(key)
+            if stored is None:
+                continue  # damaged: counted and told by the store
+            record = turn.record(stored.action.id) or stored
+            if isinstance(record.state, Null):
+                self.agenda.note(record, turn.now)
+            else:
+                over = self.agenda.hold_over(record.action.id, turn.now)
+                turn.happened(record.action.id, Due(slot_free=False, hold_over=over))
+
+    def _released(self, turn: Turn, action_id: str) -> None:
+        record = turn.record(action_id)
+        if record is None:
+            return
+        if isinstance(record.state, Null):
+            self.agenda.release(record, turn.now)
+        else:
+            turn.happened(action_id, Due(slot_free=False))
+
+
+def _at_once(change: Change) -> bool:
+    """Whether the next attempt waits for nothing: a run made way for a changed one."""
+    state = change.after.state
+    return isinstance(state, Waiting) and state.hold.delay_seconds == 0
+
+
+def _has_run(record: Record, run_id: str) -> bool:
+    return isinstance(record.state, Running) and record.state.run.run_id == run_id

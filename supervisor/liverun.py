@@ -1,0 +1,59 @@
+"""A run while it lives: what the pool knows of it, none of which is stored."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..ipc.messages import EndCause, Run, RunResult, StopReason
+
+#: A run that no worker could be had for so long cannot be started.
+WORKER_WAIT_SECONDS_MAX = 20.0
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """`last_beat` is a reading of the judge's clock; other instants without a unit in their
+    name are monotonic seconds."""
+
+    order: Run
+    action_id: str
+    attempt: int
+    heartbeat_timeout_seconds: float
+    asked_at: float
+    worker: str | None = None
+    worker_pid: int | None = None
+    script_pid: int | None = None
+    started_us: int | None = None
+    last_beat: float = 0.0
+    last_beat_us: int | None = None
+    status_text: str = ""
+    output_lost_bytes: int = 0
+    stop: StopReason | None = None
+    stop_at: float | None = None  # monotonic: when the next stop or kill is due
+    stuck_at: float | None = None
+    stuck: bool = False
+    ending: EndCause | None = None  # its worker is of no use any more: we end the tree
+    detail: str = ""
+    result: RunResult | None = None
+
+    def end(self, cause: EndCause, detail: str, ended_us: int) -> None:
+        """It ended without a word from its worker."""
+        self.result = RunResult(
+            self.order.run_id,
+            cause,
+            ended_us,
+            stop_reason=self.stop if cause is EndCause.STOPPED else None,
+            detail=detail,
+            script_pid=self.script_pid,
+            status_text=self.status_text,
+        )
+
+    def deadlines(self, now: float) -> Iterator[float]:
+        """The monotonic instants at which it has to be looked at again."""
+        if self.result is not None:
+            return
+        if self.stop_at is not None:
+            yield self.stop_at
+        if self.worker is None:
+            yield self.asked_at + WORKER_WAIT_SECONDS_MAX
+        else:
+            yield now + 1.0  # silence is judged once a second (law 16)

@@ -1,0 +1,289 @@
+"""A worker among others: armed, given a run, its results kept, its supervisor lost."""
+
+import logging
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from geosched.ipc.messages import Ack, EndCause, Ended, Heartbeat, Ready, StopReason
+from geosched.workers import procfs, results
+from geosched.workers.identity import (
+    RunLockedError,
+    locked_runs,
+    read_identities,
+    release_run_lock,
+    take_run_lock,
+)
+from support.wait import wait_for
+from support.workers import Host, host
+
+WAITS = ": > $HERE/up; while :; do sleep 0.02; done"
+DEAF = "trap '' TERM; " + WAITS
+
+
+@pytest.fixture
+def alone() -> Iterator[Host]:
+    """A host of its own: its supervisor dies, its directories fail."""
+    with host() as opened:
+        yield opened
+
+
+def lives(pid: int) -> bool:
+    found = procfs.stat(pid)
+    return found is not None and not found.ended
+
+
+# --- arming --------------------------------------------------------------------------------
+
+
+def test_a_worker_has_told_who_it_is_before_it_is_ready(alone: Host):
+    name = alone.worker()
+    pid = alone.said(name, Ready)[0].pid
+    forked = alone.forked[name][0]
+    known = {p.identity.pid: p for p in read_identities(alone.runtime)}
+    assert forked.pid == pid
+    assert (known[pid].kind, known[pid].name) == ("worker", name)
+    assert known[pid].identity == procfs.Identity(procfs.boot_id(), pid, forked.start_ticks)
+
+
+def test_a_released_worker_leaves_and_takes_its_identity_back(alone: Host):
+    name = alone.worker()
+    alone.release(name)
+    exited = alone.wait(lambda: alone.exited.get(name))
+    assert exited.wait_status == 0
+    assert exited.pid not in {p.identity.pid for p in read_identities(alone.runtime)}
+
+
+def test_a_worker_that_cannot_tell_who_it_is_leaves(alone: Host):
+    alone.runtime.processes.rename(alone.dir / "elsewhere")
+    alone.zygote.fork_worker("worker-1", alone.server.endpoint)
+    alone.wait(lambda: "worker-1" in alone.exited)
+    assert os.waitstatus_to_exitcode(alone.exited["worker-1"].wait_status) == 1
+    assert not alone.said("worker-1", Ready)
+
+
+def test_workers_ignore_the_signals_that_are_meant_for_the_supervisor(alone: Host):
+    name = alone.worker()
+    order = alone.order(alone.script("sleep 0.5; exit 3"))
+    alone.run(name, order)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(alone.forked[name][0].pid, number)
+        os.kill(alone.zygote.pid, number)
+    assert alone.result(name).exit_code == 3
+
+
+def test_a_worker_with_a_run_is_named_after_its_action(alone: Host):
+    name = alone.worker()
+    order = alone.order(alone.script(WAITS), title="geosched: focus (block)")
+    alone.run(name, order)
+    command = Path(f"/proc/{alone.forked[name][0].pid}/cmdline")
+    wait_for(lambda: command.read_bytes().rstrip(b"\0") == b"geosched: focus (block)")
+
+
+# --- a run ---------------------------------------------------------------------------------
+
+
+def test_heartbeats_come_as_often_as_ordered_and_tell_the_cost(alone: Host):
+    name = alone.worker()
+    alone.run(name, alone.order(alone.script(WAITS), heartbeat_seconds=0.1))
+    alone.wait(lambda: len(alone.said(name, Heartbeat)) >= 5, seconds=3)
+    assert alone.said(name, Heartbeat)[0].rss_bytes > 0
+
+
+def test_the_run_is_locked_from_before_its_start_until_it_is_acknowledged(alone: Host):
+    name = alone.worker()
+    order = alone.order(alone.script(WAITS))
+    alone.run(name, order)
+    assert locked_runs(alone.runtime) == {order.run_id}
+    alone.stop(name, order)
+    alone.result(name)
+    assert locked_runs(alone.runtime) == {order.run_id}
+    alone.send(name, Ack(order.run_id))
+    alone.wait(lambda: name in alone.exited)
+    assert locked_runs(alone.runtime) == set()
+    assert list(alone.runtime.runs.iterdir()) == []
+
+
+def test_a_run_whose_lock_is_held_is_refused_and_keeps_no_result(alone: Host):
+    order = alone.order(alone.script("echo > $HERE/ran"))
+    held = take_run_lock(alone.runtime, order.run_id)
+    result = alone.outcome(order)
+    release_run_lock(alone.runtime, order.run_id, held)
+    assert result.cause is EndCause.CANNOT_START
+    assert result.detail == f"cannot lock run {order.run_id}: another process has it"
+    assert not (alone.dir / "ran").exists()
+    assert results.load_all(alone.runtime) == []
+
+
+def test_two_workers_with_one_run_start_it_once(alone: Host):
+    order = alone.order(alone.script("echo once >> $HERE/ran; " + WAITS))
+    first, second = alone.worker("worker-1"), alone.worker("worker-2")
+    alone.run(first, order)
+    alone.send(second, order)
+    assert alone.result(second).cause is EndCause.CANNOT_START
+    alone.stop(first, order)
+    assert alone.result(first).cause is EndCause.STOPPED
+    assert (alone.dir / "ran").read_text() == "once\n"
+
+
+def test_the_end_is_kept_before_it_is_told_and_told_until_it_is_acknowledged(alone: Host):
+    name = alone.worker()
+    order = alone.order(alone.script("exit 7"))
+    alone.run(name, order)
+    result = alone.result(name)
+    assert results.load(alone.runtime, order.run_id) == result
+    alone.wait(lambda: len(alone.said(name, Ended)) >= 3, seconds=5)
+    assert {ended.result for ended in alone.said(name, Ended)} == {result}
+    alone.send(name, Ack(order.run_id))
+    alone.wait(lambda: name in alone.exited)
+    assert results.load_all(alone.runtime) == []
+
+
+def test_an_acknowledgement_of_another_run_is_ignored(alone: Host):
+    name = alone.worker()
+    order = alone.order(alone.script("exit 7"))
+    alone.run(name, order)
+    alone.result(name)
+    alone.send(name, Ack("another"))
+    said = len(alone.said(name, Ended))
+    alone.wait(lambda: len(alone.said(name, Ended)) > said, seconds=5)
+    assert results.load(alone.runtime, order.run_id) is not None
+
+
+def test_a_result_that_cannot_be_kept_is_told_all_the_same(alone: Host):
+    alone.runtime.results.rmdir()
+    alone.runtime.results.write_text("a file, no directory")
+    assert alone.outcome(alone.order(alone.script("exit 7"))).exit_code == 7
+
+
+def test_a_worker_waits_for_its_strays_while_the_script_runs(alone: Host):
+    body = "i=0; while [ $i -lt 20 ]; do (setsid true &) ; i=$((i+1)); done; sleep 600"
+    name = alone.worker()
+    order = alone.order(alone.script(body), heartbeat_seconds=0.1)
+    alone.run(name, order)
+    worker = alone.forked[name][0].pid
+
+    def zombies() -> list[procfs.Stat]:
+        return [s for s in procfs.process_table().values() if s.ppid == worker and s.ended]
+
+    alone.wait(lambda: len(alone.said(name, Heartbeat)) >= 10)
+    alone.wait(lambda: not zombies())
+
+
+# --- the supervisor is gone ----------------------------------------------------------------
+
+
+def test_when_the_supervisor_is_gone_idle_workers_leave(alone: Host):
+    name = alone.worker()
+    alone.cut_lifeline()
+    wait_for(lambda: not lives(alone.forked[name][0].pid), seconds=3)
+
+
+def test_when_the_supervisor_is_gone_the_script_is_stopped_and_its_result_kept(alone: Host):
+    name = alone.worker()
+    order = alone.order(alone.script("trap 'exit 5' TERM; " + WAITS))
+    alone.run(name, order)
+    wait_for((alone.dir / "up").exists)
+    alone.cut_lifeline()
+    wait_for(lambda: not lives(alone.forked[name][0].pid), seconds=3)
+    kept = results.load(alone.runtime, order.run_id)
+    assert kept is not None
+    assert (kept.cause, kept.stop_reason) == (EndCause.STOPPED, StopReason.ORPHANED)
+    assert kept.exit_code == 5
+    assert locked_runs(alone.runtime) == set()
+
+
+def test_a_script_that_ignores_it_all_is_gone_within_five_seconds(alone: Host):
+    name = alone.worker()
+    order = alone.order(alone.script(DEAF), stop_grace_seconds=600)
+    started = alone.run(name, order)
+    wait_for((alone.dir / "up").exists)
+    began = time.monotonic()
+    alone.cut_lifeline()
+    wait_for(lambda: not lives(started.script_pid), seconds=5)
+    assert time.monotonic() - began > 2.5  # it had its grace of 3 s
+    wait_for(lambda: not lives(alone.forked[name][0].pid), seconds=2)
+    assert not alone.members(order)
+
+
+def test_a_stop_under_way_is_cut_short_and_keeps_its_reason(alone: Host):
+    name = alone.worker()
+    body = "trap ': > $HERE/asked' TERM; " + WAITS
+    order = alone.order(alone.script(body), stop_grace_seconds=600)
+    alone.run(name, order)
+    wait_for((alone.dir / "up").exists)
+    alone.stop(name, order, StopReason.WITHDRAWN)
+    wait_for((alone.dir / "asked").exists)
+    alone.cut_lifeline()
+    wait_for(lambda: not lives(alone.forked[name][0].pid), seconds=5)
+    kept = results.load(alone.runtime, order.run_id)
+    assert kept is not None
+    assert kept.stop_reason is StopReason.WITHDRAWN
+
+
+def test_an_end_that_nobody_acknowledged_stays_kept(alone: Host):
+    name = alone.worker()
+    order = alone.order(alone.script("exit 7"))
+    alone.run(name, order)
+    alone.result(name)
+    alone.cut_lifeline()
+    wait_for(lambda: not lives(alone.forked[name][0].pid), seconds=3)
+    kept = results.load(alone.runtime, order.run_id)
+    assert kept is not None
+    assert (kept.cause, kept.exit_code) == (EndCause.EXITED, 7)
+
+
+def test_a_run_ordered_by_a_supervisor_that_is_gone_is_not_started(alone: Host):
+    name = alone.worker()
+    worker = alone.forked[name][0].pid
+    os.kill(worker, signal.SIGSTOP)
+    alone.send(name, alone.order(alone.script("echo > $HERE/ran")))
+    alone.cut_lifeline()
+    os.kill(worker, signal.SIGCONT)
+    wait_for(lambda: not lives(worker), seconds=3)
+    assert not (alone.dir / "ran").exists()
+
+
+def test_when_a_worker_is_killed_its_script_goes_with_it(alone: Host):
+    name = alone.worker()
+    started = alone.run(name, alone.order(alone.script(WAITS)))
+    os.kill(alone.forked[name][0].pid, signal.SIGKILL)
+    wait_for(lambda: not lives(started.script_pid), seconds=3)
+    exited = alone.wait(lambda: alone.exited.get(name))
+    assert os.waitstatus_to_exitcode(exited.wait_status) == -signal.SIGKILL
+
+
+# --- kept results and locks, without a worker ------------------------------------------------
+
+
+def test_an_unreadable_result_is_dropped_and_said_so(alone: Host, caplog: pytest.LogCaptureFixture):
+    good = alone.outcome(alone.order(alone.script("exit 7")))
+    results.keep(alone.runtime, good)
+    path = alone.runtime.results / good.run_id
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    content = path.read_bytes()
+    for name, damaged in {
+        "cut": content[:-5],
+        "changed": content.replace(b"7", b"0", 1),
+        "empty": b"",
+        "another": content,
+    }.items():
+        (path.parent / name).write_bytes(damaged)
+    (path.parent / "half.tmp").write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert results.load_all(alone.runtime) == [good]
+    assert caplog.text.count("Cannot read the kept result") == 4
+    assert [found.name for found in path.parent.iterdir()] == [good.run_id]
+
+
+def test_a_lock_is_held_once_and_free_when_its_holder_is_gone(alone: Host):
+    held = take_run_lock(alone.runtime, "r")
+    with pytest.raises(RunLockedError):
+        take_run_lock(alone.runtime, "r")
+    os.close(held)  # as when its process dies: the file stays
+    assert locked_runs(alone.runtime) == set()
+    release_run_lock(alone.runtime, "r", take_run_lock(alone.runtime, "r"))

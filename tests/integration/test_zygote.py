@@ -1,0 +1,119 @@
+"""The zygote: what it is asked, what it says, and when it leaves."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from geosched.ipc.messages import ZygoteReady
+from geosched.workers import procfs
+from geosched.workers.identity import read_identities
+from support.wait import wait_for
+from support.workers import Host, host
+
+
+@pytest.fixture
+def alone() -> Iterator[Host]:
+    with host() as opened:
+        yield opened
+
+
+def ended(pid: int) -> bool:
+    found = procfs.stat(pid)
+    return found is None or found.ended
+
+
+def test_it_says_who_it_is_and_writes_it_down(alone: Host):
+    assert alone.from_zygote == [ZygoteReady(alone.zygote.pid)]
+    assert [p.kind for p in read_identities(alone.runtime)] == ["zygote"]
+
+
+def test_it_has_nothing_open_but_what_it_was_given(alone: Host):
+    directory = Path(f"/proc/{alone.zygote.pid}/fd")
+    found = [os.readlink(entry) for entry in directory.iterdir()]
+    assert len(found) == 5, found
+    assert sum(target.startswith("socket:") for target in found) == 1
+
+
+def test_it_has_one_thread_and_only_the_allowed_environment(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("GEOSCHED_SECRET", "hidden")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
+    with host() as opened:
+        proc = Path(f"/proc/{opened.zygote.pid}")
+        assert len(list((proc / "task").iterdir())) == 1
+        environment = (proc / "environ").read_bytes()
+        assert b"GEOSCHED" not in environment
+        assert b"NOTIFY_SOCKET" not in environment
+
+
+def test_it_imports_nothing_that_only_others_need(alone: Host):
+    maps = Path(f"/proc/{alone.zygote.pid}/maps").read_text()
+    assert "lmdb" not in maps
+    assert "libssl" not in maps
+
+
+def test_it_tells_of_a_child_by_pid_start_time_and_pidfd(alone: Host):
+    name = alone.worker()
+    forked, pidfd = alone.forked[name]
+    assert procfs.start_ticks(forked.pid) == forked.start_ticks
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    exited = alone.wait(lambda: alone.exited.get(name))
+    assert (exited.pid, os.WTERMSIG(exited.wait_status)) == (forked.pid, signal.SIGKILL)
+    assert procfs.stat(forked.pid) is None
+    assert forked.pid not in {p.identity.pid for p in read_identities(alone.runtime)}
+
+
+def test_a_request_that_cannot_be_read_costs_nothing_else(alone: Host):
+    alone.zygote._socket.send(b"\xc1 not a request")
+    assert alone.worker()
+
+
+def test_many_requests_at_once_are_all_answered(alone: Host):
+    names = [f"worker-{number}" for number in range(20)]
+    for name in names:
+        assert alone.zygote.fork_worker(name, alone.server.endpoint)
+    alone.wait(lambda: alone.forked.keys() >= set(names))
+    assert len({forked.pid for forked, _ in alone.forked.values()}) == 20
+
+
+def test_it_leaves_when_the_supervisor_is_gone(alone: Host):
+    alone.cut_lifeline()
+    wait_for(lambda: ended(alone.zygote.pid), seconds=3)
+    assert read_identities(alone.runtime) == []
+
+
+def test_it_leaves_when_its_socket_is_closed_and_its_workers_stay(alone: Host):
+    name = alone.worker()
+    order = alone.order(alone.script("sleep 0.5; exit 3"))
+    alone.run(name, order)
+    alone.zygote._socket.shutdown(2)
+    wait_for(lambda: ended(alone.zygote.pid), seconds=3)
+    assert alone.result(name).exit_code == 3
+
+
+def test_a_zygote_that_was_killed_is_seen_and_asked_in_vain(alone: Host):
+    alone.zygote.kill()
+    wait_for(lambda: ended(alone.zygote.pid))
+    assert not alone.zygote.fork_worker("worker-1", alone.server.endpoint)
+    with pytest.raises((EOFError, ConnectionResetError)):
+        alone.zygote.receive()
+
+
+def test_a_stuck_zygote_never_blocks_the_supervisor(alone: Host):
+    os.kill(alone.zygote.pid, signal.SIGSTOP)
+    asked = [alone.zygote.fork_worker(f"w-{n}", alone.server.endpoint) for n in range(2000)]
+    assert not asked[-1]
+    assert alone.zygote.receive() == []
+
+
+def test_a_synchroniser_is_forked_under_its_name_and_leaves_with_the_supervisor(alone: Host):
+    assert alone.zygote.fork_synchroniser("sync-1", alone.server.endpoint)
+    alone.wait(lambda: "sync-1" in alone.forked)
+    pid = alone.forked["sync-1"][0].pid
+    wait_for(lambda: pid in {p.identity.pid for p in read_identities(alone.runtime)})
+    wait_for(lambda: b"synchroniser" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    alone.cut_lifeline()
+    wait_for(lambda: ended(pid), seconds=3)

@@ -1,0 +1,61 @@
+"""What scripts say, and when their silence is too long."""
+
+import pytest
+from geosched.workers.notify import STATUS_CHARS_MAX, Notice, Watchdog, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "notice"),
+    [
+        (b"READY=1", Notice(ready=True)),
+        (b"READY=1\nSTATUS=up and running\n", Notice(ready=True, status="up and running")),
+        (b"WATCHDOG=1", Notice(watchdog=True)),
+        (b"STOPPING=1", Notice(stopping=True)),
+        (b"STATUS=", Notice(status="")),
+        (b"STATUS=a=b", Notice(status="a=b")),
+        (b"STATUS=\x1b[2Jred\ttab\x07", Notice(status="[2Jred tab")),
+        (b"STATUS=\xff\xfe", Notice(status="��")),
+        (b"STATUS=" + b"x" * 4000, Notice(status="x" * STATUS_CHARS_MAX)),
+        (b"BARRIER=1", Notice()),
+        (b"READY=0\nX_OTHER=2\nnonsense\n\n", Notice()),
+        (b"", Notice()),
+        (b"\0\0\0", Notice()),
+    ],
+)
+def test_a_message_is_read_as_the_protocol_says(text: bytes, notice: Notice):
+    assert parse(text) == notice
+
+
+def test_silence_is_late_only_after_the_timeout():
+    watchdog = Watchdog(2.0, 100.0)
+    assert [watchdog.turn(100.0 + n / 2) for n in range(1, 5)] == [False, False, False, True]
+
+
+def test_a_fed_watchdog_counts_anew():
+    watchdog = Watchdog(2.0, 100.0)
+    assert not watchdog.turn(101.0)
+    watchdog.fed()
+    assert not watchdog.turn(102.0)
+    assert watchdog.turn(103.0)
+
+
+def test_a_gap_in_which_nobody_judged_counts_as_one_second_at_most():
+    watchdog = Watchdog(2.0, 100.0)
+    assert not watchdog.turn(3700.0)
+    assert not watchdog.turn(3700.5)
+    assert watchdog.turn(3701.0)
+
+
+def test_no_watchdog_is_never_late_and_wakes_nobody():
+    watchdog = Watchdog(0.0, 100.0)
+    assert not watchdog.turn(101.0)
+    assert watchdog.next_deadline() is None
+
+
+def test_the_judge_wakes_often_enough_for_every_gap_to_count():
+    watchdog = Watchdog(30.0, 100.0)
+    assert watchdog.next_deadline() == 101.0
+    for second in range(101, 130):
+        assert not watchdog.turn(second)
+    watchdog.turn(129.75)
+    assert watchdog.next_deadline() == 130.0
