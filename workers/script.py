@@ -27,6 +27,8 @@ STRAYS_PER_ROUND_MAX = 1000
 _ERROR_FD = 3
 _CANNOT_EXEC = 127
 _UMASK = 0o022
+#: All that can be set; known before the fork, after which every moment counts.
+_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
 class CannotStartError(Exception):
@@ -177,7 +179,7 @@ def _become(launch: Launch, program: str, streams: tuple[int, int, int], worker:
             os._exit(_CANNOT_EXEC)  # it died before it could take us with it (fact P3)
         if launch.group is not None:
             launch.group.join()
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.dup2(given, 0)

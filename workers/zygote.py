@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
+from setproctitle import setproctitle
 
 from ..ipc.messages import (
     ChildExited,
@@ -26,6 +27,7 @@ from ..ipc.messages import (
     ForkSynchroniser,
     ForkWorker,
     FromZygote,
+    ToWorker,
     ToZygote,
     ZygoteReady,
 )
@@ -160,6 +162,7 @@ def main() -> None:
         log.error("Cannot tell who the zygote is: %s", error, extra={"event": "no-identity"})
     containment = Containment.detect(options.instance)
     world = World(runtime, options.instance, containment, options.lifeline)
+    _warm_up()
     gc.collect()
     gc.freeze()  # so that collections in children do not copy what is shared
     child_main = Zygote(socket.socket(fileno=options.socket), world).serve()
@@ -169,6 +172,12 @@ def main() -> None:
     status = child_main()
     # An error has passed by here with its trace; else nothing is left to be tidied up.
     os._exit(status)
+
+
+def _warm_up() -> None:
+    """What is worked out once, is worked out here and shared, not in every child."""
+    setproctitle("geosched: zygote")
+    msgspec.msgpack.Decoder(ToWorker)
 
 
 def _tell_who_we_are(runtime: Runtime) -> None:
