@@ -93,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
         log.error("%s", error)
         return EXIT_ALREADY_RUNNING
     except StoreError as error:
-        log.error("Cannot use daemonDB: %s", error, extra={"event": "store-unusable"})
+        log.error("%s", error, extra={"event": "store-unusable"})
         return EXIT_STORE
     except Exception:
         log.exception("An unexpected error ended the daemon", extra={"event": "crash"})

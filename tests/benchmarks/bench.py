@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -274,6 +275,8 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=30, help="how many starts are timed")
     parser.add_argument("--idle-seconds", type=float, default=20.0)
     chosen = parser.parse_args()
+    if shutil.which("cc") is None:
+        raise SystemExit("cannot measure: there is no C compiler (cc)")
 
     host = machine()
     print(", ".join(f"{key} {value}" for key, value in host.items()), flush=True)

@@ -185,7 +185,7 @@ def test_it_spares_itself_and_what_is_above_it(stage: Stage) -> None:
     own, parent = f"block-{stage.mark}", f"parent-{stage.mark}"
     shutil.copy(BLOCK_APPS, stage.directory / own)
     script = stage.directory / parent
-    script.write_text(f"#!/bin/sh\n{sys.executable} {stage.directory / own} & echo $!; wait\n")
+    script.write_text(f"#!/bin/sh\n'{sys.executable}' '{stage.directory / own}' & echo $!; wait\n")
     script.chmod(0o755)
     names = {"GEOSCHED_APP_NAMES": json.dumps([own, parent, f"app-{stage.mark}"])}
     above = stage.start(str(script), env=os.environ | names, stdout=subprocess.PIPE)
@@ -221,7 +221,7 @@ def test_the_daemons_own_workers_are_spared_when_a_name_fits_them(stage: Stage) 
     name = f"worker-{stage.mark}"
     worker = shutil.copy("/bin/sh", stage.directory / name)
     script = stage.directory / "script"
-    script.write_text(f"{sys.executable} {BLOCK_APPS}\n:\n")
+    script.write_text(f"'{sys.executable}' '{BLOCK_APPS}'\n:\n")
     idle = stage.directory / "idle"
     idle.write_text("sleep 60\n:\n")
     names = {"GEOSCHED_APP_NAMES": json.dumps([name]), "GEOSCHED_RUN_ID": "run"}

@@ -272,7 +272,7 @@ def test_a_user_who_may_not_connect_is_told_so(place, daemon) -> None:
         timeout=30,
         check=False,
     )
-    if "No module named" in asked.stderr or "failed to execute" in asked.stderr:
+    if asked.returncode in (126, 127) or "No module named" in asked.stderr:
         pytest.skip("another user cannot run this installation")
     assert asked.returncode == 4, asked
     assert "permission denied" in asked.stderr

@@ -206,12 +206,18 @@ class Daemon:
             self.process.kill()
             self.process.wait(10)
         deadline = time.monotonic() + 8
-        while left := processes_marked(str(self.root)):
+        while left := self._left():
             if time.monotonic() > deadline:
                 for pid in left:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
         shutil.rmtree(self.root, ignore_errors=True)
+
+    def _left(self) -> list[int]:
+        """Scripts by their mark; children of the daemon by what they wrote down, because
+        their titles have wiped their marks."""
+        declared = [int(path.name) for path in self.root.glob("run/processes/[0-9]*[0-9]")]
+        return processes_marked(str(self.root)) + [pid for pid in declared if lives(pid)]
 
 
 @contextmanager
