@@ -227,7 +227,7 @@ class Daemon:
             make_run=lambda record, at: live_run(
                 record, at, self.settings, instance=base.leftovers.instance
             ),
-            run_is_gone=lambda run_id: base.leftovers.end_tree(run_id, None),
+            run_is_gone=lambda run_id: base.leftovers.end_tree(run_id, None, None),
         )
         for readable in (workers, exchanges, base.children.fileno(), base.wakeup):
             parts.poller.watch(readable)

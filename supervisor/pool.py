@@ -57,7 +57,7 @@ class _Worker:
 class Surroundings(Protocol):
     """What the pool needs to settle a run whose worker is gone."""
 
-    def end_tree(self, run_id: str, script_pid: int | None) -> bool: ...
+    def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool: ...
     def kept_result(self, run_id: str) -> RunResult | None: ...
     def forget_result(self, run_id: str) -> None: ...
 
@@ -261,7 +261,7 @@ class Pool:
         if run.stuck_at is None:
             run.stuck_at = now.monotonic_seconds + STUCK_AFTER_GRACE_SECONDS
         worker_lives = run.worker is not None and self.children.get(run.worker) is not None
-        if not self.around.end_tree(run.order.run_id, run.script_pid) or worker_lives:
+        if not self.around.end_tree(run.order.run_id, run.script_pid, run.worker) or worker_lives:
             self._notice_stuck(run, now)
             again = KILL_AGAIN_SECONDS if run.stuck else TREE_ROUND_SECONDS
             run.stop_at = now.monotonic_seconds + again
@@ -281,7 +281,7 @@ class Pool:
         if not sent:
             run.stop_at = now.monotonic_seconds + RESEND_SECONDS
         elif run.stuck:
-            self.around.end_tree(run.order.run_id, run.script_pid)
+            self.around.end_tree(run.order.run_id, run.script_pid, run.worker)
             run.stop_at = now.monotonic_seconds + KILL_AGAIN_SECONDS
         else:
             run.stop_at = run.stuck_at

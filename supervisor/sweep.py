@@ -85,9 +85,10 @@ class Leftovers:
     def forget_result(self, run_id: str) -> None:
         results.remove(self._runtime, run_id)
 
-    def end_tree(self, run_id: str, script_pid: int | None) -> bool:
+    def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
         """One round of killing a run whose worker is of no use; whether nothing is left."""
-        return tree.end_tree(self.instance, run_id, script_pid, self._groups)
+        group = None if worker is None else self._groups.group(worker)
+        return tree.end_tree(self.instance, run_id, script_pid, group)
 
     def close(self) -> None:
         """The control groups go with the daemon that made them."""
@@ -96,8 +97,9 @@ class Leftovers:
     def _round(self, *, patient: bool) -> bool:
         """Kill what may not live; whether nothing was found and no run is locked."""
         self._ended_by_us |= self._marked_runs()
-        scripts = tree.end_instance(self.instance, self._groups)
         children = self._children()
+        spared = frozenset(known.identity.pid for known in children) if patient else frozenset()
+        scripts = tree.end_instance(self.instance, self._groups, spared)
         if not patient:
             for known in children:
                 self._kill(known.identity)

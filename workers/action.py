@@ -27,6 +27,7 @@ from ..ipc.messages import (
 )
 from ..ipc.sockets import Connection, Poller, ProtocolError, new_context
 from . import results
+from .containment import Group
 from .identity import (
     Kind,
     RunLockedError,
@@ -52,6 +53,7 @@ WAIT_SECONDS_MAX = 60.0
 def main(name: str, endpoint: str, world: World) -> int:
     """Be the worker `name`, in a process of its own; its exit status."""
     become_subreaper()
+    setproctitle("geosched: worker")
     try:
         write_identity(world.runtime, Kind.WORKER, name)
     except OSError as error:
@@ -62,6 +64,7 @@ def main(name: str, endpoint: str, world: World) -> int:
             extra={"event": "identity-not-written"},
         )
         return 1
+    group = _join(world.containment.group(name))
     context = new_context()
     connection: Connection[ToWorker, FromWorker] = Connection(
         context,
@@ -70,7 +73,7 @@ def main(name: str, endpoint: str, world: World) -> int:
         name=name,
         frame_bytes_max=RUN_FRAME_BYTES_MAX,
     )
-    Worker(connection, world).live()
+    Worker(connection, world, group).live()
     connection.close(linger_milliseconds=0)
     context.term()
     forget_identity(world.runtime, os.getpid())
@@ -80,9 +83,15 @@ def main(name: str, endpoint: str, world: World) -> int:
 class Worker:
     """At most one run, ever."""
 
-    def __init__(self, connection: Connection[ToWorker, FromWorker], world: World) -> None:
+    def __init__(
+        self,
+        connection: Connection[ToWorker, FromWorker],
+        world: World,
+        group: Group | None = None,
+    ) -> None:
         self._connection = connection
         self._world = world
+        self._group = group
         self._poller = Poller()
         self._order: Run | None = None
         self._lock: int | None = None
@@ -174,7 +183,7 @@ class Worker:
             self._lose_supervisor(now)
             return
         try:
-            self._running = Running(order, self._world, self._poller)
+            self._running = Running(order, self._world, self._poller, self._group)
         except CannotStartError as error:
             self._refuse(str(error), now)
             return
@@ -224,6 +233,27 @@ class Worker:
                 error,
                 extra={"event": "result-not-kept", "runId": result.run_id},
             )
+
+
+def _join(group: Group | None) -> Group | None:
+    """The group, with this process in it; or None: then the run is held by its tree alone.
+
+    Before any thread is started: in the first hierarchy only one thread would move.
+    """
+    if group is None:
+        return None
+    try:
+        group.make()
+        group.join()
+    except OSError as error:
+        log.warning(
+            "Cannot use the cgroup %s, going on without: %s",
+            group.path,
+            error,
+            extra={"event": "no-cgroup"},
+        )
+        return None
+    return group
 
 
 def _at_end(pipe: int) -> bool:

@@ -1,4 +1,4 @@
-"""One cgroup for every run, where this host lets us make one (fact P5).
+"""One cgroup for every worker and its run, where this host lets us make one (fact P5).
 
 A group holds whatever a script starts, even what leaves its session and wipes its
 environment. Where none can be made, `kind` is "tree" and groups are None: then `tree.py`
@@ -36,7 +36,11 @@ _FREEZER = _Hierarchy(CGROUP1, "tasks", "freezer.state", "FROZEN", "THAWED")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The cgroup of one run."""
+    """The cgroup of one worker and its run.
+
+    A worker joins when it is armed: moving a process can take the kernel 10 to 20 ms, which
+    a script that is due has no time for. What it forks is in from the first instant.
+    """
 
     path: Path
     _hierarchy: _Hierarchy
@@ -48,6 +52,12 @@ class Group:
     def join(self) -> None:
         """Move this process, of one thread, into it; failing that, its tree still finds it."""
         _write(self.path / self._hierarchy.join_file, "0")
+
+    def leave(self) -> None:
+        """Move this process out of it, all its threads, to where the instance's groups are
+        made: what is then done to the group is not done to it."""
+        if os.getpid() in self.pids():
+            _write(self.path.parent.parent / "cgroup.procs", "0")
 
     def pids(self) -> set[int]:
         """Everything in it and in groups below it; nothing once it is removed."""
@@ -101,11 +111,11 @@ class Containment:
                 return Containment(hierarchy.kind, own / name, hierarchy)
         return Containment(TREE)
 
-    def group(self, run_id: str) -> Group | None:
-        """The group of a run, made or not."""
+    def group(self, worker: str) -> Group | None:
+        """The group of a worker, made or not."""
         if self.base is None or self._hierarchy is None:
             return None
-        return Group(self.base / run_id, self._hierarchy)
+        return Group(self.base / worker, self._hierarchy)
 
     def leftovers(self) -> list[Group]:
         """The groups that are there now: of runs that live, or were never cleaned up."""

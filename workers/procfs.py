@@ -40,13 +40,15 @@ class Stat(NamedTuple):
     ppid: int
     pgid: int
     session: int
+    threads: int
     start_ticks: int
     cpu_seconds: float  # its own, and of children it waited for
     rss_bytes: int
 
     @property
     def ended(self) -> bool:
-        return self.state in _ENDED_STATES
+        """A first thread that ended alone looks like a zombie, and others go on."""
+        return self.state in _ENDED_STATES and self.threads <= 1
 
 
 class Marks(NamedTuple):
@@ -76,6 +78,7 @@ def stat(pid: int) -> Stat | None:
         int(fields[1]),
         int(fields[2]),
         int(fields[3]),
+        int(fields[17]),
         int(fields[19]),
         ticks / _TICKS_PER_SECOND,
         int(fields[21]) * _PAGE_BYTES,

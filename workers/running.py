@@ -50,7 +50,9 @@ def wall_us() -> int:
 class Running:
     """A script that was started, and its end once there is one."""
 
-    def __init__(self, order: Run, world: World, poller: Poller) -> None:
+    def __init__(
+        self, order: Run, world: World, poller: Poller, group: Group | None = None
+    ) -> None:
         """Start the script. Raises `CannotStartError`; then nothing is left of it."""
         self._order = order
         self._poller = poller
@@ -61,17 +63,14 @@ class Running:
         self._exit: ScriptExit | None = None
         self._ending: Ending | None = None
         self._detail = ""
-        group = _make_group(world.containment.group(order.run_id))
         try:
             self._notify = NotifySocket(lambda pid: procfs.is_below(pid, os.getpid()))
         except OSError as error:
-            _remove_group(group)
             raise CannotStartError(f"cannot open its notify socket: {error}") from None
         try:
-            self._script = _start(order, self._notify.address, group)
+            self._script = _start(order, self._notify.address)
         except CannotStartError:
             self._notify.close()
-            _remove_group(group)
             raise
         self._tree = RunTree(world.instance, order.run_id, self.script_pid, os.getpid(), group)
         self._watchdog = Watchdog(order.watchdog_seconds, time.monotonic())
@@ -170,7 +169,6 @@ class Running:
         self._notify.close()
         self._script.forget()
         reap_strays(self.script_pid)
-        self._tree.clean_up()
         exit_code, signal = self._exit or (None, None)
         return RunResult(
             self._order.run_id,
@@ -186,30 +184,8 @@ class Running:
         )
 
 
-def _start(order: Run, notify_address: str, group: Group | None) -> Script:
+def _start(order: Run, notify_address: str) -> Script:
     environment = order.environment | {"NOTIFY_SOCKET": notify_address}
     if order.watchdog_seconds:
         environment["WATCHDOG_USEC"] = str(round(order.watchdog_seconds * 1_000_000))
-    return start(Launch(order.command, environment, order.input, group))
-
-
-def _make_group(group: Group | None) -> Group | None:
-    """The group, there; or None: then the run is held by its tree alone."""
-    if group is None:
-        return None
-    try:
-        group.make()
-    except OSError as error:
-        log.warning(
-            "Cannot make the cgroup %s, going on without: %s",
-            group.path,
-            error,
-            extra={"event": "no-cgroup"},
-        )
-        return None
-    return group
-
-
-def _remove_group(group: Group | None) -> None:
-    if group is not None:
-        group.remove()
+    return start(Launch(order.command, environment, order.input))

@@ -16,7 +16,6 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from .containment import Group
 from .linux import set_parent_death_signal
 
 #: An exec that takes longer (a file server that hangs) counts as a start; if it fails
@@ -44,12 +43,11 @@ class ScriptExit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a script is started with. `group` is the cgroup to start it in, made, or None."""
+    """What a script is started with."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     input: bytes
-    group: Group | None = None
 
 
 class Script:
@@ -177,8 +175,6 @@ def _become(launch: Launch, program: str, streams: tuple[int, int, int], worker:
         set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != worker:
             os._exit(_CANNOT_EXEC)  # it died before it could take us with it (fact P3)
-        if launch.group is not None:
-            launch.group.join()
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

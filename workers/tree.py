@@ -34,7 +34,7 @@ class RunTree:
         table = procfs.process_table()
         found = procfs.marked(table, self.instance, self.run_id)
         if self.group is not None:
-            found |= self.group.pids() & table.keys()
+            found |= (self.group.pids() & table.keys()) - {self.keeper}
         if self.keeper is not None:
             found |= procfs.descendants(table, [self.keeper])
         if self.script_pid is not None and self._script_is_ours(table, found):
@@ -56,6 +56,8 @@ class RunTree:
     def kill(self) -> bool:
         """One round of SIGKILL; whether nothing is left."""
         if self.group is not None:
+            if self.keeper is not None:
+                self.group.leave()
             self.group.kill()
         for member in self.members().values():
             _send(member, signal.SIGKILL)
@@ -65,36 +67,36 @@ class RunTree:
         """Nothing is left, seen twice: a scan can miss what is forked while it is made."""
         return not self.members() and not self.members()
 
-    def clean_up(self) -> None:
-        """Remove what held the tree; only once it is gone."""
-        if self.group is not None:
-            self.group.remove()
 
-
-def end_tree(instance: str, run_id: str, script_pid: int | None, containment: Containment) -> bool:
-    """For the supervisor: one round of ending a run that has no worker. Is it gone?"""
-    tree = RunTree(instance, run_id, script_pid, group=containment.group(run_id))
-    if not tree.kill():
+def end_tree(instance: str, run_id: str, script_pid: int | None, group: Group | None) -> bool:
+    """For the supervisor: one round of ending a run whose worker is of no use; the worker
+    goes with its group. Is it gone?"""
+    if not RunTree(instance, run_id, script_pid, group=group).kill():
         return False
-    tree.clean_up()
+    if group is not None:
+        group.remove()
     return True
 
 
-def end_instance(instance: str, containment: Containment) -> dict[int, Stat]:
+def end_instance(
+    instance: str, containment: Containment, spared: frozenset[int] = frozenset()
+) -> dict[int, Stat]:
     """For the sweep (law 15): one round of SIGKILL to all scripts of an instance.
 
-    Whatever carries its mark or is in its groups, and everything below; returns those
-    that were still there, so a round that returns nothing has found nothing.
+    Whatever carries its mark or is in its groups, and everything below, but for `spared`
+    (workers that still keep their results); returns those that were still there, so a
+    round that returns nothing has found nothing.
     """
     groups = containment.leftovers()
     for group in groups:
-        group.kill()
+        if not group.pids() & spared:
+            group.kill()
     table = procfs.process_table()
     found = procfs.marked(table, instance)
     for group in groups:
         found |= group.pids() & table.keys()
     found |= procfs.descendants(table, found)
-    found -= {os.getpid()}
+    found -= {os.getpid(), *spared}
     remaining = {pid: table[pid] for pid in found if not table[pid].ended}
     for member in remaining.values():
         _send(member, signal.SIGKILL)

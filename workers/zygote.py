@@ -126,6 +126,8 @@ class Zygote:
         _, wait_status = os.waitpid(pid, 0)
         # A worker that was killed could not do so itself.
         forget_identity(self._world.runtime, pid)
+        if (group := self._world.containment.group(name)) is not None:
+            group.remove()
         self._say(ChildExited(name, pid, wait_status))
 
     def _say(self, message: FromZygote, *descriptors: int) -> None:

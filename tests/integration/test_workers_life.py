@@ -260,6 +260,15 @@ def test_when_a_worker_is_killed_its_script_goes_with_it(alone: Host):
 # --- kept results and locks, without a worker ------------------------------------------------
 
 
+def test_a_result_that_was_changed_on_disk_is_dropped(alone: Host):
+    result = alone.outcome(alone.order(alone.script("exit 7")))
+    results.keep(alone.runtime, result)
+    path = alone.runtime.results / result.run_id
+    path.write_bytes(path.read_bytes().replace(b'"exit_code":7', b'"exit_code":0'))
+    assert results.load(alone.runtime, result.run_id) is None
+    assert not path.exists()
+
+
 def test_an_unreadable_result_is_dropped_and_said_so(alone: Host, caplog: pytest.LogCaptureFixture):
     good = alone.outcome(alone.order(alone.script("exit 7")))
     results.keep(alone.runtime, good)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -15,6 +16,9 @@ from geosched.ipc.messages import EndCause, Ended, StopReason
 from geosched.workers.output import read_output
 from support.wait import wait_for
 from support.workers import Host, host
+
+#: The system call that ends one thread.
+SYS_EXIT = {"x86_64": 60, "aarch64": 93}
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +289,26 @@ def test_a_script_that_stopped_itself_takes_the_stop_signal(shared: Host):
     assert shared.result(name, seconds=5).signal == signal.SIGTERM
 
 
+@pytest.mark.skipif(platform.machine() not in SYS_EXIT, reason="its number is not known here")
+def test_a_script_whose_first_thread_ended_lives_until_all_its_threads_are_gone(shared: Host):
+    source = f"""
+import ctypes, os, signal, threading, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+threading.Thread(target=time.sleep, args=(600,)).start()
+open(os.environ["HERE"] + "/threads", "w").close()
+ctypes.CDLL(None).syscall({SYS_EXIT.get(platform.machine())}, 0)
+"""
+    order = shared.order((sys.executable, "-c", source), stop_grace_seconds=0.2)
+    name = shared.worker("worker-threads")
+    started = shared.run(name, order)
+    wait_for((shared.dir / "threads").exists)
+    wait_for(lambda: ") Z " in Path(f"/proc/{started.script_pid}/stat").read_text())
+    assert not shared.said(name, Ended)
+    shared.stop(name, order)
+    result = shared.result(name, seconds=5)
+    assert (result.cause, result.signal) == (EndCause.STOPPED, signal.SIGKILL)
+
+
 def test_the_stop_signal_is_the_configured_one(shared: Host):
     body = "trap 'exit 12' USR1; : > $HERE/usr; while :; do sleep 0.02; done"
     order = shared.order(shared.script(body), stop_signal=int(signal.SIGUSR1))
@@ -326,6 +350,32 @@ def test_a_stop_after_the_script_ended_of_itself_does_not_change_how_it_ended(sh
     shared.stop(name, order)
     result = shared.result(name)
     assert (result.cause, result.exit_code, result.stop_reason) == (EndCause.EXITED, 6, None)
+
+
+def test_an_end_that_the_worker_had_not_seen_yet_comes_before_the_stop(shared: Host):
+    order = shared.order(shared.script("while ! [ -e $HERE/go ]; do sleep 0.01; done; exit 6"))
+    name = shared.worker("worker-race")
+    started = shared.run(name, order)
+    worker = shared.forked[name][0].pid
+    os.kill(worker, signal.SIGSTOP)
+    (shared.dir / "go").touch()
+    wait_for(lambda: ") Z " in Path(f"/proc/{started.script_pid}/stat").read_text())
+    shared.stop(name, order)
+    os.kill(worker, signal.SIGCONT)
+    result = shared.result(name)
+    assert (result.cause, result.exit_code, result.stop_reason) == (EndCause.EXITED, 6, None)
+
+
+def test_what_was_left_behind_and_ignores_the_stop_signal_is_gone_when_the_end_is_told(
+    shared: Host,
+):
+    body = "(trap '' TERM; : > $HERE/deaf-left; while :; do sleep 0.02; done) &\n"
+    body += "while ! [ -e $HERE/deaf-left ]; do sleep 0.01; done; exit 0"
+    order = shared.order(shared.script(body), stop_grace_seconds=0.3)
+    name = shared.worker("worker-deaf-left")
+    shared.run(name, order)
+    shared.result(name)
+    assert not shared.members(order)
 
 
 # --- notifications -------------------------------------------------------------------------

@@ -29,9 +29,17 @@ def test_it_says_who_it_is_and_writes_it_down(alone: Host):
     assert [p.kind for p in read_identities(alone.runtime)] == ["zygote"]
 
 
-def test_it_has_nothing_open_but_what_it_was_given(alone: Host):
-    directory = Path(f"/proc/{alone.zygote.pid}/fd")
-    found = [os.readlink(entry) for entry in directory.iterdir()]
+def test_it_has_nothing_open_but_what_it_was_given():
+    leaked = os.pipe()
+    for descriptor in leaked:
+        os.set_inheritable(descriptor, True)
+    try:
+        with host() as opened:
+            directory = Path(f"/proc/{opened.zygote.pid}/fd")
+            found = [os.readlink(entry) for entry in directory.iterdir()]
+    finally:
+        for descriptor in leaked:
+            os.close(descriptor)
     assert len(found) == 5, found
     assert sum(target.startswith("socket:") for target in found) == 1
 
@@ -100,12 +108,14 @@ def test_it_leaves_when_its_socket_is_closed_and_its_workers_stay(alone: Host):
     assert alone.result(name).exit_code == 3
 
 
-def test_a_zygote_that_was_killed_is_seen_and_asked_in_vain(alone: Host):
+def test_a_zygote_that_was_killed_is_seen_at_once_though_its_workers_live(alone: Host):
+    name = alone.worker()
     alone.zygote.kill()
     wait_for(lambda: ended(alone.zygote.pid))
     assert not alone.zygote.fork_worker("worker-1", alone.server.endpoint)
     with pytest.raises((EOFError, ConnectionResetError)):
         alone.zygote.receive()
+    assert not ended(alone.forked[name][0].pid)
 
 
 def test_a_stuck_zygote_never_blocks_the_supervisor(alone: Host):

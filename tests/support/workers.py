@@ -30,14 +30,12 @@ from geosched.ipc.messages import (
 )
 from geosched.ipc.places import Runtime
 from geosched.ipc.sockets import ProtocolError, Server, new_context
-from geosched.workers import procfs, tree
+from geosched.workers import tree
 from geosched.workers.containment import Containment
 from geosched.workers.identity import make_directories
 from geosched.workers.spawn import Zygote
 
 from .wait import wait_for
-
-INSTANCE_VARIABLE = procfs.INSTANCE_VARIABLE
 
 
 class Host:
