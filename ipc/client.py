@@ -11,7 +11,14 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from .control import Accepted, Answer, Call, RefusalKind, Refused, Reply, Request
-from .sockets import Connection, ProtocolError, endpoint, listening, new_context
+from .sockets import (
+    SYNC_FRAME_BYTES_MAX,
+    Connection,
+    ProtocolError,
+    endpoint,
+    listening,
+    new_context,
+)
 
 #: A daemon that says nothing for so long does not answer (INTERFACE, "Commands").
 SILENCE_SECONDS_MAX = 5.0
@@ -70,7 +77,9 @@ class Client:
         self._timeout_seconds = timeout_seconds
         self._numbers = itertools.count(1)
         self._context = new_context()
-        self._connection: Connection[Reply, Call] = Connection(self._context, name, receives=Reply)
+        self._connection: Connection[Reply, Call] = Connection(
+            self._context, name, receives=Reply, frame_bytes_max=SYNC_FRAME_BYTES_MAX
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -70,7 +70,7 @@ class Agenda:
     def next_deadline(self, next_edge_us: int | None, now: Instant) -> float | None:
         """The monotonic instant of the next thing to look at; None where there is none."""
         edges = [edge for edge in (next_edge_us, self.queue.next_end_us()) if edge is not None]
-        deadlines = [self._holds[0][0]] if self._holds else []
+        deadlines = [max(self._holds[0][0], self._not_before)] if self._holds else []
         if edges and now.trusted:
             ahead = (min(edges) - now.wall_us) / SECOND_US
             deadlines.append(max(now.monotonic_seconds + ahead, self._not_before))

@@ -17,7 +17,7 @@ from .children import News
 from .core.model import Instant, Record, StatusChange
 from .core.reconcile import Verdict
 from .core.retry import RETRY_CAP_SECONDS
-from .daemondb import DaemonDB, MetaUpdate
+from .daemondb import DaemonDB, MetaUpdate, StoreError
 from .pulling import Applying
 from .settings import BackendSettings
 from .synchronisation import (
@@ -106,6 +106,7 @@ class Backend:
         self._applying: Applying | None = None
         self._pull_wanted = False
         self._in_flight: dict[str, int] = {}
+        self._pulling_from = ""
         self.reconfigure(settings)
 
     @property
@@ -120,6 +121,9 @@ class Backend:
     def reconfigure(self, settings: BackendSettings) -> None:
         self.settings = settings
         self._sync.address = address(settings)
+        if self._applying is not None and self._pulling_from != self._source():
+            self._applying = None  # half of what another backend holds
+            self._pull_wanted = True
         # Backing off spares a server: a file is simply looked at again.
         local = settings.kind == "file"
         self._sync.retry_cap_seconds = (
@@ -212,6 +216,7 @@ class Backend:
             return
         if self._pull_wanted and self._sync.may(pull=True, now=now):
             self._pull_wanted = False
+            self._pulling_from = self._source()
             if self.asked is not None:
                 self.asked.begun = True
             meta = self._db.meta
@@ -241,12 +246,14 @@ class Backend:
 
     def _heard(self, outcome: Outcome, now: Instant) -> None:
         match outcome:
+            case PullDone() if self._pulling_from != self._source():
+                self._pull_wanted = True  # reloaded meanwhile: another backend's answer
             case PullDone(None):
                 self._pull_succeeded(now)
             case PullDone(Snapshot() as snapshot):
                 self._applying = Applying(snapshot, self._open_records)
             case ReportsDone(taken):
-                self._reports_done(list(taken.accepted), list(taken.refused))
+                self._reports_done(list(taken.accepted), list(taken.refused), now)
             case Failed(pull, kind, detail):
                 message = f"{kind.value}: {detail}"
                 if pull:
@@ -309,13 +316,23 @@ class Backend:
             self.asked.error = f"cannot pull: {message}"
             self.asked.done = True
 
-    def _reports_done(self, accepted: list[str], refused: list[tuple[str, str]]) -> None:
+    def _reports_done(
+        self, accepted: list[str], refused: list[tuple[str, str]], now: Instant
+    ) -> None:
         self.progress.last_report_error = refused[0][1] if refused else None
         for key, error in refused:
             log.warning("The backend refused report %s: %s", key, error, extra={"event": "refused"})
         taken = [self._in_flight[key] for key in accepted if key in self._in_flight]
         rejected = [self._in_flight[key] for key, _ in refused if key in self._in_flight]
-        self._db.settle_reports(taken, rejected)
+        try:
+            self._db.settle_reports(taken, rejected)
+        except StoreError as error:
+            if error.fatal:
+                raise
+            # They stay pending and are told again: their keys make that harmless (S18).
+            self._sync.back_off(pull=False, now=now)
+            self._report_failed(f"local: {error}")
+            return
         if self.asked is not None and not self.asked.done:
             counts = self.asked.counts
             self.asked.counts = SyncView(

@@ -20,8 +20,10 @@ log = logging.getLogger(__name__)
 ZYGOTE_SILENCE_SECONDS_MAX = 2.0
 #: One that dies at once is not started again more often than that.
 ZYGOTE_RESTART_SECONDS = 1.0
-#: Children reaped in one turn; the rest has to wait for the next.
-REAPED_PER_TURN_MAX = 256
+#: What the zygote's full socket did not take is offered again so soon.
+REQUEST_AGAIN_SECONDS = 0.02
+#: More children than any turn can find ended.
+REAPED_PER_TURN_MAX = 100_000
 EVENTS_PER_TURN_MAX = 256
 
 
@@ -152,13 +154,16 @@ class Children:
                 return
             self.start(self._now)
         assert self._zygote is not None
-        for request in self._waiting:
+        while self._waiting:
+            request = self._waiting[0]
+            fork = (
+                self._zygote.fork_synchroniser if request.synchroniser else self._zygote.fork_worker
+            )
+            if not fork(request.name, request.endpoint):
+                self._not_before = self._now + REQUEST_AGAIN_SECONDS  # its socket is full
+                break
             self._asked.add(request.name)
-            if request.synchroniser:
-                self._zygote.fork_synchroniser(request.name, request.endpoint)
-            else:
-                self._zygote.fork_worker(request.name, request.endpoint)
-        self._waiting.clear()
+            self._waiting.pop(0)
         if self._zygote_deadline is None:
             self._zygote_deadline = self._now + ZYGOTE_SILENCE_SECONDS_MAX
 
@@ -173,8 +178,14 @@ class Children:
         for message, pidfd in messages:
             match message:
                 case Forked(name, pid):
-                    assert pidfd is not None
-                    news.forked.append(self._know(Child(name, pid, pidfd)))
+                    if pidfd is None:  # no descriptor was left to take it
+                        log.error(
+                            "Cannot watch %s: no pidfd came", name, extra={"event": "no-pidfd"}
+                        )
+                        self._asked.discard(name)
+                        news.failed.append(name)
+                    else:
+                        news.forked.append(self._know(Child(name, pid, pidfd)))
                 case ForkFailed(name, detail):
                     log.error("Cannot fork %s: %s", name, detail, extra={"event": "fork-failed"})
                     self._asked.discard(name)

@@ -23,7 +23,7 @@ from ..ipc.messages import FromSynchroniser, FromWorker, ToSynchroniser, ToWorke
 from ..ipc.places import DEFAULT_CONFIG, Runtime
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.identity import make_directories
-from ..workers.linux import become_subreaper
+from ..workers.linux import become_subreaper, raise_open_files
 from ..workers.spawn import Zygote
 from . import logs, preflight
 from .backend import Backend, address
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
             log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
         preflight.prepare_directories(settings)
         with contextlib.ExitStack() as opened:
-            return Daemon(settings, opened).run()
+            return Daemon(settings, opened, log_level=options.log_level).run()
     except SettingsError as error:
         log.error("%s", error)
         return EXIT_SETTINGS
@@ -123,8 +123,10 @@ class _Foundation:
 class Daemon:
     """Everything that one run of the daemon opens; `opened` closes it in reverse."""
 
-    def __init__(self, settings: Settings, opened: contextlib.ExitStack) -> None:
+    def __init__(self, settings: Settings, opened: contextlib.ExitStack, *, log_level: str) -> None:
         self.settings = settings
+        self._log_level = log_level
+        self._open_files = raise_open_files()[0]
         self.manager = ServiceManager()
         self._opened = opened
         opened.callback(self.manager.close)
@@ -186,7 +188,13 @@ class Daemon:
         self._opened.callback(os.close, held)
 
         def start_zygote() -> Zygote:
-            return Zygote(lifeline=lifeline, runtime_dir=runtime.dir, instance=instance)
+            return Zygote(
+                lifeline=lifeline,
+                runtime_dir=runtime.dir,
+                instance=instance,
+                log_level=self._log_level,
+                open_files=self._open_files,
+            )
 
         children = Children(start_zygote)
         self._opened.callback(children.close)
@@ -245,7 +253,7 @@ class Daemon:
                 result.run_id,
                 extra={"event": "stranger-result", "runId": result.run_id},
             )
-        for run_id in kept:
+        for run_id in kept.keys() - base.leftovers.alive:
             base.leftovers.forget_result(run_id)
         for change in found.changes:
             log.info(
@@ -312,13 +320,16 @@ class Daemon:
             log.warning("%s needs a restart to change", key, extra={"event": "needs-restart"})
         if kept:
             new = new.with_directories_of(self.settings)
+        new_interval = new.backend.poll_interval_seconds
+        replan = new_interval != self.settings.backend.poll_interval_seconds
         self.settings = new
         loop.settings = new
         loop.rules = rules_of(new, loop.rules.generation)
         loop.parts.backend.reconfigure(new.backend)
         if loop.control is not None:
             loop.control.permit(new.control.operators)
-        self._plan_duties(loop)
+        if replan:
+            self._plan_duties(loop)
         log.info("Reloaded %s", new.source, extra={"event": "reloaded"})
 
     def _leave(self, loop: Loop) -> None:

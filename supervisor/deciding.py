@@ -62,7 +62,12 @@ class Decider:
                 # S15: the next attempt is due at once, in the same transaction.
                 turn.happened(live.action_id, Due(slot_free=False, hold_over=_at_once(change)))
 
-    def leftovers(self, turn: Turn, run_is_gone: Callable[[str], bool]) -> None:
+    def leftovers(
+        self,
+        turn: Turn,
+        run_is_gone: Callable[[str], bool],
+        kept: Callable[[str], RunResult | None],
+    ) -> None:
         """S1: an action whose leftover could not be ended is settled when it is gone."""
         now = turn.now.monotonic_seconds
         if not self.stuck or now < self._check_at:
@@ -70,7 +75,7 @@ class Decider:
         self._check_at = now + LEFTOVER_CHECK_SECONDS
         for run_id, record in list(self.stuck.items()):
             if run_is_gone(run_id):
-                turn.happened(record.action.id, DaemonStarted(kept=None))
+                turn.happened(record.action.id, DaemonStarted(kept(run_id)))
 
     def edges(self, turn: Turn, max_running: int) -> None:
         """S9 to S14: what the clock says; ends first, so that slots are free for starts."""

@@ -34,6 +34,8 @@ from .orders import output_path
 from .views import action_view, event_view, phase, run_view
 
 STOP_MARGIN_SECONDS = 10.0
+#: Of app names in one page of `list`; with one more action it still fits its frame.
+LIST_PAGE_CHARS_MAX = 64 * 1024
 
 
 class LoopDesk:
@@ -102,13 +104,22 @@ class LoopDesk:
     def actions(self, request: ListActions) -> ActionsAre | Refused:
         try:
             statuses = frozenset(ExecutionStatus(status) for status in request.statuses)
-            page = self._loop.parts.db.page(
-                request.cursor, LIST_PAGE_MAX, statuses or frozenset(ExecutionStatus)
-            )
+            records, cursor = self._page(request.cursor, statuses or frozenset(ExecutionStatus))
         except ValueError as error:
             return Refused(RefusalKind.BAD_REQUEST, str(error))
-        records, cursor = page
         return ActionsAre(tuple(self._view(record) for record in records), cursor)
+
+    def _page(self, cursor: str, statuses: frozenset[ExecutionStatus]) -> tuple[list[Record], str]:
+        """As many records as a frame holds: one with a thousand apps is a megabyte."""
+        page: list[Record] = []
+        size = 0
+        for _ in range(LIST_PAGE_MAX):
+            records, cursor = self._loop.parts.db.page(cursor, 1, statuses)
+            page += records
+            size += sum(len(name) for r in records for name in r.action.app_names)
+            if not cursor or size > LIST_PAGE_CHARS_MAX:
+                break
+        return page, cursor
 
     def action(self, action_id: str) -> ActionIs | None:
         record = self._loop.parts.db.read(action_id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..ipc.messages import EndCause, Run, RunResult, StopReason
 
 #: A run that no worker could be had for so long cannot be started.
-WORKER_WAIT_SECONDS_MAX = 20.0
+WORKER_WAIT_SECONDS_MAX = 60.0
 
 
 @dataclass(slots=True)

@@ -153,7 +153,6 @@ class Loop:
         if self.leaving is None:
             parts.backend.gather(news, now)
             parts.duties.run_due(now.boot_seconds)
-            self._arm()
         if self.control is not None:
             self.control.gather(now)
 
@@ -235,7 +234,7 @@ class Loop:
         self._stops_asked.clear()
         if leaving:
             return turn, None
-        decider.leftovers(turn, self.parts.run_is_gone)
+        decider.leftovers(turn, self.parts.run_is_gone, self.parts.pool.around.kept_result)
         meta = self.parts.backend.decide(turn)
         decider.edges(turn, self.settings.daemon.max_running)
         return turn, meta
@@ -245,7 +244,8 @@ class Loop:
     def _commit(self, turn: Turn, meta: MetaUpdate | None) -> Committed | None:
         """One transaction; None where the store failed, and then nothing has changed."""
         changes = [self._completed(change) for change in turn.changes]
-        if changes or meta is not None:
+        writes = bool(changes) or meta is not None
+        if writes:
             # With what is written anyway: a write of its own would wear the flash.
             meta = replace(meta or MetaUpdate(), clock_mark_us=self.parts.clock.mark_us)
         try:
@@ -257,7 +257,7 @@ class Loop:
                 raise
             self._store_failed(error)
             return None
-        if self.degraded is not None:
+        if self.degraded is not None and writes:
             log.info("daemonDB can be written again", extra={"event": "store-recovered"})
             self.degraded = None
         self.lost_swaps += committed.won.count(False)
@@ -277,6 +277,8 @@ class Loop:
             log.error("Cannot write daemonDB: %s", error, extra={"event": "store-failed"})
         self.degraded = str(error)
         self.agenda.look_again(self.now, in_seconds=STORE_RETRY_SECONDS)
+        for record in self.parts.db.started():
+            self.agenda.note(record, self.now)  # a hold that was over is looked at again too
         self.parts.backend.not_committed(self.now, str(error))
 
     # --- perform ------------------------------------------------------------------------
@@ -297,6 +299,8 @@ class Loop:
             self.parts.backend.committed(self.now)
         if self.leaving is not None:
             self._ask_all_to_stop(self.leaving)
+        else:
+            self._arm()
         if self.control is not None:
             self.control.answer_waiting(self.now)
 

@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 MESSAGES_PER_TURN_MAX = 500
 #: Workers forked in one turn, so that a crowded edge does not hold the loop.
 FORKS_PER_TURN_MAX = 32
+#: A worker not ready so long after it was asked for, or not gone so long after it was told
+#: to leave, hangs.
+READY_SECONDS_MAX = 30.0
+LEAVE_SECONDS_MAX = 5.0
 #: A run not gone so long after its grace is stuck (S13a), and is killed again so often.
 STUCK_AFTER_GRACE_SECONDS = 5.0
 KILL_AGAIN_SECONDS = 30.0
@@ -52,6 +56,14 @@ class _Worker:
     claimed: Peer | None = None
     ready: bool = False
     run_id: str | None = None
+    leaving: bool = False
+    acknowledged: str | None = None
+    kill_at: float | None = None  # monotonic: it has to be ready, or gone, by then
+
+    @property
+    def usable(self) -> bool:
+        """Whether a run can be given to it, now or once it is ready."""
+        return self.run_id is None and not self.leaving
 
 
 class Surroundings(Protocol):
@@ -73,7 +85,7 @@ class Pool:
     _workers: dict[str, _Worker] = field(default_factory=dict)
     _waiting: list[str] = field(default_factory=list)
     _number: int = 0
-    _worker_of_pid: dict[int, str] = field(default_factory=dict)
+    _now: float = 0.0
 
     # --- what the loop asks for ---------------------------------------------------------
 
@@ -108,20 +120,20 @@ class Pool:
         run = self.runs.pop(run_id, None)
         worker = self._workers.get(run.worker) if run and run.worker else None
         if worker is not None and self.server.send(worker.name.encode(), Ack(run_id)):
-            worker.run_id = None
-            worker.ready = False  # it leaves
+            worker.run_id, worker.acknowledged = None, run_id
+            self._is_to_leave(worker)
             return
         self.around.forget_result(run_id)
 
     def arm(self, count: int) -> None:
         """See that so many workers are ready, or on their way, beyond those with a run."""
-        idle = [worker for worker in self._workers.values() if worker.run_id is None]
+        idle = [worker for worker in self._workers.values() if worker.usable]
         missing = count + len(self._waiting) - len(idle)
         for _ in range(min(missing, FORKS_PER_TURN_MAX)):
             self._fork()
         for worker in [w for w in idle if w.ready][: max(0, -missing)]:
             self.server.send(worker.name.encode(), Release())
-            worker.ready = False
+            self._is_to_leave(worker)
 
     # --- gather -------------------------------------------------------------------------
 
@@ -130,6 +142,7 @@ class Pool:
         for child in news.forked:
             self._forked(child)
         heard = self._hear(now)
+        self._end_hung_workers(now)
         for name in (*news.gone, *news.failed):
             self._lost(name)
         self.judge.tick(now.monotonic_seconds)
@@ -157,7 +170,7 @@ class Pool:
 
     @property
     def idle_workers(self) -> int:
-        return sum(worker.run_id is None for worker in self._workers.values())
+        return sum(worker.usable for worker in self._workers.values())
 
     def _hear(self, now: Instant) -> list[RunResult]:
         """Results of runs that are not (or no longer) here come back for an answer."""
@@ -169,7 +182,8 @@ class Pool:
                 continue
             match message:
                 case Ready():
-                    worker.claimed, worker.ready = peer, worker.run_id is None
+                    worker.claimed, worker.ready = peer, worker.usable
+                    worker.kill_at = None if worker.ready else worker.kill_at
                 case Started(run_id, script_pid, at_us):
                     self._started(run_id, script_pid, at_us, now)
                 case Heartbeat():
@@ -216,6 +230,8 @@ class Pool:
 
     def _lost(self, name: str) -> None:
         worker = self._workers.pop(name, None)
+        if worker is not None and worker.acknowledged is not None:
+            self.around.forget_result(worker.acknowledged)  # it may not have read the word
         if worker is None or worker.run_id is None:
             return
         run = self.runs.get(worker.run_id)
@@ -303,7 +319,7 @@ class Pool:
     def _fork(self) -> None:
         self._number += 1
         name = f"worker-{self._number}"
-        self._workers[name] = _Worker(name)
+        self._workers[name] = _Worker(name, kill_at=self._now + READY_SECONDS_MAX)
         self.children.fork_worker(name, self.server.endpoint)
 
     def _hand_out(self) -> None:
@@ -322,8 +338,18 @@ class Pool:
             worker.ready, worker.run_id = False, run.order.run_id
             run.worker, run.worker_pid = worker.name, worker.pid
             run.last_beat = self.judge.seconds
-        if self._waiting:
-            self.arm(0)
+
+    def _is_to_leave(self, worker: _Worker) -> None:
+        worker.ready = False
+        worker.leaving = True
+        worker.kill_at = self._now + LEAVE_SECONDS_MAX
+
+    def _end_hung_workers(self, now: Instant) -> None:
+        """A worker that hangs must not be counted on; its pidfd tells when it is gone."""
+        self._now = now.monotonic_seconds
+        for worker in self._workers.values():
+            if worker.kill_at is not None and self._now > worker.kill_at:
+                self.children.kill(worker.name)
 
     def _ready_workers(self) -> Iterator[_Worker]:
         for worker in list(self._workers.values()):

@@ -18,7 +18,15 @@ from ..ipc.messages import EndCause, RunResult, StopReason
 from ..ipc.places import Runtime
 from ..workers import procfs, results, tree
 from ..workers.containment import Containment
-from ..workers.identity import KnownProcess, forget_identity, locked_runs, read_identities
+from ..workers.identity import (
+    KnownProcess,
+    RunLockedError,
+    forget_identity,
+    locked_runs,
+    read_identities,
+    release_run_lock,
+    take_run_lock,
+)
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +96,17 @@ class Leftovers:
     def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
         """One round of killing a run whose worker is of no use; whether nothing is left."""
         group = None if worker is None else self._groups.group(worker)
-        return tree.end_tree(self.instance, run_id, script_pid, group)
+        gone = tree.end_tree(self.instance, run_id, script_pid, group)
+        if gone:
+            self._drop_lock(run_id)
+        return gone
+
+    def _drop_lock(self, run_id: str) -> None:
+        """Its worker died without removing it."""
+        try:
+            release_run_lock(self._runtime, run_id, take_run_lock(self._runtime, run_id))
+        except (OSError, RunLockedError) as error:
+            log.warning("Cannot remove the lock of run %s: %s", run_id, error)
 
     def close(self) -> None:
         """The control groups go with the daemon that made them."""

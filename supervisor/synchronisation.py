@@ -123,6 +123,17 @@ class Synchronisation:
         """Somebody asked for it: what was to be waited for counts no more."""
         self._not_before = {True: 0.0, False: 0.0}
 
+    def back_off(self, *, pull: bool, now: Instant, retry_after_seconds: float = 0.0) -> None:
+        """No exchange of this kind for a while, and longer each time in a row."""
+        delay = retry_delay(
+            self._failures[pull],
+            self._chance(),
+            cap_seconds=self.retry_cap_seconds,
+            retry_after_seconds=retry_after_seconds,
+        )
+        self._failures[pull] += 1
+        self._not_before[pull] = now.monotonic_seconds + delay
+
     def pull(self, now: Instant, *, etag: str, digest: str) -> None:
         self._begin(Pull(self._next(), self.address, now.wall_us, etag, digest), now)
 
@@ -179,6 +190,8 @@ class Synchronisation:
             expected = self._name is not None and peer.routing_id == self._name.encode()
             if isinstance(message, ProtocolError) or not expected:
                 self.bad_messages += 1
+                if isinstance(message, Connected):
+                    self.server.send(peer.routing_id, Leave())  # given up before it was there
                 log.warning(
                     "Refused a message on the sync socket from pid %d (uid %d): %s",
                     peer.pid,
@@ -209,8 +222,11 @@ class Synchronisation:
                 if sum(map(len, exchange.pages)) != message.total:
                     return self._failed(ErrorKind.LOCAL, "pages were lost on the way", now)
                 return self._over(PullDone(Snapshot(exchange.pages, message)), now)
-            case Taken():
-                return self._over(ReportsDone(message), now)
+            case Taken(_, accepted):
+                done = self._over(ReportsDone(message), now)
+                if not accepted:
+                    self.back_off(pull=False, now=now)  # it answers, but takes nothing
+                return done
             case ExchangeFailed(_, kind, detail, retry_after_seconds):
                 return self._failed(kind, detail, now, retry_after_seconds)
 
@@ -227,7 +243,9 @@ class Synchronisation:
     def _over(self, outcome: Outcome, now: Instant) -> Outcome:
         assert self._exchange is not None
         pull = isinstance(self._exchange.message, Pull)
-        self._failures[pull] = 0
+        taken = isinstance(outcome, ReportsDone) and outcome.taken.accepted
+        if pull or taken:
+            self._failures[pull] = 0
         self._not_before[pull] = 0.0
         self._end(now)
         return outcome
@@ -237,14 +255,7 @@ class Synchronisation:
     ) -> Failed:
         assert self._exchange is not None
         pull = isinstance(self._exchange.message, Pull)
-        delay = retry_delay(
-            self._failures[pull],
-            self._chance(),
-            cap_seconds=self.retry_cap_seconds,
-            retry_after_seconds=retry_after_seconds,
-        )
-        self._failures[pull] += 1
-        self._not_before[pull] = now.monotonic_seconds + delay
+        self.back_off(pull=pull, now=now, retry_after_seconds=retry_after_seconds)
         self._end(now)
         return Failed(pull, kind, detail)
 

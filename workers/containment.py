@@ -53,11 +53,14 @@ class Group:
         """Move this process, of one thread, into it; failing that, its tree still finds it."""
         _write(self.path / self._hierarchy.join_file, "0")
 
-    def leave(self) -> None:
-        """Move this process out of it, all its threads, to where the instance's groups are
-        made: what is then done to the group is not done to it."""
-        if os.getpid() in self.pids():
-            _write(self.path.parent.parent / "cgroup.procs", "0")
+    def leave(self) -> bool:
+        """Move this process, all its threads, to where the instance's groups are made.
+
+        Whether it is out: only then is what is done to the group not done to it too.
+        """
+        if os.getpid() not in self.pids():
+            return True
+        return _write(self.path.parent.parent / "cgroup.procs", "0")
 
     def pids(self) -> set[int]:
         """Everything in it and in groups below it; nothing once it is removed."""

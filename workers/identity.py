@@ -142,4 +142,11 @@ def locked_runs(runtime: Runtime) -> set[str]:
             release_run_lock(runtime, run_id, take_run_lock(runtime, run_id))
         except RunLockedError:
             held.add(run_id)
+        except OSError as error:
+            log.warning(
+                "Ignored %s: it is no lock of a run: %s",
+                runtime.runs / run_id,
+                error,
+                extra={"event": "bad-lock"},
+            )
     return held

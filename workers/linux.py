@@ -5,6 +5,7 @@ Each function is one call; what it is good for is decided by its callers.
 
 import ctypes
 import os
+import resource
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -39,6 +40,14 @@ def set_parent_death_signal(number: int) -> None:
     It does nothing when that has happened already: compare `os.getppid()` afterwards.
     """
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def raise_open_files() -> tuple[int, int]:
+    """As many descriptors as the host allows (fact 11: a daemon that runs out of them is
+    aborted by its socket library). The limits as they were, for those who inherit."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before
 
 
 def clock_synchronised() -> bool:

@@ -36,6 +36,7 @@ class World:
     instance: str
     containment: Containment
     lifeline: int
+    open_files: tuple[int, int] | None = None  # the limits that scripts are to have
 
 
 def overtakes(first: StopReason, later: StopReason) -> bool:
@@ -68,7 +69,7 @@ class Running:
         except OSError as error:
             raise CannotStartError(f"cannot open its notify socket: {error}") from None
         try:
-            self._script = _start(order, self._notify.address)
+            self._script = _start(order, self._notify.address, world.open_files)
         except CannotStartError:
             self._notify.close()
             raise
@@ -184,8 +185,8 @@ class Running:
         )
 
 
-def _start(order: Run, notify_address: str) -> Script:
+def _start(order: Run, notify_address: str, open_files: tuple[int, int] | None) -> Script:
     environment = order.environment | {"NOTIFY_SOCKET": notify_address}
     if order.watchdog_seconds:
         environment["WATCHDOG_USEC"] = str(round(order.watchdog_seconds * 1_000_000))
-    return start(Launch(order.command, environment, order.input))
+    return start(Launch(order.command, environment, order.input, open_files))

@@ -7,6 +7,7 @@ has no hook for (law 12). All that can be prepared or refused is, before the for
 import contextlib
 import errno
 import os
+import resource
 import select
 import shutil
 import signal
@@ -43,11 +44,13 @@ class ScriptExit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a script is started with."""
+    """What a script is started with. `open_files` are its limits, soft and hard, or None
+    to leave them as they are."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     input: bytes
+    open_files: tuple[int, int] | None = None
 
 
 class Script:
@@ -183,6 +186,8 @@ def _become(launch: Launch, program: str, streams: tuple[int, int, int], worker:
         os.dup2(output, 2)
         failure = os.dup2(failure, _ERROR_FD, inheritable=False)
         os.closerange(_ERROR_FD + 1, os.sysconf("SC_OPEN_MAX"))
+        if launch.open_files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, launch.open_files)
         os.umask(_UMASK)
         os.chdir("/")
         os.execve(program, launch.command, launch.environment)

@@ -50,10 +50,12 @@ class Zygote:
         runtime_dir: Path,
         instance: str,
         log_level: str = "info",
+        open_files: int = 0,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         """Start it. `lifeline` is the reading end of a pipe whose other end, marked
-        close-on-exec, only the supervisor holds. Raises `OSError`."""
+        close-on-exec, only the supervisor holds. `open_files` is the soft limit of
+        scripts, 0 to leave it. Raises `OSError`."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         with theirs:
@@ -66,6 +68,7 @@ class Zygote:
                     *("--runtime-dir", str(runtime_dir.absolute())),
                     *("--instance", instance),
                     *("--log-level", log_level),
+                    *("--open-files", str(open_files)),
                 ],
                 {k: v for k, v in environment.items() if k in _ENVIRONMENT_ALLOWED},
                 file_actions=[

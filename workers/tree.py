@@ -55,9 +55,7 @@ class RunTree:
 
     def kill(self) -> bool:
         """One round of SIGKILL; whether nothing is left."""
-        if self.group is not None:
-            if self.keeper is not None:
-                self.group.leave()
+        if self.group is not None and (self.keeper is None or self.group.leave()):
             self.group.kill()
         for member in self.members().values():
             _send(member, signal.SIGKILL)

@@ -6,12 +6,14 @@ supervisor does. Run as `python -P -m geosched.workers.zygote`.
 """
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,12 +37,16 @@ from ..ipc.places import Runtime
 from . import action
 from .containment import Containment
 from .identity import Kind, forget_identity, write_identity
-from .procfs import start_ticks
+from .linux import raise_open_files
+from .procfs import descendants, process_table, start_ticks
 from .running import World
 
 log = logging.getLogger("geosched.workers.zygote")
 
 REQUEST_BYTES_MAX = 8192
+#: The longest grace of an orphan is 3 s, and 5 s after the daemon nothing may be left (S17).
+WORKERS_LEAVE_SECONDS = 4.0
+LIFELINE_MILLISECONDS_MAX = 200
 #: What a Ctrl-C or a service manager sends to everybody is meant for the supervisor.
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -67,16 +73,52 @@ class Zygote:
         while True:
             for descriptor, _ in self._poll.poll():
                 if descriptor == self._world.lifeline:
+                    self._outlive_workers()
                     return None
                 if descriptor != self._requests.fileno():
                     self._reap(descriptor)
                     continue
                 request = self._request()
                 if not request:
+                    if self._supervisor_is_gone():
+                        self._outlive_workers()
                     return None
                 child_main = self._answer(request)
                 if child_main is not None:
                     return child_main
+
+    def _supervisor_is_gone(self) -> bool:
+        """Or has it only taken another zygote? When it dies, all it had open ends at once."""
+        lifeline = select.poll()
+        lifeline.register(self._world.lifeline, select.POLLIN)
+        return bool(lifeline.poll(LIFELINE_MILLISECONDS_MAX))
+
+    def _outlive_workers(self) -> None:
+        """The supervisor is gone, and workers end their scripts; but one that hangs cannot.
+
+        What is left of any of them after `WORKERS_LEAVE_SECONDS` is killed here (S17).
+        """
+        deadline = time.monotonic() + WORKERS_LEAVE_SECONDS
+        while self._children and (left := deadline - time.monotonic()) > 0:
+            for descriptor, _ in self._poll.poll(left * 1000):
+                if descriptor in self._children:
+                    self._reap(descriptor)
+                else:
+                    self._poll.unregister(descriptor)
+        for pidfd, (name, pid) in list(self._children.items()):
+            self._end(name, pid)
+            self._reap(pidfd)
+
+    def _end(self, name: str, pid: int) -> None:
+        log.error("Worker %s hangs; ending it and its script", name, extra={"event": "hung"})
+        table = process_table()
+        below = descendants(table, [pid])
+        group = self._world.containment.group(name)
+        if group is not None:
+            group.kill()
+        for member in (pid, *below):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
 
     def _request(self) -> bytes:
         try:
@@ -163,7 +205,9 @@ def main() -> None:
         # Its lifeline ends it all the same; a sweep only has to wait for that.
         log.error("Cannot tell who the zygote is: %s", error, extra={"event": "no-identity"})
     containment = Containment.detect(options.instance)
-    world = World(runtime, options.instance, containment, options.lifeline)
+    hard = raise_open_files()[1]
+    open_files = (options.open_files, hard) if options.open_files else None
+    world = World(runtime, options.instance, containment, options.lifeline, open_files)
     _warm_up()
     gc.collect()
     gc.freeze()  # so that collections in children do not copy what is shared
@@ -199,6 +243,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runtime-dir", type=Path, required=True, metavar="DIR")
     parser.add_argument("--instance", required=True, metavar="MARK")
     parser.add_argument("--log-level", default="info", metavar="LEVEL")
+    parser.add_argument("--open-files", type=int, default=0, metavar="N", help="of a script")
     return parser.parse_args()
 
 

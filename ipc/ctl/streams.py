@@ -24,9 +24,9 @@ POLL_SECONDS = 0.3
 @click.command(cls=Verb)
 @click.argument("id_", metavar="ID", callback=possible_id)
 @click.option(
-    "--run", "attempt", type=click.IntRange(min=1), metavar="N", help="Of the N-th attempt."
+    "--run", "attempt", type=click.IntRange(1, 2**31), metavar="N", help="Of the N-th attempt."
 )
-@click.option("-n", "lines", type=click.IntRange(min=0), metavar="LINES", help="Only the last.")
+@click.option("-n", "lines", type=click.IntRange(0, 2**31), metavar="LINES", help="Only the last.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 @click.pass_context
 def logs(

@@ -205,7 +205,7 @@ def _run_ended(record: Record, event: RunEnded, now: Instant, rules: Rules) -> C
         return _settled_by_stop(record, result, reason, now)
     if reason is StopReason.CHANGED and not event.daemon_leaving:
         return _replaced(record, result, now)
-    if reason is not None or (event.daemon_leaving and result.signal is not None):
+    if reason is not None or (event.daemon_leaving and not _ended_well_told(result)):
         return None  # S16: a stop because the daemon leaves settles nothing
     return _settled_of_itself(record, result, now, rules)
 
@@ -229,6 +229,12 @@ def _final_reason(run: OpenRun, result: RunResult | None) -> StopReason | None:
     if result is not None and result.cause is EndCause.STOPPED:
         return result.stop_reason
     return None
+
+
+def _ended_well_told(result: RunResult) -> bool:
+    """Whether somebody saw the script end, and no signal ended it."""
+    lost = result.cause in (EndCause.WORKER_LOST, EndCause.WORKER_SILENT)
+    return result.signal is None and not lost
 
 
 def _settled_by_stop(

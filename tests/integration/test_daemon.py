@@ -1,12 +1,14 @@
 """`geoschedd` as a process: its exit codes, its signals, what it tells the service manager."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+from support.backend import BackendServer
 from support.daemon import Daemon, commands, daemon_installation, entry
 from support.wait import wait_for
 
@@ -194,3 +196,78 @@ def test_a_backend_that_is_away_stops_nothing(daemon: Daemon):
     assert "actions.json" in daemon.json("status")["backend"]["lastError"]
     daemon.wait_phase("b", "running")
     assert daemon.action("a")["phase"] == "running"
+
+
+def test_actions_with_a_thousand_apps_are_listed_and_shown(daemon: Daemon):
+    apps = [f"{number:04d}" + "x" * 251 for number in range(1000)]
+    daemon.send([entry(f"a{n}", 600, 900, appNames=apps) for n in range(5)])
+    daemon.start()
+    daemon.wait_phase("a4", "scheduled")
+    assert daemon.action("a0")["appNames"] == apps
+    assert [action["id"] for action in daemon.json("list")["actions"]] == [
+        f"a{n}" for n in range(5)
+    ]
+
+
+def test_a_worker_killed_while_the_daemon_leaves_settles_nothing(daemon: Daemon):
+    script = daemon.script("stubborn", "trap '' TERM\nnote began\nwhile :; do sleep 0.1; done")
+    daemon.configure(scripts={"default": {"command": [script], "stop_grace": "3s"}})
+    daemon.send([entry("a", -1, 600)])
+    daemon.start()
+    worker = daemon.wait_phase("a", "running")["run"]["workerPid"]
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "Stopping" in daemon.log_text())
+    os.kill(worker, signal.SIGKILL)
+    assert daemon.process.wait(10) == 0
+    daemon.start()
+    assert daemon.wait_phase("a", "running")["attempt"] == 2
+
+
+def test_killed_workers_leave_no_files_behind(daemon: Daemon):
+    daemon.send([entry(f"a{n}", -1, 600) for n in range(3)])
+    daemon.start()
+    for n in range(3):
+        os.kill(daemon.wait_phase(f"a{n}", "running")["run"]["workerPid"], signal.SIGKILL)
+    for n in range(3):
+        daemon.wait_status(f"a{n}", "FAILED")
+    assert list((daemon.root / "run" / "runs").iterdir()) == []
+    assert list((daemon.root / "run" / "results").iterdir()) == []
+
+
+def test_a_strange_file_among_the_run_locks_does_not_stop_the_start(daemon: Daemon):
+    (daemon.root / "run" / "runs" / "strange").mkdir(parents=True)
+    daemon.start()
+    assert daemon.ctl("ping").returncode == 0
+
+
+def test_a_script_has_the_limits_that_the_daemon_was_started_with(daemon: Daemon):
+    script = daemon.script("limits", "ulimit -Sn")
+    daemon.configure(scripts={"default": {"command": [script]}})
+    daemon.send([entry("a", -1, 600)])
+    daemon.start()
+    daemon.wait_status("a", "FINISHED")
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert daemon.ctl("logs", "a").stdout == f"{soft}\n"
+
+
+def test_a_backend_that_answers_but_takes_no_report_is_asked_less_and_less(daemon: Daemon):
+    with BackendServer() as backend:
+        backend.report_answer = b'{"accepted": []}'
+        script = daemon.script("q", "exit 0")
+        daemon.configure(
+            scripts={"default": {"command": [script]}},
+            backend={"kind": "http", "url": backend.url, "poll_interval": "200ms"},
+        )
+        backend.set_actions([entry("a", -1, 600)])
+        daemon.start()
+        daemon.wait_status("a", "FINISHED")
+        wait_for(lambda: daemon.json("status")["backend"]["lastReportError"])
+        pulls = len([asked for asked in backend.asked if asked.method == "GET"])
+
+        def pulled_ten_times_more() -> bool:
+            return len([a for a in backend.asked if a.method == "GET"]) > pulls + 10
+
+        wait_for(pulled_ten_times_more)
+        assert len([asked for asked in backend.asked if asked.method == "POST"]) < 10
+        assert daemon.json("status")["outbox"]["depth"] == 2

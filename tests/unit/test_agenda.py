@@ -197,3 +197,9 @@ def test_a_hold_that_was_dropped_wakes_the_loop_at_most_once():
     agenda.note(running(), at(1.0))
     agenda.take_released(at(30.0))
     assert agenda.next_deadline(None, at(30.0)) is None
+
+
+def test_a_hold_that_is_over_does_not_spin_the_loop_while_the_store_cannot_be_written():
+    agenda = noted(held(1.0))
+    agenda.look_again(at(2.0), in_seconds=1.0)
+    assert agenda.next_deadline(None, at(2.0)) == 1003.0

@@ -276,6 +276,12 @@ def test_s16_a_stop_because_the_daemon_leaves_settles_nothing(stop, leaving):
     assert decide(running(), RunEnded(ended, daemon_leaving=leaving), NOW, RULES) is None
 
 
+@pytest.mark.parametrize("cause", [EndCause.WORKER_LOST, EndCause.WORKER_SILENT])
+def test_s16_a_worker_lost_while_the_daemon_leaves_settles_nothing(cause):
+    ended = result(cause=cause, exit_code=None)
+    assert decide(running(), RunEnded(ended, daemon_leaving=True), NOW, RULES) is None
+
+
 def test_s16_a_script_that_is_done_while_the_daemon_leaves_is_finished():
     change = decide(running(), RunEnded(result(), daemon_leaving=True), NOW, RULES)
     assert change.after.status is S.FINISHED

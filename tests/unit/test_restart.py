@@ -4,7 +4,7 @@ import math
 
 import pytest
 from geosched.ipc.instants import LAST_US, SECOND_US
-from geosched.supervisor.core.liveness import GAP_COUNTED_SECONDS_MAX, JudgeClock, is_silent
+from geosched.supervisor.core.liveness import LONG_GAP_COUNTED_SECONDS, JudgeClock, is_silent
 from geosched.supervisor.core.model import Hold
 from geosched.supervisor.core.restart import (
     RestartMode,
@@ -123,11 +123,12 @@ def test_a_wrong_header_is_as_if_nothing_was_asked(asked):
     [
         ((100.25, 100.5), 0.5),
         ((100.0, 100.0), 0.0),
-        ((4000.0,), 1.0),
-        ((4000.0, 4000.5), 1.5),
+        ((101.2,), 1.0),
+        ((4000.0,), 0.25),
+        ((4000.0, 4000.5), 0.75),
         ((90.0, 90.5), 0.5),
     ],
-    ids=["turns", "no-time", "a-suspend", "a-suspend-and-a-turn", "backwards"],
+    ids=["turns", "no-time", "a-late-turn", "a-suspend", "a-suspend-and-a-turn", "backwards"],
 )
 def test_a_gap_between_two_turns_counts_as_at_most_a_second(turns, judged):
     clock = JudgeClock(100.0)
@@ -142,14 +143,15 @@ def test_the_judges_clock_never_runs_back_nor_ahead(readings):
     for count, reading in enumerate(readings, 1):
         before = clock.seconds
         clock.tick(reading)
-        assert before <= clock.seconds <= count * GAP_COUNTED_SECONDS_MAX
+        assert before <= clock.seconds <= count
 
 
 def test_a_stopped_daemon_does_not_make_a_healthy_worker_silent():
     clock = JudgeClock(0.0)
     beat = clock.seconds
     clock.tick(3600.0)
-    assert not is_silent(beat, clock.seconds, timeout_seconds=15.0)
+    assert not is_silent(beat, clock.seconds, timeout_seconds=1.0)
+    assert clock.seconds == LONG_GAP_COUNTED_SECONDS
 
 
 def test_silence_counts_from_the_last_beat_and_only_beyond_the_time_out():
