@@ -72,7 +72,6 @@ class Children:
         self._not_before = 0.0
         self._zygote: Zygote | None = None
         self._zygote_deadline: float | None = None
-        self.zygotes_started = 0
 
     def fileno(self) -> int:
         """Readable when there is news."""
@@ -81,13 +80,8 @@ class Children:
     def start(self, monotonic_seconds: float) -> None:
         self._zygote = self._start_zygote()
         self._epoll.register(self._zygote.fileno(), select.EPOLLIN)
-        self.zygotes_started += 1
         # Its imports take a while: the first request may be answered as late as that.
         self._zygote_deadline = monotonic_seconds + 5 * ZYGOTE_SILENCE_SECONDS_MAX
-
-    @property
-    def zygote_pid(self) -> int | None:
-        return None if self._zygote is None else self._zygote.pid
 
     def fork_worker(self, name: str, endpoint: str) -> None:
         self._ask(_Request(name, endpoint, synchroniser=False))

@@ -7,7 +7,6 @@ hears of it (law 12).
 """
 
 import logging
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -167,10 +166,6 @@ class Pool:
     def output_lost_bytes(self) -> int:
         """What a failing log directory cost the runs that live."""
         return sum(run.output_lost_bytes for run in self.runs.values())
-
-    @property
-    def idle_workers(self) -> int:
-        return sum(worker.usable for worker in self._workers.values())
 
     def _hear(self, now: Instant) -> list[RunResult]:
         """Results of runs that are not (or no longer) here come back for an answer."""
@@ -366,13 +361,6 @@ class Pool:
         for worker in self._workers.values():
             if worker.run_id is None:
                 self.server.send(worker.name.encode(), Release())
-
-    def kill_all(self) -> None:
-        """The last resort of a daemon that leaves: what is stuck loses its lifeline next."""
-        for worker in self._workers.values():
-            child = self.children.get(worker.name)
-            if child is not None and worker.run_id is None:
-                child.signal(signal.SIGKILL)
 
 
 def _is(worker: _Worker, peer: Peer) -> bool:

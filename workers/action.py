@@ -31,10 +31,10 @@ from .containment import Group
 from .identity import (
     Kind,
     RunLockedError,
+    declare,
     forget_identity,
     release_run_lock,
     take_run_lock,
-    write_identity,
 )
 from .linux import become_subreaper
 from .running import Running, World, wall_us
@@ -54,16 +54,7 @@ def main(name: str, endpoint: str, world: World) -> int:
     """Be the worker `name`, in a process of its own; its exit status."""
     become_subreaper()
     setproctitle("geosched: worker")
-    try:
-        write_identity(world.runtime, Kind.WORKER, name)
-    except OSError as error:
-        log.error(
-            "Worker %s leaves: it cannot tell who it is: %s",
-            name,
-            error,
-            extra={"event": "identity-not-written"},
-        )
-        return 1
+    declare(world.runtime, Kind.WORKER, name)
     group = _join(world.containment.group(name))
     context = new_context()
     connection: Connection[ToWorker, FromWorker] = Connection(

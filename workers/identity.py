@@ -63,6 +63,23 @@ def write_identity(runtime: Runtime, kind: Kind, name: str) -> None:
         raise
 
 
+def declare(runtime: Runtime, kind: Kind, name: str) -> None:
+    """Tell who this process is, if that can be written.
+
+    Else it goes on: its lifeline ends it all the same, a sweep only has to wait for that;
+    and a worker's run is refused with a reason when its lock cannot be made either.
+    """
+    try:
+        write_identity(runtime, kind, name)
+    except OSError as error:
+        log.error(
+            "Cannot write down who %s is: %s",
+            name,
+            error,
+            extra={"event": "identity-not-written"},
+        )
+
+
 def read_identities(runtime: Runtime) -> list[KnownProcess]:
     """Every process that told who it is and did not take it back, dead ones included."""
     known: list[KnownProcess] = []

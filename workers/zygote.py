@@ -36,7 +36,7 @@ from ..ipc.messages import (
 from ..ipc.places import Runtime
 from . import action
 from .containment import Containment
-from .identity import Kind, forget_identity, write_identity
+from .identity import Kind, declare, forget_identity
 from .linux import raise_open_files
 from .procfs import descendants, process_table, start_ticks
 from .running import World
@@ -180,7 +180,7 @@ class Zygote:
 
 
 def _synchronise(name: str, endpoint: str, world: World) -> int:
-    write_identity(world.runtime, Kind.SYNCHRONISER, name)
+    declare(world.runtime, Kind.SYNCHRONISER, name)
     # Not earlier: what it imports is large, and no worker needs it.
     from .synchroniser import main as synchronise
 
@@ -199,11 +199,7 @@ def main() -> None:
     _close_all_but(options.socket, options.lifeline)
     os.chdir("/")
     runtime = Runtime(options.runtime_dir)
-    try:
-        write_identity(runtime, Kind.ZYGOTE, "zygote")
-    except OSError as error:
-        # Its lifeline ends it all the same; a sweep only has to wait for that.
-        log.error("Cannot tell who the zygote is: %s", error, extra={"event": "no-identity"})
+    declare(runtime, Kind.ZYGOTE, "zygote")
     containment = Containment.detect(options.instance)
     hard = raise_open_files()[1]
     open_files = (options.open_files, hard) if options.open_files else None
@@ -224,16 +220,6 @@ def _warm_up() -> None:
     """What is worked out once, is worked out here and shared, not in every child."""
     setproctitle("geosched: zygote")
     msgspec.msgpack.Decoder(ToWorker)
-
-
-def _tell_who_we_are(runtime: Runtime) -> None:
-    """Without it, a sweep has to rely on the lifeline to end us, which it may."""
-    try:
-        write_identity(runtime, Kind.ZYGOTE, "zygote")
-    except OSError as error:
-        log.error(
-            "The zygote cannot tell who it is: %s", error, extra={"event": "identity-not-written"}
-        )
 
 
 def _options() -> argparse.Namespace:

@@ -146,7 +146,7 @@ def test_s05_what_is_not_wanted_and_runs_is_stopped_and_wont_finish(ready: Daemo
     ready.send([])
     assert ready.wait_status("a", "WONT_FINISH")["reason"] == "withdrawn"
     assert not lives(pid)
-    assert not processes_marked("GEOSCHED_ACTION_ID=a\0")
+    assert not ready.left_of("a")
 
 
 def test_s06_a_terminal_action_stays_what_it_is_whatever_the_backend_says(ready: Daemon):
@@ -259,7 +259,7 @@ def test_s12_what_a_script_leaves_behind_is_ended_before_the_status(daemon: Daem
     daemon.send([entry("a", -1, LONG)])
     daemon.start()
     daemon.wait_status("a", "FINISHED")
-    assert not processes_marked("GEOSCHED_ACTION_ID=a\0")
+    assert not daemon.left_of("a")
 
 
 def test_s12a_a_restart_policy_makes_another_attempt_without_leaving_started(ready: Daemon):

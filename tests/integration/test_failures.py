@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import Daemon, daemon_installation, entry, lives, processes_marked
+from support.daemon import Daemon, daemon_installation, entry, lives
 from support.wait import wait_for
 
 LONG = 3600
@@ -62,7 +62,7 @@ def test_a_killed_worker_takes_its_script_along_and_the_action_has_failed(daemon
     os.kill(run["workerPid"], signal.SIGKILL)
     assert daemon.wait_status("a", "FAILED")["reason"] == "worker-lost"
     assert not lives(run["scriptPid"])
-    assert not processes_marked("GEOSCHED_ACTION_ID=a\0")
+    assert not daemon.left_of("a")
 
 
 def test_a_silent_worker_is_ended_with_its_tree_and_the_action_has_failed(daemon: Daemon):
@@ -70,7 +70,7 @@ def test_a_silent_worker_is_ended_with_its_tree_and_the_action_has_failed(daemon
     os.kill(run["workerPid"], signal.SIGSTOP)
     assert daemon.wait_status("a", "FAILED")["reason"] == "worker-silent"
     assert not lives(run["workerPid"])
-    assert not processes_marked("GEOSCHED_ACTION_ID=a\0")
+    assert not daemon.left_of("a")
 
 
 def test_a_killed_script_has_failed_by_its_signal(daemon: Daemon):
@@ -83,7 +83,7 @@ def test_a_killed_script_has_failed_by_its_signal(daemon: Daemon):
 def test_a_script_that_stops_feeding_its_watchdog_is_ended_and_has_failed(daemon: Daemon):
     running(daemon, type="watched")
     assert daemon.wait_status("a", "FAILED")["reason"] == "watchdog"
-    assert not processes_marked("GEOSCHED_ACTION_ID=a\0")
+    assert not daemon.left_of("a")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

@@ -58,12 +58,15 @@ def test_a_released_worker_leaves_and_takes_its_identity_back(alone: Host):
     assert exited.pid not in {p.identity.pid for p in read_identities(alone.runtime)}
 
 
-def test_a_worker_that_cannot_tell_who_it_is_leaves(alone: Host):
+def test_a_worker_that_cannot_tell_who_it_is_goes_on_all_the_same(alone: Host):
+    """Where the runtime directory is full, its run is refused for want of a lock."""
     alone.runtime.processes.rename(alone.dir / "elsewhere")
-    alone.zygote.fork_worker("worker-1", alone.server.endpoint)
-    alone.wait(lambda: "worker-1" in alone.exited)
-    assert os.waitstatus_to_exitcode(alone.exited["worker-1"].wait_status) == 1
-    assert not alone.said("worker-1", Ready)
+    alone.runtime.runs.rename(alone.dir / "away")
+    name = alone.worker()
+    alone.send(name, alone.order(alone.script("exit 0")))
+    ended = alone.result(name)
+    assert ended.cause is EndCause.CANNOT_START
+    assert "runs" in ended.detail
 
 
 def test_workers_ignore_the_signals_that_are_meant_for_the_supervisor(alone: Host):

@@ -188,6 +188,12 @@ class Daemon:
         path = Path(f"{self.actions_file}.status.jsonl")
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    def left_of(self, action_id: str) -> list[int]:
+        """Living processes of the newest run of an action, by the mark of that run."""
+        shown = self.action(action_id)
+        assert shown is not None
+        return processes_marked(f"GEOSCHED_RUN_ID={shown['run']['runId']}\0")
+
     # --- endings ------------------------------------------------------------------------
 
     def kill(self) -> None:
