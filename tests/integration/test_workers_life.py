@@ -66,7 +66,7 @@ def test_a_worker_that_cannot_tell_who_it_is_goes_on_all_the_same(alone: Host):
     alone.send(name, alone.order(alone.script("exit 0")))
     ended = alone.result(name)
     assert ended.cause is EndCause.CANNOT_START
-    assert "runs" in ended.detail
+    assert "cannot lock run" in ended.detail
 
 
 def test_workers_ignore_the_signals_that_are_meant_for_the_supervisor(alone: Host):
