@@ -165,14 +165,14 @@ class Loop:
             parts.children.next_deadline(),
             parts.pool.next_deadline(now),
             None if self.control is None else self.control.next_deadline(),
-            self.decider.next_leftover_check,
         ]
         if self.degraded is not None:
             deadlines.append(now.monotonic_seconds + STORE_RETRY_SECONDS)
         if self.leaving is not None:
             deadlines.append(self.leaving.deadline)
         else:
-            deadlines += [parts.backend.next_deadline(), *self._next_edges(), *self._others()]
+            deadlines += [parts.backend.next_deadline(), self.decider.next_leftover_check]
+            deadlines += [*self._next_edges(), *self._others()]
         wanted = (deadline for deadline in deadlines if deadline is not None)
         ahead = min(wanted, default=now.monotonic_seconds + IDLE_SECONDS_MAX)
         return min(max(0.0, ahead - parts.clock.monotonic_seconds()), IDLE_SECONDS_MAX)

@@ -327,7 +327,7 @@ class Pool:
                 return
             run = self.runs[self._waiting[0]]
             if not self.server.send(worker.name.encode(), run.order):
-                worker.ready = False
+                self._is_to_leave(worker)  # it does not read: not to be counted on
                 continue
             self._waiting.pop(0)
             worker.ready, worker.run_id = False, run.order.run_id
