@@ -9,12 +9,13 @@ import dataclasses
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
 from ..ipc.actions import ExecutionStatus
+from ..ipc.crashpoints import Step, step
 from ..ipc.messages import EndCause, RunResult, StopReason
 from ..ipc.sockets import Poller
 from .backend import Backend
@@ -115,7 +116,9 @@ class Loop:
         turn = Turn(self.now, self.rules, self.parts.db.read, self._started())
         for change in changes:
             turn.take(change)
-        if self._commit(turn, None) is None:
+        with step(Step.COMMIT_RECOVERED):
+            committed = self._commit(turn, None)
+        if committed is None:
             raise StoreError(f"cannot recover: {self.degraded}")
         for record in self.parts.db.started():
             self.agenda.note(record, self.now)
@@ -249,9 +252,10 @@ class Loop:
             # With what is written anyway: a write of its own would wear the flash.
             meta = replace(meta or MetaUpdate(), clock_mark_us=self.parts.clock.mark_us)
         try:
-            committed = self.parts.db.commit(
-                changes, report=self.settings.backend.report, meta=meta
-            )
+            with step(*_steps_in(changes)):
+                committed = self.parts.db.commit(
+                    changes, report=self.settings.backend.report, meta=meta
+                )
         except StoreError as error:
             if error.fatal:
                 raise
@@ -369,6 +373,14 @@ class Loop:
 def _run_id(record: Record) -> str:
     assert isinstance(record.state, Running)
     return record.state.run.run_id
+
+
+def _steps_in(changes: Iterable[Change]) -> Iterator[Step]:
+    for change in changes:
+        if change.run is not None and change.run.ended_us is not None:
+            yield Step.COMMIT_ENDED
+        for effect in change.effects:
+            yield Step.COMMIT_STARTED if isinstance(effect, StartRun) else Step.COMMIT_STOP
 
 
 def _with_live(row: RunRow, live: LiveRun) -> RunRow:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..ipc.crashpoints import Step, step
 from ..ipc.messages import (
     Ack,
     EndCause,
@@ -118,11 +119,15 @@ class Pool:
         """The end of the run is committed (or was before): nobody needs to keep it."""
         run = self.runs.pop(run_id, None)
         worker = self._workers.get(run.worker) if run and run.worker else None
-        if worker is not None and self.server.send(worker.name.encode(), Ack(run_id)):
+        if worker is not None and self._send_ack(worker, run_id):
             worker.run_id, worker.acknowledged = None, run_id
             self._is_to_leave(worker)
             return
         self.around.forget_result(run_id)
+
+    def _send_ack(self, worker: _Worker, run_id: str) -> bool:
+        with step(Step.SEND_ACK):
+            return self.server.send(worker.name.encode(), Ack(run_id))
 
     def arm(self, count: int) -> None:
         """See that so many workers are ready, or on their way, beyond those with a run."""
@@ -287,7 +292,8 @@ class Pool:
     def _send_stop(self, run: LiveRun, now: Instant) -> None:
         assert run.worker is not None
         assert run.stop is not None
-        sent = self.server.send(run.worker.encode(), Stop(run.order.run_id, run.stop))
+        with step(Step.SEND_STOP):
+            sent = self.server.send(run.worker.encode(), Stop(run.order.run_id, run.stop))
         self._notice_stuck(run, now)
         if not sent:
             run.stop_at = now.monotonic_seconds + RESEND_SECONDS
@@ -326,7 +332,9 @@ class Pool:
             if not self._waiting:
                 return
             run = self.runs[self._waiting[0]]
-            if not self.server.send(worker.name.encode(), run.order):
+            with step(Step.SEND_RUN):
+                sent = self.server.send(worker.name.encode(), run.order)
+            if not sent:
                 self._is_to_leave(worker)  # it does not read: not to be counted on
                 continue
             self._waiting.pop(0)

@@ -11,6 +11,7 @@ import time
 
 from setproctitle import setproctitle
 
+from ..ipc.crashpoints import Step, step
 from ..ipc.messages import (
     Ack,
     EndCause,
@@ -105,7 +106,8 @@ class Worker:
                 self._lose_supervisor(now)
             self._turn(now)
         if self._order is not None and self._lock is not None:
-            release_run_lock(self._world.runtime, self._order.run_id, self._lock)
+            with step(Step.UNLOCK_RUN):
+                release_run_lock(self._world.runtime, self._order.run_id, self._lock)
 
     def _wait_seconds(self, now: float) -> float:
         deadlines = [now + WAIT_SECONDS_MAX]
@@ -140,7 +142,8 @@ class Worker:
                 self._running.stop(reason, now)
             case Ack(run_id) if self._result and self._is_ours(run_id):
                 if self._lock is not None:
-                    results.remove(self._world.runtime, run_id)
+                    with step(Step.FORGET_RESULT):
+                        results.remove(self._world.runtime, run_id)
                 self._leaving = True
             case Release() if self._order is None:
                 self._leaving = True
@@ -163,7 +166,8 @@ class Worker:
         """Lock, look at the lifeline, start: in this order, so that no run is doubled."""
         self._order = order
         try:
-            self._lock = take_run_lock(self._world.runtime, order.run_id)
+            with step(Step.LOCK_RUN):
+                self._lock = take_run_lock(self._world.runtime, order.run_id)
         except RunLockedError as error:
             self._refuse(str(error), now)
             return
@@ -174,7 +178,8 @@ class Worker:
             self._lose_supervisor(now)
             return
         try:
-            self._running = Running(order, self._world, self._poller, self._group)
+            with step(Step.START_SCRIPT):
+                self._running = Running(order, self._world, self._poller, self._group)
         except CannotStartError as error:
             self._refuse(str(error), now)
             return
@@ -202,7 +207,8 @@ class Worker:
             self._say(self._running.heartbeat())
             self._say_again_at = now + self._order.heartbeat_seconds
         elif self._result is not None:
-            self._say(Ended(self._result))
+            with step(Step.SEND_ENDED):
+                self._say(Ended(self._result))
             self._say_again_at = now + ENDED_AGAIN_SECONDS
 
     def _end(self, result: RunResult, now: float) -> None:
@@ -216,7 +222,8 @@ class Worker:
 
     def _keep(self, result: RunResult) -> None:
         try:
-            results.keep(self._world.runtime, result)
+            with step(Step.KEEP_RESULT):
+                results.keep(self._world.runtime, result)
         except OSError as error:
             log.error(
                 "Cannot keep the result of run %s: %s",

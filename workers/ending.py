@@ -4,6 +4,7 @@ Owns when the next round is; `tree.py` does it. Why a run ends, and what its end
 told by `action.py`.
 """
 
+from ..ipc.crashpoints import Step, step
 from .tree import RunTree
 
 #: During the grace a look every so often is enough, as the script's own end is seen at once.
@@ -25,7 +26,8 @@ class Ending:
         self._kill_at = now + grace_seconds
         self._look_at = now
         self._rounds = 0
-        tree.signal(stop_signal)
+        with step(Step.SIGNAL_TREE):
+            tree.signal(stop_signal)
 
     def shorten(self, grace_seconds: float, now: float) -> None:
         """Kill not later than `grace_seconds` from now."""
@@ -49,4 +51,5 @@ class Ending:
         self._rounds += 1
         fast = self._rounds < KILL_ROUNDS_FAST
         self._look_at = now + (KILL_SECONDS if fast else KILL_STUCK_SECONDS)
-        return self._tree.kill()
+        with step(Step.KILL_TREE):
+            return self._tree.kill()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..ipc import crashpoints
 from ..ipc.messages import Forked, ForkSynchroniser, ForkWorker, FromZygote, ToZygote
 
 MESSAGES_PER_TURN_MAX = 256
@@ -23,6 +24,7 @@ _STDIN = 0
 #: What of the daemon's environment its own children need; scripts get another one.
 _ENVIRONMENT_ALLOWED = frozenset(
     {
+        crashpoints.VARIABLE,
         "HOME",
         "LANG",
         "LC_ALL",

@@ -1,0 +1,79 @@
+"""The durable steps of a run, named, and a way to halt a process right before or after one.
+
+Recovery is proved by killing processes at exactly these points: the tests do so, and the
+model in `tests/model` takes the same steps by the same names. Owns the names; what is done
+in a step, and in which order, is its callers'.
+
+A process halts (SIGSTOP, to itself) when its environment says
+`GEOSCHED_HALT_AT=before-keep-result@/path/of/a/mark`; the mark is made first and holds its
+pid, and while it is there nobody halts again. Without the variable a step costs nothing.
+"""
+
+import contextlib
+import enum
+import os
+import signal
+from collections.abc import Iterator
+
+VARIABLE = "GEOSCHED_HALT_AT"
+
+
+class Step(enum.StrEnum):
+    """In the order in which a run takes them; then those of a stop, then that of a start."""
+
+    COMMIT_STARTED = "commit-started"  # supervisor: the intention to run is on disk
+    SEND_RUN = "send-run"  # supervisor
+    LOCK_RUN = "lock-run"  # worker
+    START_SCRIPT = "start-script"  # worker
+    KEEP_RESULT = "keep-result"  # worker: the tree is gone, its end is in runtime_dir
+    SEND_ENDED = "send-ended"  # worker
+    COMMIT_ENDED = "commit-ended"  # supervisor: the status, its report and the run's row
+    SEND_ACK = "send-ack"  # supervisor
+    FORGET_RESULT = "forget-result"  # worker
+    UNLOCK_RUN = "unlock-run"  # worker, which leaves then
+
+    COMMIT_STOP = "commit-stop"  # supervisor: the intention to stop, with its reason
+    SEND_STOP = "send-stop"  # supervisor
+    SIGNAL_TREE = "signal-tree"  # worker: the stop signal
+    KILL_TREE = "kill-tree"  # worker: a round of SIGKILL
+
+    COMMIT_RECOVERED = "commit-recovered"  # supervisor: what a start made of what was left
+
+
+_NOWHERE = contextlib.nullcontext()
+
+
+def _halting_place() -> tuple[str, str]:
+    """The point at which this process is to halt, and the path of the mark; "" for none."""
+    point, _, mark = os.environ.get(VARIABLE, "").partition("@")
+    return point, mark
+
+
+_POINT, _MARK = _halting_place()
+
+
+def step(*names: Step) -> contextlib.AbstractContextManager[None]:
+    """Around what does all of these steps: the process may halt before it, or when it is done."""
+    for name in names:
+        if _POINT.endswith(f"-{name}"):
+            return _halting(name)
+    return _NOWHERE
+
+
+@contextlib.contextmanager
+def _halting(name: Step) -> Iterator[None]:
+    _reached(f"before-{name}")
+    yield
+    _reached(f"after-{name}")
+
+
+def _reached(point: str) -> None:
+    if point != _POINT:
+        return
+    try:
+        mark = os.open(_MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    os.write(mark, str(os.getpid()).encode())
+    os.close(mark)
+    os.kill(os.getpid(), signal.SIGSTOP)
