@@ -20,7 +20,10 @@ def rules_of(settings: Settings, generation: str) -> Rules:
 
 def _policy(script: ScriptSettings) -> RestartPolicy:
     return RestartPolicy(
-        RestartMode(script.restart), script.restart_delay_seconds, script.restart_delay_max_seconds
+        RestartMode(script.restart),
+        script.restart_delay_seconds,
+        script.restart_delay_max_seconds,
+        script.max_restarts,
     )
 
 

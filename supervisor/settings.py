@@ -77,7 +77,7 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
 
 
 class ScriptSettings(_Section, frozen=True, kw_only=True):
-    """How actions of one type are run. `watchdog_seconds` 0 is off."""
+    """How actions of one type are run. `watchdog_seconds` 0 is off, `max_restarts` 0 no limit."""
 
     command: Annotated[tuple[str, ...], Meta(min_length=1, max_length=256)]
     stop_signal: int = signal.SIGTERM.value
@@ -85,6 +85,7 @@ class ScriptSettings(_Section, frozen=True, kw_only=True):
     restart: Literal["never", "on-failure", "always"] = "never"
     restart_delay_seconds: Annotated[float, Meta(ge=0.1, le=_HOUR)] = 1.0
     restart_delay_max_seconds: Annotated[float, Meta(ge=0.1, le=_DAY)] = 300.0
+    max_restarts: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     heartbeat_timeout_seconds: Annotated[float, Meta(ge=1, le=_HOUR)] = 15.0
     watchdog_seconds: Annotated[float, Meta(ge=0, le=_DAY)] = 0.0
     output_max_bytes: Annotated[int, Meta(ge=_KIB, le=_GIB)] = _MIB

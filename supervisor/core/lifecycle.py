@@ -272,28 +272,25 @@ def _settled_of_itself(record: Record, result: RunResult, now: Instant, rules: R
     ok = word is Reason.COMPLETED
     policy = rules.policy(record.action)
     never_ran = result.cause in (EndCause.CANNOT_START, EndCause.NO_SCRIPT)  # S9: FAILED
+    ran_seconds = (result.ended_us - row.started_us) / SECOND_US
+    failures = restart.failures_after(policy, record.failures, ran_seconds=ran_seconds)
     if not never_ran and restart.wants_another(policy, ok=ok):
-        return _waits(record, row, policy, now, word=word, detail=detail)
+        if not restart.gives_up(policy, failures):
+            return _waits(record, row, policy, now, failures, detail)
+        detail = f"{detail} after {failures - 1} restarts in a row".lstrip()
     status = ExecutionStatus.FINISHED if ok else ExecutionStatus.FAILED
     return _over(record, status, word, now, before=record, run=row, detail=detail)
 
 
 def _waits(
-    record: Record, row: RunRow, policy: RestartPolicy, now: Instant, *, word: Reason, detail: str
+    record: Record, row: RunRow, policy: RestartPolicy, now: Instant, failures: int, detail: str
 ) -> Change:
     """S12a: the status stays STARTED until the back-off is over."""
-    ran_seconds = ((row.ended_us or now.wall_us) - row.started_us) / SECOND_US
-    failures = restart.failures_after(policy, record.failures, ran_seconds=ran_seconds)
-    hold = Hold(now.wall_us, restart.delay_after(policy, failures))
-    after = _moved(
-        record,
-        replace(record, failures=failures),
-        Waiting(hold, last_ok=word is Reason.COMPLETED),
-        word,
-        now,
-        detail=detail,
-    )
-    return Change(record, after, row)
+    assert row.reason is not None
+    hold = Hold(now.wall_us, restart.delay_after(policy, failures, run_id=row.run_id))
+    waiting = Waiting(hold, last_ok=row.reason is Reason.COMPLETED)
+    after = replace(record, failures=failures)
+    return Change(record, _moved(record, after, waiting, row.reason, now, detail=detail), row)
 
 
 def _why(result: RunResult) -> tuple[Reason, str]:
@@ -352,10 +349,12 @@ def _interrupted(record: Record, kept: RunResult | None, word: Reason, now: Inst
 def _null_again(record: Record, kept: RunResult | None, now: Instant, rules: Rules) -> Change:
     """NULL, and so it starts again at once (S11); later attempts wait (S12a)."""
     held = record.attempt + 1 >= restart.FIRST_ATTEMPT_HELD_AFTER_CRASH
-    delay = restart.delay_after(rules.policy(record.action), record.attempt) if held else 0.0
+    row = _ended_row(record, kept, Reason.DAEMON_RESTART, now)
+    policy = rules.policy(record.action)
+    delay = restart.delay_after(policy, record.attempt, run_id=row.run_id)
     hold = Hold(now.wall_us, delay) if held else None
     after = _moved(record, record, Null(hold), Reason.DAEMON_RESTART, now)
-    return Change(record, after, _ended_row(record, kept, Reason.DAEMON_RESTART, now))
+    return Change(record, after, row)
 
 
 # --- Words that the rules above use -----------------------------------------------------

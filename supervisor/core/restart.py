@@ -4,6 +4,7 @@ Only the arithmetic is here; `lifecycle.py` says when it applies.
 """
 
 import enum
+import hashlib
 from dataclasses import dataclass
 
 from ...ipc.instants import SECOND_US
@@ -12,6 +13,9 @@ from .model import Hold
 #: From this attempt on even a restart of the daemon does not start it at once (S12a):
 #: a script that takes the host down must not do so for ever.
 FIRST_ATTEMPT_HELD_AFTER_CRASH = 5
+#: A delay is shortened by up to this part of it, so that what failed together does not
+#: come back together.
+JITTER = 0.2
 
 
 class RestartMode(enum.StrEnum):
@@ -24,12 +28,19 @@ class RestartMode(enum.StrEnum):
 class RestartPolicy:
     """`delay_seconds` doubles with every failure in a row, up to `delay_seconds_max`.
 
-    A run that lasted `delay_seconds_max` was stable: the doubling begins anew.
+    A run that lasted `delay_seconds_max` was stable: doubling and counting begin anew.
+    `restarts_max` is how many may follow each other; 0 is no limit.
     """
 
     mode: RestartMode = RestartMode.NEVER
     delay_seconds: float = 1.0
     delay_seconds_max: float = 300.0
+    restarts_max: int = 0
+
+
+def gives_up(policy: RestartPolicy, failures: int) -> bool:
+    """Whether so many runs in a row are one more than the policy restarts."""
+    return 0 < policy.restarts_max < failures
 
 
 def wants_another(policy: RestartPolicy, *, ok: bool) -> bool:
@@ -47,10 +58,20 @@ def failures_after(policy: RestartPolicy, failures: int, *, ran_seconds: float) 
     return 1 if ran_seconds >= policy.delay_seconds_max else failures + 1
 
 
-def delay_after(policy: RestartPolicy, failures: int) -> float:
-    """Seconds to wait after so many failures in a row; never overflows."""
+def delay_after(policy: RestartPolicy, failures: int, *, run_id: str) -> float:
+    """Seconds to wait after so many failures in a row; never overflows.
+
+    The jitter is drawn from the id of the run that ended: spread over actions and devices,
+    and the same whoever works it out again.
+    """
     doublings = min(max(failures - 1, 0), 62)
-    return min(policy.delay_seconds * 2.0**doublings, policy.delay_seconds_max)
+    delay = min(policy.delay_seconds * 2.0**doublings, policy.delay_seconds_max)
+    return delay * (1.0 - JITTER * _chance(run_id))
+
+
+def _chance(seed: str) -> float:
+    """A number in [0, 1) that is always the same for one text."""
+    return int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=6).digest()) / 2**48
 
 
 def remaining_seconds(hold: Hold, now_us: int) -> float:

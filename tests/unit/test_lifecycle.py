@@ -26,6 +26,7 @@ from support.build import (
     AFTER,
     BEFORE,
     GENERATION,
+    HOUR_US,
     NOW,
     NOW_US,
     RULES,
@@ -159,6 +160,24 @@ def test_s12a_the_restart_policy_decides_about_another_attempt(rules, exit_code,
     change = decide(running(), RunEnded(result(exit_code=exit_code)), NOW, rules)
     assert isinstance(change.after.state, Waiting) is again
     assert (change.after.status is S.STARTED) is again
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "status", "detail"),
+    [
+        (0, S.FINISHED, "after 2 restarts in a row"),
+        (3, S.FAILED, "exit code 3 after 2 restarts in a row"),
+    ],
+)
+def test_s12a_after_so_many_restarts_in_a_row_the_last_exit_decides(exit_code, status, detail):
+    rules = Rules(GENERATION, {"default": RestartPolicy(RestartMode.ALWAYS, restarts_max=2)})
+    at_once = RunEnded(result(3, exit_code=exit_code, ended_us=NOW_US - HOUR_US))
+    again = decide(running(3, failures=1), at_once, NOW, rules).after
+    assert isinstance(again.state, Waiting)
+    over = decide(running(3, failures=2), at_once, NOW, rules).after
+    assert (over.status, over.detail) == (status, detail)
+    after_a_stable_run = RunEnded(result(3, exit_code=exit_code))
+    assert decide(running(3, failures=2), after_a_stable_run, NOW, rules).after.failures == 1
 
 
 @pytest.mark.parametrize(("last_ok", "status"), [(True, S.FINISHED), (False, S.FAILED)])

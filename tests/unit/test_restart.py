@@ -7,10 +7,12 @@ from geosched.ipc.instants import LAST_US, SECOND_US
 from geosched.supervisor.core.liveness import LONG_GAP_COUNTED_SECONDS, JudgeClock, is_silent
 from geosched.supervisor.core.model import Hold
 from geosched.supervisor.core.restart import (
+    JITTER,
     RestartMode,
     RestartPolicy,
     delay_after,
     failures_after,
+    gives_up,
     remaining_seconds,
     wants_another,
 )
@@ -49,19 +51,35 @@ def test_each_mode_restarts_what_its_name_says(mode, after_success, after_failur
     ("failures", "seconds"),
     [(0, 1.0), (1, 1.0), (2, 2.0), (3, 4.0), (9, 256.0), (10, 300.0), (10**18, 300.0)],
 )
-def test_the_delay_doubles_up_to_its_cap(failures, seconds):
-    assert delay_after(POLICY, failures) == seconds
+def test_the_delay_doubles_up_to_its_cap_less_a_little_by_chance(failures, seconds):
+    delays = {delay_after(POLICY, failures, run_id=f"run-{n}") for n in range(100)}
+    assert len(delays) == 100
+    assert seconds * (1 - JITTER) < min(delays) < max(delays) <= seconds
 
 
-@given(COUNTS, st.floats(0.1, 3600), st.floats(0.1, 86_400))
-def test_no_number_of_failures_overflows_or_exceeds_the_cap(failures, delay, cap):
-    seconds = delay_after(RestartPolicy(RestartMode.ALWAYS, delay, cap), failures)
-    assert min(delay, cap) <= seconds <= cap
+def test_the_chance_in_a_delay_is_the_same_whenever_it_is_worked_out():
+    assert delay_after(POLICY, 5, run_id="a-5") == delay_after(POLICY, 5, run_id="a-5")
+
+
+@given(COUNTS, st.floats(0.1, 3600), st.floats(0.1, 86_400), st.text())
+def test_no_number_of_failures_overflows_or_exceeds_the_cap(failures, delay, cap, run_id):
+    policy = RestartPolicy(RestartMode.ALWAYS, delay, cap)
+    seconds = delay_after(policy, failures, run_id=run_id)
+    assert min(delay, cap) * (1 - JITTER) <= seconds <= cap
 
 
 @given(COUNTS)
 def test_one_more_failure_never_waits_less(failures):
-    assert delay_after(POLICY, failures) <= delay_after(POLICY, failures + 1)
+    one, more = (delay_after(POLICY, count, run_id="a") for count in (failures, failures + 1))
+    assert one <= more
+
+
+@pytest.mark.parametrize(
+    ("restarts_max", "failures", "given_up"),
+    [(0, 10**9, False), (1, 1, False), (1, 2, True), (3, 3, False), (3, 4, True)],
+)
+def test_a_policy_gives_up_after_its_restarts_in_a_row(restarts_max, failures, given_up):
+    assert gives_up(RestartPolicy(restarts_max=restarts_max), failures) is given_up
 
 
 @pytest.mark.parametrize(
