@@ -72,6 +72,7 @@ class Surroundings(Protocol):
     def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool: ...
     def kept_result(self, run_id: str) -> RunResult | None: ...
     def forget_result(self, run_id: str) -> None: ...
+    def forget_run(self, run_id: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -231,7 +232,7 @@ class Pool:
     def _lost(self, name: str) -> None:
         worker = self._workers.pop(name, None)
         if worker is not None and worker.acknowledged is not None:
-            self.around.forget_result(worker.acknowledged)  # it may not have read the word
+            self.around.forget_run(worker.acknowledged)  # it may not have read the word
         if worker is None or worker.run_id is None:
             return
         run = self.runs.get(worker.run_id)

@@ -93,6 +93,11 @@ class Leftovers:
     def forget_result(self, run_id: str) -> None:
         results.remove(self._runtime, run_id)
 
+    def forget_run(self, run_id: str) -> None:
+        """All that a worker, which is gone, may have left of a run that is settled."""
+        self.forget_result(run_id)
+        self._drop_lock(run_id)
+
     def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
         """One round of killing a run whose worker is of no use; whether nothing is left."""
         group = None if worker is None else self._groups.group(worker)
