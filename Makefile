@@ -1,14 +1,17 @@
 # Everything happens in .venv, made from pinned versions; a second run reuses it.
 # Targets are relative, so a directory with spaces in its path is fine.
 PYTHON ?= python3
+MINUTES ?= 10
+SEED ?=
 BIN := .venv/bin
 SET_UP := .venv/.complete
 
-.PHONY: help demo test check unit integration acceptance bench clean
+.PHONY: help demo test check unit integration acceptance soak bench clean
 
 help:
 	@echo "make demo    the main job, live in the terminal (under 40 s)"
 	@echo "make test    all checks but benchmarks"
+	@echo "make soak    everything killed, stopped and broken at random, MINUTES=10 [SEED=...]"
 	@echo "make bench   figures, with the name of this machine"
 	@echo "make clean   remove what the others made"
 
@@ -32,6 +35,10 @@ check: $(SET_UP)
 
 unit integration acceptance: $(SET_UP)
 	$(BIN)/python -m pytest tests/$@
+
+# A seed in the output of one soak makes the next take the same steps.
+soak: $(SET_UP)
+	GEOSCHED_SOAK_MINUTES=$(MINUTES) GEOSCHED_SOAK_SEED=$(SEED) $(BIN)/python -m pytest tests/soak
 
 bench: $(SET_UP)
 	$(BIN)/python tests/benchmarks/bench.py

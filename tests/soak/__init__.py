@@ -1,0 +1,1 @@
+"""Long runs of the real daemon against random failure, and what judges them."""

@@ -1,0 +1,230 @@
+"""Judges what was seen of a soak: a pure function from a history to its faults.
+
+The evidence is the scripts' own journal, the backend's reports, and what was seen from
+outside; never daemonDB. Instants (`at`) are seconds since boot.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+TERMINAL = frozenset({"WONT_START", "WONT_FINISH", "FINISHED", "FAILED"})
+ORPHAN_SECONDS_MAX = 5.0
+#: A script that says `end` has not exited yet: a blow so near may have ended it first.
+NEAR_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a script of this kind does if nobody hinders it: the code it exits with, or None
+    where it does not end of itself. `restarts`: its policy is not `never`."""
+
+    id: str
+    exit_code: int | None
+    restarts: bool = False
+
+
+@dataclass(frozen=True)
+class Begun:
+    at: float
+    action: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The script's last word before it exits of itself."""
+
+    at: float
+    action: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Doubled:
+    """A script found that another of its action lives."""
+
+    at: float
+    action: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A signal that was sent to `kind`; `runs` lived below what it hit."""
+
+    at: float
+    kind: str
+    runs: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The backend or an operator meddled with the action: edited, withdrawn, stopped."""
+
+    at: float
+    action: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A status that the daemon showed; "NULL" is one."""
+
+    at: float
+    action: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What the backend took, in the order of arrival."""
+
+    key: str
+    action: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """A process of a run that is over, or of a daemon that is gone, and for how long."""
+
+    pid: int
+    run: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fault:
+    kind: str  # double-run, illegal-transition, lost-result, orphan, lost-report, wrong-status
+    text: str
+
+
+@dataclass
+class History:
+    actions: dict[str, Action] = field(default_factory=dict)
+    begun: list[Begun] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+    doubled: list[Doubled] = field(default_factory=list)
+    struck: list[Struck] = field(default_factory=list)
+    changed: list[Changed] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    reported: list[Reported] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    final: dict[str, str] = field(default_factory=dict)  # of the last look
+
+
+def faults(history: History) -> list[Fault]:
+    return [
+        *_double_runs(history),
+        *_illegal_transitions(history),
+        *_lost_results(history),
+        *_orphans(history),
+        *_lost_reports(history),
+        *_wrong_statuses(history),
+    ]
+
+
+def _double_runs(history: History) -> Iterator[Fault]:
+    for double in history.doubled:
+        yield Fault("double-run", f"{double.action}: run {double.run} met another that lived")
+    seen: set[str] = set()
+    for begun in history.begun:
+        if begun.run in seen:
+            yield Fault("double-run", f"{begun.action}: run {begun.run} began twice")
+        seen.add(begun.run)
+
+
+def _illegal_transitions(history: History) -> Iterator[Fault]:
+    shown = _by_action((seen.action, seen.status) for seen in history.seen)
+    told = _by_action((one.action, one.status) for one in _first_told(history.reported))
+    for what, statuses in (("seen", shown), ("reported", told)):
+        for action, sequence in statuses.items():
+            over = next((status for status in sequence if status in TERMINAL), None)
+            after = sequence[sequence.index(over) :] if over else []
+            if any(status != over for status in after):
+                yield Fault("illegal-transition", f"{action}: {what} {' '.join(sequence)}")
+
+
+def _lost_results(history: History) -> Iterator[Fault]:
+    """A script that ended of itself, and whose worker lived to keep that, ran again."""
+    begins = _by_action((begun.action, begun) for begun in history.begun)
+    for ended in history.ended:
+        action = history.actions.get(ended.action)
+        if action is None or action.restarts:
+            continue
+        for begun in begins.get(ended.action, []):
+            if begun.at <= ended.at or begun.run == ended.run:
+                continue
+            if not _excused(history, ended, begun.at):
+                yield Fault("lost-result", f"{ended.action}: ended in {ended.run}, ran again")
+
+
+def _excused(history: History, ended: Ended, until: float) -> bool:
+    start = next(b.at for b in history.begun if b.run == ended.run)
+    for struck in history.struck:
+        of_the_run = ended.run in struck.runs and start <= struck.at <= until
+        if of_the_run and struck.kind in ("worker", "everybody", "supervisor+worker"):
+            return True
+        if of_the_run and abs(struck.at - ended.at) <= NEAR_SECONDS:
+            return True
+    return any(c.action == ended.action and start <= c.at <= until for c in history.changed)
+
+
+def _orphans(history: History) -> Iterator[Fault]:
+    for left in history.left:
+        if left.seconds > ORPHAN_SECONDS_MAX:
+            yield Fault("orphan", f"pid {left.pid} of run {left.run} for {left.seconds:.1f} s")
+
+
+def _lost_reports(history: History) -> Iterator[Fault]:
+    """Each status that was seen was told, and the last that was told is the final one."""
+    told = _by_action((one.action, one.status) for one in _first_told(history.reported))
+    shown = _by_action((seen.action, seen.status) for seen in history.seen)
+    for action, status in history.final.items():
+        if status != "NULL" and told.get(action, ["none"])[-1] != status:
+            yield Fault("lost-report", f"{action}: is {status}, told {told.get(action, [])}")
+        missing = {*shown.get(action, [])} - {*told.get(action, []), "NULL"}
+        if missing:
+            yield Fault("lost-report", f"{action}: {sorted(missing)} seen and never told")
+    numbers = [int(one.key.rpartition("-")[2]) for one in _first_told(history.reported)]
+    by_action: dict[str, int] = {}
+    for number, one in zip(numbers, _first_told(history.reported), strict=True):
+        if number < by_action.get(one.action, 0):
+            yield Fault("lost-report", f"{one.action}: report {one.key} came out of order")
+        by_action[one.action] = number
+
+
+def _wrong_statuses(history: History) -> Iterator[Fault]:
+    """Whoever was left alone ends as its script did; and everything ends."""
+    meddled = {change.action for change in history.changed}
+    struck = frozenset().union(*(blow.runs for blow in history.struck))
+    runs = _by_action((begun.action, begun.run) for begun in history.begun)
+    ended = {one.action for one in history.ended}
+    for action_id, status in history.final.items():
+        action = history.actions.get(action_id)
+        if status not in TERMINAL:
+            yield Fault("wrong-status", f"{action_id}: still {status}")
+        alone = action_id not in meddled and struck.isdisjoint(runs.get(action_id, []))
+        if action is None or action.restarts or not alone or action_id not in ended:
+            continue
+        expected = "FINISHED" if action.exit_code == 0 else "FAILED"
+        if status != expected:
+            yield Fault("wrong-status", f"{action_id}: {status}, and not {expected}")
+
+
+def _first_told(reported: Iterable[Reported]) -> list[Reported]:
+    """At least once is promised: repetitions do not count."""
+    first: dict[str, Reported] = {}
+    for one in reported:
+        first.setdefault(one.key, one)
+    return list(first.values())
+
+
+def _by_action(pairs: Iterable[tuple[str, Value]]) -> dict[str, list[Value]]:
+    found: dict[str, list[Value]] = defaultdict(list)
+    for action, value in pairs:
+        found[action].append(value)
+    return found
