@@ -39,6 +39,8 @@ unit integration acceptance: $(SET_UP)
 # A seed in the output of one soak makes the next take the same steps.
 soak: $(SET_UP)
 	GEOSCHED_SOAK_MINUTES=$(MINUTES) GEOSCHED_SOAK_SEED=$(SEED) $(BIN)/python -m pytest tests/soak
+	GEOSCHED_SUSPENDED_SECONDS=60 GEOSCHED_STALLED_SECONDS=20 $(BIN)/python -m pytest \
+		--timeout 200 tests/integration/test_crash_contract.py -k "suspended or stalls"
 
 bench: $(SET_UP)
 	$(BIN)/python tests/benchmarks/bench.py

@@ -21,6 +21,7 @@ VARIABLE = "GEOSCHED_HALT_AT"
 class Step(enum.StrEnum):
     """In the order in which a run takes them; then those of a stop, then that of a start."""
 
+    SEND_READY = "send-ready"  # worker: from now on it may be given a run
     COMMIT_STARTED = "commit-started"  # supervisor: the intention to run is on disk
     SEND_RUN = "send-run"  # supervisor
     LOCK_RUN = "lock-run"  # worker

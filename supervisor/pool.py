@@ -40,6 +40,8 @@ FORKS_PER_TURN_MAX = 32
 #: A worker not ready so long after it was asked for, or not gone so long after it was told
 #: to leave, hangs.
 READY_SECONDS_MAX = 30.0
+#: One that takes longer than this is not waited for: another is asked for.
+READY_SECONDS_EXPECTED = 5.0
 LEAVE_SECONDS_MAX = 5.0
 #: A run not gone so long after its grace is stuck (S13a), and is killed again so often.
 STUCK_AFTER_GRACE_SECONDS = 5.0
@@ -52,6 +54,7 @@ RESEND_SECONDS = 1.0
 @dataclass(slots=True)
 class _Worker:
     name: str
+    asked_at: float  # monotonic
     pid: int | None = None
     claimed: Peer | None = None
     ready: bool = False
@@ -64,6 +67,10 @@ class _Worker:
     def usable(self) -> bool:
         """Whether a run can be given to it, now or once it is ready."""
         return self.run_id is None and not self.leaving
+
+    def counts(self, now: float) -> bool:
+        """Whether a start may rely on it."""
+        return self.usable and (self.ready or now < self.asked_at + READY_SECONDS_EXPECTED)
 
 
 class Surroundings(Protocol):
@@ -132,7 +139,7 @@ class Pool:
 
     def arm(self, count: int) -> None:
         """See that so many workers are ready, or on their way, beyond those with a run."""
-        idle = [worker for worker in self._workers.values() if worker.usable]
+        idle = [worker for worker in self._workers.values() if worker.counts(self._now)]
         missing = count + len(self._waiting) - len(idle)
         for _ in range(min(missing, FORKS_PER_TURN_MAX)):
             self._fork()
@@ -321,7 +328,7 @@ class Pool:
     def _fork(self) -> None:
         self._number += 1
         name = f"worker-{self._number}"
-        self._workers[name] = _Worker(name, kill_at=self._now + READY_SECONDS_MAX)
+        self._workers[name] = _Worker(name, self._now, kill_at=self._now + READY_SECONDS_MAX)
         self.children.fork_worker(name, self.server.endpoint)
 
     def _hand_out(self) -> None:

@@ -96,7 +96,8 @@ class Worker:
     def live(self) -> None:
         self._poller.watch(self._connection)
         self._poller.watch(self._world.lifeline)
-        self._say(Ready(os.getpid()))
+        with step(Step.SEND_READY):
+            self._say(Ready(os.getpid()))
         while not self._leaving:
             readable = self._poller.wait(self._wait_seconds(time.monotonic()))
             now = time.monotonic()

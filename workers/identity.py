@@ -63,8 +63,8 @@ def write_identity(runtime: Runtime, kind: Kind, name: str) -> None:
         raise
 
 
-def declare(runtime: Runtime, kind: Kind, name: str) -> None:
-    """Tell who this process is, if that can be written.
+def declare(runtime: Runtime, kind: Kind, name: str) -> bool:
+    """Tell who this process is, if that can be written; whether it was.
 
     Else it goes on: its lifeline ends it all the same, a sweep only has to wait for that;
     and a worker's run is refused with a reason when its lock cannot be made either.
@@ -78,6 +78,8 @@ def declare(runtime: Runtime, kind: Kind, name: str) -> None:
             error,
             extra={"event": "identity-not-written"},
         )
+        return False
+    return True
 
 
 def read_identities(runtime: Runtime) -> list[KnownProcess]:

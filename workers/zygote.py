@@ -40,6 +40,7 @@ from .identity import Kind, declare, forget_identity
 from .linux import raise_open_files
 from .procfs import descendants, process_table, start_ticks
 from .running import World
+from .tree import end_instance
 
 log = logging.getLogger("geosched.workers.zygote")
 
@@ -47,6 +48,9 @@ REQUEST_BYTES_MAX = 8192
 #: The longest grace of an orphan is 3 s, and 5 s after the daemon nothing may be left (S17).
 WORKERS_LEAVE_SECONDS = 4.0
 LIFELINE_MILLISECONDS_MAX = 200
+#: What is left of scripts then is looked at so often, and killed.
+SCRIPT_ROUNDS_MAX = 20
+SCRIPT_ROUND_SECONDS = 0.02
 #: What a Ctrl-C or a service manager sends to everybody is meant for the supervisor.
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -57,11 +61,12 @@ _decode: Callable[[bytes], ToZygote] = msgspec.msgpack.Decoder(ToZygote).decode
 
 
 class Zygote:
-    """`world` is handed to every worker."""
+    """`world` is handed to every worker. `declared`: a daemon that starts will know of us."""
 
-    def __init__(self, requests: socket.socket, world: World) -> None:
+    def __init__(self, requests: socket.socket, world: World, *, declared: bool) -> None:
         self._requests = requests
         self._world = world
+        self._declared = declared
         self._children: dict[int, tuple[str, int]] = {}  # pidfd -> name, pid
         self._poll = select.poll()
         self._poll.register(requests, select.POLLIN)
@@ -108,6 +113,19 @@ class Zygote:
         for pidfd, (name, pid) in list(self._children.items()):
             self._end(name, pid)
             self._reap(pidfd)
+        if self._declared:
+            self._end_scripts()
+
+    def _end_scripts(self) -> None:
+        """A worker that died with the supervisor took its script along, but nothing below it.
+
+        No run of another daemon can be meant: one that starts ends us first, if it knows
+        of us (law 15).
+        """
+        for _ in range(SCRIPT_ROUNDS_MAX):
+            if not end_instance(self._world.instance, self._world.containment):
+                return
+            time.sleep(SCRIPT_ROUND_SECONDS)
 
     def _end(self, name: str, pid: int) -> None:
         log.error("Worker %s hangs; ending it and its script", name, extra={"event": "hung"})
@@ -199,7 +217,7 @@ def main() -> None:
     _close_all_but(options.socket, options.lifeline)
     os.chdir("/")
     runtime = Runtime(options.runtime_dir)
-    declare(runtime, Kind.ZYGOTE, "zygote")
+    declared = declare(runtime, Kind.ZYGOTE, "zygote")
     containment = Containment.detect(options.instance)
     hard = raise_open_files()[1]
     open_files = (options.open_files, hard) if options.open_files else None
@@ -207,7 +225,8 @@ def main() -> None:
     _warm_up()
     gc.collect()
     gc.freeze()  # so that collections in children do not copy what is shared
-    child_main = Zygote(socket.socket(fileno=options.socket), world).serve()
+    requests = socket.socket(fileno=options.socket)
+    child_main = Zygote(requests, world, declared=declared).serve()
     if child_main is None:
         forget_identity(runtime, os.getpid())
         return

@@ -1,0 +1,45 @@
+"""The children of a daemon under test, by what they are."""
+
+import time
+from pathlib import Path
+
+from .daemon import Daemon
+
+
+def zygote(daemon: Daemon) -> int:
+    assert daemon.process is not None
+    return next(pid for pid in children_of(daemon.process.pid) if _is(pid, b"zygote"))
+
+
+def synchronisers(daemon: Daemon) -> list[int]:
+    return [pid for pid in children_of(zygote(daemon)) if _is(pid, b"synchroniser")]
+
+
+def armed_workers(daemon: Daemon) -> list[int]:
+    """Workers without a run: they have no title of a run, and no script."""
+    workers = [pid for pid in children_of(zygote(daemon)) if _is(pid, b"geosched: worker")]
+    return [pid for pid in workers if not children_of(pid)]
+
+
+def is_idle(pid: int) -> bool:
+    """Whether a process did nothing for a moment: it waits."""
+
+    def switches() -> list[str]:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return [line for line in status.splitlines() if "ctxt_switches" in line]
+
+    before = switches()
+    time.sleep(0.3)  # the length of the moment
+    return switches() == before
+
+
+def children_of(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def _is(pid: int, word: bytes) -> bool:
+    try:
+        return word in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
