@@ -263,9 +263,10 @@ def test_s12_what_a_script_leaves_behind_is_ended_before_the_status(daemon: Daem
 
 
 def test_s12a_a_restart_policy_makes_another_attempt_without_leaving_started(ready: Daemon):
-    ready.send([entry("a", -1, 3, type="retries")])
+    ready.send([entry("a", -1, LONG, type="retries")])
     ready.start()
     began(ready, "a", 3)
+    ready.send([entry("a", -1, 0.5, type="retries")])
     ended = ready.wait_status("a", "FAILED")
     assert ended["attempt"] >= 3
     assert ended["reason"] == "exit-code"

@@ -15,16 +15,27 @@ TERMINAL = frozenset({"WONT_START", "WONT_FINISH", "FINISHED", "FAILED"})
 ORPHAN_SECONDS_MAX = 5.0
 #: A script that says `end` has not exited yet: a blow so near may have ended it first.
 NEAR_SECONDS = 0.5
+#: After the death of a supervisor its workers stop their scripts for so long at most: what
+#: one says then is no end of itself.
+STOPPING_SECONDS = 3.0
+_SUPERVISOR_TOO = frozenset({"supervisor", "supervisor+worker", "everybody"})
+_WORKER_TOO = frozenset({"worker", "supervisor+worker", "everybody"})
 
 
 @dataclass(frozen=True)
 class Action:
     """What a script of this kind does if nobody hinders it: the code it exits with, or None
-    where it does not end of itself. `restarts`: its policy is not `never`."""
+    where it does not end of itself. `restarts`: its policy is not `never`. `until` is the
+    end of its window."""
 
     id: str
     exit_code: int | None
     restarts: bool = False
+    until: float = float("inf")
+
+    @property
+    def ends_once(self) -> bool:
+        return self.exit_code is not None and not self.restarts
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,13 @@ class Doubled:
 
 @dataclass(frozen=True)
 class Struck:
-    """A signal that was sent to `kind`; `runs` lived below what it hit."""
+    """A signal that was sent to `kind`. `runs` lived below what it hit; `actions` are those
+    whose workers it hit, with or without a script by then."""
 
     at: float
     kind: str
     runs: frozenset[str]
+    actions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -153,7 +166,7 @@ def _lost_results(history: History) -> Iterator[Fault]:
     begins = _by_action((begun.action, begun) for begun in history.begun)
     for ended in history.ended:
         action = history.actions.get(ended.action)
-        if action is None or action.restarts:
+        if action is None or not action.ends_once:
             continue
         for begun in begins.get(ended.action, []):
             if begun.at <= ended.at or begun.run == ended.run:
@@ -165,11 +178,14 @@ def _lost_results(history: History) -> Iterator[Fault]:
 def _excused(history: History, ended: Ended, until: float) -> bool:
     start = next(b.at for b in history.begun if b.run == ended.run)
     for struck in history.struck:
-        of_the_run = ended.run in struck.runs and start <= struck.at <= until
-        if of_the_run and struck.kind in ("worker", "everybody", "supervisor+worker"):
+        of_the_run = ended.run in struck.runs or ended.action in struck.actions
+        if of_the_run and struck.kind in _WORKER_TOO and start <= struck.at <= until:
             return True
         if of_the_run and abs(struck.at - ended.at) <= NEAR_SECONDS:
             return True
+    # Nobody can look and strike at one instant: a run may have begun in between.
+    if _supervisor_died_near(history, ended.at):
+        return True
     return any(c.action == ended.action and start <= c.at <= until for c in history.changed)
 
 
@@ -200,19 +216,28 @@ def _lost_reports(history: History) -> Iterator[Fault]:
 def _wrong_statuses(history: History) -> Iterator[Fault]:
     """Whoever was left alone ends as its script did; and everything ends."""
     meddled = {change.action for change in history.changed}
-    struck = frozenset().union(*(blow.runs for blow in history.struck))
+    struck = frozenset[str]().union(*(blow.runs | blow.actions for blow in history.struck))
     runs = _by_action((begun.action, begun.run) for begun in history.begun)
-    ended = {one.action for one in history.ended}
+    ended = {one.action: one.at for one in history.ended}
     for action_id, status in history.final.items():
-        action = history.actions.get(action_id)
         if status not in TERMINAL:
             yield Fault("wrong-status", f"{action_id}: still {status}")
-        alone = action_id not in meddled and struck.isdisjoint(runs.get(action_id, []))
-        if action is None or action.restarts or not alone or action_id not in ended:
+        action = history.actions.get(action_id)
+        alone = action_id not in meddled and struck.isdisjoint(
+            (action_id, *runs.get(action_id, []))
+        )
+        if action is None or not action.ends_once or not alone or action_id not in ended:
             continue
+        if ended[action_id] > action.until - NEAR_SECONDS:
+            continue  # about then a run is stopped for its window, and is FINISHED
         expected = "FINISHED" if action.exit_code == 0 else "FAILED"
-        if status != expected:
+        if status != expected and not _supervisor_died_near(history, ended[action_id]):
             yield Fault("wrong-status", f"{action_id}: {status}, and not {expected}")
+
+
+def _supervisor_died_near(history: History, at: float) -> bool:
+    near = (at - one.at for one in history.struck if one.kind in _SUPERVISOR_TOO)
+    return any(-NEAR_SECONDS <= since <= STOPPING_SECONDS for since in near)
 
 
 def _first_told(reported: Iterable[Reported]) -> list[Reported]:

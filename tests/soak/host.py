@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -37,9 +38,9 @@ class Processes:
             case "zygote" | "synchroniser":
                 return self._alive(kind)
             case "worker":
-                return [pid for pid in self._alive("worker") if self._below(pid)]
+                return [pid for pid in self._alive("worker") if self.action_of(pid)]
             case "armed":
-                return [pid for pid in self._alive("worker") if not self._below(pid)]
+                return [pid for pid in self._alive("worker") if not self.action_of(pid)]
             case "script":
                 return [child for pid in self.of("worker") for child in self._below(pid)]
             case "child":
@@ -58,6 +59,15 @@ class Processes:
             below = {pid} | procfs.descendants(self.table, [pid])
         marks = (procfs.marks(one) for one in below)
         return frozenset(found.run_id for found in marks if found is not None)
+
+    def action_of(self, pid: int) -> str:
+        """The action of a worker, by its title `geosched: ID (TYPE)`; "" where it has none."""
+        try:
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+        except OSError:
+            return ""
+        found = re.fullmatch(r"geosched: (\S+) \(\S+\)", title)
+        return found[1] if found else ""
 
     def marked(self, instance: str) -> dict[int, str]:
         """Every living process that carries the mark of this daemon: pid and run."""

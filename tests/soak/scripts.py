@@ -26,8 +26,8 @@ _EXIT_CODE = {"ok": 0, "fails": 1, "brood": 0, "again": 1}
 _RESTART = {"again": "on-failure", BACKGROUND: "always"}
 
 
-def expectation(action_id: str, kind: str) -> Action:
-    return Action(action_id, _EXIT_CODE.get(kind), restarts=kind in _RESTART)
+def expectation(action_id: str, kind: str, until: float) -> Action:
+    return Action(action_id, _EXIT_CODE.get(kind), kind in _RESTART, until)
 
 
 def settings(daemon: Daemon) -> dict[str, dict[str, object]]:

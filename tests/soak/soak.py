@@ -138,7 +138,7 @@ class Soak:
         self._send(f"{kind}-{self._number}", kind, start, start + length)
 
     def _send(self, action_id: str, kind: str, start: float, end: float) -> None:
-        self.history.actions[action_id] = expectation(action_id, kind)
+        self.history.actions[action_id] = expectation(action_id, kind, now() + end)
         self.figures.actions += 1
         self._entries[action_id] = (entry(action_id, start, end, type=kind), now() + end)
         self._publish()
@@ -218,11 +218,12 @@ class Soak:
             victims = [found[int(pick * len(found))]] if found else []
         if not victims:
             return
-        runs = frozenset().union(*(processes.runs_below(pid) for pid in victims))
+        runs = frozenset[str]().union(*(processes.runs_below(pid) for pid in victims))
+        actions = frozenset(filter(None, map(processes.action_of, victims)))
         at = now()
         for pid in victims:
             host.send(pid, signal.SIGKILL)
-        self.history.struck.append(Struck(at, target, runs))
+        self.history.struck.append(Struck(at, target, runs, actions))
         self.figures.kills[target] += 1
         self.figures.hits[target] += bool(runs)
         if processes.supervisor in victims:
@@ -262,8 +263,9 @@ class Soak:
             return
         victim = found[int(pick * len(found))]
         runs = processes.runs_below(victim)
+        actions = frozenset(filter(None, [processes.action_of(victim)]))
         self._halted(host.stop_all([victim]), seconds)
-        self.history.struck.append(Struck(now(), target, runs))
+        self.history.struck.append(Struck(now(), target, runs, actions))
         self.figures.halts[target] += 1
 
     def _stall(self, seconds: float) -> None:
