@@ -111,8 +111,29 @@ class RunResult(msgspec.Struct, frozen=True):
     output_lost_bytes: int = 0
 
 
+class Conditions(msgspec.Struct, frozen=True, array_like=True):
+    """As whom, where and within which limits a script runs.
+
+    `user` and `group` are names or numbers, "" for the worker's own; a limit of 0 is left
+    as it is, and so are `nice` and `oom_score_adj`.
+    """
+
+    user: str = ""
+    group: str = ""
+    cwd: str = "/"
+    umask: int = 0o022
+    nice: int = 0
+    oom_score_adj: int = 0
+    address_space_bytes: int = 0
+    open_files: int = 0
+    processes: int = 0
+    file_size_bytes: int = 0
+    cpu_seconds: int = 0
+
+
 class Run(Message, tag="run", frozen=True):
-    """Start this script. `environment` is complete; `input` is what standard input holds."""
+    """Start this script. `environment` is complete, but for what `conditions.user` adds;
+    `input` is what standard input holds."""
 
     run_id: str
     title: str
@@ -125,6 +146,7 @@ class Run(Message, tag="run", frozen=True):
     heartbeat_seconds: float
     output_path: str
     output_bytes_max: int
+    conditions: Conditions = Conditions()
 
 
 class Stop(Message, tag="stop", frozen=True):

@@ -81,6 +81,7 @@ def _run(options: argparse.Namespace) -> int:
         settings = load(options.config)
         if options.check:
             return _check(settings)
+        preflight.refuse_untrusted(settings)
         for warning in preflight.warnings(settings):
             log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
         preflight.prepare_directories(settings)
@@ -308,6 +309,7 @@ class Daemon:
         self.manager.reloading()
         try:
             new = load(self.settings.source)
+            preflight.refuse_untrusted(new)
         except SettingsError as error:
             log.error("Not reloaded: %s", error, extra={"event": "reload-refused"})
         else:

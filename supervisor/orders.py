@@ -13,7 +13,7 @@ import msgspec
 
 from ..ipc.actions import Action
 from ..ipc.instants import format_instant
-from ..ipc.messages import Run
+from ..ipc.messages import Conditions, Run
 from .core.model import OpenRun
 from .settings import ScriptSettings
 
@@ -29,6 +29,7 @@ ENVIRONMENT_ALLOWED = (
     "LC_ALL",
     "TZ",
 )
+_PERSONAL = frozenset({"HOME", "USER", "LOGNAME", "SHELL"})
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TITLE_CHARS_MAX = 60
 
@@ -50,7 +51,7 @@ def order(
         run_id=run.run_id,
         title=f"geosched: {action.id[:TITLE_CHARS_MAX]} ({action.type})",
         command=_command(action, run, attempt, script.command),
-        environment=_environment(action, run, attempt, instance, inherited),
+        environment=_environment(action, run, attempt, instance, inherited, script),
         input=_document(action, run, attempt),
         stop_signal=script.stop_signal,
         stop_grace_seconds=script.stop_grace_seconds,
@@ -58,6 +59,7 @@ def order(
         heartbeat_seconds=script.heartbeat_seconds,
         output_path=str(output_path),
         output_bytes_max=script.output_max_bytes,
+        conditions=_conditions(script),
     )
 
 
@@ -82,22 +84,52 @@ def _command(
     return tuple(_PLACEHOLDER.sub(lambda found: values[found[1]], part) for part in command)
 
 
+def _conditions(script: ScriptSettings) -> Conditions:
+    limits = script.limits
+    return Conditions(
+        user=script.user,
+        group=script.group,
+        cwd=str(script.cwd),
+        umask=script.umask,
+        nice=script.nice,
+        oom_score_adj=script.oom_score_adj,
+        address_space_bytes=limits.address_space_bytes,
+        open_files=limits.open_files,
+        processes=limits.processes,
+        file_size_bytes=limits.file_size_bytes,
+        cpu_seconds=int(limits.cpu_seconds),
+    )
+
+
 def _environment(
-    action: Action, run: OpenRun, attempt: int, instance: str, inherited: Mapping[str, str]
+    action: Action,
+    run: OpenRun,
+    attempt: int,
+    instance: str,
+    inherited: Mapping[str, str],
+    script: ScriptSettings,
 ) -> dict[str, str]:
+    # What says who the daemon is, is not true of a script that is somebody else.
+    foreign = _PERSONAL if script.user else frozenset()
     environment = {"PATH": DEFAULT_PATH} | {
-        name: inherited[name] for name in ENVIRONMENT_ALLOWED if name in inherited
+        name: inherited[name]
+        for name in ENVIRONMENT_ALLOWED
+        if name in inherited and name not in foreign
     }
-    return environment | {
-        "GEOSCHED_ACTION_ID": action.id,
-        "GEOSCHED_ACTION_TYPE": action.type,
-        "GEOSCHED_APP_NAMES": msgspec.json.encode(action.app_names).decode(),
-        "GEOSCHED_FROM_DATE": format_instant(action.from_us),
-        "GEOSCHED_TO_DATE": format_instant(action.to_us),
-        "GEOSCHED_RUN_ID": run.run_id,
-        "GEOSCHED_ATTEMPT": str(attempt),
-        "GEOSCHED_INSTANCE": instance,
-    }
+    return (
+        environment
+        | script.env
+        | {
+            "GEOSCHED_ACTION_ID": action.id,
+            "GEOSCHED_ACTION_TYPE": action.type,
+            "GEOSCHED_APP_NAMES": msgspec.json.encode(action.app_names).decode(),
+            "GEOSCHED_FROM_DATE": format_instant(action.from_us),
+            "GEOSCHED_TO_DATE": format_instant(action.to_us),
+            "GEOSCHED_RUN_ID": run.run_id,
+            "GEOSCHED_ATTEMPT": str(attempt),
+            "GEOSCHED_INSTANCE": instance,
+        }
+    )
 
 
 def _document(action: Action, run: OpenRun, attempt: int) -> bytes:

@@ -11,8 +11,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..ipc.messages import Conditions
 from ..ipc.places import Runtime
 from ..ipc.sockets import ENDPOINT_PATH_BYTES_MAX
+from ..workers import trust
+from ..workers.conditions import UnusableConditionsError, person
 from .orders import DEFAULT_PATH
 from .settings import BackendSettings, DaemonSettings, Settings, SettingsError
 
@@ -29,6 +32,8 @@ def check(settings: Settings) -> list[str]:
         *_backend_problems(settings.backend),
         *_command_problems(settings),
         *_operator_problems(settings),
+        *_identity_problems(settings),
+        *trust_problems(settings),
     ]
 
 
@@ -36,7 +41,41 @@ def warnings(settings: Settings) -> list[str]:
     """What a daemon can start with, but should say: it may be mended while it runs."""
     if not settings.scripts:
         return ["scripts: none is configured, so every action fails with no-script"]
-    return list(_command_problems(settings))
+    return [*_command_problems(settings), *_identity_problems(settings)]
+
+
+def trust_problems(settings: Settings) -> list[str]:
+    """What a daemon that is root must not believe or start: somebody else can write it."""
+    if os.geteuid() != 0:
+        return []
+    found = [f"others can write it: {reason}"] if (reason := trust.why_not(settings.source)) else []
+    path = os.environ.get("PATH", DEFAULT_PATH)
+    for kind, script in settings.scripts.items():
+        program = shutil.which(script.command[0], path=path) or script.command[0]
+        reason = trust.why_not(Path(program)) if "/" in program else ""
+        found += [f"scripts.{kind}.command: others can write it: {reason}"] if reason else []
+    return found
+
+
+def refuse_untrusted(settings: Settings) -> None:
+    """Raises `SettingsError`."""
+    for problem in trust_problems(settings):
+        raise SettingsError(f"cannot use {settings.source}: {problem}")
+
+
+def _identity_problems(settings: Settings) -> Iterator[str]:
+    """Whom a script cannot become, or where it cannot be."""
+    for kind, script in settings.scripts.items():
+        wanted = Conditions(user=script.user, group=script.group)
+        try:
+            who = person(wanted)
+        except UnusableConditionsError as error:
+            yield f"scripts.{kind}.{error}"
+            continue
+        if who is not None and os.geteuid() not in (0, who.uid):
+            yield f"scripts.{kind}.user: only root can run a script as somebody else"
+        if not script.cwd.is_dir():
+            yield f"scripts.{kind}.cwd: {script.cwd} is not a directory"
 
 
 def prepare_directories(settings: Settings) -> None:

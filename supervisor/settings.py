@@ -12,6 +12,7 @@ import re
 import signal
 import tomllib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -76,6 +77,16 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
     report: bool = True
 
 
+class LimitSettings(_Section, frozen=True, kw_only=True):
+    """Of one process of a script, `processes` of its user; 0 leaves a limit as it is."""
+
+    address_space_bytes: Annotated[int, Meta(ge=0, le=1024 * _GIB)] = 0
+    open_files: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    processes: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    file_size_bytes: Annotated[int, Meta(ge=0, le=1024 * _GIB)] = 0
+    cpu_seconds: Annotated[float, Meta(ge=0, le=7 * _DAY)] = 0.0
+
+
 class ScriptSettings(_Section, frozen=True, kw_only=True):
     """How actions of one type are run. `watchdog_seconds` 0 is off, `max_restarts` 0 no limit."""
 
@@ -89,6 +100,14 @@ class ScriptSettings(_Section, frozen=True, kw_only=True):
     heartbeat_timeout_seconds: Annotated[float, Meta(ge=1, le=_HOUR)] = 15.0
     watchdog_seconds: Annotated[float, Meta(ge=0, le=_DAY)] = 0.0
     output_max_bytes: Annotated[int, Meta(ge=_KIB, le=_GIB)] = _MIB
+    user: Annotated[str, Meta(max_length=256)] = ""
+    group: Annotated[str, Meta(max_length=256)] = ""
+    cwd: Path = Path("/")
+    umask: int = 0o022
+    nice: Annotated[int, Meta(ge=-20, le=19)] = 0
+    oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    limits: LimitSettings = LimitSettings()
+    env: Annotated[dict[str, str], Meta(max_length=256)] = {}
 
     @property
     def heartbeat_seconds(self) -> float:
@@ -194,7 +213,16 @@ def _script(kind: str, table: object, base: Path) -> ScriptSettings:
     prefix = f"scripts.{_shown(kind)}"
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", kind):
         raise _BadKeyError(prefix, "a type is 1 to 64 of the characters A-Z a-z 0-9 _ . -")
-    script = _section(prefix, table, ScriptSettings, base)
+    given = dict(_table(prefix, table))
+    limits = _section(f"{prefix}.limits", given.pop("limits", {}), LimitSettings, base)
+    for key in ("user", "group"):
+        given |= {key: str(given[key])} if type(given.get(key)) is int else {}
+    script = _section(prefix, given, ScriptSettings, base)
+    script = msgspec.structs.replace(script, limits=limits)
+    if limits.cpu_seconds % 1:
+        raise _BadKeyError(f"{prefix}.limits.cpu", "expected whole seconds")
+    for name, value in script.env.items():
+        _require(f"{prefix}.env.{_shown(name)}", partial(values.check_env, name), value)
     _require(f"{prefix}.command", values.check_command, script.command)
     if 0 < script.watchdog_seconds < 0.1:
         raise _BadKeyError(f"{prefix}.watchdog", 'expected 0 or at least "100ms"')
@@ -271,6 +299,8 @@ def _reader(field: msgspec.structs.FieldInfo) -> Callable[[Any], Any]:
         return values.seconds
     if field.name.endswith("_bytes"):
         return values.size_bytes
+    if field.name == "umask":
+        return values.umask
     if field.name == "stop_signal":
         return values.stop_signal
     choices = get_args(field.type) if get_origin(field.type) is Literal else ()

@@ -8,6 +8,7 @@ import signal
 from urllib.parse import urlsplit
 
 COMMAND_BYTES_MAX = 64 * 1024
+ENV_BYTES_MAX = 64 * 1024
 #: Signals that end a program, or that one may have made its own sign to end.
 STOP_SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "ALRM", "WINCH", "ABRT", "KILL")
 PLACEHOLDERS = ("id", "type", "apps", "from", "to", "run", "attempt")
@@ -44,6 +45,23 @@ def stop_signal(value: object) -> int:
     if name not in STOP_SIGNALS:
         raise ValueError(f"expected one of {', '.join(STOP_SIGNALS)}, got {value!r:.60}")
     return signal.Signals[f"SIG{name}"].value
+
+
+def umask(value: object) -> int:
+    """The bits of `"022"`: text, because a number would be read as a decimal one."""
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+        raise ValueError(f'expected an octal umask such as "022", got {value!r:.60}')
+    return int(value, 8)
+
+
+def check_env(name: str, value: str) -> None:
+    """The reason never repeats the value: it may be a secret."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("is no name of a variable")
+    if name.startswith(("GEOSCHED_", "WATCHDOG_")) or name == "NOTIFY_SOCKET":
+        raise ValueError("is set by the daemon")
+    if "\0" in value or len(value.encode()) > ENV_BYTES_MAX:
+        raise ValueError(f"has a NUL character in it or is longer than {ENV_BYTES_MAX} bytes")
 
 
 def check_url(url: str) -> None:

@@ -189,4 +189,4 @@ def _start(order: Run, notify_address: str, open_files: tuple[int, int] | None) 
     environment = order.environment | {"NOTIFY_SOCKET": notify_address}
     if order.watchdog_seconds:
         environment["WATCHDOG_USEC"] = str(round(order.watchdog_seconds * 1_000_000))
-    return start(Launch(order.command, environment, order.input, open_files))
+    return start(Launch(order.command, environment, order.input, open_files, order.conditions))

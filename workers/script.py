@@ -12,11 +12,14 @@ import select
 import shutil
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from ..ipc.messages import Conditions
+from . import conditions, trust
+from .conditions import ConditionError, Person, UnusableConditionsError
 from .linux import set_parent_death_signal
 
 #: An exec that takes longer (a file server that hangs) counts as a start; if it fails
@@ -26,9 +29,11 @@ STRAYS_PER_ROUND_MAX = 1000
 #: Where the child keeps its error pipe, behind standard error.
 _ERROR_FD = 3
 _CANNOT_EXEC = 127
-_UMASK = 0o022
 #: All that can be set; known before the fork, after which every moment counts.
 _SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+_AS_EVER = Conditions()
 
 
 class CannotStartError(Exception):
@@ -51,6 +56,7 @@ class Launch:
     environment: Mapping[str, str]
     input: bytes
     open_files: tuple[int, int] | None = None
+    conditions: Conditions = _AS_EVER
 
 
 class Script:
@@ -88,6 +94,10 @@ def start(launch: Launch) -> Script:
     """
     program = _program(launch)
     _refuse_unusable(launch)
+    _refuse_untrusted(program)
+    who = _person(launch)
+    if who is not None:
+        launch = replace(launch, environment=who.environment | dict(launch.environment))
     try:
         with contextlib.ExitStack() as opened:
             given = opened.enter_context(os.fdopen(_input(launch.input), "rb", buffering=0))
@@ -97,7 +107,7 @@ def start(launch: Launch) -> Script:
             pid = os.fork()
             if pid == 0:
                 streams = (given.fileno(), write_output.fileno(), write_failure.fileno())
-                _become(launch, program, streams, worker)
+                _become(launch, who, program, streams, worker)
             write_failure.close()
             error = _exec_error(failure.fileno())
             if error is None:
@@ -105,7 +115,7 @@ def start(launch: Launch) -> Script:
             os.waitpid(pid, 0)
     except OSError as problem:
         raise CannotStartError(f"cannot start {program}: {problem.strerror}") from None
-    raise CannotStartError(f"cannot start {program}: {_in_words(program, error)}")
+    raise CannotStartError(f"cannot start {program}: {_in_words(program, *error)}")
 
 
 def reap_strays(script_pid: int) -> None:
@@ -153,6 +163,20 @@ def _refuse_unusable(launch: Launch) -> None:
             )
 
 
+def _refuse_untrusted(program: str) -> None:
+    """What root starts, nobody else may have written; looked at again for each run."""
+    reason = trust.why_not(Path(program)) if os.geteuid() == 0 else ""
+    if reason:
+        raise CannotStartError(f"cannot start {program}: {reason}")
+
+
+def _person(launch: Launch) -> Person | None:
+    try:
+        return conditions.person(launch.conditions)
+    except UnusableConditionsError as error:
+        raise CannotStartError(f"cannot start {launch.command[0]}: {error}") from None
+
+
 def _input(content: bytes) -> int:
     """A descriptor that reads `content`, then end of file, and needs nobody to write it."""
     descriptor = os.memfd_create("geosched-input")
@@ -170,14 +194,18 @@ def _pipe(opened: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
     )
 
 
-def _become(launch: Launch, program: str, streams: tuple[int, int, int], worker: int) -> NoReturn:
+def _become(
+    launch: Launch,
+    who: Person | None,
+    program: str,
+    streams: tuple[int, int, int],
+    worker: int,
+) -> NoReturn:
     """In the child: become the script, or tell why not. Never returns, whatever happens."""
     given, output, failure = streams
     try:
         os.setsid()
-        set_parent_death_signal(signal.SIGKILL)
-        if os.getppid() != worker:
-            os._exit(_CANNOT_EXEC)  # it died before it could take us with it (fact P3)
+        _die_with(worker)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -188,26 +216,45 @@ def _become(launch: Launch, program: str, streams: tuple[int, int, int], worker:
         os.closerange(_ERROR_FD + 1, os.sysconf("SC_OPEN_MAX"))
         if launch.open_files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, launch.open_files)
-        os.umask(_UMASK)
-        os.chdir("/")
+        conditions.limit(launch.conditions)
+        if who is not None:
+            os.fchown(1, who.uid, who.gid)  # so that it can open /dev/stdout
+            conditions.become(who)
+            _die_with(worker)  # becoming somebody else has called that off (fact P3)
+        conditions.settle(launch.conditions)
+        conditions.limit_address_space(launch.conditions)
         os.execve(program, launch.command, launch.environment)
+    except ConditionError as error:
+        os.write(failure, f"{error.errno} {error.key}".encode())
     except OSError as error:
         os.write(failure, str(error.errno).encode())
     finally:
         os._exit(_CANNOT_EXEC)
 
 
-def _exec_error(failure: int) -> int | None:
-    """The number of the error that kept the child from becoming the script, if one did."""
+def _die_with(worker: int) -> None:
+    set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != worker:
+        os._exit(_CANNOT_EXEC)  # it died before it could take us with it (fact P3)
+
+
+def _exec_error(failure: int) -> tuple[int, str] | None:
+    """The error that kept the child from becoming the script, if one did, and the key of
+    the configuration that it is about, or ""."""
     poll = select.poll()
     poll.register(failure, select.POLLIN)
     if not poll.poll(EXEC_MILLISECONDS_MAX):
         return None
-    told = os.read(failure, 16)
-    return int(told) if told else None
+    told = os.read(failure, 256).decode()
+    if not told:
+        return None
+    number, _, key = told.partition(" ")
+    return int(number), key
 
 
-def _in_words(program: str, error: int | None) -> str:
+def _in_words(program: str, error: int, key: str) -> str:
+    if key:
+        return f"{key}: {os.strerror(error) if error else 'out of range on this host'}"
     path = Path(program)
     if error == errno.ENOENT and path.exists():
         return "the interpreter in its first line does not exist"
@@ -219,4 +266,4 @@ def _in_words(program: str, error: int | None) -> str:
         errno.E2BIG: "its arguments or environment are too long",
         errno.ENOEXEC: "it is no executable and has no #! line",
     }
-    return words.get(error or 0) or os.strerror(error or 0)
+    return words.get(error) or os.strerror(error)

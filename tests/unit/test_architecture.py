@@ -19,6 +19,7 @@ LONGER = {"supervisor/core/lifecycle.py": 450}
 
 #: What both sides of a fork must know; all else of `workers` is the child's own.
 WORKERS_SHARED = {
+    "conditions",
     "containment",
     "identity",
     "linux",
@@ -27,6 +28,7 @@ WORKERS_SHARED = {
     "results",
     "spawn",
     "tree",
+    "trust",
 }
 #: Nothing in here can read a clock, a file, a socket or chance.
 CORE_MAY_IMPORT = {

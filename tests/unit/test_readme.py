@@ -15,6 +15,7 @@ from geosched.supervisor.settings import (
     BackendSettings,
     ControlSettings,
     DaemonSettings,
+    LimitSettings,
     ScriptSettings,
     load,
 )
@@ -46,6 +47,8 @@ def table_under(heading: str, *, column: int = 1) -> list[str]:
 
 
 def default_of(field: msgspec.structs.FieldInfo) -> object:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
     return str(field.default) if isinstance(field.default, Path) else field.default
 
 
@@ -57,6 +60,10 @@ def read(name: str, value: Any) -> object:
         return values.size_bytes(value)
     if name == "stop_signal":
         return values.stop_signal(value)
+    if name == "umask":
+        return values.umask(value)
+    if name == "limits":
+        return LimitSettings(**value)
     return tuple(value) if isinstance(value, list) else value
 
 

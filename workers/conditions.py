@@ -1,0 +1,127 @@
+"""As whom, where and within which limits a script runs: looked up before its process is
+forked, taken on in that process before it becomes the script.
+
+Names are looked up here, in the worker, because a name service may hang (law 2).
+"""
+
+import grp
+import os
+import pwd
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..ipc.messages import Conditions
+
+#: What each limit of the configuration is to the kernel. `address_space` comes last: a
+#: process that is still Python may already have more.
+_LIMITS = (
+    ("open_files", resource.RLIMIT_NOFILE),
+    ("processes", resource.RLIMIT_NPROC),
+    ("file_size_bytes", resource.RLIMIT_FSIZE),
+    ("cpu_seconds", resource.RLIMIT_CPU),
+)
+
+
+class UnusableConditionsError(Exception):
+    """Why a script cannot run like that, naming the key."""
+
+
+class ConditionError(OSError):
+    """One of them could not be taken on; `key` says which."""
+
+    def __init__(self, key: str, error: OSError | ValueError) -> None:
+        super().__init__(getattr(error, "errno", None) or 0, str(error))
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A user with groups, and what its environment says of it."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    environment: dict[str, str]
+
+
+def person(conditions: Conditions) -> Person | None:
+    """Whom the script runs as; None for the daemon's own user and groups.
+
+    Raises `UnusableConditionsError`.
+    """
+    if not conditions.user and not conditions.group:
+        return None
+    try:
+        entry = _user(conditions.user) if conditions.user else pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise UnusableConditionsError(f"user: there is no user {conditions.user!r}") from None
+    try:
+        gid = _group(conditions.group) if conditions.group else entry.pw_gid
+    except KeyError:
+        raise UnusableConditionsError(f"group: there is no group {conditions.group!r}") from None
+    environment = {
+        "HOME": entry.pw_dir,
+        "USER": entry.pw_name,
+        "LOGNAME": entry.pw_name,
+        "SHELL": entry.pw_shell or "/bin/sh",
+    }
+    groups = tuple(os.getgrouplist(entry.pw_name, gid))
+    return Person(entry.pw_uid, gid, groups, environment if conditions.user else {})
+
+
+def limit(conditions: Conditions) -> None:
+    """In the child, with the daemon's rights. Raises `ConditionError`."""
+    for name, kind in _LIMITS:
+        value = getattr(conditions, name)
+        if value:
+            _set_limit(name.removesuffix("_bytes").removesuffix("_seconds"), kind, value)
+    if conditions.nice:
+        with_key("nice", lambda: os.setpriority(os.PRIO_PROCESS, 0, conditions.nice))
+    if conditions.oom_score_adj:
+        with_key("oom_score_adj", lambda: _write_oom_score(conditions.oom_score_adj))
+
+
+def limit_address_space(conditions: Conditions) -> None:
+    """In the child, as its very last act. Raises `ConditionError`."""
+    if conditions.address_space_bytes:
+        _set_limit("address_space", resource.RLIMIT_AS, conditions.address_space_bytes)
+
+
+def become(who: Person) -> None:
+    """In the child: there is no way back. Raises `ConditionError`."""
+    with_key("group", lambda: os.setgroups(who.groups))
+    with_key("group", lambda: os.setgid(who.gid))
+    with_key("user", lambda: os.setuid(who.uid))
+
+
+def settle(conditions: Conditions) -> None:
+    """In the child, as who it is by now. Raises `ConditionError`."""
+    os.umask(conditions.umask)
+    with_key("cwd", lambda: os.chdir(conditions.cwd))
+
+
+def with_key(key: str, act: Callable[[], object]) -> None:
+    try:
+        act()
+    except (OSError, ValueError) as error:
+        raise ConditionError(key, error) from None
+
+
+def _set_limit(key: str, kind: int, value: int) -> None:
+    """Soft and hard alike; a script that is root may go beyond, as root may."""
+    with_key(f"limits.{key}", lambda: resource.setrlimit(kind, (value, value)))
+
+
+def _write_oom_score(value: int) -> None:
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(value))
+
+
+def _user(name: str) -> pwd.struct_passwd:
+    """Raises `KeyError`. A number needs no entry of its own to be looked up by."""
+    return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+
+
+def _group(name: str) -> int:
+    return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
