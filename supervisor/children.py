@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: A zygote that leaves a request unanswered for so long is replaced (DESIGN 1).
 ZYGOTE_SILENCE_SECONDS_MAX = 2.0
+#: How long the daemon that stops waits for it, so that nothing of it is left then.
+ZYGOTE_LEAVES_SECONDS_MAX = 1.0
 #: One that dies at once is not started again more often than that.
 ZYGOTE_RESTART_SECONDS = 1.0
 #: What the zygote's full socket did not take is offered again so soon.
@@ -132,7 +134,7 @@ class Children:
         for name in list(self._children):
             self._forget(name)
         if self._zygote is not None:
-            self._zygote.close()
+            self._zygote.leave(ZYGOTE_LEAVES_SECONDS_MAX)
         self._epoll.close()
 
     def _ask(self, request: _Request) -> None:

@@ -6,6 +6,7 @@ stuck, as silence, which is for the caller to judge.
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -117,6 +118,15 @@ class Zygote:
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def leave(self, seconds_max: float) -> None:
+        """Have it leave, and wait until it has; one that hangs is killed."""
+        self._socket.close()
+        gone = select.poll()
+        gone.register(self.pidfd, select.POLLIN)
+        if not gone.poll(seconds_max * 1000):
+            self.kill()
+        self.close()
 
     def close(self) -> None:
         """Let go of it: its socket ends, so it leaves. Reaping is the supervisor's."""

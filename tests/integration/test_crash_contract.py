@@ -139,6 +139,13 @@ def test_what_ended_of_itself_under_a_stopped_supervisor_is_not_run_again(daemon
     assert len(daemon.notes("began")) == 1
 
 
+def test_an_orderly_stop_leaves_no_zygote_behind(daemon: Daemon):
+    running(daemon)
+    old = zygote(daemon)
+    assert daemon.terminate() == 0
+    assert not lives(old)
+
+
 # --- the zygote and the synchroniser ----------------------------------------------------
 
 
