@@ -285,6 +285,7 @@ class Pool:
         if run.stuck_at is None:
             run.stuck_at = now.monotonic_seconds + STUCK_AFTER_GRACE_SECONDS
         worker_lives = run.worker is not None and self.children.get(run.worker) is not None
+        self.children.reap()  # the dead of a storm of forks would make every look long
         if not self.around.end_tree(run.order.run_id, run.script_pid, run.worker) or worker_lives:
             self._notice_stuck(run, now)
             again = KILL_AGAIN_SECONDS if run.stuck else TREE_ROUND_SECONDS

@@ -119,7 +119,8 @@ class Leftovers:
 
     def _round(self, *, patient: bool) -> bool:
         """Kill what may not live; whether nothing was found and no run is locked."""
-        self._ended_by_us |= self._marked_runs()
+        # By their locks too: a script that wiped its environment is known by its group only.
+        self._ended_by_us |= self._marked_runs() | locked_runs(self._runtime)
         children = self._children()
         spared = frozenset(known.identity.pid for known in children) if patient else frozenset()
         scripts = tree.end_instance(self.instance, self._groups, spared)

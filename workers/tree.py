@@ -4,6 +4,7 @@ Used by the worker, and by the supervisor for a run whose worker died. Each call
 round that does not wait; how often and how long is the caller's business.
 """
 
+import contextlib
 import os
 import signal
 from collections.abc import Mapping
@@ -12,6 +13,12 @@ from dataclasses import dataclass
 from . import procfs
 from .containment import Containment, Group
 from .procfs import Stat
+
+#: Rounds of killing what becomes our own child while we do, and looks for it in each.
+CHASES_MAX = 100
+LOOKS_MAX = 20
+#: Of the supervisor's children, the last so many: older ones the process table shows.
+NEWEST_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +66,53 @@ class RunTree:
             self.group.kill()
         for member in self.members().values():
             _send(member, signal.SIGKILL)
+        if self.group is None:
+            self._chase()
         return self.gone()
 
     def gone(self) -> bool:
-        """Nothing is left, seen twice: a scan can miss what is forked while it is made."""
-        return not self.members() and not self.members()
+        """Nothing is left. What the kernel knows comes first: a process that forks the next
+        and leaves can be missed by every look at the process table, however often."""
+        left = self._adopted() if self.group is None else self.group.pids() - {self.keeper}
+        return not left and not self.members() and not self.members()
+
+    def _chase(self) -> None:
+        """Kill what has just become our child, before it forks again: whose parent ends
+        comes to its subreaper, so a chain of short lives passes here."""
+        for _ in range(CHASES_MAX):
+            adopted = self._adopted()
+            if not adopted:
+                return
+            for pid in adopted:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _adopted(self) -> set[int]:
+        """Living children of this very process that are the run's. Nobody else waits for
+        them, so none of these pids can be a stranger's by now.
+
+        Looked for often: what ended as we came to it may have left us a child of its own.
+        """
+        before: set[int] | None = None
+        for _ in range(LOOKS_MAX):
+            newest_last = procfs.children(os.getpid())
+            children = set(newest_last)
+            if self.keeper is None:
+                living = procfs.marked(newest_last[-NEWEST_MAX:], self.instance, self.run_id)
+            elif children == before:
+                return set()  # all had ended before this look, and left us nothing
+            else:
+                living = {pid for pid in children if not self._reaped(pid)}
+            if living:
+                return living
+            before = children
+        return set()
+
+    def _reaped(self, child: int) -> bool:
+        """Whether a child of the keeper's has ended. Its pid is given back then, but for
+        the script's, whose end is told by `script.py`."""
+        keep = os.WNOWAIT if child == self.script_pid else 0
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | keep) is not None
 
 
 def end_tree(instance: str, run_id: str, script_pid: int | None, group: Group | None) -> bool:
@@ -78,7 +127,7 @@ def end_tree(instance: str, run_id: str, script_pid: int | None, group: Group | 
 
 def end_instance(
     instance: str, containment: Containment, spared: frozenset[int] = frozenset()
-) -> dict[int, Stat]:
+) -> set[int]:
     """For the sweep (law 15): one round of SIGKILL to all scripts of an instance.
 
     Whatever carries its mark or is in its groups, and everything below, but for `spared`
@@ -90,14 +139,15 @@ def end_instance(
         if not group.pids() & spared:
             group.kill()
     table = procfs.process_table()
-    found = procfs.marked(table, instance)
-    for group in groups:
-        found |= group.pids() & table.keys()
+    grouped = {pid for group in groups for pid in group.pids()}
+    found = procfs.marked(table, instance) | (grouped & table.keys())
     found |= procfs.descendants(table, found)
     found -= {os.getpid(), *spared}
-    remaining = {pid: table[pid] for pid in found if not table[pid].ended}
-    for member in remaining.values():
-        _send(member, signal.SIGKILL)
+    alive = {pid for pid in found if not table[pid].ended}
+    for pid in alive:
+        _send(table[pid], signal.SIGKILL)
+    # What is in a group but not in the table was forked while we looked.
+    remaining = alive | (grouped - table.keys())
     if not remaining:
         for group in groups:
             group.remove()

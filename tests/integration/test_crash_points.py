@@ -5,13 +5,16 @@ A script appends `begin` and `end` to its journal and holds a lock for its whole
 that does not get the lock, because another run of its action lives, appends `double`.
 """
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from geosched.ipc.crashpoints import Step
-from support.daemon import Daemon, daemon_installation, entry, processes_marked
-from support.halting import halted, kill_child, start_halting
+from support.daemon import Daemon, daemon_installation, entry, lives, processes_marked
+from support.halting import go_on, halted, kill_child, start_halting
 from support.wait import wait_for
 
 LONG = 3600
@@ -20,6 +23,9 @@ WORK = {
     "default": "sleep 0.2 9>&-",
     "long": "sleep 600 9>&- & wait $!",
     "deaf": "trap '' TERM; sleep 600 9>&- & wait $!",
+    # Of these, the first attempt ends only by being ended.
+    "once": '[ "$GEOSCHED_ATTEMPT" -gt 1 ] || { sleep 600 9>&- & wait $!; }',
+    "nameless": '[ "$GEOSCHED_ATTEMPT" -gt 1 ] || exec env -i sleep 600',
 }
 
 #: Whose step it is; all others are the supervisor's.
@@ -61,6 +67,7 @@ class Case:
 
     point: str
     victim: str  # "supervisor", "worker", "both"
+    worker_goes_on: bool = False  # once its supervisor is dead; else it stays as it is
 
     @property
     def step(self) -> Step:
@@ -68,16 +75,21 @@ class Case:
 
     @property
     def id(self) -> str:
-        return f"{self.point}-kills-{self.victim}"
+        end = "-and-its-worker-goes-on" if self.worker_goes_on else ""
+        return f"{self.point}-kills-{self.victim}{end}"
 
 
 def cases() -> Iterator[Case]:
     for point in POINTS:
         step = Step(point.split("-", 1)[1])
-        victims = ("supervisor", "worker", "both") if step in WORKER_STEPS else ("supervisor",)
-        yield from (Case(point, victim) for victim in victims)
+        yield Case(point, "supervisor")
+        if step in WORKER_STEPS:
+            yield Case(point, "supervisor", worker_goes_on=True)
+            yield Case(point, "worker")
+            yield Case(point, "both")
 
 
+START = [case for case in cases() if case.step is Step.COMMIT_RECOVERED]
 LIFE = [case for case in cases() if case.step not in (*STOP_STEPS, Step.COMMIT_RECOVERED)]
 STOPS = [case for case in cases() if case.step in STOP_STEPS]
 #: What becomes of an action that is stopped for a reason (S13a) ...
@@ -124,6 +136,8 @@ def kill(daemon: Daemon, case: Case, here: int) -> None:
     """The victims, the supervisor first: it would see the other go. Then start another."""
     if case.victim != "worker":
         daemon.kill()
+    if case.worker_goes_on:
+        go_on(here)
     if case.victim != "supervisor":
         kill_child(here)
     if case.victim != "worker":
@@ -138,36 +152,64 @@ def final_status(daemon: Daemon) -> tuple[str, str]:
 def check_evidence(daemon: Daemon, begins: set[int]) -> None:
     """Whatever the case, this holds once the action is over."""
     assert not daemon.notes("double")
-    assert len(daemon.notes("begin")) in begins, daemon.notes()
-    for _, _, run_id, _ in daemon.notes("begin"):
+    begun = [run_id for _, _, run_id, _ in daemon.notes("begin")]
+    assert len(begun) in begins, daemon.notes()
+    for run_id in begun:
         assert not processes_marked(f"GEOSCHED_RUN_ID={run_id}\0")
     for kept in ("results", "runs"):
         wait_for(lambda at=kept: not list((daemon.root / "run" / at).iterdir()), what=kept)
+    check_reports(daemon, begun)
+
+
+def check_reports(daemon: Daemon, begun: list[str]) -> None:
+    """Each change of status at least once, in order: a repetition has the key of the first."""
     final = daemon.action("a")["executionStatus"]
     wait_for(lambda: [r["executionStatus"] for r in daemon.reports()][-1:] == [final])
-    keys = [report["key"] for report in daemon.reports()]
-    assert keys == sorted(keys, key=lambda key: int(key.rpartition("-")[2]))
+    reports = {report["key"]: report for report in daemon.reports()}
+    assert list(reports) == sorted(reports, key=lambda key: int(key.rpartition("-")[2]))
+    *starts, last = reports.values()
+    assert {report["executionStatus"] for report in starts} == {"STARTED"}
+    assert last["executionStatus"] == final
+    assert set(begun) <= {report["runId"] for report in starts}
+
+
+def begun_before(case: Case) -> set[int]:
+    """How often the script may have begun until those who ran it died, with no end kept."""
+    if case.point == f"before-{Step.KEEP_RESULT}":
+        return {1}
+    # A worker halts, but another is ready; a message may be on its way, a script just begun.
+    either = case.step is Step.SEND_READY
+    either |= case.point in (f"after-{Step.SEND_RUN}", f"after-{Step.START_SCRIPT}")
+    # It had seen a supervisor that lived.
+    either |= case.worker_goes_on and case.point == f"before-{Step.START_SCRIPT}"
+    return {0, 1} if either else {0}
+
+
+def expected(case: Case) -> tuple[tuple[str, str], set[int]]:
+    """Status and reason of a script that exits 0 after a moment, and how often it begins."""
+    completed = ("FINISHED", "completed")
+    kept_alone = case.worker_goes_on and case.point == f"before-{Step.KEEP_RESULT}"
+    if case.point in RESULT_KEPT or kept_alone:
+        return completed, {1}  # S2: its run ended of itself, and the kept result says so
+    if case.victim != "worker":
+        # S2: NULL, and so it starts again, as nobody lives who could tell of an end.
+        return completed, {before + 1 for before in begun_before(case)}
+    if case.step is Step.SEND_READY:
+        return completed, {1}  # it had no run yet: another worker takes it
+    return ("FAILED", "worker-lost"), begun_before(case)  # S12
 
 
 def test_every_point_is_a_case():
-    assert {case.point for case in cases()} == set(POINTS)
+    assert {case.point for case in (*LIFE, *STOPS, *START)} == set(POINTS)
 
 
 @pytest.mark.parametrize("case", LIFE, ids=lambda case: case.id)
 def test_a_run_that_ends_of_itself_is_settled_once_whoever_dies(daemon: Daemon, case: Case):
     daemon.send([entry("a", -1, LONG)])
     kill(daemon, case, halted(daemon, start_halting(daemon, case.point)))
-    status = final_status(daemon)
-    if case.point in RESULT_KEPT:
-        assert status == ("FINISHED", "completed")
-        check_evidence(daemon, {1})
-    elif case.victim == "worker" and case.step is not Step.SEND_READY:
-        assert status == ("FAILED", "worker-lost")
-        check_evidence(daemon, {0, 1})
-    else:
-        # Nobody who could tell of its end lives, if it came to a beginning: it runs again.
-        assert status == ("FINISHED", "completed")
-        check_evidence(daemon, {1, 2})
+    status, begins = expected(case)
+    assert final_status(daemon) == status
+    check_evidence(daemon, begins)
 
 
 @pytest.mark.parametrize(("case", "why"), STOPS_WHY, ids=lambda value: getattr(value, "id", value))
@@ -193,13 +235,60 @@ def test_a_stop_that_is_decided_is_carried_out_whoever_dies(daemon: Daemon, case
     check_evidence(daemon, {1, 2} if undecided else {1})
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_recovery_that_is_cut_short_is_done_again(daemon: Daemon, when: str):
+def leave_ended(daemon: Daemon) -> None:
     daemon.send([entry("a", -1, LONG)])
     halted(daemon, start_halting(daemon, f"after-{Step.KEEP_RESULT}"))
-    daemon.kill()
-    halted(daemon, start_halting(daemon, f"{when}-{Step.COMMIT_RECOVERED}"))
-    daemon.kill()
+
+
+def leave_alive(daemon: Daemon) -> None:
+    daemon.send([entry("a", -1, LONG, type="once")])
     daemon.start()
+    wait_for(lambda: daemon.notes("begin"), seconds=20)
+
+
+def leave_withdrawn(daemon: Daemon) -> None:
+    daemon.send([entry("a", -1, LONG, type="long")])
+    mark = start_halting(daemon, f"after-{Step.COMMIT_STOP}")
+    wait_for(lambda: daemon.notes("begin"), seconds=20)
+    daemon.send([])
+    halted(daemon, mark)
+
+
+@pytest.mark.parametrize("case", START, ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    ("leave", "status", "begins"),
+    [
+        (leave_ended, ("FINISHED", "completed"), {1}),
+        (leave_alive, ("FINISHED", "completed"), {2}),
+        (leave_withdrawn, ("WONT_FINISH", "withdrawn"), {1}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_recovery_that_is_cut_short_is_done_again(
+    daemon: Daemon,
+    case: Case,
+    leave: Callable[[Daemon], None],
+    status: tuple[str, str],
+    begins: set[int],
+):
+    leave(daemon)
+    daemon.kill()
+    kill(daemon, case, halted(daemon, start_halting(daemon, case.point)))
+    assert final_status(daemon) == status
+    check_evidence(daemon, begins)
+
+
+def test_what_the_next_start_killed_did_not_end_of_itself(daemon: Daemon):
+    """A worker stopped when its supervisor died goes on to find that its script, which no
+    mark tells any more, was killed: by the sweep, so that settles nothing (S16)."""
+    daemon.send([entry("a", -1, LONG, type="nameless")])
+    daemon.start()
+    run = daemon.wait_phase("a", "running")["run"]
+    wait_for(lambda: b"sleep" in Path(f"/proc/{run['scriptPid']}/cmdline").read_bytes())
+    os.kill(run["workerPid"], signal.SIGSTOP)
+    daemon.kill()
+    daemon.start(wait=False)
+    wait_for(lambda: not lives(run["scriptPid"]), seconds=20)
+    go_on(run["workerPid"])
     assert final_status(daemon) == ("FINISHED", "completed")
-    check_evidence(daemon, {1})
+    check_evidence(daemon, {2})

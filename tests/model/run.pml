@@ -17,7 +17,7 @@
 #ifndef DEATHS
 #define DEATHS 2   /* of the supervisor */
 #endif
-#define RUNS 5     /* a run for each death, of either, and one more */
+#define RUNS 4     /* a run for each death, of either, and one more */
 #define STEP(name, effect) atomic { effect }
 
 mtype = { none, null, started, over, of_itself, stopped };
@@ -33,23 +33,23 @@ bool lock[RUNS];
 
 /* --- messages, and who is there to hear them --- */
 bool ready[RUNS], run_sent[RUNS], stop_sent[RUNS], ended_sent[RUNS], ack_sent[RUNS];
-mtype told[RUNS] = none;
 byte era = 0;                  /* a number for each life of the supervisor */
 bool up = false;
 bool kill_supervisor = false;
 
 /* --- workers --- */
 bool forked[RUNS], gone[RUNS], kill_worker[RUNS];
+bool declared[RUNS];           /* its identity is on disk: a sweep can see it */
 byte attempts = 0;
 
 /* --- what only the properties know --- */
-bool ended_and_kept[RUNS];     /* it ended of itself, and that was on disk */
+bool ended_and_kept[RUNS];     /* it ended of itself, and that was on disk, or told */
 
-#define nothing_alive (!alive[0] && !alive[1] && !alive[2] && !alive[3] && !alive[4])
+#define nothing_alive (!alive[0] && !alive[1] && !alive[2] && !alive[3])
 #define abandoned (!up || era != mine)
 
 #define settle(how) \
-	assert(nothing_alive);          /* no status is declared over a living run */ \
+	assert(!alive[open_run]);       /* no status is settled over a living run */ \
 	assert(status != over);         /* a terminal status is never left */ \
 	status = how
 
@@ -58,6 +58,12 @@ inline settle_for_ever() {
 #ifndef WRONG_REPORT_APART
 	reports++
 #endif
+}
+
+inline intend_run() {
+	assert(status != over);         /* a terminal status is never left */
+	status = started;
+	open_run = number
 }
 
 inline start_script() {
@@ -74,7 +80,11 @@ proctype Worker(byte me; byte mine) {
 	mtype end = none;
 	byte earlier;
 	{
+#ifdef WRONG_SEEN_ONCE_STARTED
 		STEP(send_ready, ready[me] = true);
+#else
+		STEP(send_ready, declared[me] = true; ready[me] = true);
+#endif
 		(run_sent[me] || abandoned);
 		if
 		:: !run_sent[me] -> goto leave
@@ -93,18 +103,30 @@ proctype Worker(byte me; byte mine) {
 #endif
 		STEP(start_script, start_script());
 #endif
+#ifdef WRONG_SEEN_ONCE_STARTED
+		declared[me] = true;
+#endif
 		if
 		:: end = of_itself
 		:: (stop_sent[me] || abandoned) -> end = stopped
 		fi;
 		STEP(signal_tree, skip);
 		STEP(kill_tree, alive[me] = false);
+#ifdef WRONG_TOLD_BEFORE_KEPT
+		if
+		:: abandoned
+		:: else ->
+			STEP(send_ended, ended_sent[me] = true; ended_and_kept[me] = (end == of_itself))
+		fi;
+		STEP(keep_result, kept[me] = end; ended_and_kept[me] = (end == of_itself));
+#else
 		STEP(keep_result, kept[me] = end; ended_and_kept[me] = (end == of_itself));
 		if
 		:: abandoned -> goto leave
 		:: else
 		fi;
-		STEP(send_ended, ended_sent[me] = true; told[me] = end);
+		STEP(send_ended, ended_sent[me] = true);
+#endif
 		(ack_sent[me] || abandoned);
 		if
 		:: ack_sent[me] ->
@@ -117,7 +139,8 @@ leave:
 	atomic { lock[me] = false; gone[me] = true }
 }
 
-/* S1: end what an earlier daemon left, before anything is decided. Workers get a moment to
+/* S1: end what an earlier daemon left, before anything is decided. A worker that was forked
+ * and has not said who it is cannot be seen; it outlives this. The others get a moment to
  * keep their results, or are killed, which are both ways for them to be gone. */
 inline sweep() {
 #ifdef WRONG_NO_SWEEP
@@ -131,7 +154,7 @@ inline sweep() {
 #ifdef WRONG_SWEEP_DOES_NOT_WAIT
 		:: false ->
 #else
-		:: forked[n] && !gone[n] ->
+		:: declared[n] && !gone[n] ->
 #endif
 #endif
 			if
@@ -182,7 +205,7 @@ proctype Supervisor() {
 		STEP(commit_recovered, recover());
 #endif
 		do
-		:: status == null || redo ->
+		:: status == null || (redo && status == started) ->
 			redo = false;
 			fork_worker();
 			if
@@ -190,9 +213,9 @@ proctype Supervisor() {
 			:: else ->
 #ifdef WRONG_SPAWN_THEN_COMMIT
 				STEP(send_run, run_sent[number] = true);
-				STEP(commit_started, status = started; open_run = number)
+				STEP(commit_started, intend_run())
 #else
-				STEP(commit_started, status = started; open_run = number);
+				STEP(commit_started, intend_run());
 				STEP(send_run, run_sent[number] = true)
 #endif
 			fi

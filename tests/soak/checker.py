@@ -18,6 +18,8 @@ NEAR_SECONDS = 0.5
 #: After the death of a supervisor its workers stop their scripts for so long at most: what
 #: one says then is no end of itself.
 STOPPING_SECONDS = 3.0
+#: From the backend's change to its pull: the interval, a time-out and a loaded machine.
+ARRIVES_SECONDS = 5.0
 _SUPERVISOR_TOO = frozenset({"supervisor", "supervisor+worker", "everybody"})
 _WORKER_TOO = frozenset({"worker", "supervisor+worker", "everybody"})
 
@@ -186,7 +188,11 @@ def _excused(history: History, ended: Ended, until: float) -> bool:
     # Nobody can look and strike at one instant: a run may have begun in between.
     if _supervisor_died_near(history, ended.at):
         return True
-    return any(c.action == ended.action and start <= c.at <= until for c in history.changed)
+    # A change reaches a run that begins soon after it was published.
+    return any(
+        c.action == ended.action and start - ARRIVES_SECONDS <= c.at <= until
+        for c in history.changed
+    )
 
 
 def _orphans(history: History) -> Iterator[Fault]:

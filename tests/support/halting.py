@@ -1,5 +1,6 @@
 """A daemon one of whose processes halts at a named point of a run."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -30,6 +31,12 @@ def halted(daemon: Daemon, mark: Path) -> int:
 
 def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def go_on(pid: int) -> None:
+    """A process that halted; one that was killed meanwhile does not."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
 
 def kill_child(pid: int) -> None:

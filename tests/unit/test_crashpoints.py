@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from geosched.ipc.crashpoints import VARIABLE, Step
@@ -19,7 +20,10 @@ print("over", flush=True)
 
 
 def begin(point: str, mark: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {VARIABLE: f"{point}@{mark}"}
+    return run(os.environ | {VARIABLE: f"{point}@{mark}"})
+
+
+def run(environment: Mapping[str, str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", STEPS]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -51,3 +55,12 @@ def test_where_another_process_halted_already_nobody_does(tmp_path: Path):
 def test_a_process_that_was_told_of_another_step_goes_on(tmp_path: Path):
     with begin(f"before-{Step.SEND_ACK}", tmp_path / "m") as process:
         assert process.communicate(timeout=20)[0].split() == ["begun", "done", "over"]
+
+
+def test_a_process_that_was_told_nothing_goes_on():
+    with run({name: value for name, value in os.environ.items() if name != VARIABLE}) as process:
+        assert process.communicate(timeout=20)[0].split() == ["begun", "done", "over"]
+
+
+def test_no_two_steps_have_one_name():
+    assert len(Step.__members__) == len(Step)
