@@ -60,6 +60,12 @@ def test_nothing_goes_on_for_ever_so_that_every_run_comes_to_be_judged(tmp_path:
     assert "errors: 0" in found, found
 
 
+def test_run_locks_are_enough_where_no_worker_can_say_who_it_is(tmp_path: Path):
+    """On a full disk an empty lock file can be made where an identity cannot be written."""
+    found = search(tmp_path, "-DDEATHS=1", "-DSWEEP_BY_LOCKS")
+    assert "errors: 0" in found, found
+
+
 @pytest.mark.parametrize(
     ("wrong", "broken"),
     [
@@ -68,8 +74,8 @@ def test_nothing_goes_on_for_ever_so_that_every_run_comes_to_be_judged(tmp_path:
         (["WRONG_RERUN_UNFINISHED", "WRONG_NO_SWEEP", "RESULTS_MAY_BE_LOST"], DOUBLE_RUN),
         (["WRONG_SEEN_ONCE_STARTED"], LOST_RESULT),
         (["WRONG_SEEN_ONCE_STARTED", "RESULTS_MAY_BE_LOST"], SETTLED_ALIVE),
-        (["WRONG_SWEEP_BY_LOCKS", "WRONG_NO_LIFELINE"], SETTLED_ALIVE),
-        (["WRONG_SWEEP_BY_LOCKS", "WRONG_LOCK_AFTER_START"], LOST_RESULT),
+        (["SWEEP_BY_LOCKS", "WRONG_NO_LIFELINE"], SETTLED_ALIVE),
+        (["SWEEP_BY_LOCKS", "WRONG_LOCK_AFTER_START"], LOST_RESULT),
         (["WRONG_SWEEP_DOES_NOT_WAIT"], LOST_RESULT),
         (["WRONG_SWEEP_DOES_NOT_WAIT", "RESULTS_MAY_BE_LOST"], SETTLED_ALIVE),
         (["WRONG_TOLD_BEFORE_KEPT"], LOST_RESULT),
