@@ -1,24 +1,36 @@
 """Every row of docs/crash-contract.md, tried: who is hit, what is seen, what becomes of it."""
 
-import contextlib
 import os
 import re
 import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from geosched.ipc.crashpoints import Step
-from support.daemon import Daemon, daemon_installation, entry, lives, processes_marked
+from support.contract import (
+    LONG,
+    TRIED,
+    configure,
+    family,
+    hit,
+    it_runs_again,
+    nothing_left,
+    pass_seconds,
+    row,
+    rows,
+    running,
+    state_of,
+    supervisor,
+    told_of,
+)
+from support.daemon import Daemon, daemon_installation, entry, lives
 from support.halting import halted, start_halting
+from support.mounts import call, ext4, fill, frozen, mounted
 from support.processes import armed_workers, children_of, is_idle, synchronisers, zygote
 from support.wait import wait_for
 
 CONTRACT = Path(__file__).parents[2] / "docs" / "crash-contract.md"
-LONG = 3600
 #: SPEC S17: so long after the daemon nothing of its runs is left.
 NOTHING_LEFT_SECONDS = 5.0
 #: Longer than every limit in the configuration; a soak takes a minute, and 20 s.
@@ -26,19 +38,10 @@ SUSPENDED_SECONDS = float(os.environ.get("GEOSCHED_SUSPENDED_SECONDS", "3"))
 STALLED_SECONDS = float(os.environ.get("GEOSCHED_STALLED_SECONDS", "4"))
 KILL, HALT, CONTINUE = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
 
-Row = Callable[..., None]
-_TRIED: set[str] = set()
-
-
-def row(*ids: str) -> Callable[[Row], Row]:
-    """The rows of the contract that a test tries."""
-    _TRIED.update(ids)
-    return lambda test: test
-
 
 def test_each_row_of_the_contract_is_tried_and_nothing_else():
     rows = re.findall(r"^\| `([a-z+-]+)` \|", CONTRACT.read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted(_TRIED)
+    assert sorted(rows) == sorted(TRIED)
 
 
 @pytest.fixture
@@ -46,58 +49,6 @@ def daemon() -> Iterator[Daemon]:
     with daemon_installation() as installed:
         configure(installed)
         yield installed
-
-
-def configure(daemon: Daemon) -> None:
-    works = {
-        "default": "note began\nsleep 600 & wait $!",
-        "deaf": "trap '' TERM\nnote began\nsleep 600 & wait $!",
-        "short": f"note began\nwhile [ ! -e {daemon.root}/go ]; do sleep 0.05; done\nnote ended",
-    }
-    quick = {"stop_grace": "1s", "heartbeat_timeout": "1s"}
-    scripts = {k: {"command": [daemon.script(k, work)]} | quick for k, work in works.items()}
-    watched = {"command": scripts["default"]["command"], "watchdog": "500ms", "stop_grace": "1s"}
-    daemon.configure(
-        scripts=scripts | {"watched": watched},
-        backend={"timeout": "500ms"},
-        spare_workers=1,
-    )
-
-
-def running(daemon: Daemon, kind: str = "default") -> dict:
-    daemon.send([entry("a", -1, LONG, type=kind)])
-    daemon.start()
-    daemon.wait_phase("a", "running")
-    wait_for(lambda: daemon.notes("began"))
-    return daemon.action("a")["run"]
-
-
-def supervisor(daemon: Daemon) -> int:
-    assert daemon.process is not None
-    return daemon.process.pid
-
-
-def hit(number: int, *pids: int) -> None:
-    for pid in pids:
-        os.kill(pid, number)
-
-
-def runs(daemon: Daemon) -> set[str]:
-    return {run_id for _, _, run_id, _ in daemon.notes("began")}
-
-
-def nothing_left(daemon: Daemon) -> bool:
-    return not any(processes_marked(f"GEOSCHED_RUN_ID={run}\0") for run in runs(daemon))
-
-
-def it_runs_again(daemon: Daemon) -> None:
-    """A second run, and the first is gone; nothing else has happened to its status."""
-    first = runs(daemon)
-    daemon.start()
-    wait_for(lambda: len(runs(daemon)) == len(first) + 1, seconds=15)
-    for run in first:
-        assert not processes_marked(f"GEOSCHED_RUN_ID={run}\0")
-    assert daemon.wait_phase("a", "running")["attempt"] == len(first) + 1
 
 
 # --- the supervisor ---------------------------------------------------------------------
@@ -149,8 +100,7 @@ def test_an_orderly_stop_leaves_no_zygote_behind(daemon: Daemon):
 # --- the zygote and the synchroniser ----------------------------------------------------
 
 
-@row("zygote-killed", "zygote-stopped")
-@pytest.mark.parametrize("how", [KILL, HALT])
+@rows("how", {"zygote-killed": KILL, "zygote-stopped": HALT})
 def test_without_its_zygote_the_daemon_goes_on_with_another(daemon: Daemon, how: int):
     run = running(daemon)
     old = zygote(daemon)
@@ -164,8 +114,7 @@ def test_without_its_zygote_the_daemon_goes_on_with_another(daemon: Daemon, how:
     assert daemon.ctl("stop", "a").returncode == 0
 
 
-@row("synchroniser-killed", "synchroniser-stopped")
-@pytest.mark.parametrize("how", [KILL, HALT])
+@rows("how", {"synchroniser-killed": KILL, "synchroniser-stopped": HALT})
 def test_without_its_synchroniser_the_daemon_takes_another(daemon: Daemon, how: int):
     run = running(daemon)
     (old,) = wait_for(lambda: synchronisers(daemon))
@@ -251,8 +200,7 @@ def test_a_stopped_script_goes_on_being_a_run_and_can_be_stopped(daemon: Daemon)
     assert nothing_left(daemon)
 
 
-@row("child-killed", "child-stopped")
-@pytest.mark.parametrize(("how", "status"), [(KILL, "FAILED"), (HALT, "STARTED")])
+@rows("how, status", {"child-killed": (KILL, "FAILED"), "child-stopped": (HALT, "STARTED")})
 def test_what_becomes_of_a_child_is_its_scripts_business(daemon: Daemon, how: int, status: str):
     run = running(daemon)
     (child,) = wait_for(lambda: children_of(run["scriptPid"]))
@@ -275,8 +223,7 @@ def test_a_script_that_stops_feeding_its_watchdog_is_ended_and_has_failed(daemon
 # --- several at once --------------------------------------------------------------------
 
 
-@row("supervisor+worker-killed", "supervisor+zygote-killed")
-@pytest.mark.parametrize("who", ["worker", "zygote"])
+@rows("who", {"supervisor+worker-killed": "worker", "supervisor+zygote-killed": "zygote"})
 def test_after_several_deaths_at_once_nothing_is_left_in_time_and_it_runs_again(
     daemon: Daemon, who: str
 ):
@@ -327,6 +274,37 @@ def test_a_worker_killed_with_its_zygote_is_noticed_by_its_pidfd(daemon: Daemon)
     assert not daemon.left_of("a")
 
 
+@rows("who", {"supervisor+worker-stopped": supervisor, "zygote+worker-stopped": zygote})
+def test_a_worker_stopped_with_another_is_noticed_by_its_silence(
+    daemon: Daemon, who: Callable[[Daemon], int]
+):
+    run = running(daemon)
+    other = who(daemon)
+    hit(HALT, run["workerPid"], other)
+    if other == supervisor(daemon):
+        pass_seconds(SUSPENDED_SECONDS)
+        hit(CONTINUE, other)
+    assert daemon.wait_status("a", "FAILED", seconds=20)["reason"] == "worker-silent"
+    assert not lives(run["workerPid"])
+    assert not daemon.left_of("a")
+    assert len(daemon.notes("began")) == 1
+    hit(CONTINUE, other)  # nobody asked this zygote for anything, so it is still there
+
+
+@row("supervisor+zygote-stopped")
+def test_a_supervisor_that_goes_on_without_its_zygote_takes_another(daemon: Daemon):
+    run = running(daemon)
+    old = zygote(daemon)
+    hit(HALT, supervisor(daemon), old)
+    daemon.send([entry("a", -1, LONG), *(entry(f"b{n}", -1, LONG) for n in range(2))])
+    pass_seconds(SUSPENDED_SECONDS)
+    hit(CONTINUE, supervisor(daemon))
+    for n in range(2):
+        daemon.wait_phase(f"b{n}", "running", seconds=20)
+    wait_for(lambda: not lives(old))
+    assert daemon.action("a")["run"]["scriptPid"] == run["scriptPid"]
+
+
 # --- the host ---------------------------------------------------------------------------
 
 
@@ -334,10 +312,10 @@ def test_a_worker_killed_with_its_zygote_is_noticed_by_its_pidfd(daemon: Daemon)
 def test_a_host_that_was_suspended_loses_no_healthy_run(daemon: Daemon):
     """Everything is stopped for longer than any limit, and continued (law 16)."""
     run = running(daemon)
-    everybody = [supervisor(daemon), zygote(daemon), run["workerPid"], run["scriptPid"]]
+    everybody = family(supervisor(daemon))
+    assert {run["workerPid"], run["scriptPid"], *synchronisers(daemon)} < set(everybody)
     hit(HALT, *everybody)
-    begun = time.monotonic()
-    wait_for(lambda: time.monotonic() > begun + SUSPENDED_SECONDS, seconds=2 * SUSPENDED_SECONDS)
+    pass_seconds(SUSPENDED_SECONDS)
     hit(CONTINUE, *everybody)
     before = daemon.action("a")["run"]["lastHeartbeatAt"]
     wait_for(
@@ -348,68 +326,32 @@ def test_a_host_that_was_suspended_loses_no_healthy_run(daemon: Daemon):
     assert daemon.action("a")["run"]["scriptPid"] == run["scriptPid"]
 
 
-def root_only() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("file systems are mounted by root only")
-
-
-def call(*command: str | Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    if done.returncode:
-        pytest.skip(f"this host does not let us {command[0]}: {done.stderr.strip()}")
-
-
-@contextmanager
-def mounted(directory: Path, *how: str | Path) -> Iterator[None]:
-    root_only()
-    directory.mkdir(exist_ok=True, mode=0o750)
-    call("mount", *how, directory)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", directory], timeout=30, check=True)
-
-
-def fill(path: Path) -> None:
-    """Until the file system has no room left."""
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-
-
 @row("stalled-disk")
 def test_a_disk_that_stalls_delays_and_loses_nothing(daemon: Daemon):
-    image = daemon.root / "disk"
-    image.write_bytes(b"")
-    os.truncate(image, 400 * 1024**2)
-    call("mkfs.ext4", "-q", image)
     state = daemon.root / "state"
-    with mounted(state, "-o", "loop", image):
+    with mounted(state, "-o", "loop", ext4(daemon.root / "disk", 400 * 1024**2)):
         run = running(daemon)
-        soon = entry("b", -1, LONG, type="short")
-        call("fsfreeze", "--freeze", state)
-        try:
-            daemon.send([entry("a", -1, LONG), soon])
+        known = [entry("a", -1, LONG), entry("ends", -1, LONG, type="short")]
+        daemon.send(known)
+        daemon.wait_phase("ends", "running")
+        wait_for(lambda: daemon.notes("began", "ends"))
+        with frozen(state):
+            daemon.send([*known, entry("due", -1, LONG, type="short")])
             (daemon.root / "go").touch()
-            begun = time.monotonic()
-            wait_for(
-                lambda: time.monotonic() > begun + STALLED_SECONDS, seconds=2 * STALLED_SECONDS
-            )
-            assert not daemon.notes("began", "b"), "nothing starts before its intention is kept"
-        finally:
-            call("fsfreeze", "--unfreeze", state)
-        daemon.wait_status("b", "FINISHED")
+            wait_for(lambda: daemon.notes("ended", "ends"))
+            wait_for(lambda: state_of(supervisor(daemon)) == "D", what="a commit that waits")
+            pass_seconds(STALLED_SECONDS)
+            assert not daemon.notes("began", "due"), "nothing starts before its intention is kept"
+        for action_id in ("ends", "due"):
+            daemon.wait_status(action_id, "FINISHED")
+            assert len(daemon.notes("began", action_id)) == 1
+            wait_for(lambda one=action_id: told_of(daemon, one) == ["STARTED", "FINISHED"])
         shown = daemon.action("a")
         assert (shown["phase"], shown["run"]["scriptPid"]) == ("running", run["scriptPid"])
-        assert [one["executionStatus"] for one in daemon.reports() if one["id"] == "b"] == [
-            "STARTED",
-            "FINISHED",
-        ]
         assert daemon.terminate() == 0
 
 
-@row("result-not-kept-full", "result-not-kept-read-only")
-@pytest.mark.parametrize("how", ["full", "read-only"])
+@rows("how", {"result-not-kept-full": "full", "result-not-kept-read-only": "read-only"})
 def test_a_result_that_cannot_be_kept_is_still_delivered(daemon: Daemon, how: str):
     place = daemon.root / "run"
     with mounted(place, "-t", "tmpfs", "-o", "size=1m,mode=0750", "tmpfs"):
