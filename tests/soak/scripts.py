@@ -36,7 +36,7 @@ def settings(daemon: Daemon) -> dict[str, dict[str, object]]:
         kind: {
             "command": [daemon.script(kind, _body(daemon, kind))],
             "stop_grace": "500ms",
-            "heartbeat_timeout": "3s",
+            "heartbeat_timeout": "8s",
             "restart": _RESTART.get(kind, "never"),
             "restart_delay": "100ms",
             "restart_delay_max": "200ms",
