@@ -17,7 +17,7 @@ from ..ipc.sockets import ENDPOINT_PATH_BYTES_MAX
 from ..workers import trust
 from ..workers.conditions import UnusableConditionsError, person
 from .orders import DEFAULT_PATH
-from .settings import BackendSettings, DaemonSettings, Settings, SettingsError
+from .settings import BackendSettings, DaemonSettings, ScriptSettings, Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +32,20 @@ def check(settings: Settings) -> list[str]:
         *_backend_problems(settings.backend),
         *_command_problems(settings),
         *_operator_problems(settings),
-        *_identity_problems(settings),
+        *_person_problems(settings),
+        *_cwd_problems(settings),
         *trust_problems(settings),
     ]
 
 
 def warnings(settings: Settings) -> list[str]:
-    """What a daemon can start with, but should say: it may be mended while it runs."""
+    """What a daemon can start with, but should say: it may be mended while it runs.
+
+    Looks up no user: a name service may hang, and the start of the daemon with it (law 2).
+    """
     if not settings.scripts:
         return ["scripts: none is configured, so every action fails with no-script"]
-    return [*_command_problems(settings), *_identity_problems(settings)]
+    return [*_command_problems(settings), *_cwd_problems(settings)]
 
 
 def trust_problems(settings: Settings) -> list[str]:
@@ -49,9 +53,8 @@ def trust_problems(settings: Settings) -> list[str]:
     if os.geteuid() != 0:
         return []
     found = [f"others can write it: {reason}"] if (reason := trust.why_not(settings.source)) else []
-    path = os.environ.get("PATH", DEFAULT_PATH)
     for kind, script in settings.scripts.items():
-        program = shutil.which(script.command[0], path=path) or script.command[0]
+        program = _found(script) or script.command[0]
         reason = trust.why_not(Path(program)) if "/" in program else ""
         found += [f"scripts.{kind}.command: others can write it: {reason}"] if reason else []
     return found
@@ -63,8 +66,8 @@ def refuse_untrusted(settings: Settings) -> None:
         raise SettingsError(f"cannot use {settings.source}: {problem}")
 
 
-def _identity_problems(settings: Settings) -> Iterator[str]:
-    """Whom a script cannot become, or where it cannot be."""
+def _person_problems(settings: Settings) -> Iterator[str]:
+    """Whom a script cannot become."""
     for kind, script in settings.scripts.items():
         wanted = Conditions(user=script.user, group=script.group)
         try:
@@ -72,8 +75,18 @@ def _identity_problems(settings: Settings) -> Iterator[str]:
         except UnusableConditionsError as error:
             yield f"scripts.{kind}.{error}"
             continue
-        if who is not None and os.geteuid() not in (0, who.uid):
-            yield f"scripts.{kind}.user: only root can run a script as somebody else"
+        if who is None or os.geteuid() == 0:
+            continue
+        for key, wanted_id, own in (
+            ("user", who.uid, os.geteuid()),
+            ("group", who.gid, os.getegid()),
+        ):
+            if wanted_id != own:
+                yield f"scripts.{kind}.{key}: only root can run a script as somebody else"
+
+
+def _cwd_problems(settings: Settings) -> Iterator[str]:
+    for kind, script in settings.scripts.items():
         if not script.cwd.is_dir():
             yield f"scripts.{kind}.cwd: {script.cwd} is not a directory"
 
@@ -153,12 +166,17 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
 
 
 def _command_problems(settings: Settings) -> Iterator[str]:
-    path = os.environ.get("PATH", DEFAULT_PATH)
     for kind, script in settings.scripts.items():
         program = script.command[0]
-        if shutil.which(program, path=path) is None:
+        if _found(script) is None:
             reason = "is there, but not executable" if Path(program).is_file() else "is not there"
             yield f"scripts.{kind}.command: {program} {reason}"
+
+
+def _found(script: ScriptSettings) -> str | None:
+    """The program of a script, as its worker will look it up."""
+    path = script.env.get("PATH", os.environ.get("PATH", DEFAULT_PATH))
+    return shutil.which(script.command[0], path=path)
 
 
 def _operator_problems(settings: Settings) -> Iterator[str]:

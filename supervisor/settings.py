@@ -221,6 +221,8 @@ def _script(kind: str, table: object, base: Path) -> ScriptSettings:
     script = msgspec.structs.replace(script, limits=limits)
     if limits.cpu_seconds % 1:
         raise _BadKeyError(f"{prefix}.limits.cpu", "expected whole seconds")
+    _require(f"{prefix}.user", values.check_person, script.user)
+    _require(f"{prefix}.group", values.check_person, script.group)
     for name, value in script.env.items():
         _require(f"{prefix}.env.{_shown(name)}", partial(values.check_env, name), value)
     _require(f"{prefix}.command", values.check_command, script.command)

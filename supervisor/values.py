@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 COMMAND_BYTES_MAX = 64 * 1024
 ENV_BYTES_MAX = 64 * 1024
+#: The one above says "leave it as it is" to the kernel.
+ID_MAX = 2**32 - 2
 #: Signals that end a program, or that one may have made its own sign to end.
 STOP_SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "ALRM", "WINCH", "ABRT", "KILL")
 PLACEHOLDERS = ("id", "type", "apps", "from", "to", "run", "attempt")
@@ -52,6 +54,14 @@ def umask(value: object) -> int:
     if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
         raise ValueError(f'expected an octal umask such as "022", got {value!r:.60}')
     return int(value, 8)
+
+
+def check_person(name: str) -> None:
+    """A user or a group, by name or number. Whether there is one is not known here."""
+    if not name.isprintable():
+        raise ValueError("has a control character in it")
+    if re.fullmatch(r"-?[0-9]+", name) and not 0 <= int(name) <= ID_MAX:
+        raise ValueError(f"expected a name or a number from 0 to {ID_MAX}, got {name:.60}")
 
 
 def check_env(name: str, value: str) -> None:

@@ -46,7 +46,8 @@ class Person:
 
 
 def person(conditions: Conditions) -> Person | None:
-    """Whom the script runs as; None for the daemon's own user and groups.
+    """Whom the script runs as; None for the daemon's own user and groups. A user without
+    an entry has no groups and no home, so a number has to be somebody's as well.
 
     Raises `UnusableConditionsError`.
     """
@@ -55,7 +56,8 @@ def person(conditions: Conditions) -> Person | None:
     try:
         entry = _user(conditions.user) if conditions.user else pwd.getpwuid(os.geteuid())
     except KeyError:
-        raise UnusableConditionsError(f"user: there is no user {conditions.user!r}") from None
+        name = conditions.user or str(os.geteuid())
+        raise UnusableConditionsError(f"user: there is no user {name!r}") from None
     try:
         gid = _group(conditions.group) if conditions.group else entry.pw_gid
     except KeyError:
@@ -72,25 +74,30 @@ def person(conditions: Conditions) -> Person | None:
 
 def limit(conditions: Conditions) -> None:
     """In the child, with the daemon's rights. Raises `ConditionError`."""
-    for name, kind in _LIMITS:
-        value = getattr(conditions, name)
-        if value:
-            _set_limit(name.removesuffix("_bytes").removesuffix("_seconds"), kind, value)
     if conditions.nice:
         with_key("nice", lambda: os.setpriority(os.PRIO_PROCESS, 0, conditions.nice))
-    if conditions.oom_score_adj:
+    if conditions.oom_score_adj:  # needs a descriptor, so before there is a limit to them
         with_key("oom_score_adj", lambda: _write_oom_score(conditions.oom_score_adj))
+    for name, kind in _LIMITS:
+        value = getattr(conditions, name)
+        # The signal of the soft limit says what happened; SIGKILL could be anybody's.
+        hard = value + 1 if kind == resource.RLIMIT_CPU else value
+        if value:
+            _set_limit(name.removesuffix("_bytes").removesuffix("_seconds"), kind, value, hard)
 
 
 def limit_address_space(conditions: Conditions) -> None:
     """In the child, as its very last act. Raises `ConditionError`."""
     if conditions.address_space_bytes:
-        _set_limit("address_space", resource.RLIMIT_AS, conditions.address_space_bytes)
+        value = conditions.address_space_bytes
+        _set_limit("address_space", resource.RLIMIT_AS, value, value)
 
 
 def become(who: Person) -> None:
     """In the child: there is no way back. Raises `ConditionError`."""
-    with_key("group", lambda: os.setgroups(who.groups))
+    # Only root may set groups, but whoever has these needs nobody's leave to be who it is.
+    if {*os.getgroups(), os.getegid()} != {*who.groups, who.gid}:
+        with_key("group", lambda: os.setgroups(who.groups))
     with_key("group", lambda: os.setgid(who.gid))
     with_key("user", lambda: os.setuid(who.uid))
 
@@ -108,9 +115,9 @@ def with_key(key: str, act: Callable[[], object]) -> None:
         raise ConditionError(key, error) from None
 
 
-def _set_limit(key: str, kind: int, value: int) -> None:
-    """Soft and hard alike; a script that is root may go beyond, as root may."""
-    with_key(f"limits.{key}", lambda: resource.setrlimit(kind, (value, value)))
+def _set_limit(key: str, kind: int, soft: int, hard: int) -> None:
+    """A script that is root may go beyond, as root may."""
+    with_key(f"limits.{key}", lambda: resource.setrlimit(kind, (soft, hard)))
 
 
 def _write_oom_score(value: int) -> None:
@@ -119,7 +126,7 @@ def _write_oom_score(value: int) -> None:
 
 
 def _user(name: str) -> pwd.struct_passwd:
-    """Raises `KeyError`. A number needs no entry of its own to be looked up by."""
+    """Raises `KeyError`."""
     return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
 
 

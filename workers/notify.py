@@ -64,12 +64,17 @@ class NotifySocket:
         name = f"geosched/{os.urandom(8).hex()}"
         self.address = f"@{name}"
         self.refused = 0
+        self._uids = {os.geteuid()}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind(f"\0{name}")
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def admit(self, uid: int) -> None:
+        """Whom the script runs as: what its programs say counts although they are gone."""
+        self._uids.add(uid)
 
     def drain(self) -> list[Notice]:
         """What the run's own processes said, a bounded number a turn."""
@@ -102,9 +107,9 @@ class NotifySocket:
         return None if flags & socket.MSG_TRUNC else text, pid, uid
 
     def _may_speak(self, pid: int, uid: int) -> bool:
-        """Of the run; or gone by now (`systemd-notify` is), and then at least of our user."""
+        """Of the run; or gone by now (`systemd-notify` is), and then at least of a user of it."""
         if procfs.stat(pid) is None:
-            return uid == os.geteuid()
+            return uid in self._uids
         return self._belongs(pid)
 
     def _refuse(self, pid: int, uid: int) -> None:

@@ -73,6 +73,7 @@ class Running:
         except CannotStartError:
             self._notify.close()
             raise
+        self._notify.admit(self._script.uid)
         self._tree = RunTree(world.instance, order.run_id, self.script_pid, os.getpid(), group)
         self._watchdog = Watchdog(order.watchdog_seconds, time.monotonic())
         output = Output(Path(order.output_path), order.output_bytes_max)

@@ -66,8 +66,9 @@ class Script:
     again until `forget`.
     """
 
-    def __init__(self, pid: int, pidfd: int, output: int) -> None:
+    def __init__(self, pid: int, uid: int, pidfd: int, output: int) -> None:
         self.pid = pid
+        self.uid = uid
         self.pidfd = pidfd
         self.output = output
 
@@ -111,11 +112,11 @@ def start(launch: Launch) -> Script:
             write_failure.close()
             error = _exec_error(failure.fileno())
             if error is None:
-                return _started(pid, output)
+                return _started(pid, who.uid if who is not None else os.geteuid(), output)
             os.waitpid(pid, 0)
     except OSError as problem:
         raise CannotStartError(f"cannot start {program}: {problem.strerror}") from None
-    raise CannotStartError(f"cannot start {program}: {_in_words(program, *error)}")
+    raise CannotStartError(f"cannot start {program}: {_in_words(launch, program, *error)}")
 
 
 def reap_strays(script_pid: int) -> None:
@@ -130,10 +131,10 @@ def reap_strays(script_pid: int) -> None:
         os.waitpid(found.si_pid, 0)
 
 
-def _started(pid: int, output: FileIO) -> Script:
+def _started(pid: int, uid: int, output: FileIO) -> Script:
     """Raises `OSError` where we lack descriptors; then the script is gone again."""
     try:
-        return Script(pid, os.pidfd_open(pid), os.dup(output.fileno()))
+        return Script(pid, uid, os.pidfd_open(pid), os.dup(output.fileno()))
     except OSError:
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -141,7 +142,8 @@ def _started(pid: int, output: FileIO) -> Script:
 
 
 def _program(launch: Launch) -> str:
-    """The file to execute: a path as it is, a bare name as found in the script's PATH."""
+    """The file to execute: a path as it is, a bare name as found in the script's PATH, and
+    absolute, so that what is looked at here is what is executed from another directory."""
     if not launch.command or not launch.command[0]:
         raise CannotStartError("cannot start the script: its command is empty")
     name = launch.command[0]
@@ -150,7 +152,7 @@ def _program(launch: Launch) -> str:
     found = shutil.which(name, path=launch.environment.get("PATH", os.defpath))
     if found is None:
         raise CannotStartError(f"cannot start {name}: no such command in its PATH")
-    return found
+    return os.path.join(os.getcwd(), found)
 
 
 def _refuse_unusable(launch: Launch) -> None:
@@ -228,6 +230,8 @@ def _become(
         os.write(failure, f"{error.errno} {error.key}".encode())
     except OSError as error:
         os.write(failure, str(error.errno).encode())
+    except MemoryError:
+        os.write(failure, f"{errno.ENOMEM} limits.address_space".encode())
     finally:
         os._exit(_CANNOT_EXEC)
 
@@ -252,7 +256,7 @@ def _exec_error(failure: int) -> tuple[int, str] | None:
     return int(number), key
 
 
-def _in_words(program: str, error: int, key: str) -> str:
+def _in_words(launch: Launch, program: str, error: int, key: str) -> str:
     if key:
         return f"{key}: {os.strerror(error) if error else 'out of range on this host'}"
     path = Path(program)
@@ -260,9 +264,11 @@ def _in_words(program: str, error: int, key: str) -> str:
         return "the interpreter in its first line does not exist"
     if error == errno.EACCES and path.is_dir():
         return "it is a directory"
+    user = launch.conditions.user
     words = {
         errno.ENOENT: "no such file",
-        errno.EACCES: "it is not executable",
+        errno.EACCES: "it is not executable" + (f" for user {user}" if user else ""),
+        errno.EAGAIN: "its user has more processes than limits.processes",
         errno.E2BIG: "its arguments or environment are too long",
         errno.ENOEXEC: "it is no executable and has no #! line",
     }

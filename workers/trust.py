@@ -18,7 +18,16 @@ def why_not(path: Path, trusted: Collection[int] = (ROOT,)) -> str:
     """Who besides the users `trusted` can change the file at an absolute path, a directory
     above it or a link on the way to it, in words; "" where nobody can, or where the path
     leads nowhere: what does not exist is for others to complain about."""
-    todo = list(reversed(Path(os.path.abspath(path)).parts[1:]))
+    try:
+        return _walk(path, trusted)
+    except OSError as error:
+        return f"{path} cannot be looked at: {error.strerror}"
+
+
+def _walk(path: Path, trusted: Collection[int]) -> str:
+    """Step by step as the kernel goes: a ".." behind a link leads to where the link points,
+    so the path is never shortened as a text. Raises `OSError`."""
+    todo = list(reversed(path.absolute().parts[1:]))
     here, above = Path("/"), os.stat("/")
     links = 0
     while todo:
@@ -30,7 +39,7 @@ def why_not(path: Path, trusted: Collection[int] = (ROOT,)) -> str:
         entry = here / name
         try:
             found = os.lstat(entry)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return _writable(here, above, trusted)
         if reason := _replaceable(here, above, found.st_uid, trusted):
             return reason

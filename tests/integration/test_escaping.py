@@ -6,6 +6,7 @@ no better one.
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -83,8 +84,9 @@ def commands_without(daemon: Daemon, kinds: str) -> Path:
     (place / "geosched-ctl").symlink_to(commands() / "geosched-ctl")
     hide = f"for kind in {kinds}; do umount --lazy --all --types $kind; done"
     unshare = "exec unshare --mount --propagation private sh -c"
-    started = f'{hide}; exec {commands()}/geoschedd "$@"'
-    (place / "geoschedd").write_text(f"#!/bin/sh\n{unshare} '{started}' geoschedd \"$@\"\n")
+    started = f'{hide}; exec "$0" "$@"'
+    command = shlex.quote(str(commands() / "geoschedd"))
+    (place / "geoschedd").write_text(f"#!/bin/sh\n{unshare} '{started}' {command} \"$@\"\n")
     (place / "geoschedd").chmod(0o755)
     return place
 

@@ -8,6 +8,7 @@ once without any cgroup.
 
 import itertools
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ SCRIPTS = {
         "sleep %s & wait; sleep %s"
     ),
     "changes-its-title": (
-        f"exec {sys.executable} -c 'import setproctitle, time; "
+        f"exec {shlex.quote(sys.executable)} -c 'import setproctitle, time; "
         'setproctitle.setproctitle("sleep %s"); time.sleep(600)\''
     ),
     "closes-everything": "exec <&- >&- 2>&-; sleep %s & wait",
@@ -83,7 +84,7 @@ def holding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         wrapper.write_text(
             "#!/bin/sh\nexec unshare --mount sh -c "
             '\'mount -t tmpfs -o ro tmpfs /sys/fs/cgroup && exec "$0" "$@"\' '
-            f'{commands() / "geoschedd"} "$@"\n'
+            f'{shlex.quote(str(commands() / "geoschedd"))} "$@"\n'
         )
         wrapper.chmod(0o755)
         (place.root / "geosched-ctl").symlink_to(commands() / "geosched-ctl")

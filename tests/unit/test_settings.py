@@ -284,6 +284,11 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> No
         ('command = ["a"]\nenv = { NOTIFY_SOCKET = "x" }', "env", "set by the daemon"),
         ('command = ["a"]\nenv = { A = 7 }', "env", "expected `str`"),
         ('command = ["a"]\nuser = ["x"]', "user", "expected `str`"),
+        ('command = ["a"]\nuser = "a\\u0000b"', "user", "control character"),
+        ('command = ["a"]\nuser = 4294967295', "user", "a number from 0 to 4294967294"),
+        ('command = ["a"]\ngroup = "99999999999"', "group", "a number from 0 to 4294967294"),
+        ('command = ["a"]\ngroup = -1', "group", "a number from 0 to 4294967294"),
+        ('command = ["a"]\nenv = { A = "a\\u0000b" }', "env.A", "has a NUL"),
         ('command = ["a"]\npassword = "x"', "password", "unknown key"),
     ],
 )
@@ -357,6 +362,33 @@ def test_a_command_must_be_there_and_executable(tmp_path: Path) -> None:
     ]
     assert preflight.check(settings) == problems
     assert preflight.warnings(settings) == problems
+
+
+def test_a_command_is_looked_up_in_the_path_of_its_script(tmp_path: Path) -> None:
+    program = tmp_path / "only-here"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    script = f'[scripts.a]\ncommand = ["only-here"]\nenv = {{ PATH = "{tmp_path}" }}\n'
+    assert preflight.check(here(tmp_path, script)) == []
+
+
+def test_whom_a_script_runs_as_is_checked_but_not_looked_up_at_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = here(tmp_path, '[scripts.a]\ncommand = ["sh"]\nuser = "no-such-user"\n')
+    assert preflight.check(settings) == ["scripts.a.user: there is no user 'no-such-user'"]
+    monkeypatch.setattr(preflight, "person", lambda _: pytest.fail("a name service may hang"))
+    assert preflight.warnings(settings) == []
+
+
+def test_only_root_can_have_a_script_be_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = here(tmp_path, '[scripts.a]\ncommand = ["sh"]\nuser = 0\n')
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    monkeypatch.setattr(os, "getegid", lambda: 65534)
+    reason = "only root can run a script as somebody else"
+    assert preflight.check(settings) == [f"scripts.a.{key}: {reason}" for key in ("user", "group")]
 
 
 def test_no_script_at_all_is_a_warning_and_no_problem(tmp_path: Path) -> None:

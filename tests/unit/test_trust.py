@@ -56,6 +56,18 @@ def test_a_link_is_followed_to_a_place_that_others_can_write(place: Path):
     assert f"{place}/open is writable by everybody" in asked(place / "link")
 
 
+def test_up_from_behind_a_link_is_where_the_link_leads(place: Path):
+    (place / "open/sub").mkdir(parents=True)
+    (place / "open").chmod(0o777)
+    (place / "open/program").touch(mode=0o755)
+    (place / "link").symlink_to("open/sub")
+    assert f"{place}/open is writable by everybody" in asked(place / "link/../program")
+
+
+def test_what_cannot_be_looked_at_is_not_trusted(place: Path):
+    assert "cannot be looked at: File name too long" in asked(place / ("x" * 300))
+
+
 def test_links_without_end_are_not_followed_for_ever(place: Path):
     (place / "loop").symlink_to("loop")
     assert "too many links" in asked(place / "loop")
