@@ -127,11 +127,16 @@ class Pool:
         """The end of the run is committed (or was before): nobody needs to keep it."""
         run = self.runs.pop(run_id, None)
         worker = self._workers.get(run.worker) if run and run.worker else None
-        if worker is not None and self._send_ack(worker, run_id):
-            worker.run_id, worker.acknowledged = None, run_id
-            self._is_to_leave(worker)
-            return
-        self.around.forget_result(run_id)
+        if worker is not None:
+            # Sent or not: once it is gone, what it has left of the run is forgotten.
+            worker.acknowledged = run_id
+            if self._send_ack(worker, run_id):
+                worker.run_id = None
+                self._is_to_leave(worker)
+        elif run is not None and run.worker is not None:
+            self.around.forget_run(run_id)
+        else:
+            self.around.forget_result(run_id)
 
     def _send_ack(self, worker: _Worker, run_id: str) -> bool:
         with step(Step.SEND_ACK):

@@ -15,6 +15,7 @@ import pytest
 from geosched.ipc.crashpoints import Step
 from support.daemon import Daemon, daemon_installation, entry, lives, processes_marked
 from support.halting import go_on, halted, kill_child, start_halting
+from support.processes import is_idle
 from support.wait import wait_for
 
 LONG = 3600
@@ -292,3 +293,17 @@ def test_what_the_next_start_killed_did_not_end_of_itself(daemon: Daemon):
     go_on(run["workerPid"])
     assert final_status(daemon) == ("FINISHED", "completed")
     check_evidence(daemon, {2})
+
+
+def test_a_worker_that_dies_right_after_its_last_word_leaves_no_lock(daemon: Daemon):
+    """The supervisor, stopped meanwhile, hears the word and of the death in one turn."""
+    daemon.send([entry("a", -1, LONG)])
+    worker = halted(daemon, start_halting(daemon, f"before-{Step.SEND_ENDED}"))
+    assert daemon.process is not None
+    os.kill(daemon.process.pid, signal.SIGSTOP)
+    go_on(worker)
+    wait_for(lambda: is_idle(worker), what="a worker that waits for an answer")
+    kill_child(worker)
+    go_on(daemon.process.pid)
+    assert final_status(daemon) == ("FINISHED", "completed")
+    check_evidence(daemon, {1})
