@@ -59,7 +59,7 @@ def order(
         heartbeat_seconds=script.heartbeat_seconds,
         output_path=str(output_path),
         output_bytes_max=script.output_max_bytes,
-        conditions=_conditions(script),
+        conditions=conditions_of(script),
     )
 
 
@@ -84,7 +84,8 @@ def _command(
     return tuple(_PLACEHOLDER.sub(lambda found: values[found[1]], part) for part in command)
 
 
-def _conditions(script: ScriptSettings) -> Conditions:
+def conditions_of(script: ScriptSettings) -> Conditions:
+    """As whom, where and within which limits its settings want it."""
     limits = script.limits
     return Conditions(
         user=script.user,

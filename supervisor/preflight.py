@@ -11,12 +11,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..ipc.messages import Conditions
 from ..ipc.places import Runtime
 from ..ipc.sockets import ENDPOINT_PATH_BYTES_MAX
 from ..workers import trust
-from ..workers.conditions import UnusableConditionsError, person
-from .orders import DEFAULT_PATH
+from ..workers.conditions import UnusableConditionsError, person, reserved
+from .orders import DEFAULT_PATH, conditions_of
 from .settings import BackendSettings, DaemonSettings, ScriptSettings, Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ def check(settings: Settings) -> list[str]:
         *_backend_problems(settings.backend),
         *_command_problems(settings),
         *_operator_problems(settings),
-        *_person_problems(settings),
+        *_rights_problems(settings),
         *_cwd_problems(settings),
         *trust_problems(settings),
     ]
@@ -66,28 +65,20 @@ def refuse_untrusted(settings: Settings) -> None:
         raise SettingsError(f"cannot use {settings.source}: {problem}")
 
 
-def _person_problems(settings: Settings) -> Iterator[str]:
-    """Whom a script cannot become."""
+def _rights_problems(settings: Settings) -> Iterator[str]:
+    """Whom a script cannot become, and what it cannot be given."""
     for kind, script in settings.scripts.items():
-        wanted = Conditions(user=script.user, group=script.group)
+        wanted, who = conditions_of(script), None
         try:
             who = person(wanted)
         except UnusableConditionsError as error:
             yield f"scripts.{kind}.{error}"
-            continue
-        if who is None or os.geteuid() == 0:
-            continue
-        for key, wanted_id, own in (
-            ("user", who.uid, os.geteuid()),
-            ("group", who.gid, os.getegid()),
-        ):
-            if wanted_id != own:
-                yield f"scripts.{kind}.{key}: only root can run a script as somebody else"
+        yield from (f"scripts.{kind}.{problem}" for problem in reserved(wanted, who))
 
 
 def _cwd_problems(settings: Settings) -> Iterator[str]:
     for kind, script in settings.scripts.items():
-        if not script.cwd.is_dir():
+        if not os.path.isdir(script.cwd):  # unlike Path, never raises
             yield f"scripts.{kind}.cwd: {script.cwd} is not a directory"
 
 

@@ -215,6 +215,7 @@ def _script(kind: str, table: object, base: Path) -> ScriptSettings:
         raise _BadKeyError(prefix, "a type is 1 to 64 of the characters A-Z a-z 0-9 _ . -")
     given = dict(_table(prefix, table))
     limits = _section(f"{prefix}.limits", given.pop("limits", {}), LimitSettings, base)
+    _check_env(f"{prefix}.env", given.get("env"))
     for key in ("user", "group"):
         given |= {key: str(given[key])} if type(given.get(key)) is int else {}
     script = _section(prefix, given, ScriptSettings, base)
@@ -223,8 +224,6 @@ def _script(kind: str, table: object, base: Path) -> ScriptSettings:
         raise _BadKeyError(f"{prefix}.limits.cpu", "expected whole seconds")
     _require(f"{prefix}.user", values.check_person, script.user)
     _require(f"{prefix}.group", values.check_person, script.group)
-    for name, value in script.env.items():
-        _require(f"{prefix}.env.{_shown(name)}", partial(values.check_env, name), value)
     _require(f"{prefix}.command", values.check_command, script.command)
     if 0 < script.watchdog_seconds < 0.1:
         raise _BadKeyError(f"{prefix}.watchdog", 'expected 0 or at least "100ms"')
@@ -234,6 +233,12 @@ def _script(kind: str, table: object, base: Path) -> ScriptSettings:
     if "/" in program:
         program = str(base / program)
     return msgspec.structs.replace(script, command=(program, *arguments))
+
+
+def _check_env(prefix: str, table: object) -> None:
+    """Each variable by its name, for `msgspec` names none; what is no table is its to say."""
+    for name, value in table.items() if isinstance(table, dict) else ():
+        _require(f"{prefix}.{_shown(name)}", partial(values.check_env, name), value)
 
 
 def _control(table: object, base: Path) -> ControlSettings:

@@ -64,12 +64,14 @@ def check_person(name: str) -> None:
         raise ValueError(f"expected a name or a number from 0 to {ID_MAX}, got {name:.60}")
 
 
-def check_env(name: str, value: str) -> None:
+def check_env(name: str, value: object) -> None:
     """The reason never repeats the value: it may be a secret."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ValueError("is no name of a variable")
     if name.startswith(("GEOSCHED_", "WATCHDOG_")) or name == "NOTIFY_SOCKET":
         raise ValueError("is set by the daemon")
+    if not isinstance(value, str):
+        raise ValueError("expected text")
     if "\0" in value or len(value.encode()) > ENV_BYTES_MAX:
         raise ValueError(f"has a NUL character in it or is longer than {ENV_BYTES_MAX} bytes")
 

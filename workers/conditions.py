@@ -8,8 +8,10 @@ import grp
 import os
 import pwd
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from ..ipc.messages import Conditions
 
@@ -21,6 +23,7 @@ _LIMITS = (
     ("file_size_bytes", resource.RLIMIT_FSIZE),
     ("cpu_seconds", resource.RLIMIT_CPU),
 )
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 
 class UnusableConditionsError(Exception):
@@ -72,6 +75,25 @@ def person(conditions: Conditions) -> Person | None:
     return Person(entry.pw_uid, gid, groups, environment if conditions.user else {})
 
 
+def reserved(conditions: Conditions, who: Person | None) -> Iterator[str]:
+    """What of it only root may give to a script, a line each; nothing where we are root."""
+    if os.geteuid() == 0:
+        return
+    if who is not None and who.uid != os.geteuid():
+        yield "user: only root can run a script as somebody else"
+    if who is not None and who.gid != os.getegid():
+        yield "group: only root can run a script as somebody else"
+    if conditions.nice and conditions.nice < _lowest_nice():
+        yield f"nice: only root can go below {_lowest_nice()}"
+    score = int(_OOM_SCORE.read_text())
+    if conditions.oom_score_adj and conditions.oom_score_adj < score:
+        yield f"oom_score_adj: only root can go below {score}"
+    for name, kind in (*_LIMITS, ("address_space_bytes", resource.RLIMIT_AS)):
+        hard = resource.getrlimit(kind)[1]
+        if hard != resource.RLIM_INFINITY and getattr(conditions, name) > hard:
+            yield f"{_limit_key(name)}: only root can go beyond {hard}"
+
+
 def limit(conditions: Conditions) -> None:
     """In the child, with the daemon's rights. Raises `ConditionError`."""
     if conditions.nice:
@@ -80,17 +102,25 @@ def limit(conditions: Conditions) -> None:
         with_key("oom_score_adj", lambda: _write_oom_score(conditions.oom_score_adj))
     for name, kind in _LIMITS:
         value = getattr(conditions, name)
-        # The signal of the soft limit says what happened; SIGKILL could be anybody's.
-        hard = value + 1 if kind == resource.RLIMIT_CPU else value
         if value:
-            _set_limit(name.removesuffix("_bytes").removesuffix("_seconds"), kind, value, hard)
+            hard = _second_more(value) if kind == resource.RLIMIT_CPU else value
+            with_key(_limit_key(name), partial(resource.setrlimit, kind, (value, hard)))
 
 
 def limit_address_space(conditions: Conditions) -> None:
     """In the child, as its very last act. Raises `ConditionError`."""
-    if conditions.address_space_bytes:
-        value = conditions.address_space_bytes
-        _set_limit("address_space", resource.RLIMIT_AS, value, value)
+    value = conditions.address_space_bytes
+    if value:
+        with_key(
+            "limits.address_space",
+            partial(resource.setrlimit, resource.RLIMIT_AS, (value, value)),
+        )
+
+
+def give(descriptor: int, who: Person) -> None:
+    """In the child, with the daemon's rights. Raises `ConditionError`."""
+    key = "user" if who.uid != os.geteuid() else "group"
+    with_key(key, lambda: os.fchown(descriptor, who.uid, who.gid))
 
 
 def become(who: Person) -> None:
@@ -115,14 +145,27 @@ def with_key(key: str, act: Callable[[], object]) -> None:
         raise ConditionError(key, error) from None
 
 
-def _set_limit(key: str, kind: int, soft: int, hard: int) -> None:
-    """A script that is root may go beyond, as root may."""
-    with_key(f"limits.{key}", lambda: resource.setrlimit(kind, (soft, hard)))
+def _limit_key(name: str) -> str:
+    return f"limits.{name.removesuffix('_bytes').removesuffix('_seconds')}"
+
+
+def _second_more(cpu_seconds: int) -> int:
+    """The hard limit: SIGXCPU, at the soft one, says what happened; SIGKILL could be
+    anybody's. Not beyond what is inherited, which only root could raise."""
+    inherited = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if cpu_seconds < inherited or inherited == resource.RLIM_INFINITY:
+        return cpu_seconds + 1
+    return cpu_seconds
+
+
+def _lowest_nice() -> int:
+    allowed = resource.getrlimit(resource.RLIMIT_NICE)[0]  # counted down from 20
+    floor = -20 if allowed == resource.RLIM_INFINITY else 20 - allowed
+    return min(floor, os.getpriority(os.PRIO_PROCESS, 0))
 
 
 def _write_oom_score(value: int) -> None:
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write(str(value))
+    _OOM_SCORE.write_text(str(value))
 
 
 def _user(name: str) -> pwd.struct_passwd:

@@ -220,7 +220,7 @@ def _become(
             resource.setrlimit(resource.RLIMIT_NOFILE, launch.open_files)
         conditions.limit(launch.conditions)
         if who is not None:
-            os.fchown(1, who.uid, who.gid)  # so that it can open /dev/stdout
+            conditions.give(1, who)  # so that it can open /dev/stdout
             conditions.become(who)
             _die_with(worker)  # becoming somebody else has called that off (fact P3)
         conditions.settle(launch.conditions)

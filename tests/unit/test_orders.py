@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from geosched.ipc.messages import Run
+from geosched.ipc.messages import Conditions, Run
 from geosched.supervisor.core.lifecycle import new_run_id
 from geosched.supervisor.core.model import OpenRun
 from geosched.supervisor.orders import (
@@ -15,7 +16,7 @@ from geosched.supervisor.orders import (
     order,
     output_path,
 )
-from geosched.supervisor.settings import ScriptSettings
+from geosched.supervisor.settings import LimitSettings, ScriptSettings
 from hypothesis import given
 from hypothesis import strategies as st
 from support.build import GENERATION, NOW_US, action
@@ -141,3 +142,40 @@ def test_the_scripts_settings_reach_the_worker():
     )
     assert (run.run_id, run.stop_signal, run.stop_grace_seconds) == (RUN_ID, 2, 7.0)
     assert (run.watchdog_seconds, run.heartbeat_seconds, run.output_bytes_max) == (8.0, 3.0, 4096)
+
+
+def test_a_script_of_another_user_is_not_told_who_the_daemon_is():
+    daemon = {"HOME": "/root", "USER": "root", "LOGNAME": "root", "SHELL": "/bin/sh", "TZ": "UTC"}
+    personal = daemon.keys() - {"TZ"}
+    assert not personal & ordered(inherited=daemon, script={"user": "nobody"}).environment.keys()
+    assert personal <= ordered(inherited=daemon, script={"group": "users"}).environment.keys()
+
+
+def test_variables_of_the_settings_come_before_inherited_ones_and_after_our_own():
+    env = {"TZ": "CET", "COLOUR": "blue", "GEOSCHED_RUN_ID": "other"}
+    environment = ordered(inherited={"TZ": "UTC"}, script={"env": env}).environment
+    assert (environment["TZ"], environment["COLOUR"]) == ("CET", "blue")
+    assert environment["GEOSCHED_RUN_ID"] == RUN_ID
+
+
+def test_what_is_not_set_leaves_a_script_as_the_daemon_is():
+    assert ordered().conditions == Conditions()
+
+
+def test_every_condition_of_the_settings_reaches_the_worker():
+    limits = LimitSettings(
+        address_space_bytes=1, open_files=2, processes=3, file_size_bytes=4, cpu_seconds=5.0
+    )
+    told = ordered(
+        script={
+            "user": "nobody",
+            "group": "users",
+            "cwd": Path("/srv"),
+            "umask": 0o27,
+            "nice": -6,
+            "oom_score_adj": 7,
+            "limits": limits,
+        }
+    ).conditions
+    expected = ("nobody", "users", "/srv", 0o27, -6, 7, 1, 2, 3, 4, 5)
+    assert msgspec.structs.astuple(told) == expected

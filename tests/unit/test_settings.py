@@ -282,7 +282,7 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> No
         ('command = ["a"]\nenv = { "A B" = "x" }', "env", "no name of a variable"),
         ('command = ["a"]\nenv = { GEOSCHED_ACTION_ID = "x" }', "env", "set by the daemon"),
         ('command = ["a"]\nenv = { NOTIFY_SOCKET = "x" }', "env", "set by the daemon"),
-        ('command = ["a"]\nenv = { A = 7 }', "env", "expected `str`"),
+        ('command = ["a"]\nenv = { A = 7 }', "env.A", "expected text"),
         ('command = ["a"]\nuser = ["x"]', "user", "expected `str`"),
         ('command = ["a"]\nuser = "a\\u0000b"', "user", "control character"),
         ('command = ["a"]\nuser = 4294967295', "user", "a number from 0 to 4294967294"),
