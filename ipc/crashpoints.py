@@ -6,7 +6,8 @@ in a step, and in which order, is its callers'.
 
 A process halts (SIGSTOP, to itself) when its environment says
 `GEOSCHED_HALT_AT=before-keep-result@/path/of/a/mark`; the mark is made first and holds its
-pid, and while it is there nobody halts again. Without the variable a step costs nothing.
+pid, and while it is there nobody halts again. Without the variable a step
+costs next to nothing.
 """
 
 import contextlib

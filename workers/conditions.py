@@ -97,21 +97,21 @@ def reserved(conditions: Conditions, who: Person | None) -> Iterator[str]:
 def limit(conditions: Conditions) -> None:
     """In the child, with the daemon's rights. Raises `ConditionError`."""
     if conditions.nice:
-        with_key("nice", lambda: os.setpriority(os.PRIO_PROCESS, 0, conditions.nice))
+        _with_key("nice", lambda: os.setpriority(os.PRIO_PROCESS, 0, conditions.nice))
     if conditions.oom_score_adj:  # needs a descriptor, so before there is a limit to them
-        with_key("oom_score_adj", lambda: _write_oom_score(conditions.oom_score_adj))
+        _with_key("oom_score_adj", lambda: _write_oom_score(conditions.oom_score_adj))
     for name, kind in _LIMITS:
         value = getattr(conditions, name)
         if value:
             hard = _second_more(value) if kind == resource.RLIMIT_CPU else value
-            with_key(_limit_key(name), partial(resource.setrlimit, kind, (value, hard)))
+            _with_key(_limit_key(name), partial(resource.setrlimit, kind, (value, hard)))
 
 
 def limit_address_space(conditions: Conditions) -> None:
     """In the child, as its very last act. Raises `ConditionError`."""
     value = conditions.address_space_bytes
     if value:
-        with_key(
+        _with_key(
             "limits.address_space",
             partial(resource.setrlimit, resource.RLIMIT_AS, (value, value)),
         )
@@ -120,25 +120,25 @@ def limit_address_space(conditions: Conditions) -> None:
 def give(descriptor: int, who: Person) -> None:
     """In the child, with the daemon's rights. Raises `ConditionError`."""
     key = "user" if who.uid != os.geteuid() else "group"
-    with_key(key, lambda: os.fchown(descriptor, who.uid, who.gid))
+    _with_key(key, lambda: os.fchown(descriptor, who.uid, who.gid))
 
 
 def become(who: Person) -> None:
     """In the child: there is no way back. Raises `ConditionError`."""
     # Only root may set groups, but whoever has these needs nobody's leave to be who it is.
     if {*os.getgroups(), os.getegid()} != {*who.groups, who.gid}:
-        with_key("group", lambda: os.setgroups(who.groups))
-    with_key("group", lambda: os.setgid(who.gid))
-    with_key("user", lambda: os.setuid(who.uid))
+        _with_key("group", lambda: os.setgroups(who.groups))
+    _with_key("group", lambda: os.setgid(who.gid))
+    _with_key("user", lambda: os.setuid(who.uid))
 
 
 def settle(conditions: Conditions) -> None:
     """In the child, as who it is by now. Raises `ConditionError`."""
     os.umask(conditions.umask)
-    with_key("cwd", lambda: os.chdir(conditions.cwd))
+    _with_key("cwd", lambda: os.chdir(conditions.cwd))
 
 
-def with_key(key: str, act: Callable[[], object]) -> None:
+def _with_key(key: str, act: Callable[[], object]) -> None:
     try:
         act()
     except (OSError, ValueError) as error:

@@ -274,6 +274,22 @@ def test_s12a_a_restart_policy_makes_another_attempt_without_leaving_started(rea
     assert reported == ["STARTED", "FAILED"]
 
 
+def test_s12a_restarts_are_counted_over_a_restart_of_the_daemon_and_then_given_up(ready: Daemon):
+    limited = 'restart = "on-failure"\nrestart_delay = "1s"\nmax_restarts = 2\n'
+    command = ready.script("limited", "note began; exit 3")
+    with ready.config.open("a") as file:
+        file.write(f'[scripts.limited]\ncommand = ["{command}"]\n{limited}')
+    ready.send([entry("a", -1, LONG, type="limited")])
+    ready.start()
+    ready.wait_phase("a", "waiting")
+    ready.kill()
+    ready.start()
+    failed = ready.wait_status("a", "FAILED")
+    assert (failed["reason"], failed["attempt"]) == ("exit-code", 3)
+    assert failed["detail"] == "exit code 3 after 2 restarts in a row"
+    assert len(ready.notes("began", "a")) == 3
+
+
 @pytest.mark.parametrize("kind", ["default", "stubborn"])
 def test_s13_a_run_at_the_end_of_its_window_is_stopped_and_finished(ready: Daemon, kind: str):
     ready.send([entry("a", -1, 2.5, type=kind)])

@@ -20,14 +20,13 @@ from support.contract import (
     row,
     rows,
     running,
-    state_of,
     supervisor,
     told_of,
 )
 from support.daemon import Daemon, daemon_installation, entry, lives
 from support.halting import halted, start_halting
 from support.mounts import call, ext4, fill, frozen, mounted
-from support.processes import armed_workers, children_of, is_idle, synchronisers, zygote
+from support.processes import armed_workers, children_of, is_idle, state_of, synchronisers, zygote
 from support.wait import wait_for
 
 CONTRACT = Path(__file__).parents[2] / "docs" / "crash-contract.md"

@@ -6,7 +6,6 @@ no better one.
 
 import contextlib
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from support import escaping
-from support.daemon import Daemon, commands, daemon_installation, entry
+from support.daemon import Daemon, daemon_installation, entry
 from support.escaping import KINDS, holders, is_held
+from support.mounts import commands_without
 from support.wait import wait_for
 
 LONG = 3600
@@ -44,7 +44,7 @@ def runs(held_by: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
     each of which has done what it does."""
     with daemon_installation() as daemon:
         configure(daemon)
-        monkeypatch.setenv("GEOSCHED_TEST_BIN", str(commands_without(daemon, HIDDEN[held_by])))
+        monkeypatch.setenv("GEOSCHED_TEST_BIN", str(commands_without(daemon.root, HIDDEN[held_by])))
         daemon.send([entry(kind, -1, LONG, type=kind) for kind in KINDS])
         daemon.start()
         try:
@@ -75,20 +75,6 @@ def configure(daemon: Daemon) -> None:
         for kind in KINDS
     }
     daemon.configure(scripts=scripts, max_running=len(KINDS))
-
-
-def commands_without(daemon: Daemon, kinds: str) -> Path:
-    """The commands; the daemon sees no file system of these kinds."""
-    place = daemon.root / "bin"
-    place.mkdir()
-    (place / "geosched-ctl").symlink_to(commands() / "geosched-ctl")
-    hide = f"for kind in {kinds}; do umount --lazy --all --types $kind; done"
-    unshare = "exec unshare --mount --propagation private sh -c"
-    started = f'{hide}; exec "$0" "$@"'
-    command = shlex.quote(str(commands() / "geoschedd"))
-    (place / "geoschedd").write_text(f"#!/bin/sh\n{unshare} '{started}' {command} \"$@\"\n")
-    (place / "geoschedd").chmod(0o755)
-    return place
 
 
 def left(daemon: Daemon) -> set[str]:

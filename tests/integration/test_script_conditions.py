@@ -11,7 +11,7 @@ import pytest
 from geosched.ipc.messages import Conditions
 from geosched.workers import procfs
 from geosched.workers.conditions import become, person
-from support.daemon import Daemon, daemon_installation, entry, lives, processes_marked
+from support.daemon import Daemon, entry, installation_for_everybody, lives, processes_marked
 from support.wait import wait_for
 
 LONG = 3600
@@ -20,13 +20,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    if os.geteuid() != 0:
-        pytest.skip("a script becomes somebody else only under a daemon that is root")
-    with daemon_installation() as installed:
-        # What it runs and writes is in reach of every user; nobody else can write there.
-        installed.root.chmod(0o755)
-        installed.journal.touch()
-        installed.journal.chmod(0o666)
+    with installation_for_everybody() as installed:
         yield installed
 
 

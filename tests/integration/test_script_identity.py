@@ -14,7 +14,7 @@ from geosched.ipc.messages import Conditions
 from geosched.supervisor import preflight
 from geosched.supervisor.settings import load
 from geosched.workers.script import CannotStartError, Launch, start
-from support.daemon import Daemon, daemon_installation, entry, lives
+from support.daemon import Daemon, entry, installation_for_everybody, lives
 from support.processes import zygote
 from support.wait import wait_for
 
@@ -26,13 +26,7 @@ NOTHING_LEFT_SECONDS = 5.0 + 5.0
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    if os.geteuid() != 0:
-        pytest.skip("a script becomes somebody else only under a daemon that is root")
-    with daemon_installation() as installed:
-        # What it runs and writes is in reach of every user; nobody else can write there.
-        installed.root.chmod(0o755)
-        installed.journal.touch()
-        installed.journal.chmod(0o666)
+    with installation_for_everybody() as installed:
         yield installed
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import Daemon, commands, daemon_installation, entry, lives
+from support.daemon import Daemon, daemon_installation, entry, lives
+from support.mounts import commands_without
 from support.wait import wait_for
 
 LONG = 3600
@@ -80,15 +81,8 @@ def holding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         yield request.param
         return
     with daemon_installation() as place:
-        wrapper = place.root / "geoschedd"
-        wrapper.write_text(
-            "#!/bin/sh\nexec unshare --mount sh -c "
-            '\'mount -t tmpfs -o ro tmpfs /sys/fs/cgroup && exec "$0" "$@"\' '
-            f'{shlex.quote(str(commands() / "geoschedd"))} "$@"\n'
-        )
-        wrapper.chmod(0o755)
-        (place.root / "geosched-ctl").symlink_to(commands() / "geosched-ctl")
-        monkeypatch.setenv("GEOSCHED_TEST_BIN", str(place.root))
+        commands = commands_without(place.root, "cgroup2 cgroup")
+        monkeypatch.setenv("GEOSCHED_TEST_BIN", str(commands))
         yield request.param
 
 

@@ -1,17 +1,17 @@
 """The daemon of a soak and its processes: found by kind, hit, and looked at from outside."""
 
-import json
 import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from geosched.ipc.client import Client, ClientError
 from geosched.ipc.control import ActionsAre, GetStatus, ListActions, StatusIs
+from geosched.ipc.places import Runtime
 from geosched.workers import procfs
-from support.daemon import Daemon, lives
+from geosched.workers.identity import read_identities
+from support.daemon import Daemon
 
 #: What the supervisor itself takes up: file descriptors, threads, kilobytes, zombies.
 Resources = tuple[int, int, int, int]
@@ -28,7 +28,7 @@ class Processes:
         assert daemon.process is not None
         self.table = procfs.process_table()
         self.supervisor = daemon.process.pid
-        self._declared = dict(_declared(daemon.root / "run" / "processes"))
+        self._declared = _declared(daemon)
 
     def of(self, kind: str) -> list[int]:
         """The pids of a kind of victim."""
@@ -86,11 +86,7 @@ class Processes:
         return (descriptors, int(fields["Threads"]), int(fields["VmRSS"].split()[0]), zombies)
 
     def _alive(self, kind: str) -> list[int]:
-        return [
-            pid
-            for pid, declared in self._declared.items()
-            if declared == kind and pid in self.table and not self.table[pid].ended
-        ]
+        return [pid for pid, declared in self._declared.items() if declared == kind]
 
     def _below(self, pid: int) -> list[int]:
         return [one.pid for one in self.table.values() if one.ppid == pid and not one.ended]
@@ -139,17 +135,10 @@ def outbox_depth(daemon: Daemon) -> int | None:
 
 def left_over(daemon: Daemon, instance: str) -> list[int]:
     """What of the daemon still lives: scripts by their mark, its children by their word."""
-    declared = [pid for pid, _ in _declared(daemon.root / "run" / "processes") if lives(pid)]
-    return declared + list(Processes(daemon).marked(instance))
+    return [*_declared(daemon), *Processes(daemon).marked(instance)]
 
 
-def _declared(directory: Path) -> Iterator[tuple[int, str]]:
-    """Pid and kind of each child that told who it is; it may be gone, or its pid another's."""
-    for path in directory.glob("[0-9]*[0-9]"):
-        try:
-            told = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
-        who = told["identity"]
-        if procfs.start_ticks(who["pid"]) == who["start_ticks"]:
-            yield who["pid"], told["kind"]
+def _declared(daemon: Daemon) -> dict[int, str]:
+    """Pid and kind of each living child that told who it is."""
+    known = read_identities(Runtime(daemon.root / "run"))
+    return {one.identity.pid: one.kind for one in known if procfs.lives(one.identity)}

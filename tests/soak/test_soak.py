@@ -55,6 +55,4 @@ def test_whatever_is_killed_stopped_or_broken_no_run_is_doubled_left_or_lost(
 
 
 def _no_sockets(directory: str, names: list[str]) -> set[str]:
-    return {name for name in names if not os.path.isfile(os.path.join(directory, name))} - {
-        name for name in names if os.path.isdir(os.path.join(directory, name))
-    }
+    return {name for name in names if (Path(directory) / name).is_socket()}

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -77,10 +76,6 @@ def family(pid: int) -> list[int]:
 def pass_seconds(seconds: float) -> None:
     """Where nothing may happen, nothing can be waited for but the time itself."""
     time.sleep(seconds)
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def told_of(daemon: Daemon, action_id: str) -> list[str]:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .wait import wait_for
 
 
@@ -234,3 +236,16 @@ def daemon_installation() -> Iterator[Daemon]:
         yield installed
     finally:
         installed.clean_up()
+
+
+@contextmanager
+def installation_for_everybody() -> Iterator[Daemon]:
+    """One whose scripts any user can run, and can append to the journal; nobody else can
+    write anything else there. For root only."""
+    if os.geteuid() != 0:
+        pytest.skip("a script becomes somebody else only under a daemon that is root")
+    with daemon_installation() as installed:
+        installed.root.chmod(0o755)
+        installed.journal.touch()
+        installed.journal.chmod(0o666)
+        yield installed

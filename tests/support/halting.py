@@ -8,6 +8,7 @@ from pathlib import Path
 from geosched.ipc.crashpoints import VARIABLE
 
 from .daemon import Daemon, lives
+from .processes import state_of
 from .wait import wait_for
 
 
@@ -25,12 +26,8 @@ def halted(daemon: Daemon, mark: Path) -> int:
         seconds=20,
         what=f"a process that halts: {daemon.log_text()}",
     )
-    wait_for(lambda: state(int(text)) == "T", what=f"process {text} to be stopped")
+    wait_for(lambda: state_of(int(text)) == "T", what=f"process {text} to be stopped")
     return int(text)
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def go_on(pid: int) -> None:

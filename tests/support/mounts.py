@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from .daemon import commands
 
 CALL_SECONDS_MAX = 30
 
@@ -59,3 +62,18 @@ def fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
+
+
+def commands_without(root: Path, kinds: str) -> Path:
+    """A directory below `root` with the commands; the daemon sees no file system of these
+    kinds, which are separated by blanks."""
+    place = root / "bin"
+    place.mkdir()
+    (place / "geosched-ctl").symlink_to(commands() / "geosched-ctl")
+    hide = f"for kind in {kinds}; do umount --lazy --all --types $kind; done"
+    unshare = "exec unshare --mount --propagation private sh -c"
+    started = f'{hide}; exec "$0" "$@"'
+    command = shlex.quote(str(commands() / "geoschedd"))
+    (place / "geoschedd").write_text(f"#!/bin/sh\n{unshare} '{started}' {command} \"$@\"\n")
+    (place / "geoschedd").chmod(0o755)
+    return place

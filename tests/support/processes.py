@@ -3,6 +3,9 @@
 import time
 from pathlib import Path
 
+from geosched.workers import procfs
+from geosched.workers.procfs import children as children_of
+
 from .daemon import Daemon
 
 
@@ -33,9 +36,10 @@ def is_idle(pid: int) -> bool:
     return switches() == before
 
 
-def children_of(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
+def state_of(pid: int) -> str:
+    """One letter: T is stopped, D waits for a disk. "" for a process that is gone."""
+    found = procfs.stat(pid)
+    return found.state if found is not None else ""
 
 
 def _is(pid: int, word: bytes) -> bool:
