@@ -18,6 +18,10 @@ WORDS = {
 #: The supervisor may take up so much more in the last third of its lives than in the first.
 GROWTH_MAX = {"descriptors": 12, "threads": 2, "kilobytes": 12_000, "zombies": 6}
 
+#: Of daemonDB: its free pages and tables, and each action with its runs and reports.
+STORE_BYTES_MAX = 512 * 1024
+STORE_BYTES_PER_ACTION_MAX = 2048
+
 
 @dataclass
 class Figures:
@@ -70,6 +74,8 @@ class Figures:
         }
 
     def leaks(self) -> list[str]:
-        return [
-            f"{name} grew by {by}" for name, by in self.growth().items() if by > GROWTH_MAX[name]
-        ]
+        grown = self.growth()
+        leaks = [f"{name} grew by {by}" for name, by in grown.items() if by > GROWTH_MAX[name]]
+        if self.store_bytes > STORE_BYTES_MAX + self.actions * STORE_BYTES_PER_ACTION_MAX:
+            leaks.append(f"daemonDB holds {self.store_bytes} bytes for {self.actions} actions")
+        return leaks
