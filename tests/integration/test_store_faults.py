@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-import lmdb.verify
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor import history, outbox, storefile
@@ -35,7 +34,7 @@ from support.build import GENERATION, HOUR_US, NOW, NOW_US, action, result
 from support.store import LONG_NAMES, contents, data_file, flip, on_disk
 
 #: The map is as large as it may be: a full one is told, and not made larger.
-SETTINGS = {"map_bytes": 8 * 1024**2, "map_bytes_max": 8 * 1024**2, "outbox_rows_max": 8}
+SETTINGS = {"map_bytes": 8 * 1024**2, "outbox_rows_max": 8}
 MDB_MAP_FULL, MDB_PANIC = -30792, -30795
 NAMES = errno.errorcode | {MDB_MAP_FULL: "MAP_FULL", MDB_PANIC: "PANIC"}
 EVENTS_KEPT, REFUSED_ROWS_MAX = 6, 1
@@ -210,7 +209,6 @@ def opened(state_dir: Path, trouble: Trouble) -> DaemonDB:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lmdb, "open", open_troubled)
-        patch.setattr(lmdb.verify, "verify", lambda _: [])  # for the same reason
         db = DaemonDB.open(state_dir, **SETTINGS)
     assert isinstance(db._env, TroubledEnvironment)
     return db
@@ -354,6 +352,17 @@ def the_last_one_ends(db: DaemonDB) -> None:
     commit(db, ended(db, "again", 0))
 
 
+def a_snapshot_lacks_what_is_over(db: DaemonDB) -> None:
+    rows, _ = db.ended_page(b"")
+    db.commit([], report=True, absences={row: True for row, _ in rows})
+
+
+def what_is_over_and_reported_is_forgotten(db: DaemonDB) -> None:
+    before = sum(db.counts().values())
+    assert db.forget(b"", 2 * NOW_US).actions > 0
+    assert 0 < sum(db.counts().values()) < before
+
+
 #: Each makes one transaction that writes, or none; rings and bounds are reached by them.
 STEPS: tuple[Callable[[DaemonDB], None], ...] = (
     first_pull,
@@ -372,6 +381,8 @@ STEPS: tuple[Callable[[DaemonDB], None], ...] = (
     a_damaged_record_gives_way,
     the_last_one_is_stopped,
     the_last_one_ends,
+    a_snapshot_lacks_what_is_over,
+    what_is_over_and_reported_is_forgotten,
 )
 
 
