@@ -1,0 +1,415 @@
+"""A store is opened whatever has become of its file: nothing dies of it, what could be read
+is there, and what happened is told. README, "The database", row by row.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import lmdb
+import pytest
+from geosched.supervisor import backups, migrations
+from geosched.supervisor.core.model import RunEnded
+from geosched.supervisor.daemondb import DaemonDB, MetaUpdate
+from geosched.supervisor.records import action_key
+from support.build import result
+from support.layout import PAGE_BYTES, PAGE_HEAD_BYTES, Layout, flip, scramble_head, zero
+from support.openings import MAP_BYTES, Opened, opened
+from support.store import LONG_NAMES, add, data_file, happen, on_disk, start
+
+ACTIONS = 60
+RECORDS = ("actions", "details")
+FLIPS = 150
+SEED = 20261123
+
+
+@dataclass
+class Base:
+    """A sound store, what it holds, and which page of it holds what."""
+
+    state_dir: Path
+    backups: Path
+    layout: Layout
+    holds: Opened
+    held: dict[str, Opened] = field(default_factory=dict)  # by its backups
+
+    def copy(self, to: Path, *, backed_up: bool = False) -> Path:
+        shutil.copytree(self.state_dir, to)
+        (to / "daemondb" / "lock.mdb").unlink(missing_ok=True)
+        if backed_up:
+            shutil.copytree(self.backups, to / "backups")
+        return to
+
+    def on(self, page: int) -> set[str]:
+        """Ids of the actions that lie on a page, or partly do."""
+        lost = self.layout.keys[page] if self.layout.tables.get(page) in RECORDS else set()
+        return {each for each in self.holds.actions if action_key(each) in lost}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    root = tmp_path_factory.mktemp("base")
+    state_dir, kept = root / "state", root / "backups"
+    db = DaemonDB.open(state_dir, map_bytes=MAP_BYTES)
+    held: dict[str, Opened] = {}
+
+    def back_up() -> None:
+        made = backups.make_own(state_dir / "daemondb", kept, live=False)
+        held[made.name] = backed_up(made, root / f"of-{made.name}")
+
+    ids = [f"action number {n:02}" for n in range(ACTIONS)]
+    for batch in range(0, ACTIONS, 10):
+        names = LONG_NAMES if batch == 20 else ("Chrome", "Steam")
+        add(db, *ids[batch : batch + 10], app_names=names)
+    add(db, "with long args", args='"' + "x" * 9000 + '"')
+    start(db, *ids[:20])
+    db.close()
+    back_up()
+    db = DaemonDB.open(state_dir, map_bytes=MAP_BYTES)
+    for number, action_id in enumerate(ids[:14]):
+        end(db, action_id, exit_code=number % 2 * 3)
+    db.settle_reports([number for number, _ in db.outbox_pending(8)], [])
+    db.close()
+    back_up()
+    db = DaemonDB.open(state_dir, map_bytes=MAP_BYTES)
+    end(db, ids[14], exit_code=0)
+    start(db, *ids[20:26])
+    for etag in ("e7", "e8", "e9"):  # in both snapshots of the file the actions are the same
+        db.commit([], report=True, meta=MetaUpdate(etag=etag))
+    db.close()
+    (holds,) = opened([Base(state_dir, kept, None, None).copy(root / "copy")])
+    assert (holds.error, holds.unsound, len(holds.actions)) == ("", [], ACTIONS + 1)
+    return Base(state_dir, kept, Layout(data_file(state_dir)), holds, held)
+
+
+def end(db: DaemonDB, action_id: str, *, exit_code: int) -> None:
+    run = db.read(action_id).state.run
+    happen(db, action_id, RunEnded(result(run_id=run.run_id, exit_code=exit_code)))
+
+
+def backed_up(backup: Path, state_dir: Path) -> Opened:
+    state_dir.mkdir()
+    shutil.copytree(backup, state_dir / "daemondb")
+    (found,) = opened([state_dir])
+    return found
+
+
+@dataclass(frozen=True)
+class Fixture:
+    name: str
+    state_dir: Path
+    lost: frozenset[str] = frozenset()  # actions that may be missing, or be as in the backup
+
+
+def check_all(base: Base, fixtures: list[Fixture], *, backup: str = "") -> list[Opened]:
+    """Whatever was done to it, the store is one afterwards, and what was not lost is exact."""
+    found = list(opened(fixture.state_dir for fixture in fixtures))
+    wrong = {}
+    for fixture, store in zip(fixtures, found, strict=True):
+        if problems := list(problems_of(base, fixture, store, backup)):
+            wrong[fixture.name] = problems
+    assert wrong == {}
+    return found
+
+
+def problems_of(base: Base, fixture: Fixture, store: Opened, backup: str) -> Iterator[str]:
+    if store.error:
+        yield store.error
+        return
+    older = base.held[backup].actions if backup else {}
+    for each, was in base.holds.actions.items():
+        now = store.actions.get(each)
+        allowed = [was, older.get(each), None] if each in fixture.lost else [was]
+        if now not in allowed:
+            yield f"{each}: {was} became {now}"
+    if extra := store.actions.keys() - base.holds.actions.keys():
+        yield f"nobody ever knew {extra}"
+    yield from store.unsound
+    yield from store.modes
+    if store.last_sequence < base.holds.last_sequence:
+        yield f"sequence {store.last_sequence} after {base.holds.last_sequence}"
+    if store.incidents and store.incidents[-1].set_aside:
+        if store.generation == base.holds.generation or store.etag:
+            yield "it is another store, and takes itself for the old one"
+        if not store.set_aside:
+            yield "it was not set aside"
+    elif store.generation != base.holds.generation and not store.incidents:
+        yield "a new generation, and nobody is told"
+    if not store.incidents and store.actions != base.holds.actions:
+        yield "something is missing, and nobody is told"
+
+
+def fixtures_of(
+    base: Base, root: Path, spoil: Callable[[Path, int], None], **how: Any
+) -> list[Fixture]:
+    """One for each page in use."""
+    made = []
+    for page in range(base.layout.pages):
+        state_dir = base.copy(root / str(page), **how)
+        spoil(data_file(state_dir), page)
+        name = f"page {page} ({base.layout.tables.get(page, 'free')})"
+        made.append(Fixture(name, state_dir, frozenset(base.on(page))))
+    return made
+
+
+# --- each page ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backup", ["", "2"], ids=["no-backup", "backup"])
+def test_a_page_of_zeros_costs_what_was_on_it(base, tmp_path, backup):
+    fixtures = fixtures_of(base, tmp_path, zero, backed_up=bool(backup))
+    found = check_all(base, fixtures, backup=backup)
+    for page, store in enumerate(found):
+        known = base.layout.tables.get(page, "free")
+        if page in base.layout.inside_values:
+            assert store.incidents[0].detail == "1 damaged value put aside, of details"
+        else:
+            assert bool(store.set_aside) == (known != "free"), fixtures[page].name
+            assert not backup or len(store.actions) == ACTIONS + 1, fixtures[page].name
+
+
+def test_a_page_with_a_scrambled_head_costs_what_was_on_it(base, tmp_path):
+    random = Random(SEED)
+    check_all(base, fixtures_of(base, tmp_path, lambda *at: scramble_head(*at, random)))
+
+
+def test_a_file_that_is_cut_short_costs_what_was_behind(base, tmp_path):
+    fixtures = []
+    lost: set[str] = set()
+    for page in range(base.layout.pages - 1, 0, -1):
+        lost |= base.on(page)
+        if base.layout.tables.get(page) == "main":
+            lost = set(base.holds.actions)  # nobody can say any more where its tables are
+        state_dir = base.copy(tmp_path / str(page))
+        with data_file(state_dir).open("r+b") as file:
+            file.truncate(page * PAGE_BYTES)
+        fixtures.append(Fixture(f"cut at page {page}", state_dir, frozenset(lost)))
+    check_all(base, fixtures)
+
+
+def test_flipped_bits_cost_at_most_what_is_on_their_page(base, tmp_path):
+    random = Random(SEED)
+    used = sorted(base.layout.tables)
+    fixtures = []
+    for number in range(2 * FLIPS):
+        page = random.choice(used)
+        inside = range(PAGE_HEAD_BYTES) if number % 2 else range(PAGE_HEAD_BYTES, PAGE_BYTES)
+        offset, bit = page * PAGE_BYTES + random.choice(inside), random.randrange(8)
+        state_dir = base.copy(tmp_path / str(number))
+        flip(data_file(state_dir), offset, bit)
+        name = f"byte {offset} bit {bit}, page {page} ({base.layout.tables[page]})"
+        fixtures.append(Fixture(name, state_dir, frozenset(base.on(page))))
+    found = check_all(base, fixtures)
+    assert any(store.incidents for store in found)
+
+
+# --- another file, or none ---------------------------------------------------------------
+
+
+def remove_data(state_dir: Path) -> None:
+    data_file(state_dir).unlink()
+
+
+def remove_directory(state_dir: Path) -> None:
+    shutil.rmtree(state_dir / "daemondb")
+
+
+def empty_file(state_dir: Path) -> None:
+    data_file(state_dir).write_bytes(b"")
+
+
+def all_zeros(state_dir: Path) -> None:
+    data_file(state_dir).write_bytes(bytes(64 * PAGE_BYTES))
+
+
+def foreign_bytes(state_dir: Path) -> None:
+    data_file(state_dir).write_bytes(Random(SEED).randbytes(64 * PAGE_BYTES + 100))
+
+
+def a_text(state_dir: Path) -> None:
+    data_file(state_dir).write_text("#!/bin/sh\nexit 0\n")
+
+
+def empty_environment(state_dir: Path) -> None:
+    data_file(state_dir).unlink()
+    lmdb.open(str(state_dir / "daemondb"), lib_version=0).close()
+
+
+def empty_environment_without_marker(state_dir: Path) -> None:
+    empty_environment(state_dir)
+    (state_dir / "daemondb" / "initialised").unlink()
+
+
+def foreign_environment(state_dir: Path) -> None:
+    data_file(state_dir).unlink()
+    with lmdb.open(str(state_dir / "daemondb"), lib_version=0) as env, env.begin(write=True) as txn:
+        txn.put(b"somebody's", b"own")
+
+
+def foreign_environment_without_marker(state_dir: Path) -> None:
+    foreign_environment(state_dir)
+    (state_dir / "daemondb" / "initialised").unlink()
+
+
+def no_format(state_dir: Path) -> None:
+    on_disk(state_dir, "meta", lambda txn, handle: txn.delete(b"format", db=handle))
+
+
+def senseless_format(state_dir: Path) -> None:
+    on_disk(state_dir, "meta", lambda txn, handle: txn.put(b"format", b"12345", db=handle))
+
+
+NOTHING_LEFT = [
+    remove_data,
+    empty_file,
+    all_zeros,
+    foreign_bytes,
+    a_text,
+    empty_environment,
+    foreign_environment,
+    foreign_environment_without_marker,
+]
+#: Without a backup a first start looks the same.
+LOOKS_NEW = [remove_directory, empty_environment_without_marker]
+
+
+def first_page_of(directory: Path) -> bytes:
+    """Enough to tell two files apart."""
+    data = directory / "data.mdb"
+    return data.read_bytes()[:PAGE_BYTES] if data.exists() else b""
+
+
+@pytest.mark.parametrize("spoil", NOTHING_LEFT)
+def test_where_nothing_is_left_and_no_backup_a_new_store_is_begun(base, tmp_path, spoil):
+    state_dir = base.copy(tmp_path / "state")
+    spoil(state_dir)
+    before = first_page_of(state_dir / "daemondb")
+    (store,) = opened([state_dir], executed=True)
+    assert (store.error, store.unsound, store.modes, store.actions) == ("", [], [], {})
+    assert store.generation != base.holds.generation
+    assert store.last_sequence > base.holds.last_sequence
+    assert "0 actions are known" in store.incidents[0].detail
+    assert store.set_aside == (["daemondb.bad-1"] if before else [])
+    assert first_page_of(state_dir / "daemondb.bad-1") == before
+
+
+@pytest.mark.parametrize("spoil", LOOKS_NEW)
+def test_what_looks_like_a_first_start_is_one(base, tmp_path, spoil):
+    state_dir = base.copy(tmp_path / "state")
+    spoil(state_dir)
+    (store,) = opened([state_dir])
+    assert (store.error, store.unsound, store.actions) == ("", [], {})
+    assert (store.incidents, store.set_aside) == ((), [])
+
+
+@pytest.mark.parametrize("spoil", [*NOTHING_LEFT, *LOOKS_NEW])
+def test_where_nothing_is_left_the_newest_backup_is_taken(base, tmp_path, spoil):
+    state_dir = base.copy(tmp_path / "state", backed_up=True)
+    spoil(state_dir)
+    (store,) = opened([state_dir])
+    assert (store.error, store.unsound, store.modes) == ("", [], [])
+    assert store.actions == base.held["2"].actions
+    assert store.reports == base.held["2"].reports
+    assert (store.device, store.etag) == (base.holds.device, "")
+    assert store.generation not in (base.holds.generation, base.held["2"].generation)
+    assert store.last_sequence > base.holds.last_sequence
+    assert store.incidents[0].backup == str(state_dir / "backups" / "2")
+
+
+@pytest.mark.parametrize("executed", [True, False], ids=["processes", "forks"])
+def test_a_backup_that_is_damaged_gives_way_to_the_one_before(base, tmp_path, executed):
+    state_dir = base.copy(tmp_path / "state", backed_up=True)
+    remove_data(state_dir)
+    zero(state_dir / "backups" / "2" / "data.mdb", base.layout.pages // 2)
+    (store,) = opened([state_dir], executed=executed)
+    assert (store.error, store.unsound) == ("", [])
+    assert store.actions == base.held["1"].actions
+    assert "backup 2 cannot be used" in store.incidents[0].detail
+
+
+@pytest.mark.parametrize("spoil_backup", [all_zeros, foreign_environment, no_format, remove_data])
+def test_where_both_backups_are_damaged_what_can_be_read_has_to_do(base, tmp_path, spoil_backup):
+    state_dir = base.copy(tmp_path / "state", backed_up=True)
+    page = next(p for p, name in base.layout.tables.items() if name == "runs")
+    zero(data_file(state_dir), page)
+    for backup in ("1", "2"):
+        pretended = tmp_path / f"as-{backup}"
+        pretended.mkdir()
+        (state_dir / "backups" / backup).rename(pretended / "daemondb")
+        spoil_backup(pretended)
+        (pretended / "daemondb").rename(state_dir / "backups" / backup)
+    (store,) = opened([state_dir])
+    assert (store.error, store.unsound) == ("", [])
+    assert store.actions == base.holds.actions
+    assert "there was no good backup" in store.incidents[0].detail
+
+
+def test_a_file_among_the_backups_is_none(base, tmp_path):
+    state_dir = base.copy(tmp_path / "state", backed_up=True)
+    for name in ("3", "²", "notes", "7x"):
+        (state_dir / "backups" / name).write_text("mine")
+    (state_dir / "backups" / "4").mkdir()
+    (state_dir / "backups" / "4" / "data.mdb").mkdir()
+    remove_data(state_dir)
+    (store,) = opened([state_dir])
+    assert store.actions == base.held["2"].actions
+    assert "backup 4" in store.incidents[0].detail
+
+
+@pytest.mark.parametrize("spoil", [no_format, senseless_format])
+def test_a_store_that_does_not_say_its_format_loses_nothing(base, tmp_path, spoil):
+    state_dir = base.copy(tmp_path / "state")
+    spoil(state_dir)
+    (store,) = opened([state_dir])
+    assert (store.error, store.unsound) == ("", [])
+    assert store.actions == base.holds.actions
+    assert (store.reports, store.events) == (base.holds.reports, base.holds.events)
+    assert (store.device, store.etag) == (base.holds.device, "")
+    assert "all of it could be read" in store.incidents[0].detail
+
+
+# --- what is not touched -----------------------------------------------------------------
+
+
+def newer_format(state_dir: Path) -> None:
+    number = (migrations.FORMAT + 1).to_bytes(4, "big")
+    on_disk(state_dir, "meta", lambda txn, handle: txn.put(b"format", number, db=handle))
+
+
+def newer_format_and_damaged(state_dir: Path) -> None:
+    newer_format(state_dir)
+    layout = Layout(data_file(state_dir))
+    zero(data_file(state_dir), next(p for p, t in layout.tables.items() if t == "runs"))
+
+
+def newer_lmdb(state_dir: Path) -> None:
+    data_file(state_dir).unlink()
+    with lmdb.open(str(state_dir / "daemondb"), lib_version=1) as env, env.begin(write=True) as txn:
+        txn.put(b"from", b"the future")
+
+
+@pytest.mark.parametrize("spoil", [newer_format, newer_format_and_damaged, newer_lmdb])
+def test_a_newer_store_is_refused_and_not_touched(base, tmp_path, spoil):
+    state_dir = base.copy(tmp_path / "state", backed_up=True)
+    spoil(state_dir)
+    before = data_file(state_dir).read_bytes()
+    (store,) = opened([state_dir], executed=True)
+    assert store.error.startswith("cannot use")
+    assert "newer" in store.error
+    assert data_file(state_dir).read_bytes() == before
+    assert not list(state_dir.glob("daemondb.*"))
+
+
+def test_a_newer_backup_is_passed_over(base, tmp_path):
+    state_dir = base.copy(tmp_path / "state", backed_up=True)
+    pretended = tmp_path / "as-2"
+    pretended.mkdir()
+    (state_dir / "backups" / "2").rename(pretended / "daemondb")
+    newer_format(pretended)
+    (pretended / "daemondb").rename(state_dir / "backups" / "2")
+    remove_data(state_dir)
+    (store,) = opened([state_dir])
+    assert store.actions == base.held["1"].actions
