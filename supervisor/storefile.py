@@ -103,7 +103,7 @@ class Places:
             raise StoreError(f"cannot keep daemonDB in {self.store}: {kind} cannot hold it")
         if self.made.exists() and not self.store.exists():
             rename(self.made, self.store)
-        for left in (self.making, self.made, self.old):
+        for left in (self.making, self.made, *self._done_with()):
             remove(left)
         self.remove_left_copies()
         self.store.mkdir(mode=0o700, exist_ok=True)
@@ -145,9 +145,11 @@ class Places:
         rename(self.making, self.made)
         rename(self.store, aside or self.old)
         rename(self.made, self.store)
-        remove(self.old)
-        for store in self.set_aside()[:-SET_ASIDE_MAX]:
+        for store in self._done_with():
             remove(store)
+
+    def _done_with(self) -> list[Path]:
+        return [self.old, *self.set_aside()[:-SET_ASIDE_MAX]]
 
     def _give_to_owner(self, path: Path) -> None:
         """What root makes for a daemon that is not root has to be that daemon's."""

@@ -2,22 +2,29 @@
 is there, and what happened is told. README, "The database", row by row.
 """
 
+import errno
+import os
 import shutil
+import subprocess
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import lmdb
 import pytest
-from geosched.supervisor import backups, migrations
+from geosched.supervisor import backups, migrations, replacing, storefile
 from geosched.supervisor.core.model import RunEnded
 from geosched.supervisor.daemondb import DaemonDB, MetaUpdate
 from geosched.supervisor.records import action_key
-from support.build import result
+from geosched.supervisor.storefile import Places
+from support.build import NOW_US, result
 from support.layout import PAGE_BYTES, PAGE_HEAD_BYTES, Layout, flip, scramble_head, zero
-from support.openings import MAP_BYTES, Opened, opened
+from support.mounts import ext4, fill, mounted
+from support.openings import MAP_BYTES, Opened, Openings
 from support.store import LONG_NAMES, add, data_file, happen, on_disk, start
 
 ACTIONS = 60
@@ -28,17 +35,19 @@ SEED = 20261123
 
 @dataclass
 class Base:
-    """A sound store, what it holds, and which page of it holds what."""
+    """A sound store, what it holds, which page of it holds what; two backups of it; and who
+    opens the copies that tests spoil."""
 
     state_dir: Path
     backups: Path
+    forked: Openings
+    executed: Openings
     layout: Layout
     holds: Opened
-    held: dict[str, Opened] = field(default_factory=dict)  # by its backups
+    held: dict[str, Opened]  # by its backups
 
     def copy(self, to: Path, *, backed_up: bool = False) -> Path:
         shutil.copytree(self.state_dir, to)
-        (to / "daemondb" / "lock.mdb").unlink(missing_ok=True)
         if backed_up:
             shutil.copytree(self.backups, to / "backups")
         return to
@@ -50,51 +59,48 @@ class Base:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
     root = tmp_path_factory.mktemp("base")
-    state_dir, kept = root / "state", root / "backups"
-    db = DaemonDB.open(state_dir, map_bytes=MAP_BYTES)
-    held: dict[str, Opened] = {}
+    with closing(Openings()) as forked, closing(Openings(executed=True)) as executed:
+        state_dir, kept = root / "state", root / "backups"
+        make_store(state_dir, kept)
+        held = {}
+        for backup in ("1", "2"):
+            shutil.copytree(kept / backup, root / f"of-{backup}" / "daemondb")
+            held[backup] = forked.open(root / f"of-{backup}")
+        shutil.copytree(state_dir, root / "copy")
+        holds = forked.open(root / "copy")
+        assert (holds.error, holds.unsound, len(holds.actions)) == ("", [], ACTIONS + 1)
+        layout = Layout(data_file(state_dir))
+        yield Base(state_dir, kept, forked, executed, layout, holds, held)
 
-    def back_up() -> None:
-        made = backups.make_own(state_dir / "daemondb", kept, live=False)
-        held[made.name] = backed_up(made, root / f"of-{made.name}")
 
+def make_store(state_dir: Path, kept: Path) -> None:
+    """Two backups are older than what it holds at last."""
     ids = [f"action number {n:02}" for n in range(ACTIONS)]
-    for batch in range(0, ACTIONS, 10):
-        names = LONG_NAMES if batch == 20 else ("Chrome", "Steam")
-        add(db, *ids[batch : batch + 10], app_names=names)
-    add(db, "with long args", args='"' + "x" * 9000 + '"')
-    start(db, *ids[:20])
-    db.close()
-    back_up()
-    db = DaemonDB.open(state_dir, map_bytes=MAP_BYTES)
-    for number, action_id in enumerate(ids[:14]):
-        end(db, action_id, exit_code=number % 2 * 3)
-    db.settle_reports([number for number, _ in db.outbox_pending(8)], [])
-    db.close()
-    back_up()
-    db = DaemonDB.open(state_dir, map_bytes=MAP_BYTES)
-    end(db, ids[14], exit_code=0)
-    start(db, *ids[20:26])
-    for etag in ("e7", "e8", "e9"):  # in both snapshots of the file the actions are the same
-        db.commit([], report=True, meta=MetaUpdate(etag=etag))
-    db.close()
-    (holds,) = opened([Base(state_dir, kept, None, None).copy(root / "copy")])
-    assert (holds.error, holds.unsound, len(holds.actions)) == ("", [], ACTIONS + 1)
-    return Base(state_dir, kept, Layout(data_file(state_dir)), holds, held)
+    with closing(DaemonDB.open(state_dir, map_bytes=MAP_BYTES)) as db:
+        for batch in range(0, ACTIONS, 10):
+            names = LONG_NAMES if batch == 20 else ("Chrome", "Steam")
+            add(db, *ids[batch : batch + 10], app_names=names)
+        add(db, "with long args", args='"' + "x" * 9000 + '"')
+        start(db, *ids[:20])
+    backups.make_own(state_dir / "daemondb", kept, live=False)
+    with closing(DaemonDB.open(state_dir, map_bytes=MAP_BYTES)) as db:
+        for number, action_id in enumerate(ids[:14]):
+            end(db, action_id, exit_code=number % 2 * 3)
+        db.settle_reports([number for number, _ in db.outbox_pending(8)], [])
+    backups.make_own(state_dir / "daemondb", kept, live=False)
+    with closing(DaemonDB.open(state_dir, map_bytes=MAP_BYTES)) as db:
+        end(db, ids[14], exit_code=0)
+        start(db, *ids[20:26])
+        for etag in ("e7", "e8", "e9"):  # in both snapshots of the file the actions are the same
+            db.commit([], report=True, meta=MetaUpdate(etag=etag))
+    (state_dir / "daemondb" / "lock.mdb").unlink()
 
 
 def end(db: DaemonDB, action_id: str, *, exit_code: int) -> None:
     run = db.read(action_id).state.run
     happen(db, action_id, RunEnded(result(run_id=run.run_id, exit_code=exit_code)))
-
-
-def backed_up(backup: Path, state_dir: Path) -> Opened:
-    state_dir.mkdir()
-    shutil.copytree(backup, state_dir / "daemondb")
-    (found,) = opened([state_dir])
-    return found
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class Fixture:
 
 def check_all(base: Base, fixtures: list[Fixture], *, backup: str = "") -> list[Opened]:
     """Whatever was done to it, the store is one afterwards, and what was not lost is exact."""
-    found = list(opened(fixture.state_dir for fixture in fixtures))
+    found = [base.forked.open(fixture.state_dir) for fixture in fixtures]
     wrong = {}
     for fixture, store in zip(fixtures, found, strict=True):
         if problems := list(problems_of(base, fixture, store, backup)):
@@ -287,7 +293,7 @@ def test_where_nothing_is_left_and_no_backup_a_new_store_is_begun(base, tmp_path
     state_dir = base.copy(tmp_path / "state")
     spoil(state_dir)
     before = first_page_of(state_dir / "daemondb")
-    (store,) = opened([state_dir], executed=True)
+    store = base.executed.open(state_dir)
     assert (store.error, store.unsound, store.modes, store.actions) == ("", [], [], {})
     assert store.generation != base.holds.generation
     assert store.last_sequence > base.holds.last_sequence
@@ -300,7 +306,7 @@ def test_where_nothing_is_left_and_no_backup_a_new_store_is_begun(base, tmp_path
 def test_what_looks_like_a_first_start_is_one(base, tmp_path, spoil):
     state_dir = base.copy(tmp_path / "state")
     spoil(state_dir)
-    (store,) = opened([state_dir])
+    store = base.forked.open(state_dir)
     assert (store.error, store.unsound, store.actions) == ("", [], {})
     assert (store.incidents, store.set_aside) == ((), [])
 
@@ -309,7 +315,7 @@ def test_what_looks_like_a_first_start_is_one(base, tmp_path, spoil):
 def test_where_nothing_is_left_the_newest_backup_is_taken(base, tmp_path, spoil):
     state_dir = base.copy(tmp_path / "state", backed_up=True)
     spoil(state_dir)
-    (store,) = opened([state_dir])
+    store = base.forked.open(state_dir)
     assert (store.error, store.unsound, store.modes) == ("", [], [])
     assert store.actions == base.held["2"].actions
     assert store.reports == base.held["2"].reports
@@ -324,7 +330,7 @@ def test_a_backup_that_is_damaged_gives_way_to_the_one_before(base, tmp_path, ex
     state_dir = base.copy(tmp_path / "state", backed_up=True)
     remove_data(state_dir)
     zero(state_dir / "backups" / "2" / "data.mdb", base.layout.pages // 2)
-    (store,) = opened([state_dir], executed=executed)
+    store = (base.executed if executed else base.forked).open(state_dir)
     assert (store.error, store.unsound) == ("", [])
     assert store.actions == base.held["1"].actions
     assert "backup 2 cannot be used" in store.incidents[0].detail
@@ -341,7 +347,7 @@ def test_where_both_backups_are_damaged_what_can_be_read_has_to_do(base, tmp_pat
         (state_dir / "backups" / backup).rename(pretended / "daemondb")
         spoil_backup(pretended)
         (pretended / "daemondb").rename(state_dir / "backups" / backup)
-    (store,) = opened([state_dir])
+    store = base.forked.open(state_dir)
     assert (store.error, store.unsound) == ("", [])
     assert store.actions == base.holds.actions
     assert "there was no good backup" in store.incidents[0].detail
@@ -354,7 +360,7 @@ def test_a_file_among_the_backups_is_none(base, tmp_path):
     (state_dir / "backups" / "4").mkdir()
     (state_dir / "backups" / "4" / "data.mdb").mkdir()
     remove_data(state_dir)
-    (store,) = opened([state_dir])
+    store = base.forked.open(state_dir)
     assert store.actions == base.held["2"].actions
     assert "backup 4" in store.incidents[0].detail
 
@@ -363,7 +369,7 @@ def test_a_file_among_the_backups_is_none(base, tmp_path):
 def test_a_store_that_does_not_say_its_format_loses_nothing(base, tmp_path, spoil):
     state_dir = base.copy(tmp_path / "state")
     spoil(state_dir)
-    (store,) = opened([state_dir])
+    store = base.forked.open(state_dir)
     assert (store.error, store.unsound) == ("", [])
     assert store.actions == base.holds.actions
     assert (store.reports, store.events) == (base.holds.reports, base.holds.events)
@@ -396,7 +402,7 @@ def test_a_newer_store_is_refused_and_not_touched(base, tmp_path, spoil):
     state_dir = base.copy(tmp_path / "state", backed_up=True)
     spoil(state_dir)
     before = data_file(state_dir).read_bytes()
-    (store,) = opened([state_dir], executed=True)
+    store = base.executed.open(state_dir)
     assert store.error.startswith("cannot use")
     assert "newer" in store.error
     assert data_file(state_dir).read_bytes() == before
@@ -411,5 +417,313 @@ def test_a_newer_backup_is_passed_over(base, tmp_path):
     newer_format(pretended)
     (pretended / "daemondb").rename(state_dir / "backups" / "2")
     remove_data(state_dir)
-    (store,) = opened([state_dir])
+    store = base.forked.open(state_dir)
     assert store.actions == base.held["1"].actions
+
+
+# --- single values -----------------------------------------------------------------------
+
+
+def last_row(state_dir: Path, table: str) -> tuple[bytes, bytes]:
+    found = []
+
+    def look(txn: Any, handle: Any) -> None:
+        with txn.cursor(handle) as at:
+            assert at.last()
+            found.append(at.item())
+
+    on_disk(state_dir, table, look)
+    return found[0]
+
+
+def put(state_dir: Path, table: str, key: bytes, value: bytes) -> None:
+    on_disk(state_dir, table, lambda txn, handle: txn.put(key, value, db=handle))
+
+
+def sound(body: bytes, kind: int = 0) -> bytes:
+    return b"\x01" + bytes([kind]) + zlib.crc32(body, kind).to_bytes(4, "big") + body
+
+
+def damage_value(state_dir: Path, table: str) -> None:
+    key, value = last_row(state_dir, table)
+    put(state_dir, table, key, value[:-1] + bytes([value[-1] ^ 1]))
+
+
+def cut_value(state_dir: Path, table: str) -> None:
+    put(state_dir, table, last_row(state_dir, table)[0], b"\x01")
+
+
+def mean_nothing(state_dir: Path, table: str) -> None:
+    put(state_dir, table, last_row(state_dir, table)[0], sound(b"\x93\x01\x02\x03"))
+
+
+def mistake_key(state_dir: Path, table: str) -> None:
+    key, value = last_row(state_dir, table)
+    on_disk(state_dir, table, lambda txn, handle: txn.delete(key, db=handle))
+    put(state_dir, table, bytes([key[0] ^ 0x80]) + key[1:], value)
+
+
+def lengthen_key(state_dir: Path, table: str) -> None:
+    key, value = last_row(state_dir, table)
+    put(state_dir, table, key + bytes(511 - len(key)), value)
+
+
+TABLES = ("actions", "details", "runs", "events", "outbox", "refused", "ended")
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(
+    "spoil", [damage_value, cut_value, mean_nothing, mistake_key, lengthen_key]
+)
+def test_a_damaged_row_costs_itself(base, tmp_path, table, spoil):
+    state_dir = base.copy(tmp_path / "state")
+    if table == "refused":
+        put(state_dir, table, (3).to_bytes(8, "big"), last_row(state_dir, "outbox")[1])
+    spoil(state_dir, table)
+    if (table, spoil) in UNSEEN:
+        return
+    store = base.forked.open(state_dir)
+    assert (store.error, store.unsound, store.set_aside) == ("", [], [])
+    assert len(store.incidents) == 1
+    at_most = 2 if spoil is mistake_key else 1  # a record and the long part that it looks for
+    missing = base.holds.actions.keys() - store.actions.keys()
+    assert len(missing) <= (at_most if table in RECORDS else 0)
+    kept = {each: was for each, was in base.holds.actions.items() if each not in missing}
+    assert store.actions == kept
+    assert (store.generation, store.device) == (base.holds.generation, base.holds.device)
+    assert store.etag == base.holds.etag
+    assert base.holds.last_sequence <= store.last_sequence < 2**53
+    assert len(store.reports) >= len(base.holds.reports) - 1
+    again = base.forked.open(state_dir)
+    assert again == store
+
+
+#: It is another action's run then, and nothing says that it was not.
+UNSEEN = {("runs", mistake_key)}
+
+
+def test_the_number_of_a_damaged_event_is_not_given_again(base, tmp_path):
+    state_dir = base.copy(tmp_path / "state")
+    on_disk(state_dir, "outbox", lambda txn, handle: txn.drop(handle, delete=False))
+    damage_value(state_dir, "events")
+    store = base.forked.open(state_dir)
+    assert store.last_sequence == base.holds.last_sequence
+    assert base.holds.last_sequence not in store.events
+
+
+@pytest.mark.parametrize("spoil", [damage_value, cut_value, mean_nothing])
+def test_a_damaged_row_of_meta_begins_a_new_generation_above_all_numbers(base, tmp_path, spoil):
+    state_dir = base.copy(tmp_path / "state")
+    spoil(state_dir, "meta")
+    store = base.forked.open(state_dir)
+    assert (store.error, store.unsound, len(store.incidents)) == ("", [], 1)
+    assert store.actions == base.holds.actions
+    assert store.generation != base.holds.generation
+    assert (store.etag, store.last_sequence > base.holds.last_sequence) == ("", True)
+
+
+def lose_edge(txn: Any, handle: Any) -> None:
+    with txn.cursor(handle) as at:
+        assert at.first()
+        at.delete()
+
+
+def mistake_edge(txn: Any, handle: Any) -> None:
+    with txn.cursor(handle) as at:
+        assert at.first()
+        key, value = at.item()
+        at.delete()
+    txn.put(bytes([key[0] ^ 0x10]) + key[1:], value, db=handle)
+
+
+def stray_edge(txn: Any, handle: Any) -> None:
+    with txn.cursor(handle) as at:
+        assert at.first()
+        value = at.value()
+    txn.put(bytes(24), value, db=handle)
+
+
+@pytest.mark.parametrize("index", ["due", "ended"])
+@pytest.mark.parametrize("spoil", [lose_edge, mistake_edge, stray_edge])
+def test_an_index_that_does_not_follow_its_records_is_made_anew(base, tmp_path, index, spoil):
+    """An action that is missing from `due` would never start."""
+    state_dir = base.copy(tmp_path / "state")
+    on_disk(state_dir, index, spoil)
+    store = base.forked.open(state_dir)
+    assert (store.error, store.unsound) == ("", [])
+    assert store.actions == base.holds.actions
+    assert "indexes were made anew" in store.incidents[0].detail
+    assert (store.generation, store.reports) == (base.holds.generation, base.holds.reports)
+
+
+def test_many_damaged_values_are_put_aside(base, tmp_path):
+    state_dir = base.copy(tmp_path / "state")
+
+    def damage_all(txn: Any, handle: Any) -> None:
+        with txn.cursor(handle) as at:
+            for key, value in list(at):
+                txn.put(key, value[:-1] + bytes([value[-1] ^ 1]), db=handle)
+
+    on_disk(state_dir, "actions", damage_all)
+    store = base.forked.open(state_dir)
+    assert (store.error, store.unsound, store.actions) == ("", [], {})
+    assert store.reports == base.holds.reports
+    assert store.incidents[0].detail.startswith(f"{ACTIONS + 1} damaged values put aside")
+
+
+# --- again and again ---------------------------------------------------------------------
+
+
+def spoil_a_page(state_dir: Path) -> None:
+    """One without which LMDB opens nothing; nothing else is lost with it."""
+    zero(data_file(state_dir), 0)
+
+
+def test_incidents_add_up_and_of_the_stores_set_aside_the_newest_two_are_kept(base, tmp_path):
+    state_dir = base.copy(tmp_path / "state")
+    last = base.holds
+    for number in range(1, 5):
+        if number == 3:
+            damage_value(state_dir, "events")
+        else:
+            spoil_a_page(state_dir)
+        before = data_file(state_dir).read_bytes()
+        store = base.forked.open(state_dir)
+        assert (store.error, store.unsound) == ("", [])
+        assert len(store.incidents) == number
+        assert store.incidents[: number - 1] == last.incidents
+        assert store.actions == base.holds.actions
+        assert store.last_sequence >= last.last_sequence
+        assert store.device == base.holds.device
+        assert (store.generation == last.generation) == (number == 3)
+        if number != 3:
+            assert (state_dir / store.set_aside[-1] / "data.mdb").read_bytes() == before
+        last = store
+    assert last.set_aside == ["daemondb.bad-2", "daemondb.bad-3"]
+
+
+def test_a_store_without_events_goes_on_above_the_numbers_it_gave(base, tmp_path):
+    """Nothing but its head says how far they went."""
+    state_dir = base.copy(tmp_path / "state")
+    for table in ("events", "outbox"):
+        on_disk(state_dir, table, lambda txn, handle: txn.drop(handle, delete=False))
+    spoil_a_page(state_dir)
+    first = base.forked.open(state_dir)
+    spoil_a_page(state_dir)
+    second = base.forked.open(state_dir)
+    assert base.holds.last_sequence < first.last_sequence <= second.last_sequence
+
+
+def test_a_sound_store_is_opened_as_it_is(base, tmp_path):
+    state_dir = base.copy(tmp_path / "state")
+    store = base.executed.open(state_dir)
+    assert store == base.holds
+    assert not list(state_dir.glob("daemondb.*"))
+
+
+def test_a_store_that_is_set_aside_can_be_opened_like_any_other(base, tmp_path):
+    state_dir = base.copy(tmp_path / "state")
+    spoil_a_page(state_dir)
+    store = base.forked.open(state_dir)
+    shutil.rmtree(state_dir / "daemondb")
+    (state_dir / store.set_aside[0]).rename(state_dir / "daemondb")
+    again = base.forked.open(state_dir)
+    assert again.actions == base.holds.actions
+
+
+# --- the exchange is cut short -----------------------------------------------------------
+
+RENAMES = 3
+
+
+def replace_until(state_dir: Path, steps: int, *, dies: bool) -> int:
+    """Replace a store in a process that ends before that step; its exit code."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    renamed = 0
+    rename = storefile.rename
+
+    def count(old: Path, new: Path) -> None:
+        nonlocal renamed
+        if renamed == steps:
+            if dies:
+                os._exit(9)
+            raise OSError(errno.EIO, "as if")
+        renamed += 1
+        rename(old, new)
+
+    code = 1
+    try:
+        storefile.rename = count
+        replacing.replace(Places(state_dir), "as told", map_bytes=MAP_BYTES, now_us=NOW_US)
+        code = 0
+    except OSError:
+        code = 9
+    finally:
+        os._exit(code)
+
+
+@pytest.mark.parametrize("steps", range(RENAMES + 1))
+@pytest.mark.parametrize("dies", [True, False], ids=["killed", "fails"])
+def test_an_exchange_that_is_cut_short_leaves_the_old_store_or_the_new_one(
+    base, tmp_path, steps, dies
+):
+    state_dir = base.copy(tmp_path / "state")
+    for number in (1, 2):  # no set-aside store is lost before there is a newer one
+        shutil.copytree(base.state_dir / "daemondb", state_dir / f"daemondb.bad-{number}")
+    spoil_a_page(state_dir)
+    damaged = data_file(state_dir).read_bytes()
+    assert replace_until(state_dir, steps, dies=dies) == (9 if steps < RENAMES else 0)
+    aside = {path.name for path in Places(state_dir).set_aside()}
+    assert {"daemondb.bad-2"} <= aside
+    assert ("daemondb.bad-1" in aside) == (steps < RENAMES)
+    store = base.forked.open(state_dir)
+    assert (store.error, store.unsound, store.modes) == ("", [], [])
+    assert store.actions == base.holds.actions
+    assert store.device == base.holds.device
+    assert len(store.incidents) == 1
+    assert (state_dir / store.set_aside[-1] / "data.mdb").read_bytes() == damaged
+    assert store.set_aside == ["daemondb.bad-2", "daemondb.bad-3"]
+    assert not [path for path in state_dir.glob("daemondb.*") if "bad" not in path.name]
+
+
+def test_what_others_left_behind_is_removed(base, tmp_path):
+    state_dir = base.copy(tmp_path / "state")
+    gone = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
+    left = ["tmp", "new", "old", f"copy-{gone.stdout.strip()}"]
+    for name in left:
+        (state_dir / f"daemondb.{name}").mkdir()
+    mine = state_dir / f"daemondb.copy-{os.getpid()}"  # of one that lives
+    mine.mkdir()
+    store = base.forked.open(state_dir)
+    assert store == base.holds
+    assert list(state_dir.glob("daemondb.*")) == [mine]
+
+
+# --- full disks --------------------------------------------------------------------------
+
+
+def test_where_the_disk_takes_no_other_store_the_damaged_one_stays(base, tmp_path):
+    with mounted(tmp_path / "disk", "-o", "loop", ext4(tmp_path / "image", 16 * 1024**2)):
+        state_dir = base.copy(tmp_path / "disk" / "state")
+        spoil_a_page(state_dir)
+        before = data_file(state_dir).read_bytes()
+        fill(tmp_path / "disk" / "filling")
+        store = base.executed.open(state_dir)
+        assert store.error.startswith("cannot")
+        assert data_file(state_dir).read_bytes() == before
+        assert not list(state_dir.glob("daemondb.*"))
+        (tmp_path / "disk" / "filling").unlink()
+        store = base.forked.open(state_dir)
+        assert (store.error, store.actions) == ("", base.holds.actions)
+
+
+def test_on_a_full_disk_a_damaged_value_still_costs_only_itself(base, tmp_path):
+    with mounted(tmp_path / "disk", "-o", "loop", ext4(tmp_path / "image", 16 * 1024**2)):
+        state_dir = base.copy(tmp_path / "disk" / "state")
+        store = base.forked.open(state_dir)  # has its blocks from now on
+        damage_value(state_dir, "events")
+        fill(tmp_path / "disk" / "filling")
+        store = base.forked.open(state_dir)
+        assert (store.error, store.actions) == ("", base.holds.actions)

@@ -10,7 +10,6 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,28 +109,35 @@ def look(db: DaemonDB) -> Opened:
     )
 
 
-def opened(state_dirs: Iterable[Path], *, executed: bool = False) -> Iterator[Opened]:
-    """One for each, in order. Fails, naming it, where the process that opens dies of one."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "support.openings", *(["--exec"] if executed else [])],
-        cwd=TESTS,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if executed else subprocess.DEVNULL,
-        text=True,
-    )
-    decode = msgspec.json.Decoder(Opened).decode
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for state_dir in state_dirs:
-            process.stdin.write(f"{state_dir}\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            if not line:
-                raise AssertionError(f"whoever opened {state_dir} ended with {process.wait(10)}")
-            yield decode(line)
-        process.stdin.close()
+class Openings:
+    """Who opens, until it is closed; with `executed` each process is one of its own."""
+
+    def __init__(self, *, executed: bool = False) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "support.openings", *(["--exec"] if executed else [])],
+            cwd=TESTS,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._decode = msgspec.json.Decoder(Opened).decode
+
+    def open(self, state_dir: Path) -> Opened:
+        """Fails, naming it, where the process that opens dies of it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{state_dir}\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise AssertionError(f"whoever opened {state_dir} ended with {self._process.wait(10)}")
+        return self._decode(line)
+
+    def close(self) -> None:
+        with self._process as process:
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 def main() -> None:
