@@ -7,6 +7,7 @@ own that only reads, for a bounded time, because what is damaged kills whoever m
 """
 
 import contextlib
+import errno
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -68,11 +69,20 @@ def open_for_writing(place: Path, map_bytes: int) -> Environment:
 
 def _open_for_reading(place: Path, *, live: bool) -> Environment:
     """`live`: a daemon may be writing, so this reader has to be one that LMDB knows of."""
+    try:
+        return _open_with(place, live=live, map_bytes=0)  # as its writer had it
+    except lmdb.Error as error:
+        if getattr(error, "code", 0) != errno.ENOMEM:
+            raise
+    return _open_with(place, live=live, map_bytes=storefile.data_bytes(place))
+
+
+def _open_with(place: Path, *, live: bool, map_bytes: int) -> Environment:
     return lmdb.open(
         str(place),
         create=False,
         readonly=True,
-        map_size=0,  # as its writer had it
+        map_size=map_bytes,
         lock=live,
         max_dbs=TABLES_MAX,
         max_readers=READERS_MAX,

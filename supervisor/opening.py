@@ -45,7 +45,9 @@ def open_store(
                 _replace(places, found.detail, map_bytes, now_us, say)
             case Condition.OLDER:
                 say("backing daemonDB up", BACKUP_SECONDS_MAX)
-                storechild.ask(("backup-own", state_dir), seconds_max=BACKUP_SECONDS_MAX)
+                storechild.back_up(state_dir, seconds_max=BACKUP_SECONDS_MAX)
+                DaemonDB.at(places.store, map_bytes=map_bytes).close()
+                found = storechild.examine(places.store)  # what its values mean is known now
         db = DaemonDB.at(places.store, map_bytes=map_bytes)
         if found.damaged or found.faults:
             _mend(db, found, now_us)

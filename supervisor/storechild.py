@@ -135,3 +135,10 @@ def replace(state_dir: Path, why: str, *, map_bytes: int, now_us: int) -> Incide
     if answer.damage:
         raise StoreError(f"cannot replace the database in {state_dir}: {answer.died_of}")
     return _decode_incident(answer.output)
+
+
+def back_up(state_dir: Path, *, seconds_max: float) -> None:
+    """The store has one more backup. Raises `StoreError`."""
+    answer = ask(("backup-own", state_dir), seconds_max=seconds_max)
+    if answer.damage:
+        raise StoreError(f"cannot backup the database in {state_dir}: {answer.died_of}")

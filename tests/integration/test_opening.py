@@ -30,6 +30,8 @@ from support.store import LONG_NAMES, add, data_file, happen, on_disk, start
 ACTIONS = 60
 RECORDS = ("actions", "details")
 FLIPS = 150
+#: Of a page that says where the tables are, what is used.
+HEAD_BYTES = 152
 SEED = 20261123
 
 
@@ -210,6 +212,17 @@ def test_flipped_bits_cost_at_most_what_is_on_their_page(base, tmp_path):
         fixtures.append(Fixture(name, state_dir, frozenset(base.on(page))))
     found = check_all(base, fixtures)
     assert any(store.incidents for store in found)
+
+
+def test_a_flipped_bit_in_a_head_of_the_file_costs_nothing(base, tmp_path):
+    random = Random(SEED)
+    fixtures = []
+    for page in (0, 1):
+        for byte in range(HEAD_BYTES):
+            state_dir = base.copy(tmp_path / f"{page}-{byte}")
+            flip(data_file(state_dir), page * PAGE_BYTES + byte, random.randrange(8))
+            fixtures.append(Fixture(f"byte {byte} of head {page}", state_dir))
+    check_all(base, fixtures)
 
 
 # --- another file, or none ---------------------------------------------------------------
