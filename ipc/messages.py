@@ -262,6 +262,7 @@ class ErrorKind(enum.StrEnum):
     UNAUTHORIZED = "unauthorized"  # the token is refused, or cannot be read
     REFUSED = "refused"  # a whole answer that says no
     BUSY = "busy"  # 429 or 503: come back later
+    NO_REPORTS = "no-reports"  # the backend has nothing that takes reports
     BAD_ANSWER = "bad-answer"  # an answer that is not what was asked for
     TOO_LARGE = "too-large"  # over a limit of ours
     LOCAL = "local"  # a fault on this host: our file, our disk

@@ -63,9 +63,9 @@ class DaemonSettings(_Section, frozen=True, kw_only=True):
 
 
 class BackendSettings(_Section, frozen=True, kw_only=True):
-    """`url` has no slash at its end and is never "" for http; `path` is never None for file."""
+    """`url` has no slash at its end and is never "" but for file; there `path` is never None."""
 
-    kind: Literal["http", "file", "trpc"] = "http"
+    kind: Literal["http", "trpc", "file"] = "http"
     url: Annotated[str, Meta(max_length=2048)] = ""
     path: Path | None = None
     token_file: Path | None = None
@@ -195,8 +195,6 @@ def _daemon(table: object, base: Path) -> DaemonSettings:
 
 def _backend(table: object, base: Path) -> BackendSettings:
     backend = _section("backend", table, BackendSettings, base)
-    if backend.kind == "trpc":
-        raise _BadKeyError("backend.kind", '"trpc" is not supported by this version')
     needed = "path" if backend.kind == "file" else "url"
     if not getattr(backend, needed):
         raise _BadKeyError(f"backend.{needed}", f'is missing (kind = "{backend.kind}" needs it)')

@@ -221,9 +221,9 @@ def test_a_mistake_is_named_by_file_key_and_reason(
     [
         ("", "backend.url", 'is missing (kind = "http" needs it)'),
         ('kind = "file"', "backend.path", 'is missing (kind = "file" needs it)'),
-        ('kind = "trpc"\nurl = "https://b"', "backend.kind", "not supported by this version"),
-        ('kind = "ftp"', "backend.kind", "expected one of http, file, trpc, got 'ftp'"),
-        ("kind = []", "backend.kind", "expected one of http, file, trpc, got []"),
+        ('kind = "trpc"', "backend.url", 'is missing (kind = "trpc" needs it)'),
+        ('kind = "ftp"', "backend.kind", "expected one of http, trpc, file, got 'ftp'"),
+        ("kind = []", "backend.kind", "expected one of http, trpc, file, got []"),
         ('url = "ftp://b/"', "backend.url", "expected http://… or https://…"),
         ('url = "https:///api"', "backend.url", "with a host"),
         ('url = "https://b:99999/"', "backend.url", "is no address"),

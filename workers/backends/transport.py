@@ -1,0 +1,186 @@
+"""HTTP with bounds: what a backend over HTTP asks by. The only importer of `requests`.
+
+One `Exchange` is one session with one deadline: no proxy and no password from the
+environment, no redirect, no retry (DESIGN 6, facts B1 to B4). What is asked, and what an
+answer means, is its callers'.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+import requests.adapters
+import requests.auth
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from ... import __version__
+from ...ipc.messages import BackendAddress, ErrorKind
+from .base import ExchangeError
+from .deadline import Deadline
+from .faults import failure, refusal, shown
+from .token import TokenFile
+
+#: Read at once. With compressed bodies, no more than a thousand times this is unpacked.
+PIECE_BYTES_MAX = 16 * 1024
+#: Each address of a host gets this share of the time: a dead one must not cost all of it.
+CONNECT_SHARE = 1 / 3
+
+
+class Exchange:
+    """A session for one exchange. Its deadline runs from `with` on."""
+
+    def __init__(self, backend: BackendAddress, tokens: TokenFile) -> None:
+        """Raises `ExchangeError` where the token cannot be read."""
+        self.backend = backend
+        self.deadline = Deadline(backend.timeout_seconds)
+        self._session = _Session()
+        self._session.trust_env = False
+        self._session.headers.clear()
+        token = tokens.read(backend.token_file)
+        # As an auth object: a header would give way to a password in a netrc (fact B4).
+        self._session.auth = _Bearer(token) if token else None
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter(self.deadline))
+        self._last: requests.Response | None = None
+
+    def ask(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> "Answer":
+        """The answer up to its header, whatever its status. Raises `ExchangeError`.
+
+        It can be read until the next one is asked for.
+        """
+        self._let_go()
+        url = self.backend.url.rstrip("/") + path
+        with self.faults(url):
+            self._last = response = self._session.request(
+                method,
+                url,
+                headers={**_HEADERS, **headers},
+                data=body,
+                timeout=(self.deadline.seconds * CONNECT_SHARE, self.deadline.seconds),
+                allow_redirects=False,
+                stream=True,
+            )
+        return Answer(self, url, response)
+
+    @contextlib.contextmanager
+    def faults(self, url: str) -> Iterator[None]:
+        """Everything that reading from the network can raise, as `ExchangeError`.
+
+        A connection that was shut down looks like the end of a header or of a body: only
+        the deadline tells.
+        """
+        try:
+            yield
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            if not self.deadline.passed:
+                raise failure(error, url) from None
+        if self.deadline.passed:
+            detail = f"no whole answer from {shown(url)} within {self.deadline.seconds:g} s"
+            raise ExchangeError(ErrorKind.TIMEOUT, detail)
+
+    def __enter__(self) -> Self:
+        self.deadline.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._let_go()
+        self._session.close()
+        self.deadline.__exit__(kind, error, trace)
+
+    def _let_go(self) -> None:
+        """Close the last answer: one that nobody read would keep its connection."""
+        if self._last is not None:
+            self._last.close()
+            self._last = None
+
+
+class Answer:
+    """Status and headers of an answer; its body only where somebody reads it."""
+
+    def __init__(self, exchange: Exchange, url: str, response: requests.Response) -> None:
+        self.url = url
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._exchange = exchange
+        self._raw = response.raw
+
+    def read(self) -> bytes:
+        """The whole body, unpacked. Raises `ExchangeError`."""
+        bytes_max = self._exchange.backend.body_bytes_max
+        body = bytearray()
+        with self._exchange.faults(self.url):
+            while piece := self._raw.read1(PIECE_BYTES_MAX, decode_content=True):
+                body += piece
+                if len(body) > bytes_max:
+                    detail = f"the answer of {shown(self.url)} is longer than {bytes_max} bytes"
+                    raise ExchangeError(ErrorKind.TOO_LARGE, detail)
+                if self._exchange.deadline.passed:
+                    break  # what a peer goes on sending can be read after a shutdown
+        return bytes(body)
+
+    def refusal(self) -> ExchangeError:
+        """What the status means where it is not the one that was hoped for."""
+        return refusal(self.status, self.headers, self.url)
+
+
+_HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "User-Agent": f"geosched/{__version__}",
+}
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: `requests` would read the body of a redirect, without a bound."""
+
+
+class _Bearer(requests.auth.AuthBase):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Puts every connection under the deadline, and sends nothing twice."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = _watched_pools(self._deadline)
+
+
+def _watched_pools(deadline: Deadline) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+    class Connection(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            deadline.hold(self.sock)
+
+    class TlsConnection(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            deadline.hold(self.sock)
+
+    class Pool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    class TlsPool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = TlsConnection
+
+    return {"http": Pool, "https": TlsPool}
