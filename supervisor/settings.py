@@ -69,6 +69,14 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
     url: Annotated[str, Meta(max_length=2048)] = ""
     path: Path | None = None
     token_file: Path | None = None
+    auth: Literal["token", "oauth"] = "token"
+    oauth_grant: Literal["refresh_token", "client_credentials"] = "refresh_token"
+    oauth_token_url: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_device_url: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_client_id: Annotated[str, Meta(max_length=512)] = ""
+    oauth_client_secret_file: Path | None = None
+    oauth_audience: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_scope: Annotated[str, Meta(max_length=2048)] = ""
     poll_interval_seconds: Annotated[float, Meta(ge=0.2, le=_DAY)] = 60.0
     start_splay_seconds: Annotated[float, Meta(ge=0, le=_DAY)] = 0.0
     timeout_seconds: Annotated[float, Meta(ge=0.1, le=_HOUR)] = 30.0
@@ -200,7 +208,39 @@ def _backend(table: object, base: Path) -> BackendSettings:
         raise _BadKeyError(f"backend.{needed}", f'is missing (kind = "{backend.kind}" needs it)')
     if backend.url:
         _require("backend.url", values.check_url, backend.url)
+    _check_identity(backend)
     return msgspec.structs.replace(backend, url=backend.url.rstrip("/"))
+
+
+def _check_identity(backend: BackendSettings) -> None:
+    """A key that the chosen way to say who we are does not read would be a mistake."""
+    given = {
+        field.name
+        for field in msgspec.structs.fields(backend)
+        if field.name.startswith("oauth_") and getattr(backend, field.name) != field.default
+    }
+    needed: tuple[str, ...] = ()
+    if backend.auth == "token":
+        unread, why = sorted(given), 'auth = "oauth"'
+    elif backend.kind == "file":
+        raise _BadKeyError("backend.auth", 'a file (kind = "file") asks nobody who they are')
+    else:
+        needed = ("token_file", "oauth_token_url", "oauth_client_id")
+        if backend.oauth_grant == "client_credentials":
+            needed += ("oauth_client_secret_file",)
+        unread = ["oauth_device_url"] if backend.oauth_grant == "client_credentials" else []
+        unread, why = [key for key in unread if key in given], 'oauth_grant = "refresh_token"'
+    for key in unread:
+        raise _BadKeyError(f"backend.{key}", f"is only for {why}")
+    for key in needed:
+        if not getattr(backend, key):
+            raise _BadKeyError(f"backend.{key}", 'is missing (auth = "oauth" needs it)')
+    for key in ("oauth_token_url", "oauth_device_url"):
+        if url := getattr(backend, key):
+            _require(f"backend.{key}", values.check_oauth_url, url)
+    for key in ("oauth_client_id", "oauth_audience", "oauth_scope"):
+        if not getattr(backend, key).isprintable():
+            raise _BadKeyError(f"backend.{key}", "has a control character in it")
 
 
 def _scripts(tables: object, base: Path) -> dict[str, ScriptSettings]:

@@ -288,19 +288,27 @@ def test_a_token_file_that_is_no_file_is_unauthorized(
     assert str(token_file) in error.detail
 
 
-def test_a_token_that_others_can_read_is_warned_of_once_and_never_logged(
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_token_that_others_can_write_is_refused(
+    mode: int, server: BackendServer, http: HttpBackend, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("s3cret")
+    token_file.chmod(mode)
+    error = error_of(http, address(url=server.url, token_file=str(token_file)))
+    assert error.kind is ErrorKind.UNAUTHORIZED
+    assert f"others than its owner can write it (mode {mode:04o})" in error.detail
+    assert server.asked == []
+
+
+def test_a_token_that_others_can_only_read_is_used_and_never_logged(
     server: BackendServer, http: HttpBackend, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     token_file = tmp_path / "token"
     token_file.write_text("s3cret")
-    token_file.chmod(0o640)
+    token_file.chmod(0o644)
     caplog.set_level(logging.DEBUG)
-    for _ in range(2):
-        snapshot_of(http, address(url=server.url, token_file=str(token_file)))
-    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.getMessage() for record in warnings] == [
-        f"Others than the owner can use the token file {token_file}: its mode is 0640"
-    ]
+    snapshot_of(http, address(url=server.url, token_file=str(token_file)))
     assert "s3cret" not in caplog.text
 
 

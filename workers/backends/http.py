@@ -9,11 +9,11 @@ import re
 from collections.abc import Sequence
 
 from ...ipc.messages import ErrorKind, NotModified, Pull, Report, Send, Taken
+from .authorised import BackendExchange
 from .base import ExchangeError, Snapshot
 from .reports import batch_body, batch_key, read_verdicts
 from .snapshot import read_snapshot
-from .token import TokenFile
-from .transport import Answer, Exchange
+from .transport import Answer
 
 log = logging.getLogger(__name__)
 #: What we keep of an ETag, to send it back: an opaque word.
@@ -25,12 +25,9 @@ _ABOUT_A_REPORT = (400, 413, 422)
 class HttpBackend:
     """`GET {url}/actions` and `POST {url}/actions/status` (INTERFACE, "plain HTTP")."""
 
-    def __init__(self) -> None:
-        self._tokens = TokenFile()
-
     def pull(self, pull: Pull) -> Snapshot | NotModified:
         headers = {"If-None-Match": pull.etag} if pull.etag else {}
-        with Exchange(pull.backend, self._tokens) as exchange:
+        with BackendExchange(pull.backend) as exchange:
             answer = exchange.ask("GET", "/actions", headers)
             if answer.status == 304 and pull.etag:
                 return NotModified(pull.exchange)
@@ -49,7 +46,7 @@ class HttpBackend:
         accepted: list[str] = []
         refused: dict[str, str] = {}
         waiting: list[Sequence[Report]] = [send.reports] if send.reports else []
-        with Exchange(send.backend, self._tokens) as exchange:
+        with BackendExchange(send.backend) as exchange:
             while waiting:
                 batch = waiting.pop()
                 try:
@@ -73,7 +70,7 @@ class HttpBackend:
         return Taken(send.exchange, tuple(accepted), tuple(refused.items()))
 
 
-def _post(exchange: Exchange, batch: Sequence[Report]) -> Answer:
+def _post(exchange: BackendExchange, batch: Sequence[Report]) -> Answer:
     headers = {"Content-Type": "application/json", "Idempotency-Key": batch_key(batch)}
     return exchange.ask("POST", "/actions/status", headers, batch_body(batch))
 

@@ -21,7 +21,6 @@ from ...ipc.messages import BackendAddress, ErrorKind
 from .base import ExchangeError
 from .deadline import Deadline
 from .faults import failure, refusal, shown
-from .token import TokenFile
 
 #: Read at once. With compressed bodies, no more than a thousand times this is unpacked.
 PIECE_BYTES_MAX = 16 * 1024
@@ -32,35 +31,38 @@ CONNECT_SHARE = 1 / 3
 class Exchange:
     """A session for one exchange. Its deadline runs from `with` on."""
 
-    def __init__(self, backend: BackendAddress, tokens: TokenFile) -> None:
-        """Raises `ExchangeError` where the token cannot be read."""
+    def __init__(self, backend: BackendAddress) -> None:
         self.backend = backend
         self.deadline = Deadline(backend.timeout_seconds)
         self._session = _Session()
         self._session.trust_env = False
         self._session.headers.clear()
-        token = tokens.read(backend.token_file)
-        # As an auth object: a header would give way to a password in a netrc (fact B4).
-        self._session.auth = _Bearer(token) if token else None
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter(self.deadline))
         self._last: requests.Response | None = None
 
-    def ask(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+    def fetch(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        token: str = "",
     ) -> "Answer":
         """The answer up to its header, whatever its status. Raises `ExchangeError`.
 
-        It can be read until the next one is asked for.
+        It can be read until the next one is fetched.
         """
         self._let_go()
-        url = self.backend.url.rstrip("/") + path
         with self.faults(url):
             self._last = response = self._session.request(
                 method,
                 url,
                 headers={**_HEADERS, **headers},
                 data=body,
+                # As an auth object: a header would give way to a password in a netrc (B4).
+                auth=_Bearer(token) if token else None,
                 timeout=(self.deadline.seconds * CONNECT_SHARE, self.deadline.seconds),
                 allow_redirects=False,
                 stream=True,
@@ -114,9 +116,12 @@ class Answer:
         self._exchange = exchange
         self._raw = response.raw
 
-    def read(self) -> bytes:
-        """The whole body, unpacked. Raises `ExchangeError`."""
-        bytes_max = self._exchange.backend.body_bytes_max
+    def read(self, bytes_max: int | None = None) -> bytes:
+        """The whole body, unpacked; at most `max_body` long where no bound is given.
+
+        Raises `ExchangeError`.
+        """
+        bytes_max = bytes_max or self._exchange.backend.body_bytes_max
         body = bytearray()
         with self._exchange.faults(self.url):
             while piece := self._raw.read1(PIECE_BYTES_MAX, decode_content=True):

@@ -18,12 +18,12 @@ import msgspec
 
 from ...ipc.instants import format_instant
 from ...ipc.messages import ErrorKind, NotModified, Pull, Report, Send, Taken
+from .authorised import BackendExchange
 from .base import ExchangeError, Snapshot
 from .faults import refusal, shown
 from .reports import printable
 from .snapshot import decode_strictly, read_snapshot
-from .token import TokenFile
-from .transport import Answer, Exchange
+from .transport import Answer
 
 QUERY = "/actions.getAll"
 MUTATION = "/actions.setExecutionStatus"
@@ -88,17 +88,14 @@ class CallError(ExchangeError):
 class TrpcBackend:
     """The calls of one daemon to the original backend (INTERFACE, "Backend over tRPC")."""
 
-    def __init__(self) -> None:
-        self._tokens = TokenFile()
-
     def pull(self, pull: Pull) -> Snapshot | NotModified:
-        with Exchange(pull.backend, self._tokens) as exchange:
+        with BackendExchange(pull.backend) as exchange:
             body = _answered(exchange.ask("GET", QUERY, {}))
         return read_snapshot(body, "", pull, actions_in)
 
     def send(self, send: Send) -> Taken:
         """One call a report. What was settled before an error counts."""
-        with Exchange(send.backend, self._tokens) as exchange:
+        with BackendExchange(send.backend) as exchange:
             reporting = _Reporting(exchange)
             for report in send.reports:
                 if not reporting.goes_on(report):
@@ -109,7 +106,7 @@ class TrpcBackend:
 class _Reporting:
     """What becomes of reports that are sent one after the other."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: BackendExchange) -> None:
         self._exchange = exchange
         self._accepted: list[str] = []
         self._refused: list[tuple[str, str]] = []
