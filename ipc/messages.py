@@ -223,7 +223,8 @@ class BackendAddress(msgspec.Struct, frozen=True):
     """Where the backend is, as whom it is asked, and what one exchange may cost.
 
     Paths are absolute. `token_file` holds a bearer token, or where `oauth` is given the
-    tokens that were got by it.
+    tokens that were got by it. `ca_file` stands in for the usual authorities; `proxy` is a
+    url. What is not configured is "".
     """
 
     kind: str
@@ -234,6 +235,10 @@ class BackendAddress(msgspec.Struct, frozen=True):
     body_bytes_max: int
     actions_max: int
     oauth: OAuthClient | None = None
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    proxy: str = ""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -280,6 +285,7 @@ class ErrorKind(enum.StrEnum):
 
     UNREACHABLE = "unreachable"  # no answer, or half of one
     TIMEOUT = "timeout"  # no whole answer in time
+    UNTRUSTED = "untrusted"  # the peer's certificate proves nothing to us
     UNAUTHORIZED = "unauthorized"  # what tells who we are is refused, or cannot be read
     REFUSED = "refused"  # a whole answer that says no
     BUSY = "busy"  # 429 or 503: come back later

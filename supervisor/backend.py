@@ -80,6 +80,10 @@ def address(settings: BackendSettings) -> BackendAddress:
         settings.max_body_bytes,
         settings.max_actions,
         oauth=oauth if settings.auth == "oauth" else None,
+        ca_file=str(settings.ca_file or ""),
+        client_cert=str(settings.client_cert or ""),
+        client_key=str(settings.client_key or ""),
+        proxy=settings.proxy,
     )
 
 

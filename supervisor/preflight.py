@@ -15,16 +15,15 @@ from pathlib import Path
 
 from ..ipc.places import Runtime
 from ..ipc.sockets import ENDPOINT_PATH_BYTES_MAX
-from ..workers import trust
+from ..workers import tlsfiles, trust
 from ..workers.conditions import UnusableConditionsError, person, reserved
 from .orders import DEFAULT_PATH, conditions_of
 from .settings import BackendSettings, DaemonSettings, ScriptSettings, Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
-#: Files that the backend's settings may name; others must write none of the secret ones.
-_SECRETS = ("token_file", "oauth_client_secret_file")
-_FILES = _SECRETS
+#: Files that the backend's settings may name, and nobody but their owner should know.
+_SECRETS = ("token_file", "oauth_client_secret_file", "client_key")
 _MODES = {"state_dir": 0o700, "runtime_dir": 0o750, "log_dir": 0o750}
 
 
@@ -150,11 +149,14 @@ def _socket_problems(daemon: DaemonSettings) -> Iterator[str]:
 
 
 def _backend_problems(backend: BackendSettings) -> Iterator[str]:
-    for key, path in _given(backend, _FILES):
+    for key, path in _given(backend, _SECRETS):
         if not (path.is_file() and _may(path, os.R_OK)):
             yield f"backend.{key}: cannot read {path}"
         elif key in _SECRETS and (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
             yield f"backend.{key}: others than its owner can write {path} (mode {mode:04o})"
+    tls = (backend.ca_file, backend.client_cert, backend.client_key)
+    if problem := tlsfiles.why_not(*(str(path or "") for path in tls)):
+        yield f"backend.{problem}"
     if backend.auth == "oauth" and backend.token_file is not None:
         yield from _token_problems(backend.token_file, backend.oauth_grant)
     if backend.kind != "file" or backend.path is None:

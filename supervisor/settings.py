@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from ..ipc import places
-from . import values
+from . import backendkeys, values
 
 FILE_BYTES_MAX = 1024 * 1024
 HEARTBEAT_SECONDS_MAX = 5.0
@@ -77,6 +77,10 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
     oauth_client_secret_file: Path | None = None
     oauth_audience: Annotated[str, Meta(max_length=2048)] = ""
     oauth_scope: Annotated[str, Meta(max_length=2048)] = ""
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    proxy: Annotated[str, Meta(max_length=2048)] = ""
     poll_interval_seconds: Annotated[float, Meta(ge=0.2, le=_DAY)] = 60.0
     start_splay_seconds: Annotated[float, Meta(ge=0, le=_DAY)] = 0.0
     timeout_seconds: Annotated[float, Meta(ge=0.1, le=_HOUR)] = 30.0
@@ -203,44 +207,9 @@ def _daemon(table: object, base: Path) -> DaemonSettings:
 
 def _backend(table: object, base: Path) -> BackendSettings:
     backend = _section("backend", table, BackendSettings, base)
-    needed = "path" if backend.kind == "file" else "url"
-    if not getattr(backend, needed):
-        raise _BadKeyError(f"backend.{needed}", f'is missing (kind = "{backend.kind}" needs it)')
-    if backend.url:
-        _require("backend.url", values.check_url, backend.url)
-    _check_identity(backend)
+    for key, reason in backendkeys.mistakes(backend):
+        raise _BadKeyError(f"backend.{key}", reason)
     return msgspec.structs.replace(backend, url=backend.url.rstrip("/"))
-
-
-def _check_identity(backend: BackendSettings) -> None:
-    """A key that the chosen way to say who we are does not read would be a mistake."""
-    given = {
-        field.name
-        for field in msgspec.structs.fields(backend)
-        if field.name.startswith("oauth_") and getattr(backend, field.name) != field.default
-    }
-    needed: tuple[str, ...] = ()
-    if backend.auth == "token":
-        unread, why = sorted(given), 'auth = "oauth"'
-    elif backend.kind == "file":
-        raise _BadKeyError("backend.auth", 'a file (kind = "file") asks nobody who they are')
-    else:
-        needed = ("token_file", "oauth_token_url", "oauth_client_id")
-        if backend.oauth_grant == "client_credentials":
-            needed += ("oauth_client_secret_file",)
-        unread = ["oauth_device_url"] if backend.oauth_grant == "client_credentials" else []
-        unread, why = [key for key in unread if key in given], 'oauth_grant = "refresh_token"'
-    for key in unread:
-        raise _BadKeyError(f"backend.{key}", f"is only for {why}")
-    for key in needed:
-        if not getattr(backend, key):
-            raise _BadKeyError(f"backend.{key}", 'is missing (auth = "oauth" needs it)')
-    for key in ("oauth_token_url", "oauth_device_url"):
-        if url := getattr(backend, key):
-            _require(f"backend.{key}", values.check_oauth_url, url)
-    for key in ("oauth_client_id", "oauth_audience", "oauth_scope"):
-        if not getattr(backend, key).isprintable():
-            raise _BadKeyError(f"backend.{key}", "has a control character in it")
 
 
 def _scripts(tables: object, base: Path) -> dict[str, ScriptSettings]:

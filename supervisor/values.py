@@ -102,6 +102,16 @@ def check_oauth_url(url: str) -> None:
         raise ValueError("expected https://…: secrets are sent there")
 
 
+def check_proxy(url: str) -> None:
+    """The reason never repeats the url: there may be a password in it."""
+    if "@" in url:
+        raise ValueError("has credentials in it; proxies that want some are not supported")
+    check_url(url)
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.path not in ("", "/"):
+        raise ValueError("expected http:// with a host and a port")
+
+
 def _is_this_host(name: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback

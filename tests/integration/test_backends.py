@@ -157,6 +157,7 @@ def test_a_peer_that_accepts_and_is_silent_is_a_timeout(scheme: str, http: HttpB
 def test_a_peer_that_speaks_no_tls_is_unreachable(server: BackendServer, http: HttpBackend) -> None:
     error = error_of(http, address(url=server.url.replace("http:", "https:")))
     assert error.kind is ErrorKind.UNREACHABLE
+    assert error.detail.startswith("cannot speak TLS with https://127.0.0.1:")
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "http://", "nonsense", "http://[::1/"])

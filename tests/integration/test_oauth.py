@@ -380,7 +380,7 @@ def test_of_many_processes_one_renews_the_token_and_the_others_use_it(
     where: BackendAddress, server: BackendServer, oauth: OAuthServer, tokens: Path
 ) -> None:
     """A server that rotates refresh tokens ends the login when an old one comes again."""
-    server.token = "revoked"
+    server.token, oauth.slow_seconds = "revoked", 0.3  # two that ask at once would be seen
     at = msgspec.structs.replace(where, timeout_seconds=20.0)
     command = [sys.executable, "-P", "-c", PULLER, msgspec.json.encode(at).decode()]
     with Path(f"{tokens}.lock").open("w") as lock:

@@ -10,6 +10,7 @@ the login. `answers` are given instead of its own, one a request, in their order
 import json
 import socketserver
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,7 +46,7 @@ def kept_tokens(path: Path) -> dict[str, Any]:
 class OAuthServer:
     """All fields may be changed while it runs. `issued` is called with each new access
     token; `rotates` is whether refresh tokens are renewed; `confirmed` what a person said
-    to a device code: None for nothing yet."""
+    to a device code: None for nothing yet. `slow_seconds` is how long it takes to answer."""
 
     def __init__(self) -> None:
         self.rotates = True
@@ -54,6 +55,7 @@ class OAuthServer:
         self.interval: Any = 1
         self.valid_seconds: Any = 60
         self.confirmed: bool | None = None
+        self.slow_seconds = 0.0
         self.answers: list[Answer] = []
         self.issued: Callable[[str], None] = lambda _: None
         self.asked: list[dict[str, str]] = []  # every form that came, with its path
@@ -176,6 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:  # the name that BaseHTTPRequestHandler looks for
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        time.sleep(self.server.oauth.slow_seconds)
         status, answer = self.server.oauth.answer(self.path, dict(parse_qsl(body.decode())))
         if status == 0:  # hang up
             self.close_connection = True

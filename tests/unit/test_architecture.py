@@ -27,6 +27,7 @@ WORKERS_SHARED = {
     "procfs",
     "results",
     "spawn",
+    "tlsfiles",
     "tree",
     "trust",
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 from geosched.supervisor import preflight
 from geosched.supervisor.backend import address
 from geosched.supervisor.settings import (
@@ -89,6 +90,7 @@ def test_the_example_holds_every_setting_with_its_default() -> None:
     document = tomllib.loads(EXAMPLE.read_text())
     # These have no default.
     shown = {"url", "path", "token_file", "oauth_client_secret_file", "command"}
+    shown |= {"ca_file", "client_cert", "client_key"}
     for name, section in (
         ("daemon", settings.daemon),
         ("backend", settings.backend),
@@ -278,7 +280,7 @@ def test_who_asks_may_be_told_by_tokens_that_the_daemon_renews(tmp_path: Path) -
         ("https://login.example", "http://127.evil.example", "oauth_token_url", "expected https"),
         ("https://login", "https://me:hunter2@login", "oauth_token_url", "has credentials in it"),
         ("device-1", "device\\u0000", "oauth_client_id", "control character"),
-        ('auth = "oauth"', 'auth = "token"', "oauth_client_id", 'is only for auth = "oauth"'),
+        ('auth = "oauth"', 'auth = "token"', "oauth_token_url", 'is only for auth = "oauth"'),
         ('auth = "oauth"', 'auth = "basic"', "auth", "expected one of token, oauth"),
         ('url = "https://b"', 'kind = "file"\npath = "a"', "auth", "asks nobody who they are"),
         (
@@ -300,6 +302,39 @@ def test_a_way_to_say_who_asks_that_cannot_work_is_refused(
 ) -> None:
     assert old in OAUTH
     assert "hunter2" not in refused(tmp_path, OAUTH.replace(old, new), f"backend.{key}", reason)
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "reason"),
+    [
+        ('client_cert = "c"', "client_key", "is missing (client_cert needs it)"),
+        ('client_key = "k"', "client_cert", "is missing (client_key needs it)"),
+        ('proxy = "https://p:1"', "proxy", "expected http:// with a host and a port"),
+        ('proxy = "http://p:1/x"', "proxy", "expected http:// with a host and a port"),
+        ('proxy = "socks5://p:1"', "proxy", "expected http"),
+        ('proxy = "http://me:hunter2@p:1"', "proxy", "has credentials in it"),
+    ],
+)
+def test_a_way_to_the_backend_that_cannot_work_is_refused(
+    tmp_path: Path, lines: str, key: str, reason: str
+) -> None:
+    text = f'[backend]\nurl = "https://b"\n{lines}\n'
+    assert "hunter2" not in refused(tmp_path, text, f"backend.{key}", reason)
+
+
+@pytest.mark.parametrize("lines", ['ca_file = "c"', 'client_cert = "c"\nclient_key = "k"'])
+def test_certificates_that_nothing_would_look_at_are_refused(tmp_path: Path, lines: str) -> None:
+    key = f"backend.{lines.split(maxsplit=1)[0]}"
+    refused(tmp_path, f'[backend]\nurl = "http://b"\n{lines}\n', key, "only for an https://")
+    refused(tmp_path, BACKEND + lines, key, "is only for an https://")
+
+
+def test_the_way_to_the_backend_is_passed_on(tmp_path: Path) -> None:
+    lines = 'ca_file = "ca"\nclient_cert = "c"\nclient_key = "k"\nproxy = "http://p:3128"\n'
+    where = address(loaded(tmp_path, f'[backend]\nurl = "https://b"\n{lines}').backend)
+    paths = (where.ca_file, where.client_cert, where.client_key)
+    assert paths == tuple(str(tmp_path / name) for name in ("ca", "c", "k"))
+    assert where.proxy == "http://p:3128"
 
 
 def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
@@ -487,6 +522,17 @@ def test_tokens_that_the_daemon_keeps_need_a_login_and_a_place(
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     unwritable = f"backend.token_file: new tokens cannot be kept: {tmp_path} is not writable"
     assert unwritable in preflight.check(settings)
+
+
+def test_certificates_must_be_there_and_be_some(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, f'[backend]\nurl = "https://b"\nca_file = "ca.pem"\n{SCRIPT}')
+    known = tmp_path / "ca.pem"
+    missing = f"backend.ca_file: cannot read {known}: No such file or directory"
+    assert missing in preflight.check(settings)
+    known.write_text("garbage")
+    assert f"backend.ca_file: {known} holds no certificate" in preflight.check(settings)
+    known.write_bytes(trustme.CA().cert_pem.bytes())
+    assert not any("backend" in problem for problem in preflight.check(settings))
 
 
 def test_directories_must_be_usable_or_creatable(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """HTTP with bounds: what a backend over HTTP asks by. The only importer of `requests`.
 
 One `Exchange` is one session with one deadline: no proxy and no password from the
-environment, no redirect, no retry (DESIGN 6, facts B1 to B4). What is asked, and what an
-answer means, is its callers'.
+environment, no redirect, no retry (DESIGN 6, facts B1 to B4). Authorities, our certificate
+and a proxy are those of the configuration. What is asked, and what an answer means, is its
+callers'.
 """
 
 import contextlib
+import socket
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -18,25 +20,35 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from ... import __version__
 from ...ipc.messages import BackendAddress, ErrorKind
+from .. import tlsfiles
 from .base import ExchangeError
 from .deadline import Deadline
 from .faults import failure, refusal, shown
+from .token import read_private, unusable
 
 #: Read at once. With compressed bodies, no more than a thousand times this is unpacked.
 PIECE_BYTES_MAX = 16 * 1024
 #: Each address of a host gets this share of the time: a dead one must not cost all of it.
 CONNECT_SHARE = 1 / 3
+KEY_BYTES_MAX = 64 * 1024
 
 
 class Exchange:
     """A session for one exchange. Its deadline runs from `with` on."""
 
     def __init__(self, backend: BackendAddress) -> None:
+        """Raises `ExchangeError` where the files for TLS cannot be used."""
+        _check_tls(backend)
         self.backend = backend
         self.deadline = Deadline(backend.timeout_seconds)
         self._session = _Session()
         self._session.trust_env = False
         self._session.headers.clear()
+        self._session.verify = backend.ca_file or True
+        if backend.client_cert:
+            self._session.cert = (backend.client_cert, backend.client_key)
+        if backend.proxy:
+            self._session.proxies = {"http": backend.proxy, "https": backend.proxy}
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter(self.deadline))
         self._last: requests.Response | None = None
@@ -138,6 +150,17 @@ class Answer:
         return refusal(self.status, self.headers, self.url)
 
 
+def _check_tls(backend: BackendAddress) -> None:
+    """Once for each exchange: the files may be renewed at any time."""
+    if backend.client_key:
+        try:
+            read_private(backend.client_key, KEY_BYTES_MAX)
+        except (OSError, ValueError) as error:
+            raise unusable(backend.client_key, "client key", error) from None
+    if reason := tlsfiles.why_not(backend.ca_file, backend.client_cert, backend.client_key):
+        raise ExchangeError(ErrorKind.LOCAL, f"cannot use TLS: backend.{reason}")
+
+
 _HEADERS = {
     "Accept": "application/json",
     "Accept-Encoding": "identity",
@@ -170,17 +193,26 @@ class _Adapter(requests.adapters.HTTPAdapter):
         super().init_poolmanager(*args, **options)
         self.poolmanager.pool_classes_by_scheme = _watched_pools(self._deadline)
 
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **options)
+        manager.pool_classes_by_scheme = _watched_pools(self._deadline)
+        return manager
+
 
 def _watched_pools(deadline: Deadline) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+    """Connections are held before TLS or a proxy is spoken to: both can be dripped too."""
+
     class Connection(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            deadline.hold(self.sock)
+        def _new_conn(self) -> socket.socket:
+            connection = super()._new_conn()
+            deadline.hold(connection)
+            return connection
 
     class TlsConnection(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            deadline.hold(self.sock)
+        def _new_conn(self) -> socket.socket:
+            connection = super()._new_conn()
+            deadline.hold(connection)
+            return connection
 
     class Pool(urllib3.HTTPConnectionPool):
         ConnectionCls = Connection
