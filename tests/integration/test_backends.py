@@ -346,6 +346,17 @@ def test_reports_are_taken_one_by_one_and_a_key_in_no_list_stays_pending(
     assert taken == Taken(1, ("k1", "k4"), (("k2", "unknown action"),))
 
 
+def test_a_backend_that_quotes_our_token_does_not_get_it_into_a_message(
+    server: BackendServer, http: HttpBackend, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.touch(mode=0o600)
+    token_file.write_text("s3cret")
+    server.token, server.reject_keys = "s3cret", {"k1": "not for Bearer s3cret"}
+    taken = send(http, address(url=server.url, token_file=str(token_file)), "k1")
+    assert taken.refused == (("k1", "not for Bearer ..."),)
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [(200, b"OK"), (200, b"{}"), (200, b"null"), (201, b'{"accepted": ["k1"], "rejected": []}')],

@@ -19,7 +19,7 @@ from geosched.ipc.messages import (
 from geosched.workers.backends.base import ExchangeError, Snapshot
 from geosched.workers.backends.trpc import FAILED_REPORTS_MAX, TrpcBackend
 from support import daemon as installations
-from support.backend import BackendServer, address, entry
+from support.backend import FAULTS, BackendServer, address, entry
 from support.daemon import Daemon, daemon_installation
 from support.trpc import TrpcServer
 from support.wait import wait_for
@@ -244,6 +244,29 @@ def test_a_path_that_is_not_the_mount_is_refused_by_its_status(server: TrpcServe
 def test_a_body_over_the_limit_is_too_large(server: TrpcServer) -> None:
     server.set(actions=[entry(f"a{number}") for number in range(100)])
     assert error_of(where(server, body_bytes_max=1024)).kind is ErrorKind.TOO_LARGE
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_answer_of_a_stranger_is_a_snapshot_or_takes_a_report(fault: str) -> None:
+    with BackendServer(fault=fault) as stranger:
+        stranger.set_actions([entry("a")])
+        at = address("trpc", url=stranger.url, timeout_seconds=0.5)
+        begun = time.monotonic()
+        assert error_of(at).detail
+        assert send_error(at, report("a")).detail
+        assert time.monotonic() - begun < 2 * (0.5 + LATE_SECONDS)
+
+
+def test_a_backend_that_quotes_our_token_does_not_get_it_into_a_message(
+    server: TrpcServer, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.touch(mode=0o600)
+    token_file.write_text("s3cret")
+    at = where(server, token_file=str(token_file))
+    server.set(refuse={"s3cret": "BAD_REQUEST"})
+    ((_, error),) = send(at, report("s3cret", "k")).refused
+    assert "BAD_REQUEST: no: ..." in error
 
 
 # --- reports -----------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def _verdicts(answer: Answer, batch: Sequence[Report]) -> tuple[list[str], dict[
     try:
         if answer.status != 200:
             raise ValueError(f"a {answer.status} with a body")
-        return read_verdicts(body, batch)
+        return read_verdicts(answer.discreet(body), batch)
     except ValueError as error:
         detail = f"cannot use the answer to a report: {error}"
         raise ExchangeError(ErrorKind.BAD_ANSWER, detail) from None

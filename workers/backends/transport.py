@@ -79,7 +79,7 @@ class Exchange:
                 allow_redirects=False,
                 stream=True,
             )
-        return Answer(self, url, response)
+        return Answer(self, url, response, token)
 
     @contextlib.contextmanager
     def faults(self, url: str) -> Iterator[None]:
@@ -121,11 +121,14 @@ class Exchange:
 class Answer:
     """Status and headers of an answer; its body only where somebody reads it."""
 
-    def __init__(self, exchange: Exchange, url: str, response: requests.Response) -> None:
+    def __init__(
+        self, exchange: Exchange, url: str, response: requests.Response, token: str = ""
+    ) -> None:
         self.url = url
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self._exchange = exchange
+        self._token = token.encode()
         self._raw = response.raw
 
     def read(self, bytes_max: int | None = None) -> bytes:
@@ -144,6 +147,10 @@ class Answer:
                 if self._exchange.deadline.passed:
                     break  # what a peer goes on sending can be read after a shutdown
         return bytes(body)
+
+    def discreet(self, body: bytes) -> bytes:
+        """A body whose texts may be shown: a server can quote the token that it was sent."""
+        return body.replace(self._token, b"...") if self._token else body
 
     def refusal(self) -> ExchangeError:
         """What the status means where it is not the one that was hoped for."""

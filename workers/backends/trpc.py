@@ -189,7 +189,7 @@ def _answered(answer: Answer) -> bytes:
         raise answer.refusal()
     body = answer.read()
     try:
-        error = error_in(body, answer.status, answer.headers, answer.url)
+        error = error_in(answer.discreet(body), answer.status, answer.headers, answer.url)
     except ExchangeError:
         if answer.status in _ANSWERED:
             raise
