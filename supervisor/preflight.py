@@ -33,6 +33,7 @@ def check(settings: Settings) -> list[str]:
         *_directory_problems(settings.daemon),
         *_socket_problems(settings.daemon),
         *_backend_problems(settings.backend),
+        *_token_problems(settings),
         *_command_problems(settings),
         *_operator_problems(settings),
         *_rights_problems(settings),
@@ -157,8 +158,6 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
     tls = (backend.ca_file, backend.client_cert, backend.client_key)
     if problem := tlsfiles.why_not(*(str(path or "") for path in tls)):
         yield f"backend.{problem}"
-    if backend.auth == "oauth" and backend.token_file is not None:
-        yield from _token_problems(backend.token_file, backend.oauth_grant)
     if backend.kind != "file" or backend.path is None:
         return
     parent = backend.path.parent
@@ -168,11 +167,15 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
         yield f"backend.path: reports cannot be kept beside it: {parent} is not writable"
 
 
-def _token_problems(tokens: Path, grant: str) -> Iterator[str]:
-    """Of a file that the daemon itself keeps."""
-    if not _may(tokens.parent, os.W_OK | os.X_OK):
+def _token_problems(settings: Settings) -> Iterator[str]:
+    """Of a file that the daemon itself keeps, perhaps in a directory that it will make."""
+    tokens = settings.backend.token_file
+    if settings.backend.auth != "oauth" or tokens is None:
+        return
+    to_be_made = tokens.parent == settings.daemon.state_dir and not tokens.parent.exists()
+    if not to_be_made and not _may(tokens.parent, os.W_OK | os.X_OK):
         yield f"backend.token_file: new tokens cannot be kept: {tokens.parent} is not writable"
-    elif grant == "refresh_token" and not tokens.exists():
+    elif settings.backend.oauth_grant == "refresh_token" and not tokens.exists():
         yield f"backend.token_file: nobody has logged in yet: geosched-ctl login makes {tokens}"
 
 

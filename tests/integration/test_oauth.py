@@ -351,6 +351,19 @@ def test_a_link_in_the_place_of_the_new_file_is_not_followed(
     assert victim.read_text() == "precious"
 
 
+def test_a_link_to_the_tokens_stays_one(
+    where: BackendAddress, server: BackendServer, tokens: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "etc").mkdir()
+    link = tmp_path / "etc" / "tokens.json"
+    link.symlink_to(tokens)
+    server.token = "revoked"
+    pull(msgspec.structs.replace(where, token_file=str(link)))
+    assert link.is_symlink()
+    assert kept_tokens(tokens)["access_token"] == f"{ACCESS}-1"
+    assert list(link.parent.iterdir()) == [link]
+
+
 def test_a_full_disk_is_found_out_before_a_token_is_asked_for(
     where: BackendAddress, server: BackendServer, oauth: OAuthServer, tmp_path: Path
 ) -> None:

@@ -21,10 +21,12 @@ from geosched.workers.backends.trpc import FAILED_REPORTS_MAX, TrpcBackend
 from support import daemon as installations
 from support.backend import FAULTS, BackendServer, address, entry
 from support.daemon import Daemon, daemon_installation
+from support.oauth import OAuthServer, keep_tokens
 from support.trpc import TrpcServer
 from support.wait import wait_for
 
-TIMEOUT_SECONDS = 1.0
+#: For those who answer; and for those who do not, and how late the end may then be.
+ANSWER_SECONDS, TIMEOUT_SECONDS = 5.0, 0.6
 LATE_SECONDS = 1.5
 
 #: Faults after which nothing of the answer counts. Those that only change its form are
@@ -78,7 +80,6 @@ def server(running: TrpcServer) -> TrpcServer:
         refuse={},
         fault="",
         code="INTERNAL_SERVER_ERROR",
-        on="",
         after=0,
         retryAfter="",
         asked=[],
@@ -88,7 +89,7 @@ def server(running: TrpcServer) -> TrpcServer:
 
 
 def where(server: TrpcServer, **fields: Any) -> BackendAddress:
-    return address("trpc", **{"url": server.url, "timeout_seconds": TIMEOUT_SECONDS, **fields})
+    return address("trpc", **{"url": server.url, "timeout_seconds": ANSWER_SECONDS, **fields})
 
 
 def pull(at: BackendAddress, **known: str) -> Snapshot | NotModified:
@@ -175,9 +176,10 @@ def test_a_hostile_answer_is_an_error_of_its_kind_in_time_and_never_a_snapshot(
     fault: str, server: TrpcServer
 ) -> None:
     server.set(fault=fault)
+    seconds = TIMEOUT_SECONDS if fault == "silent" else ANSWER_SECONDS
     begun = time.monotonic()
-    error = error_of(where(server))
-    assert time.monotonic() - begun < TIMEOUT_SECONDS + LATE_SECONDS
+    error = error_of(where(server, timeout_seconds=seconds))
+    assert time.monotonic() - begun < seconds + LATE_SECONDS
     assert error.kind is (KIND_OF_FAULT | KIND_OF_PULL_FAULT)[fault]
     assert error.detail.isprintable()
     server.set(fault="")
@@ -235,6 +237,21 @@ def test_a_wrong_token_is_unauthorized_and_a_right_one_is_let_in(
     assert len(snapshot_of(at).actions) == 2
 
 
+def test_a_token_that_is_unauthorized_is_renewed_for_a_call_too(
+    server: TrpcServer, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens.json"
+    keep_tokens(tokens)
+    server.set(token="revoked")
+    with OAuthServer() as oauth:
+        oauth.issued = lambda token: server.set(token=token)
+        at = where(server, token_file=str(tokens), oauth=oauth.client())
+        assert len(snapshot_of(at).actions) == 2
+        server.set(token="revoked again")
+        assert send(at, report("a"), report("b")).accepted == ("k-a", "k-b")
+        assert len(oauth.asked) == 2
+
+
 def test_a_path_that_is_not_the_mount_is_refused_by_its_status(server: TrpcServer) -> None:
     error = error_of(where(server, url=server.url.removesuffix("/trpc")))
     assert error.kind is ErrorKind.REFUSED
@@ -250,11 +267,11 @@ def test_a_body_over_the_limit_is_too_large(server: TrpcServer) -> None:
 def test_no_answer_of_a_stranger_is_a_snapshot_or_takes_a_report(fault: str) -> None:
     with BackendServer(fault=fault) as stranger:
         stranger.set_actions([entry("a")])
-        at = address("trpc", url=stranger.url, timeout_seconds=0.5)
+        at = address("trpc", url=stranger.url, timeout_seconds=TIMEOUT_SECONDS)
         begun = time.monotonic()
         assert error_of(at).detail
         assert send_error(at, report("a")).detail
-        assert time.monotonic() - begun < 2 * (0.5 + LATE_SECONDS)
+        assert time.monotonic() - begun < 2 * (TIMEOUT_SECONDS + LATE_SECONDS)
 
 
 def test_a_backend_that_quotes_our_token_does_not_get_it_into_a_message(
@@ -286,14 +303,20 @@ def test_reports_are_told_one_by_one_with_their_date_and_key(server: TrpcServer)
     assert json.loads(asked["body"])["meta"] == {"values": {"at": ["Date"]}, "v": 1}
 
 
+def test_many_reports_need_one_connection(server: TrpcServer) -> None:
+    """On a slow network, making connections is what costs the time."""
+    before = server.connections
+    assert len(send(where(server), *(report(f"a{n}") for n in range(50))).accepted) == 50
+    assert server.connections - before == 2, "one for the reports, one for asking"
+
+
 @pytest.mark.parametrize("fault", KIND_OF_FAULT)
 def test_a_hostile_answer_to_a_report_takes_nothing_and_its_key_makes_it_harmless(
     fault: str, server: TrpcServer
 ) -> None:
     server.set(fault=fault)
-    begun = time.monotonic()
-    assert send_error(where(server), report("a"), report("b")).kind is KIND_OF_FAULT[fault]
-    assert time.monotonic() - begun < TIMEOUT_SECONDS + LATE_SECONDS
+    at = where(server, timeout_seconds=TIMEOUT_SECONDS if fault == "silent" else ANSWER_SECONDS)
+    assert send_error(at, report("a"), report("b")).kind is KIND_OF_FAULT[fault]
     server.set(fault="")
     assert send(where(server), report("a"), report("b")).accepted == ("k-a", "k-b")
     applied = [status["key"] for status in server.statuses if status["outcome"] == "applied"]
@@ -304,7 +327,8 @@ def test_a_hostile_answer_to_a_report_takes_nothing_and_its_key_makes_it_harmles
 def test_what_was_taken_before_the_connection_broke_counts(fault: str, server: TrpcServer) -> None:
     server.set(fault=fault, after=2)
     reports = [report(action_id) for action_id in "abcd"]
-    assert send(where(server), *reports) == Taken(1, ("k-a", "k-b"))
+    at = where(server, timeout_seconds=TIMEOUT_SECONDS if fault == "silent" else ANSWER_SECONDS)
+    assert send(at, *reports) == Taken(1, ("k-a", "k-b"))
     assert len(server.asked) == 3, "the rest waits for the next exchange"
 
 

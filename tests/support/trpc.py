@@ -26,13 +26,13 @@ INSTALL_SECONDS_MAX = 50
 ANSWER_SECONDS_MAX = 10
 
 
-@functools.cache
 def install() -> None:
     """Have the server's libraries in place, or skip the test."""
     if (missing := why_not()) is not None:
         pytest.skip(f"no tRPC server to test against: {missing}")
 
 
+@functools.cache
 def why_not() -> str | None:
     """Why the server cannot be run here. Installs it where it can be, once."""
     for program in ("node", "npm"):
@@ -51,7 +51,7 @@ def _install() -> str | None:
     done = PEER / "node_modules" / ".installed"
     if done.exists() and done.read_bytes() == locked:
         return None
-    command = ["npm", "ci", "--ignore-scripts", "--no-progress"]
+    command = ["npm", "ci", "--ignore-scripts", "--no-progress", "--fetch-retries=1"]
     try:
         run = subprocess.run(
             command,
@@ -64,7 +64,7 @@ def _install() -> str | None:
     except subprocess.TimeoutExpired:
         return f"npm ci takes more than {INSTALL_SECONDS_MAX} s"
     if run.returncode:
-        return f"npm ci fails: {run.stderr.strip()[-200:]}"
+        return f"npm ci fails: {' '.join(run.stderr.split())[:200]}"
     done.write_bytes(locked)
     return None
 
@@ -104,6 +104,12 @@ class TrpcServer:
     def statuses(self) -> list[dict[str, Any]]:
         """Every status that was taken, and whether it was `applied` or a `duplicate`."""
         found: list[dict[str, Any]] = self._ask("GET")["statuses"]
+        return found
+
+    @property
+    def connections(self) -> int:
+        """How many were made to it, this one included."""
+        found: int = self._ask("GET")["connections"]
         return found
 
     def _ask(self, method: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -44,9 +44,10 @@ class TokenFile:
     server that renews the refresh token with each use, a second one looks like a thief."""
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path)
-        self._new = Path(f"{path}.new")
-        self._lock = Path(f"{path}.lock")
+        """A link stays one: what it leads to is replaced."""
+        self.path = Path(os.path.realpath(path))
+        self._new = Path(f"{self.path}.new")
+        self._lock = Path(f"{self.path}.lock")
 
     def read(self) -> Tokens | None:
         """None where there is no such file. Raises `ExchangeError` (unauthorized)."""

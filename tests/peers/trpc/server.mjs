@@ -25,10 +25,10 @@ const state = {
   refuse: {}, // action id: the tRPC code its status is refused with
   fault: "", // a name of `faults`
   code: "INTERNAL_SERVER_ERROR", // what the fault "error" throws
-  on: "", // only for paths that end so
   after: 0, // so many requests are spared first
   retryAfter: "",
   asked: [], // { method, path, query, headers, body }
+  connections: 0,
   statuses: [], // { id, executionStatus, at, key, outcome: "applied" | "duplicate" }
 };
 
@@ -162,11 +162,6 @@ const faults = {
   "not-utf8": (out) => send(out, 200, Buffer.from('{"result":{"data":{"json":[]},"x":"\xff"}}', "latin1")),
 };
 
-function faultOf(path) {
-  if (!state.fault || !path.endsWith(state.on)) return "";
-  return state.after-- > 0 ? "" : state.fault;
-}
-
 async function serve(request, out) {
   const pieces = [];
   for await (const piece of request) pieces.push(piece);
@@ -178,7 +173,7 @@ async function serve(request, out) {
   }
   const query = Object.fromEntries(searchParams);
   state.asked.push({ method: request.method, path, query, headers: request.headers, body });
-  const fault = faultOf(path);
+  const fault = state.fault && state.after-- > 0 ? "" : state.fault;
   const answer = await answered(request, body, fault);
   const text = await answer.text();
   if (fault in faults) return faults[fault](out, { status: answer.status, text });
@@ -193,4 +188,5 @@ const server = createServer((request, out) => {
   });
 });
 server.listen(0, "127.0.0.1", () => console.log(JSON.stringify({ port: server.address().port })));
+server.on("connection", () => (state.connections += 1));
 process.stdin.on("end", () => process.exit(0)).resume();
