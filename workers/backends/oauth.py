@@ -7,7 +7,7 @@ server nor a refused access token proves it bad. What a person does to log in is
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from urllib.parse import urlencode
 
 import msgspec
@@ -70,14 +70,8 @@ _decode_granted = msgspec.json.Decoder(_Granted, strict=False).decode
 class OAuthIdentity:
     """The tokens of one exchange; they are renewed in it at most once."""
 
-    def __init__(
-        self,
-        backend: BackendAddress,
-        client: OAuthClient,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, backend: BackendAddress, client: OAuthClient) -> None:
         self._client = client
-        self._clock = clock
         self._file = TokenFile(backend.token_file)
         self._current = ""
         self._failure: ExchangeError | None = None
@@ -92,7 +86,7 @@ class OAuthIdentity:
         if tokens is None:
             return self._renew(exchange)
         self._current = tokens.access_token
-        if 0 < tokens.expires_at < self._clock() + EXPIRY_MARGIN_SECONDS:
+        if 0 < tokens.expires_at < time.time() + EXPIRY_MARGIN_SECONDS:
             try:
                 self._renew(exchange)
             except ExchangeError as error:
@@ -122,13 +116,13 @@ class OAuthIdentity:
     def _granted(self, exchange: Exchange, tokens: Tokens | None) -> Tokens:
         client, refresh_token = self._client, tokens.refresh_token if tokens else ""
         if client.grant == "client_credentials":
-            return grant(exchange, client, self._clock(), {"grant_type": client.grant})
+            return grant(exchange, client, time.time(), {"grant_type": client.grant})
         if not refresh_token:
             missing = "has no refresh token" if tokens else "is not there"
             raise _log_in(f"the token file {self._file.path} {missing}")
         asked = {"grant_type": client.grant, "refresh_token": refresh_token}
         try:
-            new = grant(exchange, client, self._clock(), asked)
+            new = grant(exchange, client, time.time(), asked)
         except OAuthError as error:
             if error.error == "invalid_grant":
                 raise _log_in(error.detail) from None
