@@ -136,12 +136,13 @@ class ActionRows:
     ) -> None:
         """One entry for each record that time can change, and none for any other."""
         old_us = None if before is None else before.edge_us
-        if old_us == after.edge_us:
+        new_us = after.edge_us
+        if old_us == new_us:
             return
         if old_us is not None:
             txn.delete(edge_key(old_us, key), db=self._tables.due)
-        if after.edge_us is not None:
-            txn.put(edge_key(after.edge_us, key), b"", db=self._tables.due)
+        if new_us is not None:
+            txn.put(edge_key(new_us, key), b"", db=self._tables.due)
 
     def _put(self, txn: Transaction, key: bytes, record: Record, known: bytes) -> None:
         """`known` is the digest of the details that are stored already."""

@@ -19,6 +19,7 @@ from ..client import (
 )
 from ..control import RefusalKind
 from ..login import Why
+from .db import StoreToolError, db
 from .login import LoginFailedError, login
 from .options import shared_options
 from .output import complain
@@ -63,7 +64,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 cli = click.Group(
     "geosched-ctl",
     help="Control geoschedd, the daemon that runs action scripts for windows of time.",
-    commands=[list_, status, show_action, logs, events, sync, stop, ping, shutdown, login],
+    commands=[list_, status, show_action, logs, events, sync, stop, ping, db, shutdown, login],
     params=[
         *shared_options(environment=True),
         click.Option(
@@ -112,6 +113,8 @@ def exit_of(error: ClientError) -> Exit:
             return Exit.NOT_PERMITTED
         case NotDoneError():
             return Exit.NOT_DONE
+        case StoreToolError(code=code):
+            return Exit(code)
         case RefusedError(kind=kind):
             return _REFUSALS[kind]
         case LoginFailedError(why=why):
