@@ -351,6 +351,22 @@ def test_a_link_in_the_place_of_the_new_file_is_not_followed(
     assert victim.read_text() == "precious"
 
 
+def test_root_gives_away_only_what_it_made(
+    where: BackendAddress, server: BackendServer, tokens: Path, tmp_path: Path
+) -> None:
+    """Whoever owns the directory could have put another name of any file there."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    precious = tmp_path / "precious"
+    precious.touch(mode=0o600)
+    os.link(precious, f"{tokens}.lock")
+    os.chown(tmp_path, 65534, 65534)
+    server.token = "revoked"
+    pull(where)
+    assert precious.stat().st_uid == 0
+    assert tokens.stat().st_uid == 65534
+
+
 def test_a_link_to_the_tokens_stays_one(
     where: BackendAddress, server: BackendServer, tokens: Path, tmp_path: Path
 ) -> None:
