@@ -46,4 +46,5 @@ bench: $(SET_UP)
 	$(BIN)/python tests/benchmarks/bench.py
 
 clean:
+	rm -rf tests/peers/trpc/node_modules
 	rm -rf .venv .types build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

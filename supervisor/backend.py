@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .. import __version__
 from ..ipc.control import BackendView, SyncView
 from ..ipc.instants import format_optional
-from ..ipc.messages import BackendAddress, Report
+from ..ipc.messages import BackendAddress, OAuthClient, Report
 from .children import News
 from .core.model import Instant, Record, StatusChange
 from .core.reconcile import Verdict
@@ -62,14 +62,28 @@ class SyncAsked:
 
 
 def address(settings: BackendSettings) -> BackendAddress:
+    oauth = OAuthClient(
+        settings.oauth_grant,
+        settings.oauth_token_url,
+        settings.oauth_device_url,
+        settings.oauth_client_id,
+        str(settings.oauth_client_secret_file or ""),
+        settings.oauth_audience,
+        settings.oauth_scope,
+    )
     return BackendAddress(
         settings.kind,
-        settings.url or "",
+        settings.url,
         str(settings.path or ""),
         str(settings.token_file or ""),
         settings.timeout_seconds,
         settings.max_body_bytes,
         settings.max_actions,
+        oauth=oauth if settings.auth == "oauth" else None,
+        ca_file=str(settings.ca_file or ""),
+        client_cert=str(settings.client_cert or ""),
+        client_key=str(settings.client_key or ""),
+        proxy=settings.proxy,
     )
 
 

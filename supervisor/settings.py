@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from ..ipc import places
-from . import values
+from . import backendkeys, values
 
 FILE_BYTES_MAX = 1024 * 1024
 HEARTBEAT_SECONDS_MAX = 5.0
@@ -68,12 +68,24 @@ class DaemonSettings(_Section, frozen=True, kw_only=True):
 
 
 class BackendSettings(_Section, frozen=True, kw_only=True):
-    """`url` has no slash at its end and is never "" for http; `path` is never None for file."""
+    """`url` has no slash at its end and is never "" but for file; there `path` is never None."""
 
-    kind: Literal["http", "file", "trpc"] = "http"
+    kind: Literal["http", "trpc", "file"] = "http"
     url: Annotated[str, Meta(max_length=2048)] = ""
     path: Path | None = None
     token_file: Path | None = None
+    auth: Literal["token", "oauth"] = "token"
+    oauth_grant: Literal["refresh_token", "client_credentials"] = "refresh_token"
+    oauth_token_url: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_device_url: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_client_id: Annotated[str, Meta(max_length=512)] = ""
+    oauth_client_secret_file: Path | None = None
+    oauth_audience: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_scope: Annotated[str, Meta(max_length=2048)] = ""
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    proxy: Annotated[str, Meta(max_length=2048)] = ""
     poll_interval_seconds: Annotated[float, Meta(ge=0.2, le=_DAY)] = 60.0
     start_splay_seconds: Annotated[float, Meta(ge=0, le=_DAY)] = 0.0
     timeout_seconds: Annotated[float, Meta(ge=0.1, le=_HOUR)] = 30.0
@@ -200,13 +212,8 @@ def _daemon(table: object, base: Path) -> DaemonSettings:
 
 def _backend(table: object, base: Path) -> BackendSettings:
     backend = _section("backend", table, BackendSettings, base)
-    if backend.kind == "trpc":
-        raise _BadKeyError("backend.kind", '"trpc" is not supported by this version')
-    needed = "path" if backend.kind == "file" else "url"
-    if not getattr(backend, needed):
-        raise _BadKeyError(f"backend.{needed}", f'is missing (kind = "{backend.kind}" needs it)')
-    if backend.url:
-        _require("backend.url", values.check_url, backend.url)
+    for key, reason in backendkeys.mistakes(backend):
+        raise _BadKeyError(f"backend.{key}", reason)
     return msgspec.structs.replace(backend, url=backend.url.rstrip("/"))
 
 

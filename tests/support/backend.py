@@ -10,8 +10,10 @@ and fails on demand in every way that `FAULTS` names.
 import contextlib
 import gzip
 import json
+import os
 import socket
 import socketserver
+import ssl
 import struct
 import sys
 import threading
@@ -94,6 +96,7 @@ class BackendServer:
     report_script: list[tuple[int, bytes]] = field(default_factory=list)  # the next answers
     etag: str = ""  # exactly this ETag, whatever the actions
     body: bytes | None = None  # exactly this body instead of the actions
+    tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self.asked: list[Asked] = []
@@ -108,7 +111,7 @@ class BackendServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/api"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._port}/api"
 
     def start(self) -> None:
         """Listen, on the same port as before."""
@@ -199,6 +202,14 @@ class _Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
+    def get_request(self) -> tuple[Any, Any]:
+        connection, peer = super().get_request()
+        if self.backend.tls is not None:
+            connection = self.backend.tls.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, peer
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that leave in the middle of an answer are what this is for."""
         if not isinstance(sys.exception(), OSError):
@@ -208,6 +219,23 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+
+    def handle(self) -> None:
+        """With TLS, the handshake first. A peer that is refused has to hear why: what it
+        has sent is read to the end, for a reset could overtake the word."""
+        if isinstance(self.connection, ssl.SSLSocket):
+            raw = socket.socket(fileno=os.dup(self.connection.fileno()))
+            try:
+                self.connection.do_handshake()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    raw.shutdown(socket.SHUT_WR)
+                    while raw.recv(65536):
+                        pass
+                return
+            finally:
+                raw.close()
+        super().handle()
 
     def do_GET(self) -> None:  # the name that BaseHTTPRequestHandler looks for
         self._answer(self._send_snapshot)
@@ -303,7 +331,8 @@ def _huge(handler: _Handler) -> None:
 
 
 def _gzip_bomb(handler: _Handler) -> None:
-    handler.reply(200, gzip.compress(b" " * (64 * MEBIBYTE)), Content_Encoding="gzip")
+    # Of 64 parts: to compress it whole takes longer than some of the time-outs.
+    handler.reply(200, gzip.compress(b" " * MEBIBYTE) * 64, Content_Encoding="gzip")
 
 
 def _gzip(handler: _Handler) -> None:
