@@ -7,6 +7,8 @@ settles the matter either way. What follows from that is the core's business.
 
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from .. import RELEASED
 from ..ipc.instants import SECOND_US, format_instant, parse_instant
@@ -20,30 +22,42 @@ STEP_SECONDS_MIN = 0.5
 RELEASED_US = parse_instant(RELEASED)
 
 
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Where the time is read: the host's clocks, unless somebody simulates a host."""
+
+    wall_us: Callable[[], int] = lambda: time.time_ns() // 1000
+    monotonic_seconds: Callable[[], float] = time.monotonic
+    boot_seconds: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+    synchronised: Callable[[], bool] = clock_synchronised
+
+
 class Clock:
     """`mark_us` is the highest time that a trusted clock has shown, kept in daemonDB.
 
     An untrusted clock holds decisions back for at most `wait_seconds` from now on.
     """
 
-    def __init__(self, *, mark_us: int, wait_seconds: float) -> None:
+    def __init__(
+        self, *, mark_us: int, wait_seconds: float, readings: Readings | None = None
+    ) -> None:
         self.mark_us = mark_us
         self.stepped = False
-        self._wait_ends = time.clock_gettime(time.CLOCK_BOOTTIME) + wait_seconds
+        self._readings = readings or Readings()
+        self._wait_ends = self._readings.boot_seconds() + wait_seconds
         self._offset_seconds: float | None = None
         self._trusted: bool | None = None
 
     def read(self) -> Instant:
         """The time of this turn; `stepped` tells whether windows must be looked up again."""
-        boot_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
-        wall_us = max(0, time.time_ns() // 1000)
+        boot_seconds = self._readings.boot_seconds()
+        wall_us = max(0, self._readings.wall_us())
         self.stepped = self._notice_step(wall_us, boot_seconds)
         trusted = self._judge(wall_us, boot_seconds)
-        return Instant(wall_us, time.monotonic(), boot_seconds, trusted)
+        return Instant(wall_us, self.monotonic_seconds(), boot_seconds, trusted)
 
-    @staticmethod
-    def monotonic_seconds() -> float:
-        return time.monotonic()
+    def monotonic_seconds(self) -> float:
+        return self._readings.monotonic_seconds()
 
     def wait_ends_in(self, now: Instant) -> float | None:
         """Seconds until an untrusted clock is believed all the same; None while it is."""
@@ -76,7 +90,7 @@ class Clock:
 
     def _judge(self, wall_us: int, boot_seconds: float) -> bool:
         plausible = wall_us >= max(self.mark_us, RELEASED_US)
-        believed = plausible or clock_synchronised()
+        believed = plausible or self._readings.synchronised()
         if believed:
             self.mark_us = wall_us
         if believed is not self._trusted:

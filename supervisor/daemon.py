@@ -139,7 +139,7 @@ class Daemon:
     def run(self) -> int:
         base = self._found()
         loop = self._loop(base)
-        self._recover(loop, base)
+        recover_runs(loop, base.leftovers)
         self._open_control(loop, base)
         self._take_duties(loop)
         loop.turn()
@@ -254,29 +254,6 @@ class Daemon:
             parts.poller.watch(readable)
         return Loop(parts, settings, rules_of(settings, base.db.meta.generation))
 
-    def _recover(self, loop: Loop, base: _Foundation) -> None:
-        """S2, in one transaction; then every action of the past is this daemon's own."""
-        kept = base.leftovers.kept_results()
-        started = base.db.started()
-        found = recover(started, kept, base.leftovers.alive, loop.now, loop.rules)
-        loop.begin(found.changes, found.stuck)
-        for result in found.strangers:
-            log.warning(
-                "Dropped the kept result of run %s: it fits no open run",
-                result.run_id,
-                extra={"event": "stranger-result", "runId": result.run_id},
-            )
-        for run_id in kept.keys() - base.leftovers.alive:
-            base.leftovers.forget_result(run_id)
-        for change in found.changes:
-            log.info(
-                "Recovered action %s: %s (%s)",
-                change.after.action.id,
-                change.after.status.value,
-                change.after.reason,
-                extra={"event": "recovered", "id": change.after.action.id},
-            )
-
     def _open_control(self, loop: Loop, base: _Foundation) -> None:
         context = new_context()
         self._opened.callback(context.term)
@@ -362,6 +339,30 @@ class Daemon:
             )
         loop.parts.pool.release_all()
         log.info("Stopped", extra={"event": "stopped"})
+
+
+def recover_runs(loop: Loop, leftovers: Leftovers) -> None:
+    """S2, in one transaction; then every action of the past is this daemon's own."""
+    kept = leftovers.kept_results()
+    started = loop.parts.db.started()
+    found = recover(started, kept, leftovers.alive, loop.now, loop.rules)
+    loop.begin(found.changes, found.stuck)
+    for result in found.strangers:
+        log.warning(
+            "Dropped the kept result of run %s: it fits no open run",
+            result.run_id,
+            extra={"event": "stranger-result", "runId": result.run_id},
+        )
+    for run_id in kept.keys() - leftovers.alive:
+        leftovers.forget_result(run_id)
+    for change in found.changes:
+        log.info(
+            "Recovered action %s: %s (%s)",
+            change.after.action.id,
+            change.after.status.value,
+            change.after.reason,
+            extra={"event": "recovered", "id": change.after.action.id},
+        )
 
 
 def _intervals(settings: Settings) -> tuple[float, ...]:
