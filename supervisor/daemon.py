@@ -24,7 +24,7 @@ from ..ipc.messages import FromSynchroniser, FromWorker, ToSynchroniser, ToWorke
 from ..ipc.places import DEFAULT_CONFIG, Runtime
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.identity import make_directories
-from ..workers.linux import become_subreaper, raise_open_files
+from ..workers.linux import become_subreaper, open_clock_set_timer, raise_open_files
 from ..workers.spawn import Zygote
 from . import incidents, logs, preflight
 from .backend import Backend, address
@@ -190,6 +190,17 @@ class Daemon:
         self._opened.callback(signal.set_wakeup_fd, -1)
         return reader
 
+    def _clock_set(self) -> int | None:
+        """Wakes the loop when the wall clock is set; without it a step is seen at the next
+        turn, which is at most half a minute later."""
+        try:
+            descriptor = open_clock_set_timer()
+        except OSError as error:
+            log.warning("Steps of the clock will be seen late: %s", error)
+            return None
+        self._opened.callback(os.close, descriptor)
+        return descriptor
+
     def _children(self, runtime: Runtime, instance: str) -> Children:
         """The lifeline: only this process holds its write end, so that its end, however
         it comes about, is seen by every worker (law 11)."""
@@ -226,7 +237,9 @@ class Daemon:
         )
         self._opened.callback(exchanges.close)
         clock = Clock(
-            mark_us=base.db.meta.clock_mark_us, wait_seconds=settings.daemon.clock_wait_seconds
+            mark_us=base.db.meta.clock_mark_us,
+            wait_seconds=settings.daemon.clock_wait_seconds,
+            must_synchronise=settings.daemon.clock_must_sync,
         )
         now = clock.read()
         base.children.start(now.monotonic_seconds)
@@ -245,6 +258,7 @@ class Daemon:
             duties=Duties(now.boot_seconds),
             poller=Poller(),
             wakeup=base.wakeup,
+            clock_set=self._clock_set(),
             make_run=lambda record, at: live_run(
                 record, at, self.settings, instance=base.leftovers.instance
             ),
@@ -252,6 +266,8 @@ class Daemon:
         )
         for readable in (workers, exchanges, base.children.fileno(), base.wakeup):
             parts.poller.watch(readable)
+        if parts.clock_set is not None:
+            parts.poller.watch(parts.clock_set)
         return Loop(parts, settings, rules_of(settings, base.db.meta.generation))
 
     def _open_control(self, loop: Loop, base: _Foundation) -> None:

@@ -26,7 +26,7 @@ FILE_BYTES_MAX = 1024 * 1024
 HEARTBEAT_SECONDS_MAX = 5.0
 DIRECTORIES = ("state_dir", "runtime_dir", "log_dir")
 #: What a daemon begins with and keeps until it ends.
-UNTIL_RESTART = (*DIRECTORIES, "map_size_bytes")
+UNTIL_RESTART = (*DIRECTORIES, "map_size_bytes", "clock_wait_seconds", "clock_must_sync")
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _HOUR, _DAY = 3600.0, 86_400.0
@@ -60,6 +60,7 @@ class DaemonSettings(_Section, frozen=True, kw_only=True):
     log_dir: Path = Path(places.DEFAULT_LOG_DIR)
     max_running: Annotated[int, Meta(ge=1, le=10_000)] = 32
     clock_wait_seconds: Annotated[float, Meta(ge=0, le=7 * _DAY)] = 600.0
+    clock_must_sync: bool = False
     arm_ahead_seconds: Annotated[float, Meta(ge=0, le=60)] = 2.0
     spare_workers: Annotated[int, Meta(ge=0, le=64)] = 1
     map_size_bytes: Annotated[int, Meta(ge=_MIB, le=64 * _GIB)] = 64 * _MIB
