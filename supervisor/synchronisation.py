@@ -38,6 +38,9 @@ MESSAGES_PER_TURN_MAX = 16
 REPORTS_PER_EXCHANGE_MAX = 100
 #: Forking, connecting and handing pages over come on top of the backend's own time-out.
 EXCHANGE_MARGIN_SECONDS = 3.0
+#: Synchronisers that may end on one exchange: what ends each of its readers is not asked for
+#: at full speed until the time is over.
+READERS_PER_EXCHANGE_MAX = 2
 #: A synchroniser with nothing to do leaves, and gives its memory back.
 LINGER_SECONDS = 10.0
 
@@ -80,6 +83,7 @@ class _Exchange:
     message: Pull | Send
     deadline: float
     sent: bool = False
+    readers_lost: int = 0
     pages: deque[tuple[Action, ...]] = field(default_factory=deque)
 
 
@@ -142,9 +146,11 @@ class Synchronisation:
 
     def gather(self, news: News, now: Instant) -> Outcome | None:
         """Go on with the exchange under way; what came of it, if it is over."""
+        outcome = self._hear(now)
         if self._name in news.gone or self._name in news.failed:
             self._name, self._connected = None, False
-        outcome = self._hear(now) or self._judge(now)
+            outcome = outcome or self._reader_lost(now)
+        outcome = outcome or self._judge(now)
         if outcome is None and self._exchange is not None:
             self._carry_on()
         self._let_go(now)
@@ -229,6 +235,16 @@ class Synchronisation:
                 return done
             case ExchangeFailed(_, kind, detail, retry_after_seconds):
                 return self._failed(kind, detail, now, retry_after_seconds)
+
+    def _reader_lost(self, now: Instant) -> Outcome | None:
+        """It may have ended before it read the order: another one gets it too."""
+        exchange = self._exchange
+        if exchange is None or not exchange.sent:
+            return None
+        exchange.readers_lost += 1
+        if exchange.readers_lost < READERS_PER_EXCHANGE_MAX:
+            return None
+        return self._failed(ErrorKind.LOCAL, "its synchroniser ended before it answered", now)
 
     def _judge(self, now: Instant) -> Outcome | None:
         exchange = self._exchange

@@ -23,6 +23,7 @@ from ...ipc.messages import BackendAddress, ErrorKind, NotModified, Pull, Report
 from .base import ExchangeError, Snapshot
 from .deadline import Deadline
 from .faults import failure, refusal, shown
+from .framing import FramedResponse
 from .reports import batch_body, batch_key, read_verdicts
 from .snapshot import read_snapshot
 from .token import TokenFile
@@ -252,11 +253,15 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 def _watched_pools(deadline: Deadline) -> dict[str, type[urllib3.HTTPConnectionPool]]:
     class Connection(HTTPConnection):
+        response_class = FramedResponse
+
         def connect(self) -> None:
             super().connect()
             deadline.hold(self.sock)
 
     class TlsConnection(HTTPSConnection):
+        response_class = FramedResponse
+
         def connect(self) -> None:
             super().connect()
             deadline.hold(self.sock)
