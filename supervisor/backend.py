@@ -16,7 +16,7 @@ from ..ipc.messages import BackendAddress, Report
 from .children import News
 from .core.model import Instant, Record, StatusChange
 from .core.reconcile import Verdict
-from .core.retry import RETRY_CAP_SECONDS
+from .core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from .daemondb import DaemonDB, MetaUpdate, StoreError
 from .pulling import Applying
 from .settings import BackendSettings
@@ -125,10 +125,9 @@ class Backend:
             self._applying = None  # half of what another backend holds
             self._pull_wanted = True
         # Backing off spares a server: a file is simply looked at again.
-        local = settings.kind == "file"
-        self._sync.retry_cap_seconds = (
-            settings.poll_interval_seconds if local else RETRY_CAP_SECONDS
-        )
+        backoff, local = self._sync.backoff, settings.kind == "file"
+        backoff.cap_seconds = settings.poll_interval_seconds if local else RETRY_CAP_SECONDS
+        backoff.turn_to("" if local else f"{settings.kind} {settings.url}")
 
     def want_pull(self) -> None:
         self._pull_wanted = True
@@ -138,7 +137,7 @@ class Backend:
         if self.asked is None or self.asked.done:
             self.asked = SyncAsked()
             self._pull_wanted = True
-            self._sync.hurry()
+            self._sync.backoff.hurry()
         return self.asked
 
     # --- the turns of the loop ----------------------------------------------------------
@@ -178,14 +177,17 @@ class Backend:
             self._applying = None
             self._pull_failed(f"local: {detail}", now)
 
-    def next_deadline(self) -> float | None:
+    def next_deadline(self, now: Instant) -> float | None:
         deadlines = [self._sync.next_deadline()]
         if not self._sync.busy and self._applying is None:
             if self._pull_wanted:
-                deadlines.append(self._sync.not_before(pull=True))
+                deadlines.append(self._may_at(now, pull=True))
             if self._may_report():
-                deadlines.append(self._sync.not_before(pull=False))
+                deadlines.append(self._may_at(now, pull=False))
         return min((d for d in deadlines if d is not None), default=None)
+
+    def _may_at(self, now: Instant, *, pull: bool) -> float:
+        return now.monotonic_seconds + self._sync.backoff.wait_seconds(pull=pull, now=now)
 
     def abandon(self) -> None:
         self._sync.abandon()
@@ -193,7 +195,7 @@ class Backend:
 
     def view(self, next_poll_seconds: float | None, now: Instant) -> BackendView:
         progress = self.progress
-        retry_seconds = max(0.0, self._sync.not_before(pull=True) - now.monotonic_seconds)
+        retry_seconds = self._sync.backoff.wait_seconds(pull=True, now=now)
         next_pull_in_seconds = retry_seconds if self._pull_wanted else next_poll_seconds
         return BackendView(
             kind=self.settings.kind,
@@ -290,6 +292,10 @@ class Backend:
             log.info("Pulls succeed again", extra={"event": "pull-recovered"})
         progress.last_pull_us = progress.last_success_us = now.wall_us
         progress.last_ok, progress.last_error = True, None
+        # From now on, a first failure is followed by a retry when, on average, a poll would
+        # have come. Until now every second counted.
+        twice = 2 * self.settings.poll_interval_seconds
+        self._sync.backoff.pull_base_seconds = max(RETRY_BASE_SECONDS, twice)
         if self.asked is not None and self.asked.begun and not self.asked.done:
             self.asked.pulled = True
             self.asked.counts = self._counts(applied)
@@ -330,7 +336,7 @@ class Backend:
             if error.fatal:
                 raise
             # They stay pending and are told again: their keys make that harmless (S18).
-            self._sync.back_off(pull=False, now=now)
+            self._sync.backoff.failed(pull=False, now=now)
             self._report_failed(f"local: {error}")
             return
         if self.asked is not None and not self.asked.done:

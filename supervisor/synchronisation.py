@@ -5,9 +5,8 @@ neither statuses nor daemonDB. A snapshot is handed on only when it is whole.
 """
 
 import logging
-import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..ipc.actions import Action
@@ -28,9 +27,9 @@ from ..ipc.messages import (
     ToSynchroniser,
 )
 from ..ipc.sockets import ProtocolError, Server
+from .backoff import Backoff
 from .children import Children, News
 from .core.model import Instant
-from .core.retry import RETRY_CAP_SECONDS, retry_delay
 
 log = logging.getLogger(__name__)
 
@@ -95,22 +94,18 @@ class Synchronisation:
         server: Server[FromSynchroniser, ToSynchroniser],
         children: Children,
         address: BackendAddress,
-        *,
-        chance: Callable[[], float] = random.random,
+        backoff: Backoff,
     ) -> None:
         self.server = server
         self.address = address
+        self.backoff = backoff
         self.bad_messages = 0
-        self.retry_cap_seconds = RETRY_CAP_SECONDS
         self._children = children
-        self._chance = chance
         self._exchange: _Exchange | None = None
         self._count = 0
         self._name: str | None = None
         self._connected = False
         self._idle_since = 0.0
-        self._failures = {True: 0, False: 0}
-        self._not_before = {True: 0.0, False: 0.0}
 
     @property
     def busy(self) -> bool:
@@ -118,25 +113,7 @@ class Synchronisation:
 
     def may(self, *, pull: bool, now: Instant) -> bool:
         """Whether an exchange of this kind may begin: none is under way, no back-off holds."""
-        return not self.busy and now.monotonic_seconds >= self._not_before[pull]
-
-    def not_before(self, *, pull: bool) -> float:
-        return self._not_before[pull]
-
-    def hurry(self) -> None:
-        """Somebody asked for it: what was to be waited for counts no more."""
-        self._not_before = {True: 0.0, False: 0.0}
-
-    def back_off(self, *, pull: bool, now: Instant, retry_after_seconds: float = 0.0) -> None:
-        """No exchange of this kind for a while, and longer each time in a row."""
-        delay = retry_delay(
-            self._failures[pull],
-            self._chance(),
-            cap_seconds=self.retry_cap_seconds,
-            retry_after_seconds=retry_after_seconds,
-        )
-        self._failures[pull] += 1
-        self._not_before[pull] = now.monotonic_seconds + delay
+        return not self.busy and self.backoff.may(pull=pull, now=now)
 
     def pull(self, now: Instant, *, etag: str, digest: str) -> None:
         self._begin(Pull(self._next(), self.address, now.wall_us, etag, digest), now)
@@ -228,11 +205,8 @@ class Synchronisation:
                 if sum(map(len, exchange.pages)) != message.total:
                     return self._failed(ErrorKind.LOCAL, "pages were lost on the way", now)
                 return self._over(PullDone(Snapshot(exchange.pages, message)), now)
-            case Taken(_, accepted):
-                done = self._over(ReportsDone(message), now)
-                if not accepted:
-                    self.back_off(pull=False, now=now)  # it answers, but takes nothing
-                return done
+            case Taken():
+                return self._over(ReportsDone(message), now)
             case ExchangeFailed(_, kind, detail, retry_after_seconds):
                 return self._failed(kind, detail, now, retry_after_seconds)
 
@@ -256,13 +230,11 @@ class Synchronisation:
         detail = f"no whole answer within {self.address.timeout_seconds:g} s"
         return self._failed(ErrorKind.TIMEOUT, detail, now)
 
-    def _over(self, outcome: Outcome, now: Instant) -> Outcome:
-        assert self._exchange is not None
-        pull = isinstance(self._exchange.message, Pull)
-        taken = isinstance(outcome, ReportsDone) and outcome.taken.accepted
-        if pull or taken:
-            self._failures[pull] = 0
-        self._not_before[pull] = 0.0
+    def _over(self, outcome: PullDone | ReportsDone, now: Instant) -> Outcome:
+        if isinstance(outcome, ReportsDone) and not outcome.taken.accepted:
+            self.backoff.failed(pull=False, now=now)  # it answers, but takes nothing
+        else:
+            self.backoff.succeeded(pull=isinstance(outcome, PullDone))
         self._end(now)
         return outcome
 
@@ -271,7 +243,7 @@ class Synchronisation:
     ) -> Failed:
         assert self._exchange is not None
         pull = isinstance(self._exchange.message, Pull)
-        self.back_off(pull=pull, now=now, retry_after_seconds=retry_after_seconds)
+        self.backoff.failed(pull=pull, now=now, retry_after_seconds=retry_after_seconds)
         self._end(now)
         return Failed(pull, kind, detail)
 
