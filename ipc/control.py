@@ -95,6 +95,30 @@ class OutboxView(View, frozen=True):
     refused: int = 0  # set aside after refusals
 
 
+class IncidentView(View, frozen=True):
+    """What happened to daemonDB. `set_aside` and `backup` are directories, or null."""
+
+    at: str
+    detail: str
+    set_aside: str | None = None
+    backup: str | None = None
+
+
+class StoreView(View, frozen=True):
+    """daemonDB. `state` is `ok`, or why it cannot be written: `map-full`, `full`,
+    `read-only`. `preallocated`: it has all the disk it will ever need."""
+
+    state: str
+    used_bytes: int
+    map_bytes: int
+    file_system: str
+    preallocated: bool
+    damaged_values: int = 0  # that were found since the daemon began
+    last_backup_at: str | None = None
+    backup_error: str | None = None
+    incidents: tuple[IncidentView, ...] = ()  # that nobody has acknowledged, oldest first
+
+
 class ClockView(View, frozen=True):
     trusted: bool
     detail: str = ""
@@ -110,6 +134,7 @@ class StatusView(View, frozen=True):
     outbox: OutboxView
     clock: ClockView
     containment: str
+    store: StoreView
     stuck: int = 0
     output_lost_bytes: int = 0
     lost_swaps: int = 0  # compare-and-swap lost; normal, and rare
@@ -180,6 +205,10 @@ class Shutdown(Message, tag="shutdown", frozen=True):
     pass
 
 
+class AcknowledgeIncidents(Message, tag="acknowledge", frozen=True):
+    """A person has seen what happened to daemonDB."""
+
+
 Request: TypeAlias = (
     Ping
     | GetStatus
@@ -190,6 +219,7 @@ Request: TypeAlias = (
     | ReadLog
     | ReadEvents
     | Shutdown
+    | AcknowledgeIncidents
 )
 
 
@@ -281,6 +311,10 @@ class ShuttingDown(Message, tag="shutting-down", frozen=True):
     bound_seconds: float
 
 
+class Acknowledged(Message, tag="acknowledged", frozen=True):
+    incidents: tuple[IncidentView, ...]
+
+
 Answer: TypeAlias = (
     Refused
     | Accepted
@@ -293,6 +327,7 @@ Answer: TypeAlias = (
     | LogChunk
     | EventsAre
     | ShuttingDown
+    | Acknowledged
 )
 
 

@@ -32,10 +32,19 @@ def control_socket(config: Path) -> Path:
 
     Raises `OSError` where it cannot be read and `ValueError` where it is not TOML.
     """
+    return Runtime(_directory(config, "runtime_dir", DEFAULT_RUNTIME_DIR)).control_socket
+
+
+def state_dir(config: Path) -> Path:
+    """Where the daemon with this configuration file keeps its database. Raises as above."""
+    return _directory(config, "state_dir", DEFAULT_STATE_DIR)
+
+
+def _directory(config: Path, key: str, default: str) -> Path:
     with config.open("rb") as file:
         document = tomllib.load(file)
     daemon = document.get("daemon", {})
-    runtime_dir = daemon.get("runtime_dir", DEFAULT_RUNTIME_DIR) if isinstance(daemon, dict) else ""
-    if not isinstance(runtime_dir, str) or not runtime_dir:
-        raise ValueError("daemon.runtime_dir is not a path")
-    return Runtime(config.absolute().parent / runtime_dir).control_socket
+    directory = daemon.get(key, default) if isinstance(daemon, dict) else ""
+    if not isinstance(directory, str) or not directory:
+        raise ValueError(f"daemon.{key} is not a path")
+    return config.absolute().parent / directory

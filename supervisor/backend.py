@@ -253,7 +253,7 @@ class Backend:
             case PullDone(None):
                 self._pull_succeeded(now)
             case PullDone(Snapshot() as snapshot):
-                self._applying = Applying(snapshot, self._open_records)
+                self._applying = Applying(snapshot, self._open_records, self._db.ended_page)
             case ReportsDone(taken):
                 self._reports_done(list(taken.accepted), list(taken.refused), now)
             case Failed(pull, kind, detail):

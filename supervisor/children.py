@@ -91,6 +91,10 @@ class Children:
     def fork_synchroniser(self, name: str, endpoint: str) -> None:
         self._ask(_Request(name, endpoint, synchroniser=True))
 
+    def adopt(self, child: Child) -> None:
+        """Tell of the end of a process that was started elsewhere; its pidfd is ours now."""
+        self._know(child)
+
     def get(self, name: str) -> Child | None:
         return self._children.get(name)
 

@@ -16,6 +16,8 @@ from typing import Protocol, assert_never
 from .. import __version__
 from ..ipc.control import (
     Accepted,
+    Acknowledged,
+    AcknowledgeIncidents,
     ActionIs,
     ActionsAre,
     ActionView,
@@ -68,6 +70,7 @@ class Desk(Protocol):
     def ask_sync(self) -> SyncAsked: ...
     def sync_bound_seconds(self) -> float: ...
     def ask_shutdown(self) -> float: ...
+    def acknowledge(self) -> Acknowledged | Refused: ...
 
 
 @dataclass(slots=True)
@@ -119,7 +122,8 @@ class Control:
 
     def _answer(self, peer: Peer, call: Call, now: Instant) -> Answer | None:
         request, desk = call.request, self._desk
-        if isinstance(request, Sync | StopAction | Shutdown) and not self._may_act(peer):
+        acts = isinstance(request, Sync | StopAction | Shutdown | AcknowledgeIncidents)
+        if acts and not self._may_act(peer):
             log.warning("Refused %s to uid %d", type(request).__name__, peer.uid)
             return Refused(RefusalKind.NOT_PERMITTED, f"uid {peer.uid} may look, but not act")
         match request:
@@ -137,6 +141,9 @@ class Control:
                 return self._events(peer, call.number, request, now)
             case Sync() | StopAction():
                 return self._begin(peer, call.number, request, now)
+            case AcknowledgeIncidents():
+                log.info("uid %d has seen what happened to daemonDB", peer.uid)
+                return desk.acknowledge()
             case Shutdown():
                 log.info("Shutdown asked by uid %d", peer.uid, extra={"event": "shutdown-asked"})
                 return ShuttingDown(os.getpid(), desk.ask_shutdown() + BOUND_MARGIN_SECONDS / 2)

@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.identity import make_directories
 from ..workers.linux import become_subreaper, raise_open_files
 from ..workers.spawn import Zygote
-from . import logs, preflight
+from . import incidents, logs, preflight
 from .backend import Backend, address
 from .backoff import Backoff
 from .children import Children
@@ -39,18 +40,21 @@ from .desk import LoopDesk
 from .duties import Duties
 from .locks import AlreadyRunningError, DirectoryLock
 from .loop import Loop, Parts
+from .opening import open_store
 from .pool import Pool
 from .rules import live_run, rules_of
 from .servicemanager import ServiceManager
 from .settings import Settings, SettingsError, load, needs_restart
 from .sweep import Leftovers
 from .synchronisation import Synchronisation
+from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
 EXIT_STOPPED, EXIT_ERROR, EXIT_SETTINGS, EXIT_ALREADY_RUNNING, EXIT_STORE = range(5)
 
 HOUSEKEEPING_SECONDS = 3600.0
+BACKUP_LOOK_SECONDS = 60.0
 DAY_SECONDS = 86_400.0
 #: A host that has been up for so long did not just boot: its first pull is not delayed.
 JUST_BOOTED_SECONDS = 600.0
@@ -142,7 +146,7 @@ class Daemon:
         self._take_duties(loop)
         loop.turn()
         log.info("Ready", extra={"event": "ready", "version": __version__})
-        self.manager.ready(f"{loop.parts.db.counts_line()}")
+        self.manager.ready(_fares(loop))
         while not loop.finished:
             loop.turn()
             if loop.reload_wanted:
@@ -168,7 +172,12 @@ class Daemon:
         leftovers.sweep()
         self._opened.callback(leftovers.close)
         children = self._children(runtime, leftovers.instance)
-        db = DaemonDB.open(daemon.state_dir)
+        db = open_store(
+            daemon.state_dir,
+            now_us=time.time_ns() // 1000,
+            map_bytes=daemon.map_size_bytes,
+            say=self.manager.busy,
+        )
         self._opened.callback(db.close)
         return _Foundation(runtime, leftovers, children, db, wakeup)
 
@@ -229,12 +238,15 @@ class Daemon:
         synchronisation = Synchronisation(
             exchanges, base.children, address(settings.backend), backoff
         )
+        upkeep = Upkeep(base.db, base.children, settings.daemon)
+        self._opened.callback(upkeep.close)
         parts = Parts(
             db=base.db,
             clock=clock,
             children=base.children,
             pool=pool,
             backend=Backend(settings.backend, synchronisation, base.db),
+            upkeep=upkeep,
             duties=Duties(now.boot_seconds),
             poller=Poller(),
             wakeup=base.wakeup,
@@ -302,13 +314,19 @@ class Daemon:
             after_seconds=first_pull_in,
         )
         duties.every(HOUSEKEEPING_SECONDS, "housekeeping", lambda: self._keep_house(loop))
+        daemon, upkeep = self.settings.daemon, loop.parts.upkeep
+        old = min(HOUSEKEEPING_SECONDS, max(1.0, daemon.retention_seconds / 10))
+        duties.every(old, "old actions", upkeep.look_for_old)
+        if daemon.backup_interval_seconds:
+            look = min(BACKUP_LOOK_SECONDS, daemon.backup_interval_seconds)
+            duties.every(look, "backup", lambda: upkeep.back_up_if_due(loop.now))
         duties.every(DAY_SECONDS, "clock mark", loop.write_mark)
         if self.manager.watchdog_seconds:
             duties.every(self.manager.watchdog_seconds / 2, "watchdog", self.manager.alive)
 
     def _keep_house(self, loop: Loop) -> None:
         loop.parts.db.check_readers()
-        self.manager.status(loop.parts.db.counts_line())
+        self.manager.status(_fares(loop))
 
     # --- reload and stop ----------------------------------------------------------------
 
@@ -323,20 +341,20 @@ class Daemon:
             log.error("Not reloaded: %s", error, extra={"event": "reload-refused"})
         else:
             self._apply(loop, new)
-        self.manager.ready(loop.parts.db.counts_line())
+        self.manager.ready(_fares(loop))
 
     def _apply(self, loop: Loop, new: Settings) -> None:
         kept = needs_restart(self.settings, new)
         for key in kept:
             log.warning("%s needs a restart to change", key, extra={"event": "needs-restart"})
         if kept:
-            new = new.with_directories_of(self.settings)
-        new_interval = new.backend.poll_interval_seconds
-        replan = new_interval != self.settings.backend.poll_interval_seconds
+            new = new.without_restart(self.settings)
+        replan = _intervals(new) != _intervals(self.settings)
         self.settings = new
         loop.settings = new
         loop.rules = rules_of(new, loop.rules.generation)
         loop.parts.backend.reconfigure(new.backend)
+        loop.parts.upkeep.settings = new.daemon
         if loop.control is not None:
             loop.control.permit(new.control.operators)
         if replan:
@@ -353,3 +371,17 @@ class Daemon:
             )
         loop.parts.pool.release_all()
         log.info("Stopped", extra={"event": "stopped"})
+
+
+def _intervals(settings: Settings) -> tuple[float, ...]:
+    """What duties are planned by."""
+    daemon = settings.daemon
+    interval = settings.backend.poll_interval_seconds
+    return (interval, daemon.retention_seconds, daemon.backup_interval_seconds)
+
+
+def _fares(loop: Loop) -> str:
+    """For the service manager: what a person would ask first."""
+    db = loop.parts.db
+    happened = incidents.read(db.place)
+    return "; ".join([db.counts_line(), *(f"daemonDB: {one.detail}" for one in happened[-1:])])

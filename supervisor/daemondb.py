@@ -1,31 +1,33 @@
-"""daemonDB: the one door to what is on disk, and the only importer of `lmdb`.
+"""daemonDB: the one door to what is on disk.
 
-Owns the environment, its transactions and its errors; what is in the tables is
-`actionrows.py`'s, `history.py`'s and `outbox.py`'s. Decides nothing about statuses. One
+Owns the environment of LMDB and its transactions; what is in the tables is `actionrows.py`'s,
+`ended.py`'s, `history.py`'s and `outbox.py`'s. Decides nothing about statuses. One
 transaction a call, none outlives it, and what cannot be read costs that one value. Which
-errors end the daemon and which are waited out is `StoreError.fatal`.
+errors end the daemon and which are waited out is `StoreError.fatal`. Whether the file may be
+opened at all was found out before, by `opening.py`.
 """
 
 import contextlib
+import dataclasses
 import logging
-import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
-import lmdb
-import lmdb.verify
 from msgspec.structs import replace
 
 from ..ipc.actions import ExecutionStatus
-from . import migrations, storefile, storemeta
+from . import environment, founding, indexes, salvage, storefile, storemeta
 from .actionrows import ActionRows, page_cursor
 from .core.model import Change, Record, RunRow
+from .ended import EndedRows
+from .environment import Environment, Room
 from .history import Event, History
 from .outbox import OUTBOX_ROWS_MAX, Outbox
 from .records import STATUSES, action_key, edge_key
+from .salvage import Salvage
 from .storefile import StoreError, StoreErrorKind
 from .storemeta import Meta, MetaUpdate
 from .tables import Damage, Tables, Transaction
@@ -34,22 +36,28 @@ __all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate", "StoreError", "StoreEr
 
 log = logging.getLogger(__name__)
 
-MAP_BYTES = 256 * 1024**2
-#: A full map is doubled, up to here: about what a 32-bit process can map (fact L4).
-MAP_BYTES_MAX = 1024**3
-TABLES_MAX = 16
-READERS_MAX = 8
-
+MAP_BYTES = 64 * 1024**2
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Which changes won their compare-and-swap, and the events that came of them."""
+    """Which changes won their compare-and-swap, the events that came of them, and the runs
+    that made room for newer ones in the history: their output is of no use any more."""
 
     won: tuple[bool, ...]
     events: tuple[Event, ...]
+    runs_forgotten: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Actions that were removed, the runs that went with them, and where to look on."""
+
+    actions: int
+    runs: tuple[str, ...]
+    cursor: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +74,20 @@ class DaemonDB:
 
     def __init__(
         self,
-        env: "lmdb.Environment",
+        env: Environment,
         place: Path,
         tables: Tables,
+        *,
         outbox_rows_max: int,
-        map_bytes_max: int,
+        full_size: bool,
     ) -> None:
+        self.place = place
+        self.full_size = full_size
         self._env = env
-        self._place = place
         self._tables = tables
-        self._map_bytes_max = map_bytes_max
         self._damage = Damage()
         self._actions = ActionRows(tables, self._damage)
+        self._ended = EndedRows(tables, self._damage)
         self._history = History(tables, self._damage)
         self._outbox = Outbox(tables, self._damage, outbox_rows_max)
         self._known = self._write(self._look_through)
@@ -88,28 +98,37 @@ class DaemonDB:
         state_dir: Path,
         *,
         map_bytes: int = MAP_BYTES,
-        map_bytes_max: int = MAP_BYTES_MAX,
         outbox_rows_max: int = OUTBOX_ROWS_MAX,
     ) -> "DaemonDB":
         """Open the store below `state_dir`, making it where there is none.
 
-        Raises `StoreError` where it is damaged, lost, newer than this software, or on a
-        file system that cannot hold it; it is never written over.
+        Raises `StoreError` where it is lost, newer than this software, or on a file system
+        that cannot hold it; it is never written over.
         """
-        try:
-            place = storefile.prepare(state_dir)
-            with contextlib.ExitStack() as undo:
-                env = _opened(place, map_bytes)
-                undo.callback(env.close)
-                storefile.close_on_exec(place)
-                tables = _founded(env, place)
-                storefile.mark_initialised(place)
-                env.reader_check()
-                db = cls(env, place, tables, outbox_rows_max, map_bytes_max)
-                undo.pop_all()
-        except (lmdb.Error, OSError) as error:
-            raise _store_error(state_dir, error, otherwise=StoreErrorKind.UNUSABLE) from error
-        storefile.warn_if_forgetful(place)
+        places = storefile.Places(state_dir)
+        with environment.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
+            places.prepare()
+        db = cls.at(places.store, map_bytes=map_bytes, outbox_rows_max=outbox_rows_max)
+        storefile.warn_if_forgetful(places.store)
+        return db
+
+    @classmethod
+    def at(
+        cls, place: Path, *, map_bytes: int = MAP_BYTES, outbox_rows_max: int = OUTBOX_ROWS_MAX
+    ) -> "DaemonDB":
+        """The store in this directory, which is there already. Raises `StoreError`."""
+        unusable = StoreErrorKind.UNUSABLE
+        with environment.errors(place, otherwise=unusable), contextlib.ExitStack() as undo:
+            storefile.ready(place)
+            env = environment.open_for_writing(place, map_bytes)
+            undo.callback(env.close)
+            storefile.close_on_exec(place)
+            tables = founding.found(env, place)
+            full_size = storefile.give_blocks(place, map_bytes)
+            storefile.mark_initialised(place)
+            env.reader_check()
+            db = cls(env, place, tables, outbox_rows_max=outbox_rows_max, full_size=full_size)
+            undo.pop_all()
         return db
 
     def close(self) -> None:
@@ -117,26 +136,46 @@ class DaemonDB:
 
     def check_readers(self) -> None:
         """Forget readers that died: they would pin pages (fact 7)."""
-        try:
+        with environment.errors(self.place):
             self._env.reader_check()
-        except lmdb.Error as error:
-            raise _store_error(self._place, error) from error
+
+    def room(self) -> Room:
+        """How full it is."""
+        every = [getattr(self._tables, field.name) for field in fields(Tables)]
+        return self._read(lambda txn: environment.room(self._env, txn, every))
+
+    @property
+    def last_transaction(self) -> int:
+        """The number of the newest transaction that wrote anything."""
+        return int(self._env.info()["last_txnid"])
 
     # --- the one way a status changes ---------------------------------------------------
 
     def commit(
-        self, changes: Sequence[Change], *, report: bool, meta: MetaUpdate | None = None
+        self,
+        changes: Sequence[Change],
+        *,
+        report: bool,
+        meta: MetaUpdate | None = None,
+        absences: Mapping[bytes, bool] | None = None,
     ) -> Committed:
         """All changes of one turn, each by compare-and-swap, in one transaction.
 
         A change wins if the stored record has the status and the revision of its
         `before`, or is not there where that is None. With `report` each change of status
-        is put into the outbox too (S18). With nothing to write there is no transaction.
-        When `StoreError` is raised nothing is changed.
+        is put into the outbox too (S18). `absences` are rows of `ended_page` whose action
+        the newest snapshot holds again, or no more. With nothing to write there is no
+        transaction. When `StoreError` is raised nothing is changed.
         """
-        if not changes and (meta is None or meta.applied_to(self.meta) == self.meta):
+        unchanged = meta is None or meta.applied_to(self.meta) == self.meta
+        if not changes and not absences and unchanged:
             return Committed((), ())
-        committed, self._known = self._write(lambda txn: self._commit(txn, changes, report, meta))
+
+        def work(txn: Transaction) -> tuple[Committed, _Known]:
+            self._ended.mark(txn, absences or {})
+            return self._commit(txn, changes, report, meta)
+
+        committed, self._known = self._write(work)
         return committed
 
     def _commit(
@@ -145,9 +184,8 @@ class DaemonDB:
         counts = self._known.counts.copy()
         won = [self._swap(txn, change, counts) for change in changes]
         winners = [change for change, swapped in zip(changes, won, strict=True) if swapped]
-        told = [event for event in map(Change.status_change, winners) if event is not None]
-        events = tuple(enumerate(told, self._known.last_sequence + 1))
-        self._history.put_events(txn, events)
+        events = self._tell(txn, winners)
+        forgotten = self._history.put_runs(txn, winners)
         meta = self.meta if update is None else update.applied_to(self.meta)
         if report:
             dropped = self._record_reports(txn, events)
@@ -155,7 +193,21 @@ class DaemonDB:
         if meta != self.meta:
             storemeta.put(txn, self._tables, meta)
         known = _Known(meta, counts, self._known.last_sequence + len(events))
-        return Committed(tuple(won), events), known
+        return Committed(tuple(won), events, tuple(forgotten)), known
+
+    def _tell(self, txn: Transaction, winners: Sequence[Change]) -> tuple[Event, ...]:
+        """Every change of status as an event; an action that is over has a row from then on."""
+        events: list[Event] = []
+        for change in winners:
+            event = change.status_change()
+            if event is None:
+                continue
+            events.append((self._known.last_sequence + len(events) + 1, event))
+            if event.new.terminal:
+                key = action_key(change.after.action.id)
+                self._ended.put(txn, key, change.after, events[-1][0])
+        self._history.put_events(txn, events)
+        return tuple(events)
 
     def _swap(self, txn: Transaction, change: Change, counts: Counter[ExecutionStatus]) -> bool:
         swap = self._actions.swap(txn, change)
@@ -164,8 +216,6 @@ class DaemonDB:
         if swap.was is not None:
             counts[swap.was] -= 1
         counts[change.after.status] += 1
-        if change.run is not None:
-            self._history.put_run(txn, action_key(change.after.action.id), change.run)
         return True
 
     def _record_reports(self, txn: Transaction, events: Sequence[Event]) -> int:
@@ -280,120 +330,71 @@ class DaemonDB:
         """Reports dropped beyond the bound of the outbox since the store was made."""
         return self.meta.outbox_dropped
 
+    # --- what is over -------------------------------------------------------------------
+
+    def ended_page(self, start: bytes) -> tuple[list[tuple[bytes, bool]], bytes]:
+        """Rows of actions that are over, with whether the newest snapshot lacks them, and
+        where to go on; b"" begins and ends. A row ends in its action's key."""
+        return self._read(lambda txn: self._ended.page(txn, start))
+
+    def forget(self, start: bytes, until_us: int) -> Forgotten:
+        """Remove a bounded number of actions that ended up to then, that the backend sends no
+        more and knows the status of; nothing is written where there are none."""
+        found = self._read(lambda txn: self._ended.forgettable(txn, start, until_us))
+        rows, following = found
+        if not rows:
+            return Forgotten(0, (), following)
+        runs, self._known = self._write(lambda txn: self._forget(txn, rows))
+        return Forgotten(len(rows), tuple(runs), following)
+
+    def _forget(self, txn: Transaction, rows: Sequence[bytes]) -> tuple[list[str], _Known]:
+        counts = self._known.counts.copy()
+        runs: list[str] = []
+        for row in rows:
+            status, gone = self._ended.forget(txn, row)
+            if status is not None:
+                counts[status] -= 1
+            runs += self._history.ids_of(gone)
+        return runs, dataclasses.replace(self._known, counts=counts)
+
+    # --- after damage -------------------------------------------------------------------
+
+    def put_aside(self, damaged: Sequence[tuple[str, bytes]]) -> None:
+        """Move values that cannot be read, by table and key, to where nobody counts on them;
+        what depends on them goes along."""
+        self._known = self._write(lambda txn: self._put_aside(txn, damaged))
+
+    def _put_aside(self, txn: Transaction, damaged: Sequence[tuple[str, bytes]]) -> _Known:
+        salvage.put_aside(txn, self._tables, damaged)
+        indexes.make_anew(txn, self._tables, self._ended, self._outbox)
+        return self._look_through(txn)
+
+    def adopt(self, saved: Salvage, *, now_us: int) -> None:
+        """Take in what could be read of a store that this one takes the place of. It is a
+        new generation from then on (S18), and has applied no snapshot."""
+        self._known = self._write(lambda txn: self._adopt(txn, saved, now_us))
+
+    def _adopt(self, txn: Transaction, saved: Salvage, now_us: int) -> _Known:
+        salvage.merge(txn, self._tables, saved)
+        indexes.make_anew(txn, self._tables, self._ended, self._outbox)
+        last = self._history.last_sequence(txn)
+        storemeta.renew(txn, self._tables, last=last, whole=saved.whole("events"), now_us=now_us)
+        return self._look_through(txn)
+
     # --- transactions -------------------------------------------------------------------
 
     def _read(self, work: Callable[[Transaction], Result]) -> Result:
-        try:
-            with self._env.begin() as txn:
-                return work(txn)
-        except lmdb.Error as error:
-            raise _store_error(self._place, error) from error
+        with environment.errors(self.place), self._env.begin() as txn:
+            return work(txn)
 
     def _write(self, work: Callable[[Transaction], Result]) -> Result:
-        """`work` in a write transaction; again, from its beginning, where the map was full:
-        a commit may be what finds that out (facts 6, L14)."""
-        try:
-            return self._write_once(work)
-        except StoreError as error:
-            if error.kind is not StoreErrorKind.MAP_FULL or not self._grow():
-                raise
-        return self._write_once(work)
-
-    def _write_once(self, work: Callable[[Transaction], Result]) -> Result:
-        try:
-            with self._env.begin(write=True) as txn:
-                return work(txn)
-        except lmdb.Error as error:
-            raise _store_error(self._place, error) from error
-
-    def _grow(self) -> bool:
-        size = int(self._env.info()["map_size"])
-        if size >= self._map_bytes_max:
-            return False
-        larger = min(2 * size, self._map_bytes_max)
-        try:
-            self._env.set_mapsize(larger)
-        except lmdb.Error as error:  # no room for it in memory
-            raise _store_error(self._place, error) from error
-        log.info("daemonDB may grow to %d bytes", larger, extra={"event": "store-grows"})
-        return True
+        """A commit may be what finds out that there is no room (facts 6, L14)."""
+        with environment.errors(self.place), self._env.begin(write=True) as txn:
+            return work(txn)
 
     def _look_through(self, txn: Transaction) -> _Known:
         """What is kept in memory, from what is on disk."""
         self._outbox.remove_damaged(txn)
         meta = storemeta.read_or_make(txn, self._tables)
-        return _Known(meta, self._actions.count(txn), self._history.last_sequence(txn))
-
-
-# --- opening ----------------------------------------------------------------------------
-
-
-def _opened(place: Path, map_bytes: int) -> "lmdb.Environment":
-    if storefile.data_bytes(place) and sys.maxsize > 2**32:
-        _verify(place)
-    return lmdb.open(
-        str(place),
-        map_size=max(map_bytes, storefile.data_bytes(place)),
-        max_dbs=TABLES_MAX,
-        max_readers=READERS_MAX,
-        max_spare_txns=1,
-        mode=0o600,
-        lib_version=0,  # never by the environment's choice (fact L1)
-    )
-
-
-def _verify(place: Path) -> None:
-    """Find what would kill the process when LMDB meets it (fact 3, L17). 64-bit only."""
-    check: Callable[[str], list[str]] = lmdb.verify.verify
-    try:
-        problems = check(str(place))
-    except lmdb.verify.VerifyError as error:
-        problems = [str(error)]
-    if problems:
-        raise StoreError(f"cannot use {place}: it is damaged ({problems[0]})")
-
-
-def _founded(env: "lmdb.Environment", place: Path) -> Tables:
-    """The tables, made in a new store and migrated in an old one; all or nothing."""
-    number = _format(env, place)
-
-    def opener(txn: "lmdb.Transaction[bytes]") -> Callable[[bytes], object]:
-        return lambda name: env.open_db(name, txn=txn)
-
-    with env.begin(write=True) as txn:
-        tables = Tables.open(opener(txn))
-        if number is not None:
-            migrations.migrate(txn, opener(txn), number)
-        if number != migrations.FORMAT:
-            storemeta.put_format(txn, tables, migrations.FORMAT)
-    return tables
-
-
-def _format(env: "lmdb.Environment", place: Path) -> int | None:
-    """The format of what is there, None where nothing is; the store is not touched."""
-    try:
-        table = env.open_db(b"meta", create=False)
-    except lmdb.NotFoundError:
-        if env.stat()["entries"] or storefile.initialised(place):
-            raise StoreError(f"cannot use {place}: what it holds is no daemonDB") from None
-        return None
-    try:
-        with env.begin() as txn:
-            number = storemeta.read_format(txn, table)
-        migrations.check(number)
-    except ValueError as error:
-        raise StoreError(f"cannot use {place}: {error}") from None
-    return number
-
-
-# --- errors -----------------------------------------------------------------------------
-
-
-def _store_error(
-    place: Path, error: lmdb.Error | OSError, *, otherwise: StoreErrorKind = StoreErrorKind.IO
-) -> StoreError:
-    """Their error as ours, by code and not by class (facts 5, 8, L14 to L16)."""
-    # LMDB's errors have a code, but for those that py-lmdb raises itself.
-    code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
-    kind = storefile.kind_of_code(code or 0, place) or otherwise
-    return StoreError(f"cannot use {place}: {error}", kind=kind)
+        last = max(self._history.last_sequence(txn), meta.sequence_floor)
+        return _Known(meta, self._actions.count(txn), last)

@@ -10,6 +10,7 @@ from ..ipc.control import (
     LIST_PAGE_MAX,
     LOG_CHUNK_BYTES_MAX,
     RUNS_SHOWN_MAX,
+    Acknowledged,
     ActionIs,
     ActionsAre,
     ActionView,
@@ -24,14 +25,17 @@ from ..ipc.control import (
     Refused,
     StatusIs,
     StatusView,
+    StoreView,
 )
 from ..ipc.instants import format_instant, format_optional
 from ..workers.output import read_output
+from . import incidents
 from .backend import SyncAsked
 from .core.model import Instant, Null, Over, Record, RunRow, Waiting
 from .loop import Loop
 from .orders import output_path
-from .views import action_view, event_view, phase, run_view
+from .storefile import file_system
+from .views import action_view, event_view, incident_view, phase, run_view
 
 STOP_MARGIN_SECONDS = 10.0
 #: Of app names in one page of `list`; with one more action it still fits its frame.
@@ -45,6 +49,7 @@ class LoopDesk:
         self._loop = loop
         self._containment = containment
         self._started: Instant = loop.now
+        self._file_system = file_system(loop.parts.db.place)
 
     # --- looking ------------------------------------------------------------------------
 
@@ -73,6 +78,7 @@ class LoopDesk:
                 ),
                 clock=ClockView(parts.clock.trusted, parts.clock.detail),
                 containment=self._containment,
+                store=self._store(),
                 stuck=sum(run.stuck for run in parts.pool.runs.values()) + len(loop.decider.stuck),
                 output_lost_bytes=loop.output_lost_bytes + parts.pool.output_lost_bytes,
                 lost_swaps=loop.lost_swaps,
@@ -90,6 +96,22 @@ class LoopDesk:
             uptime_seconds=round(uptime, 3),
             shutting_down=loop.leaving is not None,
             degraded=loop.degraded,
+        )
+
+    def _store(self) -> StoreView:
+        loop = self._loop
+        db, upkeep = loop.parts.db, loop.parts.upkeep
+        room = db.room()
+        return StoreView(
+            state=loop.store_state,
+            used_bytes=room.used_bytes,
+            map_bytes=room.map_bytes,
+            file_system=self._file_system,
+            preallocated=db.full_size,
+            damaged_values=db.damaged,
+            last_backup_at=format_optional(upkeep.last_backup_us),
+            backup_error=upkeep.backup_error,
+            incidents=tuple(map(incident_view, incidents.read(db.place))),
         )
 
     def _next_edge(self) -> str | None:
@@ -198,6 +220,15 @@ class LoopDesk:
 
     def sync_bound_seconds(self) -> float:
         return self._loop.settings.backend.timeout_seconds + STOP_MARGIN_SECONDS
+
+    def acknowledge(self) -> Acknowledged | Refused:
+        place = self._loop.parts.db.place
+        seen = incidents.read(place)
+        try:
+            incidents.acknowledge(place)
+        except OSError as error:
+            return Refused(RefusalKind.FAILED, f"cannot remove what is kept of them: {error}")
+        return Acknowledged(tuple(map(incident_view, seen)))
 
     def ask_shutdown(self) -> float:
         return self._loop.shut_down()

@@ -5,8 +5,16 @@ Both are rings, so they need no cleaning. Nothing outlives the transaction it is
 
 from collections.abc import Sequence
 
-from .core.model import RunRow, StatusChange
-from .records import Codec, DamagedRecordError, Value, number_key, number_of, run_key
+from .core.model import Change, RunRow, StatusChange
+from .records import (
+    Codec,
+    DamagedRecordError,
+    Value,
+    action_key,
+    number_key,
+    number_of,
+    run_key,
+)
 from .tables import Damage, Tables, Transaction, last_key, scan
 
 RUNS_KEPT = 20
@@ -23,10 +31,25 @@ class History:
         self._tables = tables
         self._damage = damage
 
-    def put_run(self, txn: Transaction, key: bytes, row: RunRow) -> None:
-        txn.put(run_key(key, row.attempt), _RUNS.encode(row), db=self._tables.runs)
-        if row.attempt > RUNS_KEPT:
-            txn.delete(run_key(key, row.attempt - RUNS_KEPT), db=self._tables.runs)
+    def put_runs(self, txn: Transaction, changes: Sequence[Change]) -> list[str]:
+        """The rows of runs that changes begin or end; the ids of runs that made room."""
+        forgotten: list[str] = []
+        for change in changes:
+            row, key = change.run, action_key(change.after.action.id)
+            if row is None:
+                continue
+            txn.put(run_key(key, row.attempt), _RUNS.encode(row), db=self._tables.runs)
+            old = run_key(key, row.attempt - RUNS_KEPT) if row.attempt > RUNS_KEPT else None
+            value = txn.get(old, db=self._tables.runs) if old else None
+            if old and value is not None:
+                txn.delete(old, db=self._tables.runs)
+                forgotten += self.ids_of([value])
+        return forgotten
+
+    def ids_of(self, values: Sequence[bytes]) -> list[str]:
+        """The run ids in stored rows, for those that can be read."""
+        rows = (self._read(_RUNS, "runs", b"", value) for value in values)
+        return [row.run_id for row in rows if row is not None]
 
     def run(self, txn: Transaction, key: bytes, attempt: int) -> RunRow | None:
         value = txn.get(run_key(key, attempt), db=self._tables.runs)

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from ..ipc.messages import EndCause, Run, RunResult, StopReason
+from .core.model import RunRow
 
 #: A run that no worker could be had for so long cannot be started.
 WORKER_WAIT_SECONDS_MAX = 60.0
@@ -45,6 +48,16 @@ class LiveRun:
             detail=detail,
             script_pid=self.script_pid,
             status_text=self.status_text,
+        )
+
+    def completed(self, row: RunRow) -> RunRow:
+        """The row of its end, with what only a living run knows."""
+        return replace(
+            row,
+            worker_pid=self.worker_pid,
+            script_pid=row.script_pid or self.script_pid,
+            status_text=row.status_text or self.status_text,
+            last_heartbeat_us=self.last_beat_us,
         )
 
     def deadlines(self, now: float) -> Iterator[float]:

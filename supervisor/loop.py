@@ -30,21 +30,22 @@ from .core.model import (
     Instant,
     Record,
     Running,
-    RunRow,
     StartRun,
     StopAsked,
     StopRun,
 )
-from .daemondb import Committed, DaemonDB, MetaUpdate, StoreError
+from .daemondb import Committed, DaemonDB, MetaUpdate, StoreError, StoreErrorKind
 from .deciding import Decider
 from .duties import Duties
 from .liverun import LiveRun
 from .pool import Pool
 from .settings import Settings
 from .turn import Turn
+from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
+STORE_OK = "ok"
 #: With nothing ahead the loop still wakes so often, to compare the clocks.
 IDLE_SECONDS_MAX = 30.0
 #: A store that could not be written is tried again so often.
@@ -72,6 +73,7 @@ class Parts:
     children: Children
     pool: Pool
     backend: Backend
+    upkeep: Upkeep
     duties: Duties
     poller: Poller
     wakeup: int
@@ -90,6 +92,7 @@ class Loop:
         self.control: Control | None = None
         self.leaving: Leaving | None = None
         self.degraded: str | None = None
+        self.store_state: str = STORE_OK
         self.lost_swaps = 0
         self.output_lost_bytes = 0
         self.reload_wanted = False
@@ -155,6 +158,7 @@ class Loop:
         self._ended = parts.pool.gather(news, now)
         if self.leaving is None:
             parts.backend.gather(news, now)
+            parts.upkeep.gather(news, now)
             parts.duties.run_due(now.boot_seconds)
         if self.control is not None:
             self.control.gather(now)
@@ -175,14 +179,16 @@ class Loop:
             deadlines.append(self.leaving.deadline)
         else:
             deadlines += [parts.backend.next_deadline(now), self.decider.next_leftover_check]
+            deadlines.append(parts.upkeep.next_deadline())
             deadlines += [*self._next_edges(), *self._others()]
         wanted = (deadline for deadline in deadlines if deadline is not None)
         ahead = min(wanted, default=now.monotonic_seconds + IDLE_SECONDS_MAX)
         return min(max(0.0, ahead - parts.clock.monotonic_seconds()), IDLE_SECONDS_MAX)
 
     def _more_to_decide(self) -> bool:
-        """A slice of a snapshot, or more edges than one turn looks at."""
-        more = self.parts.backend.applying or self.decider.more_edges
+        """A slice of a snapshot, more edges than one turn looks at, or more to forget."""
+        parts = self.parts
+        more = parts.backend.applying or parts.upkeep.busy or self.decider.more_edges
         return more and self.leaving is None
 
     def _unheard(self) -> bool:
@@ -247,14 +253,17 @@ class Loop:
     def _commit(self, turn: Turn, meta: MetaUpdate | None) -> Committed | None:
         """One transaction; None where the store failed, and then nothing has changed."""
         changes = [self._completed(change) for change in turn.changes]
-        writes = bool(changes) or meta is not None
+        writes = bool(changes or turn.absences) or meta is not None
         if writes:
             # With what is written anyway: a write of its own would wear the flash.
             meta = replace(meta or MetaUpdate(), clock_mark_us=self.parts.clock.mark_us)
         try:
             with step(*_steps_in(changes)):
                 committed = self.parts.db.commit(
-                    changes, report=self.settings.backend.report, meta=meta
+                    changes,
+                    report=self.settings.backend.report,
+                    meta=meta,
+                    absences=turn.absences,
                 )
         except StoreError as error:
             if error.fatal:
@@ -263,7 +272,7 @@ class Loop:
             return None
         if self.degraded is not None and writes:
             log.info("daemonDB can be written again", extra={"event": "store-recovered"})
-            self.degraded = None
+            self.degraded, self.store_state = None, STORE_OK
         self.lost_swaps += committed.won.count(False)
         return committed
 
@@ -274,12 +283,14 @@ class Loop:
         if row is None or live is None or row.ended_us is None:
             return change
         self.output_lost_bytes += live.result.output_lost_bytes if live.result else 0
-        return dataclasses.replace(change, run=_with_live(row, live))
+        return dataclasses.replace(change, run=live.completed(row))
 
     def _store_failed(self, error: StoreError) -> None:
         if self.degraded != str(error):
             log.error("Cannot write daemonDB: %s", error, extra={"event": "store-failed"})
-        self.degraded = str(error)
+        self.degraded, self.store_state = str(error), error.kind.value
+        if error.kind is StoreErrorKind.MAP_FULL:
+            self.parts.upkeep.look_for_old()
         self.agenda.look_again(self.now, in_seconds=STORE_RETRY_SECONDS)
         for record in self.parts.db.started():
             self.agenda.note(record, self.now)  # a hold that was over is looked at again too
@@ -297,6 +308,7 @@ class Loop:
                 else:
                     self.agenda.look_again(self.now)
             self._log_events(committed)
+            self.parts.upkeep.remove_output(committed.runs_forgotten)
             for result in self._ended:
                 self.parts.pool.acknowledge(result.run_id)
             self.decider.forget_settled()
@@ -381,13 +393,3 @@ def _steps_in(changes: Iterable[Change]) -> Iterator[Step]:
             yield Step.COMMIT_ENDED
         for effect in change.effects:
             yield Step.COMMIT_STARTED if isinstance(effect, StartRun) else Step.COMMIT_STOP
-
-
-def _with_live(row: RunRow, live: LiveRun) -> RunRow:
-    return replace(
-        row,
-        worker_pid=live.worker_pid,
-        script_pid=row.script_pid or live.script_pid,
-        status_text=row.status_text or live.status_text,
-        last_heartbeat_us=live.last_beat_us,
-    )

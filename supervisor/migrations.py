@@ -1,28 +1,75 @@
 """The format of daemonDB and the way from each older one; a newer store is refused.
 
-A migration is frozen once released. It runs inside the transaction that raises the format
-number, so a store is never half migrated.
+A migration is frozen once released: it knows the bytes of its two formats and imports
+nothing that goes on changing. It runs inside the transaction that raises the format number,
+so a store is never half migrated.
 """
 
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
+
+import msgspec
 
 from .tables import Transaction
 
 #: The format this software writes.
-FORMAT = 1
+FORMAT = 2
 
 OpenTable: TypeAlias = Callable[[bytes], Any]
 Migration: TypeAlias = Callable[[Transaction, OpenTable], None]
 
-#: From each older format to the next; format 1 is the first.
-MIGRATIONS: Mapping[int, Migration] = {}
+_HEAD = struct.Struct(">BBI")  # of a value in formats 1 and 2: number 1, kind, CRC
+_NUMBER = struct.Struct(">Q")
+
+
+def _to_2(txn: Transaction, open_table: OpenTable) -> None:
+    """The table `ended`: (the later of `toDate` and the end, key) -> (absent, sequence of the
+    last report), for each action whose status is terminal. Nobody knows yet which of them
+    the backend still sends, so none is absent."""
+    actions, outbox, ended = map(open_table, (b"actions", b"outbox", b"ended"))
+    last_report: dict[str, int] = {}
+    with txn.cursor(outbox) as at:
+        for key, value in at:
+            pending = _body_1(value)
+            if pending is not None:
+                last_report[pending[0][1]] = _NUMBER.unpack(key)[0]
+    body = msgspec.msgpack.encode
+    with txn.cursor(actions) as at:
+        for key, value in at:
+            stored = _body_1(value)
+            if stored is None or stored[0][2][0] != "over":
+                continue
+            action, changed_us = stored[0][0], stored[0][8]
+            row = body([False, last_report.get(action[0], 0)])
+            end = _NUMBER.pack(max(0, action[2], changed_us)) + key
+            txn.put(end, _HEAD.pack(1, 0, zlib.crc32(row, 0)) + row, db=ended)
+
+
+def _body_1(value: bytes) -> Any:
+    """What a value of format 1 holds; None for one that is damaged."""
+    if len(value) < _HEAD.size:
+        return None
+    number, kind, crc = _HEAD.unpack_from(value)
+    body = value[_HEAD.size :]
+    if number != 1 or zlib.crc32(body, kind) != crc:
+        return None
+    return msgspec.msgpack.decode(body)
+
+
+#: From each older format to the next.
+MIGRATIONS: Mapping[int, Migration] = {1: _to_2}
+
+
+class NewerFormatError(ValueError):
+    """Written by a version of this software that is yet to come."""
 
 
 def check(number: int) -> None:
     """Raises `ValueError` for a format this software cannot read."""
     if number > FORMAT:
-        raise ValueError(f"its format {number} is newer than this software's {FORMAT}")
+        raise NewerFormatError(f"its format {number} is newer than this software's {FORMAT}")
     if number < 1:
         raise ValueError(f"{number} is no format")
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from .core.model import StatusChange
-from .records import Codec, DamagedRecordError, kind_of, number_key, number_of
+from .records import Codec, DamagedRecordError, action_key, kind_of, number_key, number_of
 from .tables import Damage, Tables, Transaction, entries, rows_from, scan, set_aside
 
 OUTBOX_ROWS_MAX = 100_000
@@ -94,6 +94,12 @@ class Outbox:
             if len(found) == limit:
                 break
         return list(found.values())
+
+    def last_of_each(self, txn: Transaction) -> dict[bytes, int]:
+        """The newest report that each action has here, by the action's key."""
+        with txn.cursor(self._tables.outbox) as at:
+            rows = ((key, self._read(key, value)) for key, value in rows_from(at))
+            return {action_key(r.change.action_id): number_of(k) for k, r in rows if r is not None}
 
     def settle(self, txn: Transaction, accepted: Collection[int], refused: Collection[int]) -> None:
         """The backend's word: what it took is forgotten, what it refused is counted."""

@@ -73,6 +73,15 @@ class Codec(Generic[Value]):
             raise DamagedRecordError(f"cannot read a value: {error}") from None
 
 
+def is_sound(stored: bytes) -> bool:
+    """Whether a value is what was written, by its checksum; without decoding it."""
+    if len(stored) < _HEAD.size:
+        return False
+    number, kind, crc = _HEAD.unpack_from(stored)
+    body = memoryview(stored)[_HEAD.size :]
+    return bool(number == VALUE_FORMAT and zlib.crc32(body, kind) == crc)
+
+
 def kind_of(stored: bytes) -> int | None:
     """The kind byte of a value, without checking it; None where its head is damaged."""
     return stored[1] if len(stored) >= _HEAD.size and stored[0] == VALUE_FORMAT else None

@@ -35,6 +35,10 @@ class ServiceManager:
     def reloading(self) -> None:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
+    def busy(self, doing: str, timeout_seconds: float) -> None:
+        """It is not ready yet, and may take so much longer."""
+        self._send(f"STATUS={doing}\nEXTEND_TIMEOUT_USEC={int(timeout_seconds * 1e6)}")
+
     def stopping(self, timeout_seconds: float) -> None:
         self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(timeout_seconds * 1e6)}")
 

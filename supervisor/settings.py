@@ -25,6 +25,8 @@ from . import values
 FILE_BYTES_MAX = 1024 * 1024
 HEARTBEAT_SECONDS_MAX = 5.0
 DIRECTORIES = ("state_dir", "runtime_dir", "log_dir")
+#: What a daemon begins with and keeps until it ends.
+UNTIL_RESTART = (*DIRECTORIES, "map_size_bytes")
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _HOUR, _DAY = 3600.0, 86_400.0
@@ -51,7 +53,7 @@ Section = TypeVar("Section", bound=_Section)
 
 
 class DaemonSettings(_Section, frozen=True, kw_only=True):
-    """Paths are absolute."""
+    """Paths are absolute. `backup_interval_seconds` 0 is none."""
 
     state_dir: Path = Path(places.DEFAULT_STATE_DIR)
     runtime_dir: Path = Path(places.DEFAULT_RUNTIME_DIR)
@@ -60,6 +62,9 @@ class DaemonSettings(_Section, frozen=True, kw_only=True):
     clock_wait_seconds: Annotated[float, Meta(ge=0, le=7 * _DAY)] = 600.0
     arm_ahead_seconds: Annotated[float, Meta(ge=0, le=60)] = 2.0
     spare_workers: Annotated[int, Meta(ge=0, le=64)] = 1
+    map_size_bytes: Annotated[int, Meta(ge=_MIB, le=64 * _GIB)] = 64 * _MIB
+    retention_seconds: Annotated[float, Meta(ge=0, le=3650 * _DAY)] = 14 * _DAY
+    backup_interval_seconds: Annotated[float, Meta(ge=0, le=365 * _DAY)] = _DAY
 
 
 class BackendSettings(_Section, frozen=True, kw_only=True):
@@ -131,9 +136,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     control: ControlSettings
     source: Path
 
-    def with_directories_of(self, other: "Settings") -> "Settings":
-        """These settings, but where the other's daemon keeps its files."""
-        kept = {key: getattr(other.daemon, key) for key in DIRECTORIES}
+    def without_restart(self, other: "Settings") -> "Settings":
+        """These settings, but for what a daemon that began with the others has to keep."""
+        kept = {name: getattr(other.daemon, name) for name in UNTIL_RESTART}
         return msgspec.structs.replace(self, daemon=msgspec.structs.replace(self.daemon, **kept))
 
 
@@ -155,8 +160,8 @@ def load(path: Path) -> Settings:
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:
     """The keys that differ and that a reload cannot change."""
-    changed = [key for key in DIRECTORIES if getattr(old.daemon, key) != getattr(new.daemon, key)]
-    return [f"daemon.{key}" for key in changed]
+    differs = [n for n in UNTIL_RESTART if getattr(old.daemon, n) != getattr(new.daemon, n)]
+    return [f"daemon.{_key(name)}" for name in differs]
 
 
 def _document(source: Path) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""Where daemonDB lies on disk: its directory, its marker, its file system. Knows no table.
+"""Where daemonDB lies on disk: its directories, its marker, its file system. Knows no table.
 
-Nothing here is ever written over a store that is there: what is doubtful is refused, with
-one line that says what and why (law 10).
+A store is never written over (law 10): another takes its place by renames, each of which a
+power cut may follow, and the old one is kept beside it.
 """
 
+import contextlib
 import enum
 import errno
 import logging
 import os
 import re
+import shutil
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,11 @@ FORGETFUL_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "overlay"})
 FREE_BYTES_MIN = 64 * 1024
 #: What LMDB makes of its lock file. A sparse one is SIGBUS on a full disk (fact 4).
 LOCK_BYTES = 8192
+#: Here blocks that were given to a file once can be written whenever (fact L15). Others
+#: copy on write, promise nothing, or would have the C library write zeros instead.
+KEEPS_ITS_PROMISE = frozenset({"ext4", "xfs"})
+#: Stores that were set aside; the newest are kept.
+SET_ASIDE_MAX = 2
 _MARKER_TEXT = "daemonDB was made here. If data.mdb is missing or empty, it was lost.\n"
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -65,25 +72,73 @@ class StoreError(Exception):
         return self.kind not in _WAITED_OUT
 
 
-def prepare(state_dir: Path) -> Path:
-    """The directory of the store, made where it is missing (0700, fact L24).
+class Places:
+    """The directories of the store below `state_dir`."""
 
-    Raises `StoreError` where a store was and is no more: that is loss, not a first start;
-    and `OSError` where the directory cannot be made or looked at.
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.store = state_dir / "daemondb"
+        self.making = state_dir / "daemondb.tmp"  # half a store: gone at the next start
+        self.made = state_dir / "daemondb.new"  # a whole one, about to take the store's place
+        self.backups = state_dir / "backups"
+
+    def set_aside(self) -> list[Path]:
+        """The stores that others took the place of, oldest first."""
+        return numbered(self.state_dir, "daemondb.bad-")
+
+    def prepare(self) -> None:
+        """Make the directory of the store (0700, fact L24), and end what a crash cut short.
+
+        Raises `StoreError` for a file system that cannot hold it, `OSError`.
+        """
+        self.state_dir.mkdir(mode=0o700, exist_ok=True)
+        kind = file_system(self.state_dir)
+        if kind in REFUSED_FILE_SYSTEMS:
+            raise StoreError(f"cannot keep daemonDB in {self.store}: {kind} cannot hold it")
+        if self.made.exists() and not self.store.exists():
+            self._take_place()
+        for half in (self.making, self.made):
+            remove(half)
+        self.store.mkdir(mode=0o700, exist_ok=True)
+
+    def empty_for_making(self) -> Path:
+        remove(self.making)
+        self.making.mkdir(mode=0o700)
+        return self.making
+
+    def next_aside(self) -> Path:
+        old = self.set_aside()
+        return self.state_dir / f"daemondb.bad-{number_of(old[-1]) + 1 if old else 1}"
+
+    def put_in_place(self, aside: Path) -> None:
+        """The store that was made becomes the store, and the one before it goes `aside`.
+
+        It is whole on disk before it has its second name; after a crash from then on
+        `prepare` either ends the exchange or forgets it.
+        """
+        for path in (*self.making.iterdir(), self.making):
+            sync(path)
+        rename(self.making, self.made)
+        rename(self.store, aside)
+        self._take_place()
+        for store in self.set_aside()[:-SET_ASIDE_MAX]:
+            remove(store)
+
+    def _take_place(self) -> None:
+        rename(self.made, self.store)
+
+
+def ready(place: Path) -> None:
+    """Make sure that LMDB may make or open a store in this directory.
+
+    Raises `StoreError` where one was and is no more: that is loss, not a first start.
     """
-    place = state_dir / "daemondb"
-    for directory in (state_dir, place):
-        directory.mkdir(mode=0o700, exist_ok=True)
-    kind = file_system(place)
-    if kind in REFUSED_FILE_SYSTEMS:
-        raise StoreError(f"cannot keep daemonDB in {place}: {kind} cannot hold it")
     if data_bytes(place) == 0:
         data = place / "data.mdb"
         if initialised(place):
             raise StoreError(f"cannot use {data}: it is missing or empty, and it was not before")
         data.unlink(missing_ok=True)  # left by a full disk at the very first start (fact L15)
     _fill_lock_file(place / "lock.mdb")
-    return place
 
 
 def data_bytes(place: Path) -> int:
@@ -91,6 +146,18 @@ def data_bytes(place: Path) -> int:
         return (place / "data.mdb").stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def allocated_bytes(place: Path) -> int:
+    """What the data file takes of the disk."""
+    return (place / "data.mdb").stat().st_blocks * 512
+
+
+def keep_what_is_beside(place: Path, other: Path) -> None:
+    """Take the files that are not LMDB's to another directory."""
+    for path in place.iterdir():
+        if path.suffix != ".mdb":
+            shutil.copy2(path, other / path.name)
 
 
 def initialised(place: Path) -> bool:
@@ -103,35 +170,65 @@ def mark_initialised(place: Path) -> None:
     if initialised(place):
         return
     for path in (place / "data.mdb", place, place.parent):
-        _sync(path)
+        sync(path)
     descriptor = os.open(_marker(place), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, _MARKER_TEXT.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    _sync(place)
+    sync(place)
+
+
+def give_blocks(place: Path, size_bytes: int) -> bool:
+    """Whether the data file of an open store has all the blocks it may ever need: then a
+    full disk is none of its concern (fact L15)."""
+    if file_system(place) not in KEEPS_ITS_PROMISE:
+        return False
+    missing = size_bytes - allocated_bytes(place)
+    if missing <= 0:
+        return True
+    try:
+        if free_bytes(place) < missing + FREE_BYTES_MIN:  # else it would take all there is
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        descriptor = _descriptors(place)[0]  # LMDB's own: see fact 1
+        os.posix_fallocate(descriptor, 0, size_bytes)
+        os.fsync(descriptor)
+    except OSError as error:
+        log.warning(
+            "Cannot keep %d bytes for daemonDB: %s", size_bytes, error, extra={"event": "no-room"}
+        )
+        return False
+    return True
 
 
 def close_on_exec(place: Path) -> None:
     """LMDB leaves its data file open across exec (fact 9): no child may inherit it."""
+    for descriptor in _descriptors(place):
+        os.set_inheritable(descriptor, False)
+
+
+def _descriptors(place: Path) -> list[int]:
+    """This process's own of the data file."""
     data = (place / "data.mdb").stat()
+    found: list[int] = []
     for name in os.listdir("/proc/self/fd"):
-        try:
-            found = os.fstat(int(name))
-        except OSError:
-            continue  # the descriptor of the listing itself
-        if os.path.samestat(found, data):
-            os.set_inheritable(int(name), False)
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself
+            found += [int(name)] if os.path.samestat(os.fstat(int(name)), data) else []
+    return found
 
 
 def is_full(place: Path) -> bool:
     """False also where the file system does not even say how much is free."""
     try:
-        free = os.statvfs(place)
+        return free_bytes(place) < FREE_BYTES_MIN
     except OSError:
         return False
-    return free.f_bavail * free.f_frsize < FREE_BYTES_MIN
+
+
+def free_bytes(directory: Path) -> int:
+    free = os.statvfs(directory)
+    return free.f_bavail * free.f_frsize
 
 
 def kind_of_code(code: int, place: Path) -> StoreErrorKind | None:
@@ -184,9 +281,32 @@ def _fill_lock_file(lock: Path) -> None:
         os.close(descriptor)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the file or directory on disk before going on. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def rename(old: Path, new: Path) -> None:
+    """And have it on disk."""
+    old.rename(new)
+    sync(new.parent)
+
+
+def remove(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def numbered(directory: Path, prefix: str) -> list[Path]:
+    """The entries called `prefix` and a number, lowest first."""
+    found = (path for path in directory.glob(f"{prefix}*") if path.name[len(prefix) :].isdigit())
+    return sorted(found, key=number_of)
+
+
+def number_of(path: Path) -> int:
+    """The number that a name ends in."""
+    return int(re.sub(r".*?([0-9]+)$", r"\1", path.name))

@@ -11,11 +11,14 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from ..ipc.instants import SECOND_US
 from .records import Codec, DamagedRecordError
 from .tables import Tables, Transaction
 
 log = logging.getLogger(__name__)
 
+#: More events than any device tells of between two backups.
+SEQUENCES_SKIPPED = 1_000_000
 _FORMAT_KEY = b"format"
 _META_KEY = b"store"
 _FORMAT = struct.Struct(">I")
@@ -26,7 +29,8 @@ class Meta(msgspec.Struct, frozen=True):
 
     `device` is random and made once. `etag`, `digest` and `source` are of the snapshot that
     was applied last, "" where none counts; `clock_mark_us` is the highest time that a
-    trusted clock has shown.
+    trusted clock has shown. No event has a number up to `sequence_floor`: a store that took
+    another's place may not know the last it gave.
     """
 
     generation: str
@@ -36,6 +40,7 @@ class Meta(msgspec.Struct, frozen=True):
     source: str = ""
     clock_mark_us: int = 0
     outbox_dropped: int = 0
+    sequence_floor: int = 0
 
 
 class MetaUpdate(msgspec.Struct, frozen=True):
@@ -70,6 +75,17 @@ def read_or_make(txn: Transaction, tables: Tables) -> Meta:
     meta = Meta(secrets.token_hex(8), secrets.token_hex(8))
     put(txn, tables, meta)
     return meta
+
+
+def renew(txn: Transaction, tables: Tables, *, last: int, whole: bool, now_us: int) -> None:
+    """As a store that takes another's place begins: a generation of its own, no snapshot
+    applied. `last` is the highest sequence number it knows of, `whole` that there is none
+    higher; else it goes on far above (INTERFACE: `seq` never restarts)."""
+    meta = read_or_make(txn, tables)
+    floor = last if whole else max(last + SEQUENCES_SKIPPED, now_us // SECOND_US)
+    fresh = Meta(secrets.token_hex(8), meta.device, sequence_floor=floor)
+    kept = {"clock_mark_us": meta.clock_mark_us, "outbox_dropped": meta.outbox_dropped}
+    put(txn, tables, replace(fresh, **kept))
 
 
 def put_format(txn: Transaction, tables: Tables, number: int) -> None:

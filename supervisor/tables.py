@@ -28,6 +28,7 @@ class Transaction(Protocol):
     def delete(self, key: bytes, *, db: Any) -> bool: ...
     def cursor(self, db: Any) -> Cursor: ...
     def stat(self, db: Any) -> Any: ...
+    def drop(self, db: Any, delete: bool = ...) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Tables:
     actions: Any  # key of the action -> Stored
     details: Any  # key of the action -> its long appNames and args
     due: Any  # edge, key of the action -> nothing
+    ended: Any  # end, key of the action -> Ended; one row for each action that is over
     runs: Any  # key of the action, attempt -> RunRow
     events: Any  # sequence -> StatusChange
     outbox: Any  # sequence -> Pending

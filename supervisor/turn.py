@@ -14,13 +14,15 @@ from .core.model import Change, Event, Instant, Record
 
 @dataclass(slots=True)
 class Turn:
-    """`read` looks a record up in daemonDB; `started` counts the STARTED ones there."""
+    """`read` looks a record up in daemonDB; `started` counts the STARTED ones there.
+    `absences` is which actions that are over the newest snapshot lacks, where that changed."""
 
     now: Instant
     rules: Rules
     read: Callable[[str], Record | None]
     started: int
     changes: list[Change] = field(default_factory=list)
+    absences: dict[bytes, bool] = field(default_factory=dict)
     _newest: dict[str, Record] = field(default_factory=dict)
 
     def record(self, action_id: str) -> Record | None:

@@ -15,14 +15,14 @@ ID_MAX = 2**32 - 2
 STOP_SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "ALRM", "WINCH", "ABRT", "KILL")
 PLACEHOLDERS = ("id", "type", "apps", "from", "to", "run", "attempt")
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)")
 _SIZE = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)")
 
 
 def seconds(value: object) -> float:
-    """A duration, `"500ms"` to `"1h"`, or the number 0."""
+    """A duration, `"500ms"` to `"14d"`, or the number 0."""
     if type(value) is int and value == 0:
         return 0.0
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None

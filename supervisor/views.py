@@ -1,9 +1,10 @@
 """Records as people and scripts see them (INTERFACE, "Commands"). Pure; decides nothing."""
 
-from ..ipc.control import ActionView, EventView, RunView
+from ..ipc.control import ActionView, EventView, IncidentView, RunView
 from ..ipc.instants import format_instant, format_optional
 from .backend import signal_name
 from .core.model import Null, Over, Record, Running, RunRow, StatusChange, Waiting
+from .incidents import Incident
 from .liverun import LiveRun
 
 
@@ -61,6 +62,12 @@ def action_view(record: Record, shown_phase: str, run: RunView | None) -> Action
         detail=record.detail,
         attempt=record.attempt,
         run=run,
+    )
+
+
+def incident_view(incident: Incident) -> IncidentView:
+    return IncidentView(
+        incident.at, incident.detail, incident.set_aside or None, incident.backup or None
     )
 
 

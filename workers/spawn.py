@@ -23,7 +23,7 @@ _MESSAGE_BYTES_MAX = 8192
 _STDIN = 0
 
 #: What of the daemon's environment its own children need; scripts get another one.
-_ENVIRONMENT_ALLOWED = frozenset(
+ENVIRONMENT_ALLOWED = frozenset(
     {
         crashpoints.VARIABLE,
         "HOME",
@@ -73,7 +73,7 @@ class Zygote:
                     *("--log-level", log_level),
                     *("--open-files", str(open_files)),
                 ],
-                {k: v for k, v in environment.items() if k in _ENVIRONMENT_ALLOWED},
+                {k: v for k, v in environment.items() if k in ENVIRONMENT_ALLOWED},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
                     # Onto itself: that takes the close-on-exec mark away, in the child only.

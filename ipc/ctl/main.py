@@ -18,6 +18,7 @@ from ..client import (
     RefusedError,
 )
 from ..control import RefusalKind
+from .db import StoreToolError, db
 from .options import shared_options
 from .output import complain
 from .streams import events, logs
@@ -54,7 +55,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 cli = click.Group(
     "geosched-ctl",
     help="Control geoschedd, the daemon that runs action scripts for windows of time.",
-    commands=[list_, status, show_action, logs, events, sync, stop, ping, shutdown],
+    commands=[list_, status, show_action, logs, events, sync, stop, ping, db, shutdown],
     params=[
         *shared_options(environment=True),
         click.Option(
@@ -103,6 +104,8 @@ def exit_of(error: ClientError) -> Exit:
             return Exit.NOT_PERMITTED
         case NotDoneError():
             return Exit.NOT_DONE
+        case StoreToolError(code=code):
+            return Exit(code)
         case RefusedError(kind=kind):
             return _REFUSALS[kind]
         case _:

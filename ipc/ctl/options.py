@@ -5,6 +5,7 @@ before the whole command line is known to be good.
 """
 
 import enum
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,14 @@ def _socket_path(ctx: click.Context) -> Path:
         if scheme not in ("", "ipc") or (mark and not scheme) or not rest:
             raise click.UsageError(f"cannot use the socket {given!r}: no path or ipc://path", ctx)
         return Path(rest).absolute()
+    return from_config(ctx, control_socket)
+
+
+def from_config(ctx: click.Context, place_of: Callable[[Path], Path]) -> Path:
+    """Where the chosen configuration has something. Raises `click.UsageError`."""
     config = Path(ctx.meta.get("config", DEFAULT_CONFIG))
     try:
-        return control_socket(config)
+        return place_of(config)
     except OSError as error:
         reason = error.strerror or str(error)
     except ValueError as error:

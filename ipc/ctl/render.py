@@ -5,13 +5,16 @@ Ids and details came from outside, so nothing here lets a control character thro
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
-from ..control import ActionView, BackendView, EventView, RunView, StatusView, SyncView
+from ..control import ActionView, BackendView, EventView, RunView, StatusView, StoreView, SyncView
 from ..instants import SECOND_US, parse_instant
 from .layout import Block, Column, Sheet, Table
 
 NOTHING = "-"
+#: A database that is fuller than that wants a person's attention.
+FULL_SHARE = 0.8
 #: Beyond this distance an instant is shown by its year, and not by its time.
 NEAR_US = 180 * 86_400 * SECOND_US
 
@@ -124,6 +127,7 @@ def status_sheet(status: StatusView, now_us: int) -> Sheet:
         ("backend", backend_line(status.backend, now_us)),
         ("reports", _outbox(status, now_us)),
         ("clock", _with_detail(trust, status.clock.detail)),
+        ("database", _store(status.store, now_us)),
         ("containment", clean(status.containment)),
     ]
     pairs.extend(("ATTENTION", clean(trouble)) for trouble in troubles(status))
@@ -132,10 +136,13 @@ def status_sheet(status: StatusView, now_us: int) -> Sheet:
 
 def troubles(status: StatusView) -> list[str]:
     """What an operator has to know of and would not look for."""
-    backend, outbox = status.backend, status.outbox
+    backend, outbox, store = status.backend, status.outbox, status.store
     found = [
         (status.daemon.shutting_down, "the daemon is shutting down"),
         (status.daemon.degraded, f"daemonDB cannot be written: {status.daemon.degraded}"),
+        (store.backup_error, f"no backup could be made: {store.backup_error}"),
+        (store.damaged_values, f"{store.damaged_values} values of daemonDB are damaged"),
+        (_fills(store), f"daemonDB is {100 * store.used_bytes // store.map_bytes} % full"),
         (status.stuck, f"{status.stuck} stuck: killed, and not gone"),
         (backend.quarantined, f"{backend.quarantined} entries of the backend set aside"),
         (backend.last_report_error, f"reports are not taken: {backend.last_report_error}"),
@@ -143,7 +150,11 @@ def troubles(status: StatusView) -> list[str]:
         (outbox.refused, f"{outbox.refused} reports refused by the backend"),
         (status.output_lost_bytes, f"{status.output_lost_bytes} bytes of output lost"),
     ]
-    return [text for holds, text in found if holds] + [f"  {one}" for one in backend.quarantine]
+    happened = [f"daemonDB, {one.at[:16]}: {one.detail}" for one in store.incidents]
+    if happened:
+        happened.append("  (`geosched-ctl db acknowledge` says that you have seen this)")
+    told = [text for holds, text in found if holds]
+    return told + happened + [f"  {one}" for one in backend.quarantine]
 
 
 def sync_sheet(result: SyncView) -> Sheet:
@@ -159,6 +170,64 @@ def sync_sheet(result: SyncView) -> Sheet:
             )
         )
     ]
+
+
+# --- the database ------------------------------------------------------------------------
+
+SheetOf: TypeAlias = Callable[[dict[str, Any]], Sheet]
+TABLE_COLUMNS = (Column("TABLE"), Column("ROWS"), Column("SIZE"), Column("OLDEST"))
+
+
+def db_stats_sheet(found: dict[str, Any]) -> Sheet:
+    used, room = found["usedBytes"], found["mapBytes"]
+    pairs = (
+        ("database", clean(found["directory"])),
+        ("format", f"{found['format']}, generation {clean(str(found['generation']))}"),
+        ("used", f"{size(used)} of {size(room)} ({100 * used / room:.0f} %)"),
+        ("free", f"{size(found['freeBytes'])} to be used again"),
+        ("on disk", f"{size(found['allocatedBytes'])}"),
+        ("written", f"{found['lastTransaction']} transactions"),
+    )
+    rows = tuple(
+        (
+            clean(name),
+            str(table["rows"]),
+            size(table["bytes"]),
+            clean(found["oldest"].get(name) or NOTHING),
+        )
+        for name, table in found["tables"].items()
+    )
+    return [Block(pairs), Table(TABLE_COLUMNS, rows)]
+
+
+def db_check_sheet(found: dict[str, Any]) -> Sheet:
+    pairs = [("database", "good" if found["good"] else clean(found["condition"]))]
+    if found["detail"]:
+        pairs.append(("ATTENTION", clean(found["detail"])))
+    damaged = [f"damaged: {row['table']} {row['key']}" for row in found["damaged"]]
+    pairs.extend(("ATTENTION", clean(fault)) for fault in (*damaged, *found["faults"]))
+    return [Block(tuple(pairs))]
+
+
+def plain_sheet(found: dict[str, Any]) -> Sheet:
+    """Names and values as they are."""
+    return [Block(tuple((name, clean(str(value))) for name, value in found.items()))]
+
+
+def acknowledged_sheet(found: dict[str, Any]) -> Sheet:
+    seen = [("seen", clean(f"{each['at']} {each['detail']}")) for each in found["acknowledged"]]
+    return [Block(tuple(seen or [("seen", "nothing")]))]
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that shows them best: `4.3 MiB`."""
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(_SIZES) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.1f} {_SIZES[unit]}" if unit else f"{count} B"
+
+
+_SIZES = ("B", "KiB", "MiB", "GiB")
 
 
 def backend_line(backend: BackendView, now_us: int) -> str:
@@ -227,6 +296,16 @@ def _next_edge(instant: str | None, now_us: int) -> str:
 
 def _span_between(begin: str, end: str) -> str:
     return span((parse_instant(end) - parse_instant(begin)) / SECOND_US)
+
+
+def _store(store: StoreView, now_us: int) -> str:
+    copied = _from_now(store.last_backup_at, now_us) if store.last_backup_at else "never"
+    used = f"{size(store.used_bytes)} of {size(store.map_bytes)}"
+    return f"{clean(store.state)}, {used} on {clean(store.file_system)}, backed up {copied}"
+
+
+def _fills(store: StoreView) -> bool:
+    return store.used_bytes > FULL_SHARE * store.map_bytes
 
 
 def _outbox(status: StatusView, now_us: int) -> str:

@@ -153,6 +153,7 @@ STATUS = control.StatusView(
     control.OutboxView(0),
     control.ClockView(True),
     "tree",
+    control.StoreView("ok", 2**20, 2**26, "ext4", True),
 )
 PONG = control.Pong(4711, "0.1.0")
 

@@ -6,10 +6,13 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from geosched.supervisor.migrations import FORMAT
 from support.backend import BackendServer
 from support.daemon import Daemon, commands, daemon_installation, entry
+from support.store import on_disk
 from support.wait import wait_for
 
 
@@ -83,15 +86,35 @@ def test_a_second_daemon_on_the_same_directories_leaves_with_3_and_names_the_fir
     assert daemon.ctl("ping").returncode == 0
 
 
-def test_an_unusable_store_is_refused_with_4_and_left_untouched(daemon: Daemon):
+def test_a_newer_store_is_refused_with_4_and_left_untouched(daemon: Daemon):
     daemon.start()
     daemon.terminate()
+    newer = (FORMAT + 1).to_bytes(4, "big")
+    on_disk(daemon.root / "state", "meta", lambda txn, db: txn.put(b"format", newer, db=db))
     data = daemon.root / "state" / "daemondb" / "data.mdb"
-    data.write_bytes(b"")
+    before = data.read_bytes()
     done = run(daemon)
     assert done.returncode == 4
-    assert "data.mdb" in done.stderr
-    assert data.read_bytes() == b""
+    assert f"its format {FORMAT + 1} is newer" in done.stderr
+    assert data.read_bytes() == before
+
+
+def test_a_store_that_is_gone_is_replaced_and_told_of_until_somebody_has_seen_it(daemon: Daemon):
+    daemon.send([entry("a", 600, 1200)])
+    daemon.start()
+    daemon.wait_phase("a", "scheduled")
+    daemon.terminate()
+    (daemon.root / "state" / "daemondb" / "data.mdb").write_bytes(b"")
+    daemon.start()
+    daemon.wait_phase("a", "scheduled")  # the next pull brings it again
+    (incident,) = daemon.json("status")["store"]["incidents"]
+    assert "missing or empty" in incident["detail"]
+    assert Path(incident["setAside"]).name == "daemondb.bad-1"
+    assert "ATTENTION" in daemon.ctl("status").stdout
+    daemon.terminate()
+    daemon.start()
+    assert daemon.json("db", "acknowledge")["acknowledged"] == [incident]
+    assert daemon.json("status")["store"]["incidents"] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

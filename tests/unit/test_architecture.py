@@ -46,7 +46,7 @@ CORE_MAY_IMPORT = {
 }
 IMPORTERS = {
     "zmq": {"ipc/sockets.py"},
-    "lmdb": {"supervisor/daemondb.py"},
+    "lmdb": {"supervisor/environment.py"},
     "requests": {"workers/backends/http.py"},
     "ctypes": {"workers/linux.py"},
     "schedule": {"supervisor/duties.py"},

@@ -12,6 +12,7 @@ from geosched.ipc.control import (
     OutboxView,
     RunView,
     StatusView,
+    StoreView,
 )
 from geosched.ipc.ctl.layout import Column, Sheet, Table, cut, fit, plain_lines
 from geosched.ipc.ctl.render import (
@@ -63,6 +64,7 @@ def status(**fields: Any) -> StatusView:
         "outbox": OutboxView(0),
         "clock": ClockView(True),
         "containment": "cgroup2",
+        "store": StoreView("ok", 4 * 2**20, 64 * 2**20, "ext4", True),
     }
     return StatusView(**{**values, **fields})
 
@@ -184,6 +186,7 @@ def test_status_says_how_it_goes_in_a_few_lines() -> None:
         "backend      ok (http), pulled 12 s ago",
         "reports      none waiting",
         "clock        trusted",
+        "database     ok, 4.0 MiB of 64.0 MiB on ext4, backed up never",
         "containment  cgroup2",
     ]
 

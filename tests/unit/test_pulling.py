@@ -8,7 +8,9 @@ from geosched.ipc.actions import Action, ExecutionStatus
 from geosched.ipc.messages import Pulled, SetAside, StopReason
 from geosched.supervisor.core.model import Change, Over, Record, Running, StopRun
 from geosched.supervisor.core.reconcile import Verdict
+from geosched.supervisor.ended import row_of
 from geosched.supervisor.pulling import ENTRIES_PER_TURN_MAX, QUARANTINE_SHOWN_MAX, Applying
+from geosched.supervisor.records import action_key
 from geosched.supervisor.synchronisation import Snapshot
 from geosched.supervisor.turn import Turn
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record, running
@@ -22,6 +24,7 @@ class Store:
     def __init__(self, *records: Record) -> None:
         self.records = {each.action.id: each for each in records}
         self.turns: list[list[Change]] = []
+        self.absent: dict[bytes, bool] = {}  # of what is over, by row
 
     def open_ids(self, cursor: str) -> tuple[list[Record], str]:
         still_open = sorted(i for i, r in self.records.items() if r.edge_us is not None)
@@ -29,11 +32,19 @@ class Store:
         following = rest[PAGE] if len(rest) > PAGE else ""
         return [self.records[i] for i in rest[:PAGE]], following
 
+    def ended(self, cursor: bytes) -> tuple[list[tuple[bytes, bool]], bytes]:
+        over = (r for r in self.records.values() if r.edge_us is None)
+        rows = sorted(row_of(each, action_key(each.action.id)) for each in over)
+        rest = [row for row in rows if row >= cursor]
+        following = rest[PAGE] if len(rest) > PAGE else b""
+        return [(row, self.absent.get(row, False)) for row in rest[:PAGE]], following
+
     def apply(self, applying: Applying, *, turns_max: int = 500) -> None:
         for _ in range(turns_max):
             turn = Turn(NOW, RULES, self.records.get, 0)
             applying.slice(turn)
             self.turns.append(turn.changes)
+            self.absent |= turn.absences
             self.records |= {change.after.action.id: change.after for change in turn.changes}
             if applying.done:
                 return
@@ -52,11 +63,33 @@ def applying(
     named = tuple(set_aside)
     ids = tuple(entry.id for entry in named if entry.id is not None)
     told = Pulled(1, 0, "", "", named, ids, len(named), unreadable_ids)
-    return Applying(Snapshot(deque(tuple(page) for page in pages), told), store.open_ids)
+    return Applying(
+        Snapshot(deque(tuple(page) for page in pages), told), store.open_ids, store.ended
+    )
 
 
 def counted(applied: Applying) -> dict[str, int]:
     return {verdict.value: count for verdict, count in applied.counts.items() if count}
+
+
+def over(action_id: str) -> Record:
+    return record(Over(ExecutionStatus.FINISHED), action_id=action_id)
+
+
+def test_what_is_over_is_marked_when_the_backend_sends_it_no_more_and_when_it_does_again():
+    store = Store(*(over(i) for i in "abc"))
+    row = {i: row_of(store.records[i], action_key(i)) for i in "abc"}
+    store.apply(applying(store, [action("a")]))
+    assert store.absent == {row["b"]: True, row["c"]: True}
+    store.apply(applying(store, [action("a"), action("c")]))
+    assert store.absent == {row["b"]: True, row["c"]: False}
+    assert store.statuses() == dict.fromkeys("abc", "FINISHED")
+
+
+def test_of_what_is_over_nothing_is_marked_where_an_id_cannot_be_read():
+    store = Store(over("a"))
+    store.apply(applying(store, set_aside=[SetAside(None, "no id")], unreadable_ids=1))
+    assert store.absent == {}
 
 
 def test_additions_come_first_and_absences_last():
@@ -65,6 +98,7 @@ def test_additions_come_first_and_absences_last():
     assert [[change.after.action.id for change in turn] for turn in store.turns] == [
         ["new"],
         ["old"],
+        [],  # what is over is looked through last
     ]
     assert store.statuses() == {"new": "NULL", "old": "WONT_START"}
 
@@ -101,7 +135,7 @@ def test_what_runs_and_is_absent_is_asked_to_stop():
     state = store.records["a"].state
     assert isinstance(state, Running)
     assert state.run.stop is StopReason.WITHDRAWN
-    assert store.turns[-1][0].effects == (StopRun(state.run.run_id, StopReason.WITHDRAWN),)
+    assert store.turns[-2][0].effects == (StopRun(state.run.run_id, StopReason.WITHDRAWN),)
 
 
 def test_an_entry_whose_id_cannot_be_read_withdraws_nothing():
@@ -150,7 +184,7 @@ def test_a_turn_takes_no_more_than_its_share():
 def test_a_snapshot_is_not_done_before_its_absences_are_looked_at():
     store = Store(*(record(action_id=i) for i in "abc"))
     applied = applying(store)
-    for done in (False, False, True):
+    for done in (False, False, False, True):
         applied.slice(Turn(NOW, RULES, store.records.get, 0))
         assert applied.done is done
 

@@ -168,14 +168,16 @@ def test_operators_are_names_or_numbers(tmp_path: Path) -> None:
     assert settings.control.operators == ("alice", "1000")
 
 
-def test_only_directories_need_a_restart(tmp_path: Path) -> None:
+def test_directories_and_the_map_need_a_restart(tmp_path: Path) -> None:
     old = here(tmp_path)
-    new = loaded(tmp_path, f'[daemon]\nstate_dir = "state"\nmax_running = 1\n{BACKEND}')
+    new = loaded(
+        tmp_path, f'[daemon]\nstate_dir = "state"\nspare_workers = 3\nmap_size = "1MiB"\n{BACKEND}'
+    )
     assert needs_restart(old, old) == []
-    assert needs_restart(old, new) == ["daemon.runtime_dir", "daemon.log_dir"]
-    kept = new.with_directories_of(old)
+    assert needs_restart(old, new) == ["daemon.runtime_dir", "daemon.log_dir", "daemon.map_size"]
+    kept = new.without_restart(old)
     assert needs_restart(old, kept) == []
-    assert kept.daemon.max_running == 1
+    assert kept.daemon.spare_workers == 3
 
 
 # --- what is refused --------------------------------------------------------------------

@@ -1,0 +1,147 @@
+"""What is in a store, for people: figures, and every row as a line of JSON. Reads only."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..ipc.control import SCHEMA_VERSION
+from ..ipc.instants import format_optional
+from . import environment, storefile, storemeta
+from .core.model import RunRow, StatusChange
+from .ended import Ended
+from .environment import Environment
+from .outbox import Pending
+from .records import Codec, DamagedRecordError, decode_stored, join, number_of
+from .storemeta import Meta
+from .tables import Tables, Transaction, rows_from, scan
+
+Progress = Callable[[int, int], None]
+
+PROGRESS_ROWS = 1_000
+_CODECS: dict[str, Codec[Any]] = {
+    "runs": Codec(RunRow),
+    "events": Codec(StatusChange),
+    "outbox": Codec(Pending),
+    "refused": Codec(Pending),
+    "ended": Codec(Ended),
+}
+#: Tables whose keys begin with a number that says something.
+_NUMBERED = ("due", "ended", "events", "outbox", "refused")
+
+
+def stats(env: Environment, place: Path) -> dict[str, Any]:
+    """Sizes in bytes; the oldest rows as instants, null where there are none."""
+    info, tables = env.info(), _tables(env)
+    with env.begin() as txn:
+        there = {f.name: getattr(tables, f.name) for f in fields(Tables)}
+        there = {name: table for name, table in there.items() if table is not None}
+        room = environment.room(env, txn, there.values())
+        rows = {name: _size(txn.stat(table), room.page_bytes) for name, table in there.items()}
+        meta = _meta(txn, tables)
+        oldest = {name: _oldest(txn, tables, name) for name in ("due", "ended", "events", "outbox")}
+        number = storemeta.read_format(txn, tables.meta)
+    reached = (int(info["last_pgno"]) + 1) * room.page_bytes
+    return {
+        "directory": str(place.absolute()),
+        "format": number,
+        "generation": meta.generation if meta else None,
+        "mapBytes": room.map_bytes,
+        "fileBytes": (place / "data.mdb").stat().st_size,
+        "allocatedBytes": storefile.allocated_bytes(place),
+        "usedBytes": room.used_bytes,
+        "freeBytes": reached - room.used_bytes,
+        "lastTransaction": int(info["last_txnid"]),
+        "readers": int(info["num_readers"]),
+        "tables": rows,
+        "oldest": oldest,
+    }
+
+
+def _size(stat: dict[str, int], page_bytes: int) -> dict[str, int]:
+    return {"rows": int(stat["entries"]), "bytes": environment.pages(stat) * page_bytes}
+
+
+def _oldest(txn: Transaction, tables: Tables, name: str) -> str | None:
+    """By the index's own instant, or by that of the change a row is about."""
+    table = getattr(tables, name)
+    rows = scan(txn, table, b"", 1) if table is not None else []
+    if not rows:
+        return None
+    if name in ("due", "ended"):
+        return format_optional(number_of(rows[0][0]))
+    try:
+        value = _CODECS[name].decode(rows[0][1])
+    except DamagedRecordError:
+        return None
+    return format_optional(value.at_us if name == "events" else value.change.at_us)
+
+
+def export(env: Environment, *, progress: Progress) -> Iterator[bytes]:
+    """A line of JSON for every row: `table`, `key`, and `value`, or `damaged` with the bytes
+    in hexadecimal. The first line says what this is."""
+    tables = _tables(env)
+    with env.begin() as txn:
+        there = [f.name for f in fields(Tables) if getattr(tables, f.name) is not None]
+        rows = sum(txn.stat(getattr(tables, name))["entries"] for name in there)
+        number = storemeta.read_format(txn, tables.meta)
+        yield _line({"schemaVersion": SCHEMA_VERSION, "format": number, "rows": rows})
+        done = 0
+        for name in there:
+            with txn.cursor(getattr(tables, name)) as at:
+                for key, value in rows_from(at):
+                    yield _line({"table": name, **_shown(txn, tables, name, key, value)})
+                    done += 1
+                    if done % PROGRESS_ROWS == 0:
+                        progress(done, rows)
+        progress(rows, rows)
+
+
+def _shown(txn: Transaction, tables: Tables, name: str, key: bytes, value: bytes) -> dict[str, Any]:
+    """Actions whole: their long configuration is not shown a second time in `details`."""
+    shown: dict[str, Any] = {"key": key.hex()}
+    if name in _NUMBERED:
+        shown["number"] = number_of(key)
+    try:
+        match name:
+            case "actions":
+                stored = decode_stored(value)
+                record = join(stored, txn.get(key, db=tables.details))
+                return shown | {"value": _named(record), "status": record.status}
+            case "meta":
+                known = {} if key == b"format" else {"value": _META.decode(value)}
+                return shown | known
+            case "due" | "details" | "damaged":
+                return shown | ({"bytes": value.hex()} if value else {})
+            case _:
+                return shown | {"value": _named(_CODECS[name].decode(value))}
+    except DamagedRecordError as error:
+        return shown | {"damaged": value.hex(), "error": str(error)}
+
+
+def _named(value: Any) -> Any:
+    """A struct with the names of its fields, at every depth: on disk there are none."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _named(getattr(value, name)) for name in value.__struct_fields__}
+    return [_named(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+_META: Codec[Meta] = Codec(Meta)
+
+
+def _meta(txn: Transaction, tables: Tables) -> Meta | None:
+    value = txn.get(b"store", db=tables.meta)
+    try:
+        return None if value is None else _META.decode(value)
+    except DamagedRecordError:
+        return None
+
+
+def _tables(env: Environment) -> Tables:
+    return Tables.open(lambda name: environment.existing_table(env, name))
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(document) + b"\n"

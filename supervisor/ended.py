@@ -1,0 +1,121 @@
+"""Actions that are over, by when their end is: what may be forgotten, and what may not.
+
+The table `ended` follows `actions` as `due` does, with a row for each action whose status is
+terminal. An action may be forgotten when the backend does not send it any more and has been
+told of its status; how long after its end is `retention`. Nothing outlives the transaction
+it is given.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from ..ipc.actions import ExecutionStatus
+from .core.model import Record
+from .records import Codec, DamagedRecordError, edge_key, edge_of, number_key, status_of
+from .tables import Damage, Tables, Transaction, rows_from, scan
+
+#: Rows looked at in one turn.
+ROWS_PER_TURN_MAX = 500
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True):
+    """`absent`: the newest snapshot did not hold it. `sequence`: its last report's."""
+
+    absent: bool
+    sequence: int
+
+
+_ENDED = Codec(Ended)
+
+
+def end_us(record: Record) -> int:
+    """The later of `toDate` and its end: until then its id could come back with an open
+    window, and run twice."""
+    return max(record.action.to_us, record.changed_us)
+
+
+def row_of(record: Record, key: bytes) -> bytes:
+    return edge_key(end_us(record), key)
+
+
+encode_ended = _ENDED.encode
+
+
+class EndedRows:
+    def __init__(self, tables: Tables, damage: Damage) -> None:
+        self._tables = tables
+        self._damage = damage
+
+    def put(self, txn: Transaction, key: bytes, record: Record, sequence: int) -> None:
+        """Of an action that is over from now on. One that the backend still sends as not to
+        be executed must not be taken for one that is gone (S8)."""
+        absent = not record.wanted and record.action.should_be_executed
+        txn.put(row_of(record, key), encode_ended(Ended(absent, sequence)), db=self._tables.ended)
+
+    def all(self, txn: Transaction) -> Iterator[tuple[bytes, Ended]]:
+        with txn.cursor(self._tables.ended) as at:
+            for row, value in rows_from(at):
+                ended = self._read(row, value)
+                if ended is not None:
+                    yield row, ended
+
+    def page(self, txn: Transaction, start: bytes) -> tuple[list[tuple[bytes, bool]], bytes]:
+        """Rows from `start` on with whether they are absent, and where to go on, b"" at the end."""
+        rows = scan(txn, self._tables.ended, start, ROWS_PER_TURN_MAX + 1)
+        following = rows[ROWS_PER_TURN_MAX][0] if len(rows) > ROWS_PER_TURN_MAX else b""
+        found = ((row, self._read(row, value)) for row, value in rows[:ROWS_PER_TURN_MAX])
+        return [(row, ended.absent) for row, ended in found if ended is not None], following
+
+    def mark(self, txn: Transaction, absences: Mapping[bytes, bool]) -> None:
+        """Which of them the newest snapshot holds, by row."""
+        for row, absent in absences.items():
+            value = txn.get(row, db=self._tables.ended)
+            ended = None if value is None else self._read(row, value)
+            if ended is not None:
+                txn.put(row, encode_ended(Ended(absent, ended.sequence)), db=self._tables.ended)
+
+    def forgettable(
+        self, txn: Transaction, start: bytes, until_us: int
+    ) -> tuple[list[bytes], bytes]:
+        """Rows whose end is up to `until_us`, absent and reported; and where to go on."""
+        last = number_key(until_us)
+        rows = scan(txn, self._tables.ended, start, ROWS_PER_TURN_MAX + 1)
+        old = [(row, value) for row, value in rows if row[: len(last)] <= last]
+        following = old[ROWS_PER_TURN_MAX][0] if len(old) > ROWS_PER_TURN_MAX else b""
+        return list(self._reported(txn, old[:ROWS_PER_TURN_MAX])), following
+
+    def forget(self, txn: Transaction, row: bytes) -> tuple[ExecutionStatus | None, list[bytes]]:
+        """Remove the action with all that belongs to it: what it was counted as, and the
+        rows of its runs."""
+        _, key = edge_of(row)
+        value = txn.get(key, db=self._tables.actions)
+        txn.delete(row, db=self._tables.ended)
+        txn.delete(key, db=self._tables.actions)
+        txn.delete(key, db=self._tables.details)
+        with txn.cursor(self._tables.runs) as at:
+            runs = []
+            for run, value in rows_from(at, key):
+                if not run.startswith(key):
+                    break
+                runs.append((run, value))
+        for run, _ in runs:
+            txn.delete(run, db=self._tables.runs)
+        return None if value is None else status_of(value), [run for _, run in runs]
+
+    def _reported(self, txn: Transaction, rows: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        """Reports of one action are taken in order: with its last, all are."""
+        for row, value in rows:
+            ended = self._read(row, value)
+            if ended is None or not ended.absent:
+                continue
+            if txn.get(number_key(ended.sequence), db=self._tables.outbox) is None:
+                yield row
+
+    def _read(self, row: bytes, value: Any) -> Ended | None:
+        try:
+            return _ENDED.decode(value)
+        except DamagedRecordError as error:
+            self._damage.note("ended", row, str(error))
+            return None

@@ -1,0 +1,155 @@
+"""LMDB itself: an environment opened, its file verified, copied and measured; its errors as
+ours. The only importer of `lmdb`; it knows no table and no record.
+
+Who may open an environment: the supervisor, for all its work (law 1); and a process of its
+own that only reads, for a bounded time, because what is damaged kills whoever maps it (fact
+3), and because copying a store takes longer than a turn of the loop may.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import lmdb
+import lmdb.verify
+
+from . import storefile
+from .storefile import StoreError, StoreErrorKind
+
+Environment: TypeAlias = Any  # `lmdb.Environment`: the library has no types
+OpenTable: TypeAlias = Callable[[bytes], Any]
+
+TABLES_MAX = 16
+READERS_MAX = 8
+#: Behind the head of the first page, which is longer in files of LMDB 1.0 (fact L1).
+_MAGIC = (0xBEEFC0DE).to_bytes(4, sys.byteorder)
+_HEAD_BYTES_OF_1_0 = 24
+
+
+@contextlib.contextmanager
+def errors(place: Path, *, otherwise: StoreErrorKind = StoreErrorKind.IO) -> Iterator[None]:
+    """LMDB's and the system's errors as `StoreError`, by code and not by class (facts 5, 8,
+    L14 to L16). Those that py-lmdb raises itself have no code."""
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
+        kind = storefile.kind_of_code(code or 0, place) or otherwise
+        raise StoreError(f"cannot use {place}: {error}", kind=kind) from error
+
+
+# --- opening ----------------------------------------------------------------------------
+
+
+def open_for_writing(place: Path, map_bytes: int) -> Environment:
+    """Made where there is none. What is there has been examined: see `examination.py`."""
+    return lmdb.open(
+        str(place),
+        map_size=map_bytes,  # LMDB takes more where the data needs more (fact L14)
+        max_dbs=TABLES_MAX,
+        max_readers=READERS_MAX,
+        max_spare_txns=1,
+        mode=0o600,
+        lib_version=0,  # never by the environment's choice (fact L1)
+    )
+
+
+def _open_for_reading(place: Path, *, live: bool) -> Environment:
+    """`live`: a daemon may be writing, so this reader has to be one that LMDB knows of."""
+    return lmdb.open(
+        str(place),
+        create=False,
+        readonly=True,
+        map_size=0,  # as its writer had it
+        lock=live,
+        max_dbs=TABLES_MAX,
+        max_readers=READERS_MAX,
+        readahead=False,
+        lib_version=0,
+    )
+
+
+@contextlib.contextmanager
+def reading(place: Path, *, live: bool) -> Iterator[Environment]:
+    """For as long as the block lasts. Raises `StoreError`, for what goes wrong in it too."""
+    with errors(place), _open_for_reading(place, live=live) as env:
+        yield env
+
+
+def tables_of(env: Environment, txn: Any) -> OpenTable:
+    """Opens a table inside a write transaction, making it where it is missing."""
+    return lambda name: env.open_db(name, txn=txn)
+
+
+def existing_table(env: Environment, name: bytes) -> Any | None:
+    try:
+        return env.open_db(name, create=False)
+    except lmdb.NotFoundError:
+        return None
+
+
+def is_empty(env: Environment) -> bool:
+    return not env.stat()["entries"]
+
+
+# --- a file, without opening it ---------------------------------------------------------
+
+
+def made_by_newer_lmdb(place: Path) -> bool:
+    """Whether the file is of LMDB 1.0: sound, and nothing this software may touch."""
+    with (place / "data.mdb").open("rb") as file:
+        head = file.read(_HEAD_BYTES_OF_1_0 + len(_MAGIC))
+    return head.find(_MAGIC) == _HEAD_BYTES_OF_1_0
+
+
+def verify(place: Path) -> str:
+    """What would kill the process when LMDB meets it (fact 3, L17), in a line; else "".
+
+    A 32-bit host has to find out by reading: the verifier knows 64-bit files only.
+    """
+    if sys.maxsize < 2**32:
+        return ""
+    check: Callable[[str], list[str]] = lmdb.verify.verify
+    try:
+        problems = check(str(place))
+    except lmdb.verify.VerifyError as error:
+        problems = [str(error)]
+    except OSError as error:  # a sector that cannot be read any more
+        problems = [f"cannot read it: {error.strerror or error}"]
+    return problems[0] if problems else ""
+
+
+# --- copies and figures -----------------------------------------------------------------
+
+
+def copy(env: Environment, directory: Path) -> None:
+    """A compacted copy of one instant into an empty directory; neither private nor durable
+    yet (fact L19)."""
+    env.copy(str(directory), compact=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How full an environment is, in bytes; `used` is what cannot be written over."""
+
+    map_bytes: int
+    used_bytes: int
+    page_bytes: int
+
+    @property
+    def used_share(self) -> float:
+        return self.used_bytes / self.map_bytes
+
+
+def room(env: Environment, txn: Any, tables: Any) -> Room:
+    """By the pages that the tables hold: LMDB keeps no count of its free ones."""
+    info, main = env.info(), env.stat()
+    used = sum(map(pages, (main, *(txn.stat(table) for table in tables))), 2)
+    return Room(int(info["map_size"]), used * int(main["psize"]), int(main["psize"]))
+
+
+def pages(stat: dict[str, int]) -> int:
+    return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]

@@ -1,0 +1,62 @@
+"""What happened to daemonDB that a person has to know of, kept beside it until one says so.
+
+A file of its own, because a store whose state has to be told of may not be there to tell.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from .storefile import sync
+
+log = logging.getLogger(__name__)
+
+INCIDENTS_MAX = 20
+FILE_BYTES_MAX = 64 * 1024
+_NAME = "incidents.json"
+
+
+class Incident(msgspec.Struct, frozen=True, rename="camel"):
+    """`at` is an instant as text. `set_aside` is where the old store is now, `backup` which
+    copy the new one began with; "" where there is none."""
+
+    at: str
+    detail: str
+    set_aside: str = ""
+    backup: str = ""
+
+
+_decode = msgspec.json.Decoder(tuple[Incident, ...]).decode
+
+
+def read(place: Path) -> tuple[Incident, ...]:
+    """Oldest first. What cannot be read counts as none: it is no reason not to start."""
+    try:
+        with (place / _NAME).open("rb") as file:
+            return _decode(file.read(FILE_BYTES_MAX))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError) as error:
+        log.warning("Cannot read what happened to daemonDB: %s", error)
+        return ()
+
+
+def add(place: Path, incident: Incident, earlier: tuple[Incident, ...] = ()) -> None:
+    """Keep it, durably, with those that nobody has acknowledged. Raises `OSError`."""
+    kept = (*earlier, incident)[-INCIDENTS_MAX:]
+    temporary = place / f"{_NAME}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(kept)))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(place / _NAME)
+    sync(place)
+
+
+def acknowledge(place: Path) -> None:
+    """A person has seen them. Raises `OSError`."""
+    (place / _NAME).unlink(missing_ok=True)
+    sync(place)

@@ -1,0 +1,104 @@
+"""Runs `storetool.py` in a process of its own, and hears what it says. Decides nothing.
+
+At start and stop the daemon may wait for one; while it works it never does (law 2): then the
+end shows on `pidfd`, and the answer is read from memory afterwards.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..workers.spawn import ENVIRONMENT_ALLOWED
+from .storefile import StoreError, StoreErrorKind
+
+#: What LMDB and the kernel end a process with that meets a damaged file (fact 3).
+_KILLED_BY_DAMAGE = frozenset({signal.SIGBUS, signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE})
+ANSWER_BYTES_MAX = 16 * 1024**2
+COMPLAINT_BYTES_MAX = 4096
+KILLED_SECONDS_MAX = 5.0
+_STDIN, _STDOUT, _STDERR = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`output` is what it said; `died_of` names the signal that ended it, "" for none."""
+
+    output: bytes
+    complaint: str
+    code: int = 0
+    died_of: str = ""
+
+    @property
+    def damage(self) -> bool:
+        """Whether it died as whoever maps a damaged file does."""
+        return self.died_of in [each.name for each in _KILLED_BY_DAMAGE]
+
+
+class StoreChild:
+    """One command, from its start on. Its answer is there when `pidfd` is readable."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        """Raises `OSError`."""
+        self._said = os.memfd_create("storetool")
+        self._complained = os.memfd_create("storetool")
+        self.pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-P", "-m", "geosched.supervisor.storetool", *map(str, arguments)],
+            {k: v for k, v in os.environ.items() if k in ENVIRONMENT_ALLOWED},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, self._said, _STDOUT),
+                (os.POSIX_SPAWN_DUP2, self._complained, _STDERR),
+            ],
+            setsigmask=(),
+        )
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def wait(self, seconds_max: float) -> None:
+        """Until it has ended; one that takes longer is killed. Raises `StoreError` for one
+        that cannot be: its device does not answer."""
+        gone = select.poll()
+        gone.register(self.pidfd, select.POLLIN)
+        if not gone.poll(seconds_max * 1000):
+            self.kill()
+            if not gone.poll(KILLED_SECONDS_MAX * 1000):
+                detail = "cannot look at daemonDB: its disk does not answer"
+                raise StoreError(detail, kind=StoreErrorKind.IO)
+
+    def answer(self) -> Answer:
+        """Of one that has ended; once. What somebody else has reaped tells no code."""
+        with contextlib.suppress(ChildProcessError):
+            ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+            assert ended is not None
+            exited = ended.si_code == os.CLD_EXITED
+            died_of = "" if exited else signal.Signals(ended.si_status).name
+            return self._close(ended.si_status if exited else 0, died_of)
+        return self._close(0, "")
+
+    def _close(self, code: int, died_of: str) -> Answer:
+        said = os.pread(self._said, ANSWER_BYTES_MAX, 0)
+        complained = os.pread(self._complained, COMPLAINT_BYTES_MAX, 0)
+        for descriptor in (self._said, self._complained, self.pidfd):
+            os.close(descriptor)
+        return Answer(said, complained.decode(errors="replace").strip(), code, died_of)
+
+
+def ask(arguments: Sequence[str | Path], *, seconds_max: float) -> Answer:
+    """The answer of one command, waited for. Raises `StoreError` where there is none for
+    another reason than damage."""
+    child = StoreChild(*arguments)
+    child.wait(seconds_max)
+    answer = child.answer()
+    if answer.code or (answer.died_of and not answer.damage):
+        why = answer.complaint or answer.died_of or f"exit code {answer.code}"
+        raise StoreError(f"cannot {arguments[0]} {arguments[1]}: {why}", kind=StoreErrorKind.IO)
+    return answer
