@@ -16,6 +16,7 @@ import socketserver
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -63,12 +64,13 @@ def address(kind: str = "http", **fields: Any) -> BackendAddress:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it arrived."""
+    """One request as it arrived; `at` is on the monotonic clock."""
 
     method: str
     path: str
     headers: dict[str, str]
     body: bytes
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -76,8 +78,8 @@ class BackendServer:
     """The backend; all fields may be changed while it runs, from any thread.
 
     `fault` is a name of `FAULTS` or "", and meets requests of `fault_methods` only. Reports
-    are refused one by one (`reject_keys`, key to error) or with their whole batch
-    (`poison_keys`, with `poison_status`).
+    are refused one by one (`reject_keys` and `reject_ids`, each to its error) or with their
+    whole batch (`poison_keys`, with `poison_status`).
     """
 
     token: str = ""
@@ -88,6 +90,7 @@ class BackendServer:
     fault_headers: dict[str, str] = field(default_factory=dict)
     slow_seconds: float = 5.0
     reject_keys: dict[str, str] = field(default_factory=dict)
+    reject_ids: dict[str, str] = field(default_factory=dict)
     ignore_keys: set[str] = field(default_factory=set)
     poison_keys: set[str] = field(default_factory=set)
     poison_status: int = 422
@@ -163,6 +166,11 @@ class BackendServer:
             if keys & self.poison_keys:
                 return self.poison_status, b""
             rejected = {key: text for key, text in self.reject_keys.items() if key in keys}
+            rejected |= {
+                report["key"]: self.reject_ids[report["id"]]
+                for report in reports
+                if report["id"] in self.reject_ids
+            }
             taken = [
                 report
                 for report in reports
