@@ -60,6 +60,9 @@ def _oauth_mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
     if backend.kind == "file":
         yield "auth", 'a file (kind = "file") asks nobody who they are'
     machine = backend.oauth_grant == "client_credentials"
+    for key in ("oauth_token_url", "oauth_device_url"):
+        if backend.proxy and getattr(backend, key).startswith("http:"):
+            yield key, "expected https://…: the proxy would see the secrets that are sent there"
     if machine and backend.oauth_device_url:
         yield "oauth_device_url", 'is only for oauth_grant = "refresh_token"'
     secret = ("oauth_client_secret_file",) if machine else ()

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,22 @@ def test_a_link_in_the_place_of_the_new_file_is_not_followed(
     assert victim.read_text() == "precious"
 
 
+def test_root_gives_away_only_what_it_made(
+    where: BackendAddress, server: BackendServer, tokens: Path, tmp_path: Path
+) -> None:
+    """Whoever owns the directory could have put another name of any file there."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    precious = tmp_path / "precious"
+    precious.touch(mode=0o600)
+    os.link(precious, f"{tokens}.lock")
+    os.chown(tmp_path, 65534, 65534)
+    server.token = "revoked"
+    pull(where)
+    assert precious.stat().st_uid == 0
+    assert tokens.stat().st_uid == 65534
+
+
 def test_a_link_to_the_tokens_stays_one(
     where: BackendAddress, server: BackendServer, tokens: Path, tmp_path: Path
 ) -> None:
@@ -405,6 +422,18 @@ def test_of_many_processes_one_renews_the_token_and_the_others_use_it(
         assert process.returncode == 0, complaint.decode()
     assert len(oauth.asked) == 1
     assert not oauth.revoked
+
+
+def test_many_that_make_the_lock_at_once_do_not_disturb_each_other(
+    where: BackendAddress, server: BackendServer, oauth: OAuthServer, tokens: Path
+) -> None:
+    for turn in range(10):
+        server.token = "revoked"
+        Path(f"{tokens}.lock").unlink(missing_ok=True)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: pull(where), range(8)))
+        assert len(found) == 8
+        assert len(oauth.asked) == turn + 1
 
 
 def test_a_process_that_holds_the_lock_too_long_costs_an_exchange_and_no_more(

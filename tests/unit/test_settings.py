@@ -282,6 +282,12 @@ def test_who_asks_may_be_told_by_tokens_that_the_daemon_renews(tmp_path: Path) -
         ("https://login.example", "http://127.evil.example", "oauth_token_url", "expected https"),
         ("https://login", "https://me:hunter2@login", "oauth_token_url", "has credentials in it"),
         ("device-1", "device\\u0000", "oauth_client_id", "control character"),
+        (
+            "https://login.example",
+            'http://127.0.0.1/"\nproxy = "http://p:1"\n#',
+            "oauth_token_url",
+            "the proxy would see the secrets",
+        ),
         ('auth = "oauth"', 'auth = "token"', "oauth_token_url", 'is only for auth = "oauth"'),
         ('auth = "oauth"', 'auth = "basic"', "auth", "expected one of token, oauth"),
         ('url = "https://b"', 'kind = "file"\npath = "a"', "auth", "asks nobody who they are"),

@@ -24,6 +24,8 @@ TOKENS_BYTES_MAX = 64 * 1024
 #: How often it is looked whether another process has let go of the lock.
 LOCK_POLL_SECONDS = 0.05
 
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 class Tokens(msgspec.Struct, frozen=True):
     """As the token server gave them, but for `expires_at`: seconds since 1970 by the clock
@@ -73,11 +75,11 @@ class TokenFile:
         """
         with contextlib.ExitStack() as closing:
             try:
-                lock = _create(self._lock, os.O_CREAT)
+                lock = _open_or_create(self._lock)
                 closing.callback(os.close, lock)
                 self._acquire(lock, seconds)
                 self._new.unlink(missing_ok=True)  # of one who did not come to an end
-                new = _create(self._new, os.O_CREAT | os.O_EXCL)
+                new = _create(self._new)
                 closing.callback(os.close, new)
                 closing.callback(self._new.unlink, missing_ok=True)
                 _write_all(new, bytes(TOKENS_BYTES_MAX))
@@ -113,14 +115,22 @@ class TokenFile:
         return ExchangeError(ErrorKind.LOCAL, detail)
 
 
-def _create(path: Path, flags: int) -> int:
-    """A file that only its owner can use: for root, the owner of the directory, so that a
-    login by root is of use to a daemon that is not."""
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
-    if os.geteuid() == 0:
-        owner = path.parent.stat()
+def _create(path: Path) -> int:
+    """A new file that only its owner can use: for root, the owner of the directory, so that
+    a login by root is of use to a daemon that is not."""
+    descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    owner = path.parent.stat()
+    if os.geteuid() == 0 and (owner.st_uid, owner.st_gid) != (0, 0):
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
     return descriptor
+
+
+def _open_or_create(path: Path) -> int:
+    """What is there already is given to nobody: it may be another name of any file."""
+    try:
+        return _create(path)
+    except FileExistsError:
+        return os.open(path, _FLAGS)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
