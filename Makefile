@@ -44,6 +44,8 @@ soak: $(SET_UP)
 
 bench: $(SET_UP)
 	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python tests/benchmarks/bench_backend.py
+	$(BIN)/python tests/benchmarks/bench_fleet.py
 
 clean:
 	rm -rf tests/peers/trpc/node_modules

@@ -7,7 +7,7 @@ finish from one that does not answer at all.
 """
 
 import enum
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,8 @@ from .messages import Message
 SCHEMA_VERSION = 1
 #: Actions in one page of `list`: with the longest ids and apps, a page fits its frame.
 LIST_PAGE_MAX = 200
+#: Reports in one page of `outbox list`.
+REPORTS_PAGE_MAX = 200
 LOG_CHUNK_BYTES_MAX = 64 * 1024
 RUNS_SHOWN_MAX = 20
 EVENTS_KEPT = 100
@@ -141,6 +143,22 @@ class StatusView(View, frozen=True):
     bad_messages: int = 0
 
 
+class ReportView(View, frozen=True):
+    """A report that the backend has not taken; `set_aside` after too many refusals."""
+
+    key: str
+    id: str
+    execution_status: str | None
+    at: str
+    attempt: int
+    run_id: str | None
+    exit_code: int | None
+    signal: str | None
+    reason: str | None
+    refusals: int
+    set_aside: bool
+
+
 class SyncView(View, frozen=True):
     added: int = 0
     updated: int = 0
@@ -201,6 +219,26 @@ class ReadEvents(Message, tag="events", frozen=True):
     wait: bool = False
 
 
+class ListReports(Message, tag="outbox", frozen=True):
+    """One page, oldest first, of what is pending, or of what was set aside.
+
+    `cursor` is 0 at first, then the `cursor` of the page before.
+    """
+
+    set_aside: bool = False
+    cursor: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+
+
+class FlushReports(Message, tag="outbox-flush", frozen=True):
+    """Try again to report what was set aside, and all else that is pending."""
+
+
+class DropReports(Message, tag="outbox-drop", frozen=True):
+    """Forget reports that were set aside: those of `keys`, or all where there is none."""
+
+    keys: tuple[str, ...] = ()
+
+
 class Shutdown(Message, tag="shutdown", frozen=True):
     pass
 
@@ -220,6 +258,9 @@ Request: TypeAlias = (
     | ReadEvents
     | Shutdown
     | AcknowledgeIncidents
+    | ListReports
+    | FlushReports
+    | DropReports
 )
 
 
@@ -282,6 +323,25 @@ class Synced(Message, tag="synced", frozen=True):
     error: str | None = None
 
 
+class ReportsAre(Message, tag="reports-are", frozen=True):
+    """`cursor` is 0 on the last page."""
+
+    reports: tuple[ReportView, ...]
+    cursor: int
+
+
+class Flushed(Message, tag="flushed", frozen=True):
+    """`flushed` were put back; `reported` were taken since, until `error` ended it, if any."""
+
+    flushed: int
+    reported: int
+    error: str | None = None
+
+
+class Dropped(Message, tag="dropped", frozen=True):
+    dropped: int
+
+
 class Stopped(Message, tag="stopped", frozen=True):
     action: ActionView
 
@@ -328,6 +388,9 @@ Answer: TypeAlias = (
     | EventsAre
     | ShuttingDown
     | Acknowledged
+    | ReportsAre
+    | Flushed
+    | Dropped
 )
 
 

@@ -6,19 +6,19 @@ wait for a `sync`. What a snapshot means for an action is `core/reconcile.py`'s.
 """
 
 import logging
-import signal
 from dataclasses import dataclass, field
 
 from .. import __version__
 from ..ipc.control import BackendView, SyncView
 from ..ipc.instants import format_optional
-from ..ipc.messages import BackendAddress, OAuthClient, Report
+from ..ipc.messages import BackendAddress, OAuthClient
 from .children import News
-from .core.model import Instant, Record, StatusChange
+from .core.model import Instant, Record
 from .core.reconcile import Verdict
-from .core.retry import RETRY_CAP_SECONDS
+from .core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from .daemondb import DaemonDB, MetaUpdate, StoreError
 from .pulling import Applying
+from .reporting import report_of
 from .settings import BackendSettings
 from .synchronisation import (
     REPORTS_PER_EXCHANGE_MAX,
@@ -34,6 +34,9 @@ from .turn import Turn
 log = logging.getLogger(__name__)
 
 OPEN_RECORDS_PER_TURN_MAX = 500
+#: While more is pending than one exchange takes, the next one begins so much later: after an
+#: outage of weeks all of a fleet has much to say.
+BACKLOG_PAUSE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -87,28 +90,6 @@ def address(settings: BackendSettings) -> BackendAddress:
     )
 
 
-def report_of(generation: str, sequence: int, change: StatusChange) -> Report:
-    """A status change as the backend is told of it. The key is unique over all stores."""
-    return Report(
-        key=f"{generation}-{sequence}",
-        action_id=change.action_id,
-        status=change.new.value,
-        at_us=change.at_us,
-        attempt=change.attempt,
-        run_id=change.run_id,
-        exit_code=change.exit_code,
-        signal=None if change.signal is None else signal_name(change.signal),
-        reason=change.reason.value if change.reason else "",
-    )
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"  # real-time signals have no names of their own
-
-
 class Backend:
     def __init__(
         self, settings: BackendSettings, synchronisation: Synchronisation, db: DaemonDB
@@ -120,6 +101,7 @@ class Backend:
         self._applying: Applying | None = None
         self._pull_wanted = False
         self._in_flight: dict[str, int] = {}
+        self._backlog_until = 0.0  # on the monotonic clock
         self._pulling_from = ""
         self.reconfigure(settings)
 
@@ -139,10 +121,9 @@ class Backend:
             self._applying = None  # half of what another backend holds
             self._pull_wanted = True
         # Backing off spares a server: a file is simply looked at again.
-        local = settings.kind == "file"
-        self._sync.retry_cap_seconds = (
-            settings.poll_interval_seconds if local else RETRY_CAP_SECONDS
-        )
+        backoff, local = self._sync.backoff, settings.kind == "file"
+        backoff.cap_seconds = settings.poll_interval_seconds if local else RETRY_CAP_SECONDS
+        backoff.turn_to("" if local else f"{settings.kind} {settings.url}")
 
     def want_pull(self) -> None:
         self._pull_wanted = True
@@ -150,10 +131,22 @@ class Backend:
     def ask(self) -> SyncAsked:
         """Pull and report now; a second wish joins the first."""
         if self.asked is None or self.asked.done:
-            self.asked = SyncAsked()
             self._pull_wanted = True
-            self._sync.hurry()
+            self._hurry(SyncAsked())
+        assert self.asked is not None
         return self.asked
+
+    def ask_report(self) -> SyncAsked:
+        """Report now; joins a wish for all of it."""
+        if self.asked is None or self.asked.done:
+            self._hurry(SyncAsked(begun=True, pulled=True))
+        assert self.asked is not None
+        return self.asked
+
+    def _hurry(self, asked: SyncAsked) -> None:
+        self.asked = asked
+        self._sync.backoff.hurry()
+        self._backlog_until = 0.0
 
     # --- the turns of the loop ----------------------------------------------------------
 
@@ -192,14 +185,17 @@ class Backend:
             self._applying = None
             self._pull_failed(f"local: {detail}", now)
 
-    def next_deadline(self) -> float | None:
+    def next_deadline(self, now: Instant) -> float | None:
         deadlines = [self._sync.next_deadline()]
         if not self._sync.busy and self._applying is None:
             if self._pull_wanted:
-                deadlines.append(self._sync.not_before(pull=True))
+                deadlines.append(self._may_at(now, pull=True))
             if self._may_report():
-                deadlines.append(self._sync.not_before(pull=False))
+                deadlines.append(max(self._backlog_until, self._may_at(now, pull=False)))
         return min((d for d in deadlines if d is not None), default=None)
+
+    def _may_at(self, now: Instant, *, pull: bool) -> float:
+        return now.monotonic_seconds + self._sync.backoff.wait_seconds(pull=pull, now=now)
 
     def abandon(self) -> None:
         self._sync.abandon()
@@ -207,7 +203,7 @@ class Backend:
 
     def view(self, next_poll_seconds: float | None, now: Instant) -> BackendView:
         progress = self.progress
-        retry_seconds = max(0.0, self._sync.not_before(pull=True) - now.monotonic_seconds)
+        retry_seconds = self._sync.backoff.wait_seconds(pull=True, now=now)
         next_pull_in_seconds = retry_seconds if self._pull_wanted else next_poll_seconds
         return BackendView(
             kind=self.settings.kind,
@@ -239,7 +235,8 @@ class Backend:
                 now, etag=meta.etag if known else "", digest=meta.digest if known else ""
             )
         elif self._may_report() and self._sync.may(pull=False, now=now):
-            self._report(now)
+            if now.monotonic_seconds >= self._backlog_until:
+                self._report(now)
         elif self.asked and not self.asked.done and self.asked.pulled:
             self._finish_asked()
 
@@ -256,6 +253,9 @@ class Backend:
         self._in_flight = {
             report.key: sequence for report, (sequence, _) in zip(reports, pending, strict=True)
         }
+        asked = self.asked is not None and not self.asked.done
+        if self._db.outbox_depth > len(reports) and not asked:
+            self._backlog_until = now.monotonic_seconds + BACKLOG_PAUSE_SECONDS
         self._sync.report(reports, now)
 
     def _heard(self, outcome: Outcome, now: Instant) -> None:
@@ -304,6 +304,10 @@ class Backend:
             log.info("Pulls succeed again", extra={"event": "pull-recovered"})
         progress.last_pull_us = progress.last_success_us = now.wall_us
         progress.last_ok, progress.last_error = True, None
+        # From now on, a first failure is followed by a retry when, on average, a poll would
+        # have come. Until now every second counted.
+        twice = 2 * self.settings.poll_interval_seconds
+        self._sync.backoff.pull_base_seconds = max(RETRY_BASE_SECONDS, twice)
         if self.asked is not None and self.asked.begun and not self.asked.done:
             self.asked.pulled = True
             self.asked.counts = self._counts(applied)
@@ -344,7 +348,7 @@ class Backend:
             if error.fatal:
                 raise
             # They stay pending and are told again: their keys make that harmless (S18).
-            self._sync.back_off(pull=False, now=now)
+            self._sync.backoff.failed(pull=False, now=now)
             self._report_failed(f"local: {error}")
             return
         if self.asked is not None and not self.asked.done:

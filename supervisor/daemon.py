@@ -28,11 +28,13 @@ from ..workers.linux import become_subreaper, open_clock_set_timer, raise_open_f
 from ..workers.spawn import Zygote
 from . import incidents, logs, preflight
 from .backend import Backend, address
+from .backoff import Backoff
 from .children import Children
 from .clock import Clock
 from .control import Control
 from .core.liveness import JudgeClock
 from .core.recovery import recover
+from .core.retry import poll_phase
 from .daemondb import DaemonDB, StoreError
 from .desk import LoopDesk
 from .duties import Duties
@@ -245,7 +247,10 @@ class Daemon:
         base.children.start(now.monotonic_seconds)
         judge = JudgeClock(now.monotonic_seconds)
         pool = Pool(workers, base.children, base.leftovers, judge)
-        synchronisation = Synchronisation(exchanges, base.children, address(settings.backend))
+        backoff = Backoff(base.runtime.backoff, now)
+        synchronisation = Synchronisation(
+            exchanges, base.children, address(settings.backend), backoff
+        )
         upkeep = Upkeep(base.db, base.children, settings.daemon)
         self._opened.callback(upkeep.close)
         parts = Parts(
@@ -282,20 +287,24 @@ class Daemon:
         loop.parts.poller.watch(server)
 
     def _take_duties(self, loop: Loop) -> None:
-        self._plan_duties(loop)
         splay = self.settings.backend.start_splay_seconds
         booted = loop.now.boot_seconds < JUST_BOOTED_SECONDS
         delay = random.uniform(0.0, splay) if booted else 0.0
+        self._plan_duties(loop, first_pull_in=delay)
         if delay:
-            loop.parts.duties.once(delay, "first pull", loop.parts.backend.want_pull)
+            loop.parts.duties.once(delay, "pull", loop.parts.backend.want_pull)
         else:
             loop.parts.backend.want_pull()
 
-    def _plan_duties(self, loop: Loop) -> None:
-        duties = loop.parts.duties
+    def _plan_duties(self, loop: Loop, *, first_pull_in: float = 0.0) -> None:
+        duties, interval = loop.parts.duties, self.settings.backend.poll_interval_seconds
         duties.clear()
-        duties.every(
-            self.settings.backend.poll_interval_seconds, "pull", loop.parts.backend.want_pull
+        duties.every_at_phase(
+            interval,
+            poll_phase(loop.parts.db.meta.device, interval),
+            "pull",
+            loop.parts.backend.want_pull,
+            after_seconds=first_pull_in,
         )
         duties.every(HOUSEKEEPING_SECONDS, "housekeeping", lambda: self._keep_house(loop))
         daemon, upkeep = self.settings.daemon, loop.parts.upkeep

@@ -181,7 +181,7 @@ class Loop:
         if self.leaving is not None:
             deadlines.append(self.leaving.deadline)
         else:
-            deadlines += [parts.backend.next_deadline(), self.decider.next_leftover_check]
+            deadlines += [parts.backend.next_deadline(now), self.decider.next_leftover_check]
             deadlines.append(parts.upkeep.next_deadline())
             deadlines += [*self._next_edges(), *self._others()]
         wanted = (deadline for deadline in deadlines if deadline is not None)

@@ -22,6 +22,7 @@ from ..login import Why
 from .db import StoreToolError, db
 from .login import LoginFailedError, login
 from .options import shared_options
+from .outbox import outbox
 from .output import complain
 from .streams import events, logs
 from .verbs import list_, ping, show_action, shutdown, status, stop, sync
@@ -64,7 +65,20 @@ def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 cli = click.Group(
     "geosched-ctl",
     help="Control geoschedd, the daemon that runs action scripts for windows of time.",
-    commands=[list_, status, show_action, logs, events, sync, stop, ping, db, shutdown, login],
+    commands=[
+        list_,
+        status,
+        show_action,
+        logs,
+        events,
+        sync,
+        stop,
+        outbox,
+        ping,
+        db,
+        shutdown,
+        login,
+    ],
     params=[
         *shared_options(environment=True),
         click.Option(

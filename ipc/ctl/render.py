@@ -8,7 +8,16 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from ..control import ActionView, BackendView, EventView, RunView, StatusView, StoreView, SyncView
+from ..control import (
+    ActionView,
+    BackendView,
+    EventView,
+    ReportView,
+    RunView,
+    StatusView,
+    StoreView,
+    SyncView,
+)
 from ..instants import SECOND_US, parse_instant
 from .layout import Block, Column, Sheet, Table
 
@@ -41,6 +50,14 @@ EVENT_COLUMNS = (
     Column("ID", 12, cut_middle=True),
     Column("CHANGE"),
     Column("WHY", 8),
+)
+REPORT_COLUMNS = (
+    Column("KEY"),
+    Column("AT (UTC)"),
+    Column("ID", 12, cut_middle=True),
+    Column("STATUS"),
+    Column("WHY", 8),
+    Column("REFUSED"),
 )
 #: Those of most events, so that lines that come one by one stand below each other.
 EVENT_WIDTHS = (5, 14, 18, 22, 0)
@@ -114,6 +131,21 @@ def events_table(events: Iterable[EventView], now_us: int, *, titled: bool = Tru
     return Table(EVENT_COLUMNS, rows, EVENT_WIDTHS, titled)
 
 
+def reports_table(reports: Iterable[ReportView], now_us: int) -> Table:
+    rows = tuple(
+        (
+            clean(report.key),
+            short_time(report.at, now_us, seconds=True),
+            clean(report.id),
+            report.execution_status or "NULL",
+            _why(report.reason, ""),
+            f"{report.refusals} times{', set aside' if report.set_aside else ''}",
+        )
+        for report in reports
+    )
+    return Table(REPORT_COLUMNS, rows)
+
+
 def status_sheet(status: StatusView, now_us: int) -> Sheet:
     daemon = status.daemon
     up = span(daemon.uptime_seconds)
@@ -147,7 +179,10 @@ def troubles(status: StatusView) -> list[str]:
         (backend.quarantined, f"{backend.quarantined} entries of the backend set aside"),
         (backend.last_report_error, f"reports are not taken: {backend.last_report_error}"),
         (outbox.dropped, f"{outbox.dropped} reports dropped, the outbox was full"),
-        (outbox.refused, f"{outbox.refused} reports refused by the backend"),
+        (
+            outbox.refused,
+            f"{outbox.refused} reports refused: see `outbox list`",
+        ),
         (status.output_lost_bytes, f"{status.output_lost_bytes} bytes of output lost"),
     ]
     happened = [f"daemonDB, {one.at[:16]}: {one.detail}" for one in store.incidents]

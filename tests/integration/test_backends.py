@@ -23,40 +23,18 @@ from geosched.ipc.messages import (
 from geosched.workers.backends.base import Backend, ExchangeError, Snapshot
 from geosched.workers.backends.file import FileBackend
 from geosched.workers.backends.http import HttpBackend
-from support.backend import FAULTS, BackendServer, address, entry
+from support.backend import (
+    FAULTS,
+    GOOD_DESPITE_ITS_NAME,
+    KIND_OF_FAULT,
+    BackendServer,
+    address,
+    entry,
+)
 
 #: The time-out of an exchange with a peer that does not finish, and how late its end may be.
 TIMEOUT_SECONDS = 0.6
 LATE_SECONDS = 1.5
-
-GOOD_DESPITE_ITS_NAME = "gzip"
-KIND_OF_FAULT = {
-    "slow": ErrorKind.TIMEOUT,
-    "drip-body": ErrorKind.TIMEOUT,
-    "drip-headers": ErrorKind.TIMEOUT,
-    "huge": ErrorKind.TOO_LARGE,
-    "gzip-bomb": ErrorKind.TOO_LARGE,
-    "gzip-garbage": ErrorKind.BAD_ANSWER,
-    "truncated": ErrorKind.UNREACHABLE,
-    "truncated-chunks": ErrorKind.UNREACHABLE,
-    "truncated-clean": ErrorKind.BAD_ANSWER,
-    "length-too-small": ErrorKind.BAD_ANSWER,
-    "length-too-large": ErrorKind.UNREACHABLE,
-    "no-http": ErrorKind.BAD_ANSWER,
-    "long-header": ErrorKind.BAD_ANSWER,
-    "reset": ErrorKind.UNREACHABLE,
-    "close": ErrorKind.UNREACHABLE,
-    "redirect": ErrorKind.REFUSED,
-    "status": ErrorKind.BUSY,
-    "garbage": ErrorKind.BAD_ANSWER,
-    "html": ErrorKind.BAD_ANSWER,
-    "empty": ErrorKind.BAD_ANSWER,
-    "deep": ErrorKind.BAD_ANSWER,
-    "not-utf8": ErrorKind.BAD_ANSWER,
-    "wrong-shape": ErrorKind.BAD_ANSWER,
-    "number": ErrorKind.BAD_ANSWER,
-    "null": ErrorKind.BAD_ANSWER,
-}
 
 
 @pytest.fixture
@@ -106,7 +84,7 @@ def test_every_fault_of_the_test_backend_is_tried() -> None:
 def test_a_hostile_answer_is_an_error_of_its_kind_in_time_and_costs_the_next_pull_nothing(
     fault: str, server: BackendServer, http: HttpBackend
 ) -> None:
-    where = address(url=server.url, timeout_seconds=TIMEOUT_SECONDS)
+    where = address(url=server.url, timeout_seconds=TIMEOUT_SECONDS, actions_max=1000)
     server.fault = fault
     begun = time.monotonic()
     error = error_of(http, where)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +422,18 @@ def test_of_many_processes_one_renews_the_token_and_the_others_use_it(
         assert process.returncode == 0, complaint.decode()
     assert len(oauth.asked) == 1
     assert not oauth.revoked
+
+
+def test_many_that_make_the_lock_at_once_do_not_disturb_each_other(
+    where: BackendAddress, server: BackendServer, oauth: OAuthServer, tokens: Path
+) -> None:
+    for turn in range(10):
+        server.token = "revoked"
+        Path(f"{tokens}.lock").unlink(missing_ok=True)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: pull(where), range(8)))
+        assert len(found) == 8
+        assert len(oauth.asked) == turn + 1
 
 
 def test_a_process_that_holds_the_lock_too_long_costs_an_exchange_and_no_more(

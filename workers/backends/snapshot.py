@@ -74,6 +74,8 @@ def read_snapshot(
     sorted_out = _SortedOut()
     for raw in unwrap(body):
         sorted_out.add(raw)
+        if sorted_out.nameless_total > pull.backend.actions_max:
+            break  # too many already, and there may be millions
     _refuse_too_many(sorted_out, pull)
     return sorted_out.snapshot(etag, digest)
 

@@ -128,9 +128,9 @@ def _create(path: Path) -> int:
 def _open_or_create(path: Path) -> int:
     """What is there already is given to nobody: it may be another name of any file."""
     try:
-        return os.open(path, _FLAGS)
-    except FileNotFoundError:
         return _create(path)
+    except FileExistsError:
+        return os.open(path, _FLAGS)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

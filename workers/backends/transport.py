@@ -24,6 +24,7 @@ from .. import tlsfiles
 from .base import ExchangeError
 from .deadline import Deadline
 from .faults import failure, refusal, shown
+from .framing import FramedResponse
 from .token import read_private, unusable
 
 #: Read at once. With compressed bodies, no more than a thousand times this is unpacked.
@@ -210,12 +211,16 @@ def _watched_pools(deadline: Deadline) -> dict[str, type[urllib3.HTTPConnectionP
     """Connections are held before TLS or a proxy is spoken to: both can be dripped too."""
 
     class Connection(HTTPConnection):
+        response_class = FramedResponse
+
         def _new_conn(self) -> socket.socket:
             connection = super()._new_conn()
             deadline.hold(connection)
             return connection
 
     class TlsConnection(HTTPSConnection):
+        response_class = FramedResponse
+
         def _new_conn(self) -> socket.socket:
             connection = super()._new_conn()
             deadline.hold(connection)
