@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from .. import __version__
 from ..ipc.control import BackendView, SyncView
 from ..ipc.instants import format_optional
-from ..ipc.messages import BackendAddress, OAuthClient
+from ..ipc.messages import BackendAddress, ErrorKind, OAuthClient
 from .children import News
 from .core.model import Instant, Record
 from .core.reconcile import Verdict
@@ -273,7 +273,7 @@ class Backend:
                 if pull:
                     self._pull_failed(message, now)
                 else:
-                    self._report_failed(message)
+                    self._report_failed(message, cannot=kind is ErrorKind.NO_REPORTS)
 
     def _open_records(self, cursor: str) -> tuple[list[Record], str]:
         return self._db.open_page(cursor, OPEN_RECORDS_PER_TURN_MAX)
@@ -364,11 +364,14 @@ class Backend:
         if not taken:
             self._report_failed(self.progress.last_report_error or "no report was taken")
 
-    def _report_failed(self, message: str) -> None:
+    def _report_failed(self, message: str, *, cannot: bool = False) -> None:
+        """`cannot`: this backend takes none at all, which is no failure of a `sync`."""
         if self.progress.last_report_error != message:
             log.warning("Cannot report: %s", message, extra={"event": "report-failed"})
         self.progress.last_report_error = message
-        if self.asked is not None and not self.asked.done:
+        if cannot:
+            self._finish_asked()
+        elif self.asked is not None and not self.asked.done:
             self.asked.error = f"cannot report: {message}"
             self.asked.done = True
 

@@ -459,3 +459,4 @@ def test_status_says_that_a_backend_without_the_mutation_takes_no_reports(
     assert found["backend"]["lastReportError"].startswith("no-reports: the backend takes no rep")
     assert found["backend"]["lastPullOk"] is True
     assert found["outbox"]["depth"] == 1, "it is kept for a backend that learns to take it"
+    assert installed.json("sync")["unchanged"] == 1, "and that is no failure of a sync"
