@@ -17,6 +17,7 @@ class Cursor(Protocol):
     def last(self) -> bool: ...
     def set_range(self, key: bytes, /) -> bool: ...
     def key(self) -> bytes: ...
+    def iterprev(self) -> Iterator[tuple[bytes, bytes]]: ...
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]: ...
     def __enter__(self) -> "Cursor": ...
     def __exit__(self, *args: object) -> None: ...
@@ -75,12 +76,14 @@ class Damage:
 
 #: Damaged values kept for whoever wants to look at them.
 DAMAGED_ROWS_MAX = 100
+#: LMDB's own bound (fact L26).
+_KEY_BYTES_MAX = 511
 
 
 def set_aside(txn: Transaction, tables: Tables, table: str, key: bytes, value: bytes) -> None:
     """Keep what could not be read before something takes its place (law 10)."""
     if entries(txn, tables.damaged) < DAMAGED_ROWS_MAX:
-        txn.put(f"{table}:".encode() + key, value, db=tables.damaged)
+        txn.put((f"{table}:".encode() + key)[:_KEY_BYTES_MAX], value, db=tables.damaged)
 
 
 def entries(txn: Transaction, table: Any) -> int:
