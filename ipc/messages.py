@@ -224,7 +224,8 @@ class BackendAddress(msgspec.Struct, frozen=True):
 
     Paths are absolute. `token_file` holds a bearer token, or where `oauth` is given the
     tokens that were got by it. `ca_file` stands in for the usual authorities; `proxy` is a
-    url. What is not configured is "".
+    url. What is not configured is "". `clock_believed`: the dates of certificates can be
+    compared with this host's clock.
     """
 
     kind: str
@@ -239,6 +240,7 @@ class BackendAddress(msgspec.Struct, frozen=True):
     client_cert: str = ""
     client_key: str = ""
     proxy: str = ""
+    clock_believed: bool = True
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -64,7 +64,7 @@ class Clock:
         wall_us = max(0, self._readings.wall_us())
         self.stepped = self._notice_step(wall_us, boot_seconds)
         trusted = self._judge(wall_us, boot_seconds)
-        return Instant(wall_us, self.monotonic_seconds(), boot_seconds, trusted)
+        return Instant(wall_us, self.monotonic_seconds(), boot_seconds, trusted, self.trusted)
 
     def monotonic_seconds(self) -> float:
         return self._readings.monotonic_seconds()

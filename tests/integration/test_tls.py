@@ -107,6 +107,31 @@ def test_a_certificate_that_is_not_the_peers_or_not_of_today_is_not_trusted(
     assert server.asked == []
 
 
+@pytest.mark.parametrize("valid_days", [(-2, -1), (1, 2)], ids=["expired", "not-yet-valid"])
+def test_a_clock_that_is_not_believed_says_nothing_about_dates(
+    valid_days: tuple[float, float],
+    where: Callable[..., BackendAddress],
+    server: BackendServer,
+    ca: trustme.CA,
+    other_ca: trustme.CA,
+    tmp_path: Path,
+) -> None:
+    """But only to our own authority; whose name and whose chain it is still counts."""
+    server.tls = server_context(ca, valid_days=valid_days)
+    assert len(pull(where(clock_believed=False)).actions) == 1
+    server.asked.clear()
+    unknown = ca_file(other_ca, tmp_path, "other.pem")
+    for at in (
+        where(),
+        where(clock_believed=False, ca_file=unknown),
+        where(clock_believed=False, ca_file=""),
+    ):
+        assert error_of(at).kind is ErrorKind.UNTRUSTED
+    server.tls = server_context(ca, "backend.example", valid_days=valid_days)
+    assert "IP address mismatch" in error_of(where(clock_believed=False)).detail
+    assert server.asked == []
+
+
 def test_a_peer_without_any_cipher_in_common_is_told_as_far_as_it_can_be(
     where: Callable[..., BackendAddress], server: BackendServer
 ) -> None:
