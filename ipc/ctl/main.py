@@ -19,6 +19,7 @@ from ..client import (
 )
 from ..control import RefusalKind
 from .db import StoreToolError, db
+from .diff import diff
 from .options import shared_options
 from .outbox import outbox
 from .output import complain
@@ -56,7 +57,20 @@ def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 cli = click.Group(
     "geosched-ctl",
     help="Control geoschedd, the daemon that runs action scripts for windows of time.",
-    commands=[list_, status, show_action, logs, events, sync, stop, outbox, ping, db, shutdown],
+    commands=[
+        list_,
+        status,
+        show_action,
+        logs,
+        events,
+        sync,
+        diff,
+        stop,
+        outbox,
+        ping,
+        db,
+        shutdown,
+    ],
     params=[
         *shared_options(environment=True),
         click.Option(

@@ -6,12 +6,12 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from geosched.ipc import control
+from geosched.ipc import control, views
 from geosched.ipc.control import Accepted, Answer, Call, RefusalKind, Refused, Reply, Request
 from geosched.ipc.sockets import Peer
-from geosched.supervisor.backend import SyncAsked
 from geosched.supervisor.control import WAITING_MAX, Acting, Control
 from geosched.supervisor.core.model import Instant
+from geosched.supervisor.syncs import SyncAsked
 
 STRANGER = 12_345
 #: One request of each kind; what it asks for does not matter here.
@@ -97,7 +97,7 @@ def test_reports_that_were_put_back_are_answered_when_all_have_been_told():
     assert asking.ask(control.FlushReports(), 0) == [Accepted(1.0)]
     asking.control.answer_waiting(Instant(0))
     assert asking.told() == []
-    asking.desk.asked.counts = control.SyncView(reported=2)
+    asking.desk.asked.counts = views.SyncView(reported=2)
     asking.desk.asked.done, asking.desk.asked.error = True, "cannot report: no"
     asking.control.answer_waiting(Instant(0))
     assert asking.told() == [control.Flushed(3, 2, "cannot report: no")]
