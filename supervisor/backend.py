@@ -6,19 +6,20 @@ wait for a `sync`. What a snapshot means for an action is `core/reconcile.py`'s.
 """
 
 import logging
-from dataclasses import dataclass, field
 
 from .. import __version__
-from ..ipc.control import BackendView, SyncView
 from ..ipc.instants import format_optional
-from ..ipc.messages import BackendAddress, ErrorKind, OAuthClient
+from ..ipc.messages import ErrorKind
+from ..ipc.views import BackendView, SyncView
 from .children import News
+from .comparing import KEPT_SECONDS, Comparison
 from .core.model import Instant, Record
 from .core.reconcile import Verdict
 from .core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from .daemondb import DaemonDB, MetaUpdate, StoreError
 from .pulling import Applying
 from .reporting import report_of
+from .rules import address
 from .settings import BackendSettings
 from .synchronisation import (
     REPORTS_PER_EXCHANGE_MAX,
@@ -29,6 +30,7 @@ from .synchronisation import (
     Snapshot,
     Synchronisation,
 )
+from .syncs import Progress, SyncAsked
 from .turn import Turn
 
 log = logging.getLogger(__name__)
@@ -39,63 +41,13 @@ OPEN_RECORDS_PER_TURN_MAX = 500
 BACKLOG_PAUSE_SECONDS = 1.0
 
 
-@dataclass(slots=True)
-class Progress:
-    """What the last pull and the reports came to, for `status` and `sync`."""
-
-    last_pull_us: int | None = None
-    last_success_us: int | None = None
-    last_ok: bool | None = None
-    last_error: str | None = None
-    last_report_error: str | None = None
-    quarantined: int = 0
-    quarantine: tuple[str, ...] = ()
-    ignored_terminal: int = 0
-
-
-@dataclass(slots=True)
-class SyncAsked:
-    """A `sync` under way: a pull, then reports until none is left or one fails."""
-
-    counts: SyncView = field(default_factory=SyncView)
-    begun: bool = False  # a pull that began before it was asked for does not count
-    pulled: bool = False
-    error: str | None = None
-    done: bool = False
-
-
-def address(settings: BackendSettings) -> BackendAddress:
-    oauth = OAuthClient(
-        settings.oauth_grant,
-        settings.oauth_token_url,
-        settings.oauth_device_url,
-        settings.oauth_client_id,
-        str(settings.oauth_client_secret_file or ""),
-        settings.oauth_audience,
-        settings.oauth_scope,
-    )
-    return BackendAddress(
-        settings.kind,
-        settings.url,
-        str(settings.path or ""),
-        str(settings.token_file or ""),
-        settings.timeout_seconds,
-        settings.max_body_bytes,
-        settings.max_actions,
-        oauth=oauth if settings.auth == "oauth" else None,
-        ca_file=str(settings.ca_file or ""),
-        client_cert=str(settings.client_cert or ""),
-        client_key=str(settings.client_key or ""),
-        proxy=settings.proxy,
-    )
-
-
 class Backend:
     def __init__(
         self, settings: BackendSettings, synchronisation: Synchronisation, db: DaemonDB
     ) -> None:
         self.progress = Progress()
         self.asked: SyncAsked | None = None
+        self.comparison: Comparison | None = None
         self._sync = synchronisation
         self._db = db
         self._applying: Applying | None = None
@@ -103,12 +55,22 @@ class Backend:
         self._in_flight: dict[str, int] = {}
         self._backlog_until = 0.0  # on the monotonic clock
         self._pulling_from = ""
+        self._comparisons = 0
         self.reconfigure(settings)
 
     @property
     def applying(self) -> bool:
-        """Whether the next turn has a slice of a snapshot to decide."""
-        return self._applying is not None
+        """Whether the next turn has a slice of a snapshot to look at or to decide."""
+        looking = self.comparison is not None and self.comparison.looking
+        return self._applying is not None or looking
+
+    def share_applied(self) -> tuple[int, int] | None:
+        """How many entries of the snapshot that is being applied are settled, and of how many."""
+        applying = self._applying
+        if applying is None:
+            return None
+        total = applying.snapshot.told.total
+        return min(total, sum(applying.counts.values())), total
 
     @property
     def bad_messages(self) -> int:
@@ -143,6 +105,13 @@ class Backend:
         assert self.asked is not None
         return self.asked
 
+    def ask_comparison(self) -> Comparison:
+        """Pull and compare now; a second wish joins the first while that is not done."""
+        if self.comparison is None or self.comparison.done:
+            self._comparisons += 1
+            self.comparison = Comparison(self._comparisons)
+        return self.comparison
+
     def _hurry(self, asked: SyncAsked) -> None:
         self.asked = asked
         self._sync.backoff.hurry()
@@ -155,9 +124,14 @@ class Backend:
         if outcome is not None:
             self._heard(outcome, now)
         self._begin(now)
+        done_at = None if self.comparison is None else self.comparison.done_at
+        if done_at is not None and now.monotonic_seconds - done_at > KEPT_SECONDS:
+            self.comparison = None
 
     def decide(self, turn: Turn) -> MetaUpdate | None:
         """A slice of the snapshot, if there is one; with the last, the snapshot's mark."""
+        if self.comparison is not None and self.comparison.looking:
+            self.comparison.slice(turn, self._open_records)
         applying = self._applying
         if applying is None:
             return None
@@ -187,7 +161,7 @@ class Backend:
 
     def next_deadline(self, now: Instant) -> float | None:
         deadlines = [self._sync.next_deadline()]
-        if not self._sync.busy and self._applying is None:
+        if not self._sync.busy and not self.applying:
             if self._pull_wanted:
                 deadlines.append(self._may_at(now, pull=True))
             if self._may_report():
@@ -222,9 +196,13 @@ class Backend:
 
     def _begin(self, now: Instant) -> None:
         """Begin what is wanted, if nothing is under way: reports wait for no pull."""
-        if self._applying is not None or self._sync.busy:
+        if self.applying or self._sync.busy:
             return
-        if self._pull_wanted and self._sync.may(pull=True, now=now):
+        if self.comparison is not None and self.comparison.wanted:
+            self.comparison.pulling = True
+            self._pulling_from = self._source()
+            self._sync.pull(now, etag="", digest="")
+        elif self._pull_wanted and self._sync.may(pull=True, now=now):
             self._pull_wanted = False
             self._pulling_from = self._source()
             if self.asked is not None:
@@ -259,7 +237,11 @@ class Backend:
         self._sync.report(reports, now)
 
     def _heard(self, outcome: Outcome, now: Instant) -> None:
+        comparison = self.comparison
+        compares = comparison is not None and comparison.pulling
         match outcome:
+            case PullDone() | Failed(pull=True) if comparison is not None and compares:
+                self._heard_to_compare(comparison, outcome, now)
             case PullDone() if self._pulling_from != self._source():
                 self._pull_wanted = True  # reloaded meanwhile: another backend's answer
             case PullDone(None):
@@ -274,6 +256,17 @@ class Backend:
                     self._pull_failed(message, now)
                 else:
                     self._report_failed(message, cannot=kind is ErrorKind.NO_REPORTS)
+
+    def _heard_to_compare(
+        self, comparison: Comparison, outcome: PullDone | Failed, now: Instant
+    ) -> None:
+        if isinstance(outcome, Failed):
+            why = f"cannot pull: {outcome.kind.value}: {outcome.detail}"
+            comparison.failed(why, now.monotonic_seconds)
+        elif self._pulling_from != self._source() or outcome.snapshot is None:
+            comparison.failed("cannot compare: reloaded meanwhile", now.monotonic_seconds)
+        else:
+            comparison.pulled(outcome.snapshot)
 
     def _open_records(self, cursor: str) -> tuple[list[Record], str]:
         return self._db.open_page(cursor, OPEN_RECORDS_PER_TURN_MAX)

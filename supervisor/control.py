@@ -20,9 +20,11 @@ from ..ipc.control import (
     AcknowledgeIncidents,
     ActionIs,
     ActionsAre,
-    ActionView,
     Answer,
     Call,
+    Compare,
+    Compared,
+    DifferencesAre,
     Dropped,
     DropReports,
     EventsAre,
@@ -30,10 +32,12 @@ from ..ipc.control import (
     FlushReports,
     GetStatus,
     ListActions,
+    ListDifferences,
     ListReports,
     LogChunk,
     Ping,
     Pong,
+    Progress,
     ReadEvents,
     ReadLog,
     RefusalKind,
@@ -50,8 +54,10 @@ from ..ipc.control import (
     Synced,
 )
 from ..ipc.sockets import Peer, ProtocolError, Server
-from .backend import SyncAsked
+from ..ipc.views import ActionView
+from .comparing import Comparison
 from .core.model import Instant
+from .syncs import SyncAsked
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +65,8 @@ REQUESTS_PER_TURN_MAX = 50
 #: Clients that wait for an event, a stop or a sync; one more is refused.
 WAITING_MAX = 64
 EVENTS_WAIT_SECONDS_MAX = 10.0
+#: Who wants to see how a sync goes is told so often.
+PROGRESS_SECONDS = 0.3
 #: What INTERFACE grants `stop` and `shutdown` beyond the grace, `sync` beyond the time-out.
 BOUND_MARGIN_SECONDS = 10.0
 
@@ -80,22 +88,31 @@ class Desk(Protocol):
     def reports(self, request: ListReports) -> ReportsAre: ...
     def flush_reports(self) -> int | Refused: ...
     def ask_report(self) -> SyncAsked: ...
+    def ask_comparison(self) -> Comparison: ...
+    def differences(self, request: ListDifferences) -> DifferencesAre | Refused: ...
+    def progress(self) -> Progress | None: ...
     def drop_reports(self, request: DropReports) -> Dropped | Refused: ...
 
 
 #: What needs the right to act. Everything else only looks.
-Acting: TypeAlias = Sync | StopAction | FlushReports | DropReports | AcknowledgeIncidents | Shutdown
+Acting: TypeAlias = (
+    Sync | Compare | StopAction | FlushReports | DropReports | AcknowledgeIncidents | Shutdown
+)
 Ready: TypeAlias = Callable[[Instant], Answer | None]
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A client whose answer comes later: when `ready` has one, or never, after `until`."""
+    """A client whose answer comes later: when `ready` has one, or never, after `until`.
+
+    `tell_at` is when it is told next how far things are; None for one that did not ask.
+    """
 
     routing_id: bytes
     number: int
     until: float
     ready: Ready
+    tell_at: float | None = None
 
 
 class Control:
@@ -126,9 +143,18 @@ class Control:
             answer = waiting.ready(now)
             if answer is None and now.monotonic_seconds < waiting.until:
                 still.append(waiting)
+                self._tell_progress(waiting, now)
             elif answer is not None:
                 self._reply(waiting.routing_id, waiting.number, answer)
         self._waiting = still
+
+    def _tell_progress(self, waiting: _Waiting, now: Instant) -> None:
+        if waiting.tell_at is None or now.monotonic_seconds < waiting.tell_at:
+            return
+        progress = self._desk.progress()
+        if progress is not None:
+            waiting.tell_at = now.monotonic_seconds + PROGRESS_SECONDS
+            self._reply(waiting.routing_id, waiting.number, progress)
 
     def next_deadline(self) -> float | None:
         return min((waiting.until for waiting in self._waiting), default=None)
@@ -150,6 +176,8 @@ class Control:
                 return desk.log(request)
             case ListReports():
                 return desk.reports(request)
+            case ListDifferences():
+                return desk.differences(request)
             case ReadEvents():
                 return self._events(peer, call.number, request, now)
         assert_never(request)
@@ -160,8 +188,10 @@ class Control:
             return Refused(RefusalKind.NOT_PERMITTED, f"uid {peer.uid} may look, but not act")
         log.info("Asked by uid %d: %.200r", peer.uid, request, extra={"event": "asked"})
         match request:
-            case Sync(wait):
-                return self._sync(peer, number, now, wait=wait)
+            case Sync():
+                return self._sync(peer, number, request, now)
+            case Compare():
+                return self._compare(peer, number, now)
             case FlushReports():
                 return self._flush(peer, number, now)
             case StopAction(action_id):
@@ -177,15 +207,28 @@ class Control:
 
     # --- what takes time ----------------------------------------------------------------
 
-    def _sync(self, peer: Peer, number: int, now: Instant, *, wait: bool) -> Answer:
+    def _sync(self, peer: Peer, number: int, request: Sync, now: Instant) -> Answer:
         if self._crowded:
             return _CROWDED
         asked = self._desk.ask_sync()
-        if not wait:
+        if not request.wait:
             return Synced(asked.counts)
 
         def ready(_: Instant) -> Answer | None:
             return Synced(asked.counts, asked.error) if asked.done else None
+
+        accepted = self._accept(peer, number, now, self._desk.sync_bound_seconds(), ready)
+        self._waiting[-1].tell_at = 0.0 if request.progress else None
+        return accepted
+
+    def _compare(self, peer: Peer, number: int, now: Instant) -> Answer:
+        if self._crowded:
+            return _CROWDED
+        made = self._desk.ask_comparison()
+
+        def ready(_: Instant) -> Answer | None:
+            found = Compared(made.number, len(made.different), made.set_aside, made.error)
+            return found if made.done else None
 
         return self._accept(peer, number, now, self._desk.sync_bound_seconds(), ready)
 

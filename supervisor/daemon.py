@@ -26,7 +26,7 @@ from ..workers.identity import make_directories
 from ..workers.linux import become_subreaper, open_clock_set_timer, raise_open_files
 from ..workers.spawn import Zygote
 from . import logs, preflight
-from .backend import Backend, address
+from .backend import Backend
 from .backoff import Backoff
 from .children import Children
 from .clock import Clock
@@ -41,7 +41,7 @@ from .loop import Loop, Parts
 from .opening import open_store
 from .pool import Pool
 from .rounds import Rounds
-from .rules import live_run, rules_of
+from .rules import address, live_run, rules_of
 from .servicemanager import ServiceManager
 from .settings import Settings, SettingsError, load, needs_restart
 from .sweep import Leftovers

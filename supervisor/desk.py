@@ -14,33 +14,32 @@ from ..ipc.control import (
     Acknowledged,
     ActionIs,
     ActionsAre,
-    ActionView,
-    ClockView,
-    DaemonView,
+    DifferencesAre,
     Dropped,
     DropReports,
     EventsAre,
     ListActions,
+    ListDifferences,
     ListReports,
     LogChunk,
-    OutboxView,
+    Progress,
     ReadLog,
     RefusalKind,
     Refused,
     ReportsAre,
     StatusIs,
-    StatusView,
-    StoreView,
 )
 from ..ipc.instants import format_instant, format_optional
+from ..ipc.views import ActionView, ClockView, DaemonView, OutboxView, StatusView, StoreView
 from ..workers.output import read_output
 from . import incidents
-from .backend import SyncAsked
+from .comparing import Comparison
 from .core.model import Instant, Null, Over, Record, RunRow, Waiting
 from .loop import Loop
 from .orders import output_path
 from .reporting import sequence_of
 from .storefile import StoreError, file_system
+from .syncs import SyncAsked
 from .views import action_view, event_view, incident_view, phase, report_view, run_view
 
 STOP_MARGIN_SECONDS = 10.0
@@ -209,6 +208,18 @@ class LoopDesk:
         views = [report_view(db.meta.generation, n, row, set_aside=aside) for n, row in rows]
         return ReportsAre(tuple(views), cursor)
 
+    def differences(self, request: ListDifferences) -> DifferencesAre | Refused:
+        made = self._loop.parts.backend.comparison
+        if made is None or not made.done or made.number != request.number:
+            detail = "cannot go on with the differences: what was compared is not held any more"
+            return Refused(RefusalKind.CONFLICT, detail)
+        views, cursor = made.page(request.cursor, self._loop.parts.db.read)
+        return DifferencesAre(tuple(views), cursor)
+
+    def progress(self) -> Progress | None:
+        share = self._loop.parts.backend.share_applied()
+        return None if share is None else Progress(*share)
+
     # --- acting -------------------------------------------------------------------------
 
     def stop_bound_seconds(self, action_id: str) -> float | Refused:
@@ -234,6 +245,9 @@ class LoopDesk:
 
     def sync_bound_seconds(self) -> float:
         return self._loop.settings.backend.timeout_seconds + STOP_MARGIN_SECONDS
+
+    def ask_comparison(self) -> Comparison:
+        return self._loop.parts.backend.ask_comparison()
 
     def ask_report(self) -> SyncAsked:
         return self._loop.parts.backend.ask_report()

@@ -15,7 +15,7 @@ import msgspec
 
 from ..ipc.login import NotLoggedIn, Why, encode
 from . import preflight
-from .backend import address
+from .rules import address
 from .settings import BackendSettings, SettingsError, load
 
 WORKER = "geosched.workers.backends.login"

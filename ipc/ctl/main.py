@@ -20,6 +20,7 @@ from ..client import (
 from ..control import RefusalKind
 from ..login import Why
 from .db import StoreToolError, db
+from .diff import diff
 from .login import LoginFailedError, login
 from .options import shared_options
 from .outbox import outbox
@@ -72,6 +73,7 @@ cli = click.Group(
         logs,
         events,
         sync,
+        diff,
         stop,
         outbox,
         ping,

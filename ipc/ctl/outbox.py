@@ -1,24 +1,25 @@
 """`geosched-ctl outbox`: the reports that the backend has not taken."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import click
 
 from ..client import BadAnswerError, Client
-from ..control import (
-    Dropped,
-    DropReports,
-    Flushed,
-    FlushReports,
-    ListReports,
-    ReportsAre,
-    ReportView,
-)
-from . import render
-from .layout import Block
+from ..control import Dropped, DropReports, Flushed, FlushReports, ListReports, ReportsAre
+from ..views import ReportView
+from .layout import Block, Column, Table
 from .options import Output, Verb, connect, output_of
 from .output import now_us, show_line
+from .render import clean, short_time
 from .verbs import VerbFailedError, fields, show
+
+COLUMNS = (
+    Column("KEY"),
+    Column("AT (UTC)"),
+    Column("ID", 12, cut_middle=True),
+    Column("STATUS"),
+    Column("REFUSED"),
+)
 
 
 @click.group()
@@ -41,7 +42,21 @@ def list_(ctx: click.Context) -> None:
         "pending": [fields(report) for report in pending],
         "refused": [fields(report) for report in refused],
     }
-    show(ctx, document, [render.reports_table((*pending, *refused), now_us())])
+    show(ctx, document, [_table((*pending, *refused), now_us())])
+
+
+def _table(reports: Iterable[ReportView], now: int) -> Table:
+    rows = tuple(
+        (
+            clean(report.key),
+            short_time(report.at, now, seconds=True),
+            clean(report.id),
+            report.execution_status or "NULL",
+            f"{report.refusals} times{', set aside' if report.set_aside else ''}",
+        )
+        for report in reports
+    )
+    return Table(COLUMNS, rows)
 
 
 def _pages(client: Client, *, set_aside: bool) -> Iterator[ReportView]:

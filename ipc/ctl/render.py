@@ -8,17 +8,8 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from ..control import (
-    ActionView,
-    BackendView,
-    EventView,
-    ReportView,
-    RunView,
-    StatusView,
-    StoreView,
-    SyncView,
-)
 from ..instants import SECOND_US, parse_instant
+from ..views import ActionView, BackendView, EventView, RunView, StatusView, StoreView, SyncView
 from .layout import Block, Column, Sheet, Table
 
 NOTHING = "-"
@@ -50,14 +41,6 @@ EVENT_COLUMNS = (
     Column("ID", 12, cut_middle=True),
     Column("CHANGE"),
     Column("WHY", 8),
-)
-REPORT_COLUMNS = (
-    Column("KEY"),
-    Column("AT (UTC)"),
-    Column("ID", 12, cut_middle=True),
-    Column("STATUS"),
-    Column("WHY", 8),
-    Column("REFUSED"),
 )
 #: Those of most events, so that lines that come one by one stand below each other.
 EVENT_WIDTHS = (5, 14, 18, 22, 0)
@@ -129,21 +112,6 @@ def events_table(events: Iterable[EventView], now_us: int, *, titled: bool = Tru
         for event in events
     )
     return Table(EVENT_COLUMNS, rows, EVENT_WIDTHS, titled)
-
-
-def reports_table(reports: Iterable[ReportView], now_us: int) -> Table:
-    rows = tuple(
-        (
-            clean(report.key),
-            short_time(report.at, now_us, seconds=True),
-            clean(report.id),
-            report.execution_status or "NULL",
-            _why(report.reason, ""),
-            f"{report.refusals} times{', set aside' if report.set_aside else ''}",
-        )
-        for report in reports
-    )
-    return Table(REPORT_COLUMNS, rows)
 
 
 def status_sheet(status: StatusView, now_us: int) -> Sheet:

@@ -170,3 +170,51 @@ def test_a_flush_that_is_refused_again_says_so_and_keeps_the_report(
     (pending,) = daemon.json("outbox", "list")["pending"]
     assert (pending["refusals"], pending["setAside"]) == (1, False)
     assert daemon.json("outbox", "drop", "--refused")["dropped"] == 0
+
+
+# --- comparing ----------------------------------------------------------------------------
+
+
+def differences(daemon: Daemon) -> list[tuple[str, str, Any, Any]]:
+    done = daemon.ctl("-o", "json", "diff")
+    found = json.loads(done.stdout)["differences"]
+    assert done.returncode == (1 if found else 0), done.stderr
+    return [(each["id"], each["field"], each["backend"], each["daemon"]) for each in found]
+
+
+def test_a_diff_shows_what_a_pull_would_change_and_changes_nothing(
+    daemon: Daemon, backend: BackendServer
+):
+    actions = {each: entry(each, 3600, 7200) for each in ("same", "gone", "other")}
+    backend.set_actions(list(actions.values()))
+    daemon.start()
+    wait_for(lambda: daemon.json("status")["counts"]["NULL"] == 3)
+    assert differences(daemon) == []
+
+    changed = actions["other"] | {"appNames": ["Steam"], "args": {"x": 1}}
+    backend.set_actions([actions["same"], changed, entry("new", 3600, 7200), {"id": "bad"}])
+    before = (daemon.root / "state" / "daemondb" / "data.mdb").read_bytes()
+    assert sorted(differences(daemon)) == [
+        ("gone", "id", None, "gone"),
+        ("new", "id", "new", None),
+        ("other", "appNames", ["Steam"], ["Chrome"]),
+        ("other", "args", {"x": 1}, None),
+    ]
+    assert (daemon.root / "state" / "daemondb" / "data.mdb").read_bytes() == before
+    assert "1 entries of the backend cannot be used" in daemon.ctl("diff").stderr
+
+    daemon.json("sync")
+    assert differences(daemon) == []
+    backend.fault = "garbage"
+    failed = daemon.ctl("diff")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "cannot pull: bad-answer: " in failed.stderr
+
+
+def test_a_diff_of_very_many_actions_comes_in_pages(daemon: Daemon, backend: BackendServer):
+    daemon.start()
+    wait_for(lambda: daemon.json("status")["backend"]["lastPullOk"])
+    ids = [f"new-{n:04}" for n in range(2500)]
+    backend.set_actions([entry(each, 3600, 7200) for each in ids])
+    assert [each[0] for each in differences(daemon)] == ids
+    assert daemon.json("list")["actions"] == []

@@ -6,12 +6,13 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from geosched.ipc import control
+from geosched.ipc import control, views
 from geosched.ipc.control import Accepted, Answer, Call, RefusalKind, Refused, Reply, Request
 from geosched.ipc.sockets import Peer
-from geosched.supervisor.backend import SyncAsked
-from geosched.supervisor.control import WAITING_MAX, Acting, Control
+from geosched.supervisor.comparing import Comparison
+from geosched.supervisor.control import PROGRESS_SECONDS, WAITING_MAX, Acting, Control
 from geosched.supervisor.core.model import Instant
+from geosched.supervisor.syncs import SyncAsked
 
 STRANGER = 12_345
 #: One request of each kind; what it asks for does not matter here.
@@ -97,10 +98,40 @@ def test_reports_that_were_put_back_are_answered_when_all_have_been_told():
     assert asking.ask(control.FlushReports(), 0) == [Accepted(1.0)]
     asking.control.answer_waiting(Instant(0))
     assert asking.told() == []
-    asking.desk.asked.counts = control.SyncView(reported=2)
+    asking.desk.asked.counts = views.SyncView(reported=2)
     asking.desk.asked.done, asking.desk.asked.error = True, "cannot report: no"
     asking.control.answer_waiting(Instant(0))
     assert asking.told() == [control.Flushed(3, 2, "cannot report: no")]
+
+
+def test_who_wants_to_see_how_a_sync_goes_is_told_now_and_then():
+    asking = Asking()
+    asking.ask(control.Sync(progress=True), 0)
+    asking.ask(control.Sync(), 0)
+    told = control.Progress(200, 9000)
+    for moment, progress, expected in [
+        (1.0, None, []),  # nothing to tell yet
+        (1.1, told, [told]),
+        (1.1 + PROGRESS_SECONDS / 2, told, []),
+        (1.1 + PROGRESS_SECONDS, told, [told]),
+    ]:
+        asking.desk.answers["progress"] = progress
+        asking.control.answer_waiting(Instant(0, moment))
+        assert asking.told() == expected
+    asking.desk.asked.done = True
+    asking.control.answer_waiting(Instant(0, 2.0))
+    assert asking.told() == [control.Synced(views.SyncView())] * 2
+
+
+def test_a_comparison_is_answered_when_it_is_done():
+    asking = Asking()
+    asking.desk.answers["ask_comparison"] = comparison = Comparison(7)
+    assert asking.ask(control.Compare(), 0) == [Accepted(1.0)]
+    asking.control.answer_waiting(Instant(0))
+    assert asking.told() == []
+    comparison.failed("cannot pull: no", 0.0)
+    asking.control.answer_waiting(Instant(0))
+    assert asking.told() == [control.Compared(7, 0, 0, "cannot pull: no")]
 
 
 def test_no_more_clients_wait_than_may():

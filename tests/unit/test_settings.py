@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trustme
 from geosched.supervisor import preflight
-from geosched.supervisor.backend import address
+from geosched.supervisor.rules import address
 from geosched.supervisor.settings import (
     BackendSettings,
     ControlSettings,
