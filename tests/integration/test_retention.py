@@ -93,7 +93,7 @@ def test_a_report_that_the_backend_refused_for_good_holds_nothing_back(db):
         db.settle_reports([], [sequence for sequence, _ in db.outbox_pending(10)])
     assert db.outbox_depth == 0
     assert forget(db) == 1
-    assert db.outbox_refused == 2
+    assert db.reports.refused == 2
 
 
 def test_what_the_backend_still_sends_is_kept(db):

@@ -335,7 +335,7 @@ def somebody_looks(db: DaemonDB) -> None:
     assert [run.attempt for run in db.runs("again", 10)] == [3, 2]
     assert db.run("again", 3) is not None
     assert db.outbox_oldest_us is not None
-    assert db.outbox_refused == REFUSED_ROWS_MAX
+    assert db.reports.refused == REFUSED_ROWS_MAX
     assert db.outbox_dropped > 0
     db.check_readers()
 
