@@ -18,6 +18,7 @@ class Runtime:
     def __init__(self, runtime_dir: Path) -> None:
         self.dir = runtime_dir
         self.lock = runtime_dir / "lock"
+        self.store_lock = runtime_dir / "daemondb.lock"
         self.control_socket = runtime_dir / "control.sock"
         self.worker_socket = runtime_dir / "workers.sock"
         self.sync_socket = runtime_dir / "sync.sock"

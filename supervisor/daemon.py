@@ -170,6 +170,7 @@ class Daemon:
             daemon.state_dir,
             now_us=time.time_ns() // 1000,
             map_bytes=daemon.map_size_bytes,
+            lock=runtime.store_lock,
             say=self.manager.busy,
         )
         self._opened.callback(db.close)
