@@ -48,4 +48,5 @@ bench: $(SET_UP)
 	$(BIN)/python tests/benchmarks/bench_fleet.py
 
 clean:
+	rm -rf tests/peers/trpc/node_modules
 	rm -rf .venv .types build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -9,7 +9,7 @@ import logging
 
 from .. import __version__
 from ..ipc.instants import format_optional
-from ..ipc.messages import BackendAddress
+from ..ipc.messages import ErrorKind
 from ..ipc.views import BackendView, SyncView
 from .children import News
 from .comparing import KEPT_SECONDS, Comparison
@@ -19,6 +19,7 @@ from .core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from .daemondb import DaemonDB, MetaUpdate, StoreError
 from .pulling import Applying
 from .reporting import report_of
+from .rules import address
 from .settings import BackendSettings
 from .synchronisation import (
     REPORTS_PER_EXCHANGE_MAX,
@@ -38,18 +39,6 @@ OPEN_RECORDS_PER_TURN_MAX = 500
 #: While more is pending than one exchange takes, the next one begins so much later: after an
 #: outage of weeks all of a fleet has much to say.
 BACKLOG_PAUSE_SECONDS = 1.0
-
-
-def address(settings: BackendSettings) -> BackendAddress:
-    return BackendAddress(
-        settings.kind,
-        settings.url or "",
-        str(settings.path or ""),
-        str(settings.token_file or ""),
-        settings.timeout_seconds,
-        settings.max_body_bytes,
-        settings.max_actions,
-    )
 
 
 class Backend:
@@ -266,7 +255,7 @@ class Backend:
                 if pull:
                     self._pull_failed(message, now)
                 else:
-                    self._report_failed(message)
+                    self._report_failed(message, cannot=kind is ErrorKind.NO_REPORTS)
 
     def _heard_to_compare(
         self, comparison: Comparison, outcome: PullDone | Failed, now: Instant
@@ -368,11 +357,14 @@ class Backend:
         if not taken:
             self._report_failed(self.progress.last_report_error or "no report was taken")
 
-    def _report_failed(self, message: str) -> None:
+    def _report_failed(self, message: str, *, cannot: bool = False) -> None:
+        """`cannot`: this backend takes none at all, which is no failure of a `sync`."""
         if self.progress.last_report_error != message:
             log.warning("Cannot report: %s", message, extra={"event": "report-failed"})
         self.progress.last_report_error = message
-        if self.asked is not None and not self.asked.done:
+        if cannot:
+            self._finish_asked()
+        elif self.asked is not None and not self.asked.done:
             self.asked.error = f"cannot report: {message}"
             self.asked.done = True
 

@@ -35,9 +35,10 @@ class History:
         """The rows of runs that changes begin or end; the ids of runs that made room."""
         forgotten: list[str] = []
         for change in changes:
-            row, key = change.run, action_key(change.after.action.id)
+            row = change.run
             if row is None:
                 continue
+            key = action_key(change.after.action.id)
             txn.put(run_key(key, row.attempt), _RUNS.encode(row), db=self._tables.runs)
             old = run_key(key, row.attempt - RUNS_KEPT) if row.attempt > RUNS_KEPT else None
             value = txn.get(old, db=self._tables.runs) if old else None

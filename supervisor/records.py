@@ -33,6 +33,8 @@ KIND_OF_STATUS = {status: number for number, status in enumerate(STATUSES)}
 #: Configuration longer than this is stored apart: a change of status must not rewrite
 #: kilobytes of it (fact L12: records beyond 450 bytes cost whole pages).
 DETAILS_BYTES_MIN = 250
+#: Of what is stored apart, what is neither a letter nor the length of a name.
+DETAILS_HEAD_BYTES = 17
 
 KEY_BYTES = 16
 INSTANT_US_MAX = 2**63 - 1
@@ -114,8 +116,9 @@ _DETAILS = Codec(tuple[tuple[str, ...], str])
 def split(record: Record) -> tuple[Stored, bytes]:
     """A record in two: what changes with its status, and its long configuration or b""."""
     action = record.action
-    if not action.app_names and not action.args:
-        return Stored(record), b""
+    chars = len(action.args) + sum(map(len, action.app_names))
+    if 4 * chars + 5 * len(action.app_names) + DETAILS_HEAD_BYTES <= DETAILS_BYTES_MIN:
+        return Stored(record), b""  # it is short enough, whatever letters it is made of
     details = _DETAILS.encode((action.app_names, action.args))
     if len(details) <= DETAILS_BYTES_MIN:
         return Stored(record), b""

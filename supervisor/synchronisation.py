@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from ..ipc.actions import Action
 from ..ipc.messages import (
     BackendAddress,
@@ -116,10 +118,13 @@ class Synchronisation:
         return not self.busy and self.backoff.may(pull=pull, now=now)
 
     def pull(self, now: Instant, *, etag: str, digest: str) -> None:
-        self._begin(Pull(self._next(), self.address, now.wall_us, etag, digest), now)
+        self._begin(Pull(self._next(), self._address(now), now.wall_us, etag, digest), now)
 
     def report(self, reports: Iterable[Report], now: Instant) -> None:
-        self._begin(Send(self._next(), self.address, tuple(reports)), now)
+        self._begin(Send(self._next(), self._address(now), tuple(reports)), now)
+
+    def _address(self, now: Instant) -> BackendAddress:
+        return replace(self.address, clock_believed=now.believed)
 
     def gather(self, news: News, now: Instant) -> Outcome | None:
         """Go on with the exchange under way; what came of it, if it is over."""

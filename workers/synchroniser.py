@@ -33,11 +33,13 @@ from ..ipc.messages import (
 from .backends.base import Backend, ExchangeError, Snapshot
 from .backends.file import FileBackend
 from .backends.http import HttpBackend
+from .backends.trpc import TrpcBackend
 
 #: Every kind of backend there is. A new one is one file and one line.
 BACKENDS: dict[str, Callable[[], Backend]] = {
     "file": FileBackend,
     "http": HttpBackend,
+    "trpc": TrpcBackend,
 }
 
 #: A page is applied in a slice of a loop turn: few actions, and not many bytes either.

@@ -135,6 +135,7 @@ def test_a_peer_that_accepts_and_is_silent_is_a_timeout(scheme: str, http: HttpB
 def test_a_peer_that_speaks_no_tls_is_unreachable(server: BackendServer, http: HttpBackend) -> None:
     error = error_of(http, address(url=server.url.replace("http:", "https:")))
     assert error.kind is ErrorKind.UNREACHABLE
+    assert error.detail.startswith("cannot speak TLS with https://127.0.0.1:")
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "http://", "nonsense", "http://[::1/"])
@@ -266,19 +267,27 @@ def test_a_token_file_that_is_no_file_is_unauthorized(
     assert str(token_file) in error.detail
 
 
-def test_a_token_that_others_can_read_is_warned_of_once_and_never_logged(
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_token_that_others_can_write_is_refused(
+    mode: int, server: BackendServer, http: HttpBackend, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("s3cret")
+    token_file.chmod(mode)
+    error = error_of(http, address(url=server.url, token_file=str(token_file)))
+    assert error.kind is ErrorKind.UNAUTHORIZED
+    assert f"others than its owner can write it (mode {mode:04o})" in error.detail
+    assert server.asked == []
+
+
+def test_a_token_that_others_can_only_read_is_used_and_never_logged(
     server: BackendServer, http: HttpBackend, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     token_file = tmp_path / "token"
     token_file.write_text("s3cret")
-    token_file.chmod(0o640)
+    token_file.chmod(0o644)
     caplog.set_level(logging.DEBUG)
-    for _ in range(2):
-        snapshot_of(http, address(url=server.url, token_file=str(token_file)))
-    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.getMessage() for record in warnings] == [
-        f"Others than the owner can use the token file {token_file}: its mode is 0640"
-    ]
+    snapshot_of(http, address(url=server.url, token_file=str(token_file)))
     assert "s3cret" not in caplog.text
 
 
@@ -313,6 +322,17 @@ def test_reports_are_taken_one_by_one_and_a_key_in_no_list_stays_pending(
     server.reject_keys, server.ignore_keys = {"k2": "unknown action"}, {"k3"}
     taken = send(http, address(url=server.url), "k1", "k2", "k3", "k4")
     assert taken == Taken(1, ("k1", "k4"), (("k2", "unknown action"),))
+
+
+def test_a_backend_that_quotes_our_token_does_not_get_it_into_a_message(
+    server: BackendServer, http: HttpBackend, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.touch(mode=0o600)
+    token_file.write_text("s3cret")
+    server.token, server.reject_keys = "s3cret", {"k1": "not for Bearer s3cret"}
+    taken = send(http, address(url=server.url, token_file=str(token_file)), "k1")
+    assert taken.refused == (("k1", "not for Bearer ..."),)
 
 
 @pytest.mark.parametrize(

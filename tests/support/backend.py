@@ -11,8 +11,10 @@ import contextlib
 import functools
 import gzip
 import json
+import os
 import socket
 import socketserver
+import ssl
 import struct
 import sys
 import threading
@@ -100,6 +102,7 @@ class BackendServer:
     report_script: list[tuple[int, bytes]] = field(default_factory=list)  # the next answers
     etag: str = ""  # exactly this ETag, whatever the actions
     body: bytes | None = None  # exactly this body instead of the actions
+    tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self.asked: list[Asked] = []
@@ -114,7 +117,7 @@ class BackendServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/api"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._port}/api"
 
     def start(self) -> None:
         """Listen, on the same port as before."""
@@ -210,6 +213,14 @@ class _Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
+    def get_request(self) -> tuple[Any, Any]:
+        connection, peer = super().get_request()
+        if self.backend.tls is not None:
+            connection = self.backend.tls.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, peer
+
     def finish_request(self, request: Any, client_address: Any) -> None:
         if self.backend.fault == RESET_ON_ACCEPT:
             _tear_down(request)  # before a byte is read
@@ -225,6 +236,23 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+
+    def handle(self) -> None:
+        """With TLS, the handshake first. A peer that is refused has to hear why: what it
+        has sent is read to the end, for a reset could overtake the word."""
+        if isinstance(self.connection, ssl.SSLSocket):
+            raw = socket.socket(fileno=os.dup(self.connection.fileno()))
+            try:
+                self.connection.do_handshake()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    raw.shutdown(socket.SHUT_WR)
+                    while raw.recv(65536):
+                        pass
+                return
+            finally:
+                raw.close()
+        super().handle()
 
     def do_GET(self) -> None:  # the name that BaseHTTPRequestHandler looks for
         self._answer(self._send_snapshot)

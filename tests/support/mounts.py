@@ -17,9 +17,12 @@ CALL_SECONDS_MAX = 30
 
 def call(*command: str | Path) -> None:
     """A step without which the test cannot be made. Undoing one must never skip: see `undo`."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=CALL_SECONDS_MAX, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=CALL_SECONDS_MAX, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip(f"this host has no {command[0]}")
     if done.returncode:
         pytest.skip(f"this host does not let us {command[0]}: {done.stderr.strip()}")
 

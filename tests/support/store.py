@@ -87,6 +87,13 @@ def flip(table: str, key: bytes, state_dir: Path, *, byte: int = -1) -> None:
     on_disk(state_dir, table, change)
 
 
+def contents(env: Any) -> dict[str, dict[bytes, bytes]]:
+    """Everything that is in the tables of an environment."""
+    with env.begin() as txn, txn.cursor() as names:
+        tables = {name: env.open_db(name, txn=txn, create=False) for name, _ in names}
+        return {name.decode(): dict(txn.cursor(table)) for name, table in tables.items()}
+
+
 def transactions(db: DaemonDB) -> int:
     """The number of the last write transaction that wrote anything."""
     return int(db._env.info()["last_txnid"])
