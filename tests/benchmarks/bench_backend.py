@@ -37,6 +37,8 @@ TIMEOUT_SECONDS = 2.0
 #: Between two actions that start while the backend is hostile.
 SPREAD_SECONDS = 0.37
 STARTS_PER_CASE = 4
+#: Less than a hostile answer sends, so that it is one.
+ACTIONS_MAX = 1000
 BEYOND_SECONDS = 0.010
 TRIED_AGAIN_MAX = 2
 REPEATED = 20
@@ -114,7 +116,7 @@ def remote() -> Iterator[Remote]:
 
 
 @contextmanager
-def host(backend: Remote) -> Iterator[tuple[Daemon, Client]]:
+def host(backend: Remote, actions_max: int) -> Iterator[tuple[Daemon, Client]]:
     """A daemon that pulls from it when it is asked to, and a client of it."""
     in_memory = Path("/dev/shm")
     state = tempfile.TemporaryDirectory(dir=in_memory if in_memory.is_dir() else None)
@@ -122,6 +124,7 @@ def host(backend: Remote) -> Iterator[tuple[Daemon, Client]]:
         with_stamp(daemon)
         text = daemon.config.read_text()
         http = f'kind = "http"\nurl = "{backend.url}"\ntimeout = "{TIMEOUT_SECONDS:g}s"'
+        http += f"\nmax_actions = {actions_max}"
         daemon.config.write_text(
             text.replace('kind = "file"\npath = "actions.json"', http)
             .replace('poll_interval = "60s"', 'poll_interval = "24h"')
@@ -148,7 +151,7 @@ def supervisor_cpu_seconds(daemon: Daemon) -> float:
 
 
 def bench_pulls(backend: Remote, count: int) -> Iterator[Figure]:
-    with host(backend) as (daemon, client):
+    with host(backend, count) as (daemon, client):
 
         def pull(name: str, goal: float | None = None, times: int = REPEATED) -> Iterator[Figure]:
             cpu, walls = supervisor_cpu_seconds(daemon), []
@@ -192,7 +195,7 @@ class Pings:
         self._path = daemon.root / "run" / "control.sock"
         self._over = threading.Event()
         self._took: list[float] = []
-        self._thread = threading.Thread(target=self._go_on)
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
         self._thread.start()
 
     def _go_on(self) -> None:
@@ -210,7 +213,7 @@ class Pings:
 
 
 def bench_hostile(backend: Remote, cases: list[str]) -> Iterator[Figure]:
-    with host(backend) as (daemon, client):
+    with host(backend, ACTIONS_MAX) as (daemon, client):
         quiet = [lateness(daemon, client, backend, f"quiet{n}", "") for n in range(3)]
         yield Figure("no exchange: latest start", max(late for late, _ in quiet) * 1e3, "ms")
         yield Figure("no exchange: longest ping", max(ping for _, ping in quiet) * 1e3, "ms")
