@@ -18,11 +18,13 @@ class Runtime:
     def __init__(self, runtime_dir: Path) -> None:
         self.dir = runtime_dir
         self.lock = runtime_dir / "lock"
+        self.store_lock = runtime_dir / "daemondb.lock"
         self.control_socket = runtime_dir / "control.sock"
         self.worker_socket = runtime_dir / "workers.sock"
         self.sync_socket = runtime_dir / "sync.sock"
         self.runs = runtime_dir / "runs"  # a lock file for every run that lives
         self.results = runtime_dir / "results"  # how runs ended that nobody acknowledged
+        self.backoff = runtime_dir / "backoff.json"  # when the backend may be asked again
         self.processes = runtime_dir / "processes"  # who is who: one file a child process
 
 

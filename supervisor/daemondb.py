@@ -27,6 +27,7 @@ from .environment import Environment, Room
 from .history import Event, History
 from .outbox import OUTBOX_ROWS_MAX, Outbox
 from .records import STATUSES, action_key, edge_key
+from .reports import Reports
 from .salvage import Salvage
 from .storefile import StoreError, StoreErrorKind
 from .storemeta import Meta, MetaUpdate
@@ -90,6 +91,7 @@ class DaemonDB:
         self._ended = EndedRows(tables, self._damage)
         self._history = History(tables, self._damage)
         self._outbox = Outbox(tables, self._damage, outbox_rows_max)
+        self.reports = Reports(self._outbox, self._read, self._write)
         self._known = self._write(self._look_through)
 
     @classmethod
@@ -319,11 +321,6 @@ class DaemonDB:
     @property
     def outbox_oldest_us(self) -> int | None:
         return self._read(self._outbox.oldest_us)
-
-    @property
-    def outbox_refused(self) -> int:
-        """Reports set aside after too many refusals; the newest thousand are kept."""
-        return self._read(self._outbox.refused)
 
     @property
     def outbox_dropped(self) -> int:

@@ -7,6 +7,7 @@ it is given.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -90,19 +91,16 @@ class EndedRows:
         """Remove the action with all that belongs to it: what it was counted as, and the
         rows of its runs."""
         _, key = edge_of(row)
-        value = txn.get(key, db=self._tables.actions)
+        record = txn.get(key, db=self._tables.actions)
+        runs: list[tuple[bytes, bytes]] = []
+        with txn.cursor(self._tables.runs) as at:
+            runs += takewhile(lambda run: run[0].startswith(key), rows_from(at, key))
+        for run, _ in runs:
+            txn.delete(run, db=self._tables.runs)
         txn.delete(row, db=self._tables.ended)
         txn.delete(key, db=self._tables.actions)
         txn.delete(key, db=self._tables.details)
-        with txn.cursor(self._tables.runs) as at:
-            runs = []
-            for run, value in rows_from(at, key):
-                if not run.startswith(key):
-                    break
-                runs.append((run, value))
-        for run, _ in runs:
-            txn.delete(run, db=self._tables.runs)
-        return None if value is None else status_of(value), [run for _, run in runs]
+        return None if record is None else status_of(record), [run for _, run in runs]
 
     def _reported(self, txn: Transaction, rows: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
         """Reports of one action are taken in order: with its last, all are."""

@@ -5,7 +5,7 @@
 
 import enum
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import msgspec
 from . import environment, migrations, pages, rows, salvage, storefile, storemeta
 from .core.model import Record
 from .ended import row_of
-from .records import KEY_BYTES, DamagedRecordError, decode_stored, edge_key
+from .records import KEY_BYTES, edge_key
 from .storefile import StoreError
 from .tables import Tables, Transaction, entries, rows_from
 
@@ -52,23 +52,52 @@ class Examination(msgspec.Struct, frozen=True):
 def examine(place: Path) -> Examination:
     """Raises `StoreError` where it cannot be looked at; does not return where it is such that
     LMDB ends the process."""
-    data = place / "data.mdb"
-    if storefile.data_bytes(place) == 0:
-        if storefile.initialised(place):
-            return Examination(Condition.LOST, f"{data} is missing or empty")
-        return Examination(Condition.NEW)
-    if environment.made_by_newer_lmdb(place):
-        return Examination(Condition.NEWER, "its file is of a newer LMDB")
-    problem = environment.verify(place) or pages.fault_in(data)
-    if problem:
-        return _damaged(data, problem)
+    return both(examine_structure(place), lambda: examine_contents(place))
+
+
+def both(structure: Examination, contents: Callable[[], Examination]) -> Examination:
+    """What is said of a file by its structure and, where that is good, by its contents. The
+    two may be looked at at once, in two processes."""
+    return contents() if structure.usable else structure
+
+
+def examine_structure(place: Path) -> Examination:
+    """Whether LMDB would die of it. Maps nothing. Raises `StoreError`."""
+    return _at_a_glance(place) or _judged(place, environment.verify(place))
+
+
+def examine_contents(place: Path) -> Examination:
+    """Formats, checksums, indexes. Raises `StoreError`; does not return where it is such that
+    LMDB ends the process."""
+    seen = _at_a_glance(place)
+    if seen is not None:
+        return seen
     try:
         with environment.reading(place, live=False) as env:
-            return _look_inside(env, place)
+            found = _look_inside(env, place)
     except StoreError as error:
         if not environment.tells_of_damage(error):
             raise
-        return _damaged(data, str(error))
+        return _damaged(place / "data.mdb", str(error))
+    if found.damaged or found.faults:
+        # They are about to be removed: LMDB must not write over their neighbours then.
+        found = both(_judged(place, pages.fault_in(place / "data.mdb")), lambda: found)
+    return found
+
+
+def _at_a_glance(place: Path) -> Examination | None:
+    """What is to be said of a file without reading on; None where there is more to see."""
+    if storefile.data_bytes(place) == 0:
+        if storefile.initialised(place):
+            return Examination(Condition.LOST, f"{place / 'data.mdb'} is missing or empty")
+        return Examination(Condition.NEW)
+    if environment.made_by_newer_lmdb(place):
+        return Examination(Condition.NEWER, "its file is of a newer LMDB")
+    return None
+
+
+def _judged(place: Path, problem: str) -> Examination:
+    return _damaged(place / "data.mdb", problem) if problem else Examination(Condition.SOUND)
 
 
 def _damaged(data: Path, problem: str) -> Examination:
@@ -97,10 +126,13 @@ def _look_inside(env: Any, place: Path) -> Examination:
     if missing and not older:
         return Examination(Condition.DAMAGED, f"it has no table {', '.join(missing)}")
     with env.begin() as txn:
-        damaged = rows.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, older=older)
-        faults = [] if older else faults_in(txn, tables)
-    condition = Condition.OLDER if older else Condition.SOUND
-    return Examination(condition, "", tuple(damaged), tuple(faults))
+        if older:
+            damaged = rows.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, older=True)
+            return Examination(Condition.OLDER, "", tuple(damaged))
+        actions, faults = _look_at_actions(txn, tables)
+        others = [name for name in rows.TABLES if name != "actions"]
+        damaged = actions + rows.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, names=others)
+    return Examination(Condition.SOUND, "", tuple(damaged[:DAMAGED_ROWS_MAX]), tuple(faults))
 
 
 def _without_tables(*, empty: bool, place: Path) -> Examination:
@@ -115,16 +147,18 @@ def _without_tables(*, empty: bool, place: Path) -> Examination:
 # --- indexes -----------------------------------------------------------------------------
 
 
-def faults_in(txn: Transaction, tables: Tables) -> list[str]:
-    """Where the indexes do not agree with the records, at most so many. An action without its
-    row in `due` would never start."""
+def _look_at_actions(txn: Transaction, tables: Tables) -> tuple[list[tuple[str, bytes]], list[str]]:
+    """Records that cannot be used, and where the indexes do not agree with those that can, at
+    most so many. An action without its row in `due` would never start."""
+    damaged: list[tuple[str, bytes]] = []
     faults: list[str] = []
     right: Counter[str] = Counter()
     with txn.cursor(tables.actions) as at:
         for key, value in rows_from(at):
-            record = _record(value)
+            record = rows.record_in(txn, tables, key, value)
             if record is None:
-                continue  # among the damaged
+                damaged.append(("actions", key))
+                continue
             name, row = _row_for(record, key)
             if txn.get(row, db=getattr(tables, name)) is None:
                 faults.append(f"{record.action.id!r} is not in {name}")
@@ -133,7 +167,7 @@ def faults_in(txn: Transaction, tables: Tables) -> list[str]:
     for name in INDEXES:
         if entries(txn, getattr(tables, name)) != right[name]:
             faults += _strays(txn, tables, name)
-    return faults[:FAULTS_MAX]
+    return damaged, faults[:FAULTS_MAX]
 
 
 def _strays(txn: Transaction, tables: Tables, name: str) -> Iterator[str]:
@@ -141,16 +175,9 @@ def _strays(txn: Transaction, tables: Tables, name: str) -> Iterator[str]:
         for row, _ in rows_from(at):
             key = row[-KEY_BYTES:]
             value = txn.get(key, db=tables.actions)
-            record = None if value is None else _record(value)
+            record = None if value is None else rows.record_in(txn, tables, key, value)
             if record is None or _row_for(record, key) != (name, row):
                 yield f"{name} has a row for nothing: {row.hex()}"
-
-
-def _record(value: bytes) -> Record | None:
-    try:
-        return decode_stored(value).record
-    except DamagedRecordError:
-        return None
 
 
 def _row_for(record: Record, key: bytes) -> tuple[str, bytes]:

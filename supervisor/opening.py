@@ -27,10 +27,18 @@ Say: TypeAlias = Callable[[str, float], None]
 
 
 def open_store(
-    state_dir: Path, *, now_us: int, map_bytes: int = MAP_BYTES, say: Say = lambda *_: None
+    state_dir: Path,
+    *,
+    now_us: int,
+    map_bytes: int = MAP_BYTES,
+    lock: Path | None = None,
+    say: Say = lambda *_: None,
 ) -> DaemonDB:
-    """Raises `StoreError` for one that is newer than this software, which is left as it is,
-    and where the disk does not even take another."""
+    """`lock` is where LMDB's lock file is kept, if not beside the data.
+
+    Raises `StoreError` for a store that is newer than this software, which is left as it is,
+    and where the disk does not even take another.
+    """
     places = Places(state_dir)
     with environment.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
         places.prepare()
@@ -48,6 +56,8 @@ def open_store(
                 storechild.back_up(state_dir, seconds_max=BACKUP_SECONDS_MAX)
                 DaemonDB.at(places.store, map_bytes=map_bytes).close()
                 found = storechild.examine(places.store)  # what its values mean is known now
+        if lock is not None:
+            storefile.keep_lock_at(places.store, lock)
         db = DaemonDB.at(places.store, map_bytes=map_bytes)
         if found.damaged or found.faults:
             _mend(db, found, now_us)

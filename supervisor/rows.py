@@ -2,9 +2,10 @@
 no checksum (fact L7). Reads only; nothing outlives the transaction it is given.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from .core.model import RunRow, StatusChange
+from .core.model import Record, RunRow, StatusChange
 from .ended import Ended
 from .outbox import Pending
 from .records import (
@@ -56,6 +57,21 @@ def key_fits(name: str, key: bytes) -> bool:
     return len(key) == _KEY_BYTES_OF.get(name, len(key))
 
 
+def record_in(txn: Transaction, tables: Tables, key: bytes, value: bytes) -> Record | None:
+    """The record of a row of `actions`; None for one that cannot be used. Long configuration
+    that is damaged is found in its own table, and leaves the record as it is here."""
+    try:
+        stored = decode_stored(value)
+        if action_key(stored.record.action.id) != key:
+            return None
+        details = txn.get(key, db=tables.details) if stored.details else None
+        if stored.details and (details is None or is_sound(details)):
+            return join(stored, details)
+    except DamagedRecordError:
+        return None
+    return stored.record
+
+
 def check(name: str, key: bytes, value: bytes) -> None:
     """Raises `DamagedRecordError` for a row that is not what was written, or means nothing."""
     if name == UNCHECKED or (name == "meta" and key != META_KEY):
@@ -63,9 +79,6 @@ def check(name: str, key: bytes, value: bytes) -> None:
     if not key_fits(name, key):
         raise DamagedRecordError(f"cannot read a value: its key is {key.hex()}")
     match name:
-        case "actions":
-            if action_key(decode_stored(value).record.action.id) != key:
-                raise DamagedRecordError("cannot read a record: it has another's key")
         case "meta":
             META_CODEC.decode(value)
         case "runs":
@@ -81,12 +94,17 @@ def check(name: str, key: bytes, value: bytes) -> None:
 
 
 def damaged_rows(
-    txn: Transaction, tables: Tables, rows_max: int, *, older: bool = False
+    txn: Transaction,
+    tables: Tables,
+    rows_max: int,
+    *,
+    names: Sequence[str] = TABLES,
+    older: bool = False,
 ) -> list[tuple[str, bytes]]:
     """Table and key of rows that cannot be used, at most so many. Of an `older` format only
     the checksums are looked at."""
     found: list[tuple[str, bytes]] = []
-    for name in TABLES:
+    for name in names:
         table = getattr(tables, name)
         if table is None or name == UNCHECKED:
             continue
@@ -104,12 +122,10 @@ def _usable(
 ) -> bool:
     if older:
         return is_sound(value) or (name, key) == ("meta", FORMAT_KEY)
+    if name == "actions":
+        return record_in(txn, tables, key, value) is not None
     try:
         check(name, key, value)
-        if name == "actions":
-            details = txn.get(key, db=tables.details)
-            if details is None or is_sound(details):  # else it is found there
-                join(decode_stored(value), details)
     except DamagedRecordError:
         return False
     return True

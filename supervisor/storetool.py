@@ -22,7 +22,7 @@ from ..ipc.control import SCHEMA_VERSION
 from ..workers.linux import set_parent_death_signal
 from . import backups, dump, environment, incidents, replacing, storechild, storefile
 from .daemondb import MAP_BYTES
-from .examination import examine
+from .examination import examine_contents, examine_structure
 from .locks import AlreadyRunningError, DirectoryLock
 from .salvage import Salvage
 from .storefile import Places, StoreError
@@ -79,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         for argument in arguments:
             command.add_argument(argument, type=_TYPES.get(argument, Path))
 
-    verb("examine", _examine, "place")
+    verb("examine-structure", lambda options: _say(examine_structure(options.place)), "place")
+    verb("examine-contents", lambda options: _say(examine_contents(options.place)), "place")
     verb("replace", _replace, "state_dir", "why", "map_bytes", "now_us")
     verb("backup-own", _backup_own, "state_dir")
     verb("stats", _stats, "state_dir")
@@ -100,10 +101,6 @@ def _say(document: object) -> None:
 
 
 # --- for the daemon ---------------------------------------------------------------------
-
-
-def _examine(options: argparse.Namespace) -> None:
-    _say(examine(options.place))
 
 
 def _replace(options: argparse.Namespace) -> None:

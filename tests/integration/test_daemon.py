@@ -98,6 +98,19 @@ def test_a_newer_store_is_refused_with_4_and_left_untouched(daemon: Daemon):
     assert data.read_bytes() == before
 
 
+def test_reading_the_store_writes_nothing_beside_it(daemon: Daemon):
+    """LMDB marks its lock file whenever it reads; that is not on the flash (fact L30)."""
+    daemon.start()
+    lock = daemon.root / "state" / "daemondb" / "lock.mdb"
+    assert lock.resolve() == (daemon.root / "run" / "daemondb.lock").resolve()
+    assert daemon.json("db", "check")["good"]
+    daemon.terminate()
+    (daemon.root / "run" / "daemondb.lock").unlink()  # as a boot does on a tmpfs
+    assert daemon.json("db", "stats")["tables"]
+    daemon.start()
+    assert daemon.json("db", "check")["good"]
+
+
 def test_a_store_that_is_gone_is_replaced_and_told_of_until_somebody_has_seen_it(daemon: Daemon):
     daemon.send([entry("a", 600, 1200)])
     daemon.start()

@@ -123,7 +123,7 @@ def test_everything_is_there_after_the_migration(number, state_dir, examined):
             assert isinstance(db.read(each).state, Running)
         assert db.read("stopped").state.run.stop == "operator"
         assert {change.action_id for _, change in db.outbox_pending(100)} == PENDING
-        assert db.outbox_refused == 1
+        assert db.reports.refused == 1
         assert db.meta.etag == '"e1"'
         assert [number for number, _ in db.events(0)] == list(range(1, 10))
         assert {record.action.id for record in db.started()} == {"running", "stopped"}

@@ -155,9 +155,9 @@ class TroubledTransaction:
         value: bytes | None = self.real.get(key, db=db)
         return value
 
-    def put(self, key: bytes, value: bytes, *, db: Any) -> bool:
+    def put(self, key: bytes, value: bytes, **how: Any) -> bool:
         self.operation()
-        return bool(self.real.put(key, value, db=db))
+        return bool(self.real.put(key, value, **how))
 
     def delete(self, key: bytes, *, db: Any) -> bool:
         self.operation()
@@ -335,7 +335,7 @@ def somebody_looks(db: DaemonDB) -> None:
     assert [run.attempt for run in db.runs("again", 10)] == [3, 2]
     assert db.run("again", 3) is not None
     assert db.outbox_oldest_us is not None
-    assert db.outbox_refused == REFUSED_ROWS_MAX
+    assert db.reports.refused == REFUSED_ROWS_MAX
     assert db.outbox_dropped > 0
     db.check_readers()
 
