@@ -67,7 +67,7 @@ def examine_structure(place: Path) -> Examination:
     seen = _at_a_glance(place)
     if seen is not None:
         return seen
-    problem = environment.verify(place) or pages.fault_in(place / "data.mdb", leaves=False)
+    problem = environment.verify(place) or pages.fault_in(place / "data.mdb", every_row=False)
     return _judged(place, problem)
 
 

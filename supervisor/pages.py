@@ -8,17 +8,17 @@ on it and below it, and nothing else. Maps nothing, writes nothing, knows no tab
 import os
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 _WORD = "Q" if sys.maxsize > 2**32 else "I"
 _PAGE = struct.Struct(f"={_WORD}HHHH")  # its number, nothing, flags, where its nodes end, begin
 _META = struct.Struct(f"=II{_WORD}{_WORD}")  # magic, version, address, size of the map
 _TREE = struct.Struct(f"=IHH5{_WORD}")  # page size, flags, depth, three counts, entries, root
 _LAST = struct.Struct(f"={_WORD}{_WORD}")  # last page, transaction
-_NODE = struct.Struct("=IHH")  # size of the value or a child's number; flags; size of the key
+_NODE = struct.Struct("=IHH")  # size of the value or a child, flags, size of the key
 _POINTER = struct.Struct("=H")
 _NUMBER = struct.Struct(f"={_WORD}")
 
@@ -28,12 +28,15 @@ _BIG_VALUE, _TREE_VALUE = 1, 2
 _NO_ROOT = 2 ** (8 * _NUMBER.size) - 1
 _PAGE_BYTES = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 SNAPSHOTS = 2
+#: Size or child, flags, key, and what is behind the key.
+_Node: TypeAlias = tuple[int, int, bytes, bytes]
+#: A page, the key that it begins with or may, the key that its keys are below.
+_Below: TypeAlias = tuple[int, bytes, bytes | None]
 #: The flags of a node that leads to a page are the upper part of its number.
 _UPPER_BITS = 32
 
 
 class Tree(NamedTuple):
-    depth: int
     entries: int
     root: int
 
@@ -80,26 +83,26 @@ class Snapshot:
         rows = dict(walk)
         return Found(rows, walk.whole)
 
-    def fault(self, *, leaves: bool) -> str:
-        """Where LMDB would write over what it should not, in a line; else ""."""
+    def fault(self, *, every_row: bool) -> str:
+        """Where LMDB would not find what is there, or write over it, in a line; else ""."""
         named = [(name.decode(errors="replace"), tree) for name, tree in self._tables.items()]
         for name, tree in (("free pages", self._free), ("tables", self._main), *named):
-            walk = _Walk(self._file, tree)
-            walk.look(leaves=leaves)
-            if not (walk.whole and walk.tight):
+            walk = _Walk(self._file, tree, ordered=tree is not self._free)
+            walk.look(every_row=every_row)
+            if not (walk.whole and walk.orderly):
                 return f"a page of the {name} is not as it was written"
         return ""
 
 
-def fault_in(data: Path, *, leaves: bool = True) -> str:
+def fault_in(data: Path, *, every_row: bool = True) -> str:
     """What is wrong with the newest snapshot, in a line; else "". Raises `OSError`.
 
-    Stricter than LMDB's verifier in one thing: on each page the nodes lie side by side. Were
-    the size of one wrong, its removal would destroy the others. What is on a leaf has its
-    own checks; of what is above them this is the only one.
+    Stricter than LMDB's verifier: on each page the nodes lie side by side, or the removal of
+    one would destroy others; and keys are where those above them say, or none is found by
+    its key. Without `every_row` of each leaf only its ends are looked at.
     """
     for snapshot in snapshots(data):
-        return snapshot.fault(leaves=leaves)
+        return snapshot.fault(every_row=every_row)
     return "it has no head"
 
 
@@ -143,8 +146,7 @@ def _head(descriptor: int, number: int, offset: int) -> _Head:
 
 
 def _tree_in(value: bytes) -> Tree:
-    _, _, depth, _, _, _, entries, root = _TREE.unpack(value)
-    return Tree(depth, entries, root)
+    return Tree(*_TREE.unpack(value)[-2:])
 
 
 class _File:
@@ -178,31 +180,18 @@ class _File:
 
 class _Walk:
     """The rows of one tree, in order. Once it has ended, `whole` says that every page of it
-    was good, `tight` that on each the nodes lie side by side, without gap or overlap."""
+    was good, `orderly` that each row is where LMDB looks for it, beside its neighbours."""
 
-    def __init__(self, file: _File, tree: Tree) -> None:
-        self.whole = self.tight = True
+    def __init__(self, file: _File, tree: Tree, *, ordered: bool = True) -> None:
+        """`ordered`: as bytes are, which the free pages are not."""
+        self.whole = self.orderly = True
         self._file = file
         self._tree = tree
+        self._ordered = ordered
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        waiting = [] if self._tree.root == _NO_ROOT else [self._tree.root]
-        seen: set[int] = set()
         rows = 0
-        while waiting:
-            number = waiting.pop()
-            try:
-                if number in seen:
-                    raise _BadPageError
-                seen.add(number)
-                kind, page = self._file.page(number, (_BRANCH, _LEAF))
-                nodes = list(self._nodes(kind, page))
-            except _BadPageError:
-                self.whole = False
-                continue
-            if kind == _BRANCH:
-                waiting += reversed(_pages_below(nodes))
-                continue
+        for nodes in self._leaves():
             for size, flags, key, rest in nodes:
                 try:
                     yield key, self._value(size, flags, rest)
@@ -211,31 +200,43 @@ class _Walk:
                     self.whole = False
         self.whole = self.whole and rows == self._tree.entries
 
-    def look(self, *, leaves: bool) -> None:
-        """Without a use for the rows; at the pages above them only, if nobody asks for more."""
-        if leaves:
-            for _ in self:
-                pass
-            return
-        level = [self._tree.root]
-        for _ in range(1, self._tree.depth):
-            level = [child for number in level for child in self._children(number)]
+    def look(self, *, every_row: bool) -> None:
+        """Without a use for the rows."""
+        for _ in self if every_row else self._leaves(ends_only=True):
+            pass
 
-    def _children(self, number: int) -> list[int]:
-        try:
-            kind, page = self._file.page(number, (_BRANCH,))
-            return _pages_below(self._nodes(kind, page))
-        except _BadPageError:
-            self.whole = False
-            return []
+    def _leaves(self, *, ends_only: bool = False) -> Iterator[list[_Node]]:
+        waiting: list[_Below] = (
+            [] if self._tree.root == _NO_ROOT else [(self._tree.root, b"", None)]
+        )
+        seen: set[int] = set()
+        while waiting:
+            number, least, beyond = waiting.pop()
+            try:
+                if number in seen:
+                    raise _BadPageError
+                seen.add(number)
+                kind, page = self._file.page(number, (_BRANCH, _LEAF))
+                nodes = list(self._nodes(kind, page, ends_only=ends_only and kind == _LEAF))
+            except _BadPageError:
+                self.whole = False
+                continue
+            if kind == _BRANCH:
+                waiting += reversed(_below(nodes, least, beyond))
+                continue
+            if nodes and self._ordered:
+                first, last = nodes[0][2], nodes[-1][2]
+                found = least <= first and (beyond is None or last < beyond)
+                self.orderly = self.orderly and found
+            yield nodes
 
-    def _nodes(self, kind: int, page: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
-        """Size or child, flags, key, and what is behind it."""
+    def _nodes(self, kind: int, page: bytes, *, ends_only: bool) -> Iterator[_Node]:
         _, _, _, pointers_end, begin = _PAGE.unpack_from(page)
         if not _PAGE.size <= pointers_end <= begin <= len(page):
             raise _BadPageError
+        places = range(_PAGE.size, pointers_end - 1, _POINTER.size)
         ends: dict[int, int] = {}
-        for at in range(_PAGE.size, pointers_end - 1, _POINTER.size):
+        for at in (*places[:1], *places[1:][-1:]) if ends_only else places:
             (node,) = _POINTER.unpack_from(page, at)
             if not begin <= node <= len(page) - _NODE.size:
                 self.whole = False
@@ -248,7 +249,8 @@ class _Walk:
             here = 0 if kind == _BRANCH else _NUMBER.size if flags & _BIG_VALUE else size
             ends[node] = key + key_bytes + here
             yield size, flags, page[key : key + key_bytes], page[key + key_bytes :]
-        self.tight = self.tight and _side_by_side(ends, begin, len(page))
+        if not ends_only:
+            self.orderly = self.orderly and _side_by_side(ends, begin, len(page))
 
     def _value(self, size: int, flags: int, rest: bytes) -> bytes:
         if flags & _BIG_VALUE and len(rest) >= _NUMBER.size:
@@ -258,8 +260,12 @@ class _Walk:
         return rest[:size]
 
 
-def _pages_below(nodes: Iterable[tuple[int, int, bytes, bytes]]) -> list[int]:
-    return [child | flags << _UPPER_BITS for child, flags, _, _ in nodes]
+def _below(nodes: Sequence[_Node], least: bytes, beyond: bytes | None) -> list[_Below]:
+    """Each page begins with the key that leads to it, the first with that of the branch."""
+    begins = [least, *(key for _, _, key, _ in nodes[1:])]
+    ends = [*begins[1:], beyond]
+    children = [child | flags << _UPPER_BITS for child, flags, _, _ in nodes]
+    return list(zip(children, begins, ends, strict=True))
 
 
 def _side_by_side(ends: dict[int, int], begin: int, end: int) -> bool:

@@ -150,6 +150,34 @@ def test_a_tree_that_bites_its_tail_is_not_followed_for_ever(tmp_path):
     assert not salvage.read(data).all_whole
 
 
+@pytest.mark.parametrize("every_row", [True, False])
+def test_a_key_that_is_not_where_those_above_it_say_is_a_fault(tmp_path, every_row):
+    """It would be read by whoever goes from row to row, and found by nobody who looks for it."""
+    data = environment(tmp_path / "env", {b"%06d" % n: bytes(100) for n in range(500)})
+    separators = {row[1] for row in branch_rows(data.read_bytes())}
+    assert separators
+    for separator in separators:
+        content = data.read_bytes()
+        spoilt = separator[:-1] + bytes([separator[-1] - 1])
+        spoilt_file = tmp_path / "spoilt"
+        leaf = b"\x00\x00" + len(separator).to_bytes(2, "little") + separator + bytes(100)
+        assert content.count(leaf) >= 1
+        spoilt_file.write_bytes(content.replace(leaf, leaf.replace(separator, spoilt)))
+        assert pages.fault_in(data, every_row=every_row) == ""
+        assert "of the actions" in pages.fault_in(spoilt_file, every_row=every_row)
+
+
+def branch_rows(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Child and key of each row on branches of a file, the first of each left out."""
+    for at in range(2 * 4096, len(content), 4096):
+        number, _, flags, lower, _ = struct.unpack_from("=QHHHH", content, at)
+        if number == at // 4096 and flags == 1:
+            for pointer in range(18, lower, 2):
+                node = at + struct.unpack_from("=H", content, at + pointer)[0]
+                child, _, size = struct.unpack_from("=IHH", content, node)
+                yield child, content[node + 8 : node + 8 + size]
+
+
 def test_a_file_that_is_none_has_no_snapshots(tmp_path):
     for content in (b"", b"x", bytes(100_000), b"\xde\xc0\xef\xbe" * 5000):
         (tmp_path / "data.mdb").write_bytes(content)
