@@ -41,9 +41,13 @@ def errors(place: Path, *, otherwise: StoreErrorKind = StoreErrorKind.IO) -> Ite
     try:
         yield
     except (lmdb.Error, OSError) as error:
-        code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
-        kind = storefile.kind_of_code(code or 0, place) or otherwise
-        raise StoreError(f"cannot use {place}: {error}", kind=kind) from error
+        raise _store_error(error, place, otherwise) from error
+
+
+def _store_error(error: Exception, place: Path, otherwise: StoreErrorKind) -> StoreError:
+    code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
+    kind = storefile.kind_of_code(code or 0, place) or otherwise
+    return StoreError(f"cannot use {place}: {error}", kind=kind)
 
 
 def tells_of_damage(error: StoreError) -> bool:
@@ -94,11 +98,16 @@ def _open_with(place: Path, *, live: bool, map_bytes: int) -> Environment:
 
 @contextlib.contextmanager
 def reading(place: Path, *, live: bool) -> Iterator[Environment]:
-    """For as long as the block lasts. Raises `StoreError`, for what goes wrong in it too."""
-    with errors(place), _open_for_reading(place, live=live) as env:
-        if live:
-            env.reader_check()  # those that were killed would pin their pages (fact 7)
-        yield env
+    """For as long as the block lasts. Raises `StoreError`, for what LMDB meets in it too."""
+    with errors(place):
+        env = _open_for_reading(place, live=live)
+    with env:
+        try:
+            if live:
+                env.reader_check()  # those that were killed would pin their pages (fact 7)
+            yield env
+        except lmdb.Error as error:
+            raise _store_error(error, place, StoreErrorKind.IO) from error
 
 
 def tables_of(env: Environment, txn: Any) -> OpenTable:

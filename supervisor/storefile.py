@@ -13,6 +13,8 @@ import re
 import shutil
 from pathlib import Path
 
+from ..workers import procfs
+
 log = logging.getLogger(__name__)
 
 #: No shared writable maps, or no locks, or no truth after a crash (fact L10).
@@ -347,7 +349,8 @@ def remove(directory: Path) -> None:
 def remove_left(directory: Path, prefix: str) -> None:
     """The directories of processes that are gone, by the pid that their names end in."""
     for path in numbered(directory, prefix):
-        if not Path(f"/proc/{number_of(path)}").exists():
+        process = procfs.stat(number_of(path))
+        if process is None or process.ended:
             remove(path)
 
 

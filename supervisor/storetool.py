@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except AlreadyRunningError as error:
         _fail(str(error), EXIT_IN_USE)
     except KeyboardInterrupt:
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        _leave(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        _leave_quietly()
+        _leave(EXIT_FAILED)
     except StoreError as error:
         _fail(str(error), _code_of(error.__cause__))
     except OSError as error:
@@ -60,13 +60,11 @@ def _code_of(error: BaseException | None) -> int:
 
 def _fail(why: str, code: int) -> None:
     print(why, file=sys.stderr)
-    _leave_quietly(code)
+    _leave(code)
 
 
-def _leave_quietly(code: int = EXIT_FAILED) -> None:
-    """Where the output takes no more, Python must not try again while it leaves."""
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
+def _leave(code: int) -> None:
+    """Without what is not written yet: the output may take no more, or never be read."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(code)
 

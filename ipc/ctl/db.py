@@ -128,6 +128,8 @@ def _run(ctx: click.Context, verb: str, *more: Path, stdout: int | None) -> byte
         )
     except subprocess.TimeoutExpired:
         raise NotDoneError(f"cannot {verb}: not done within {seconds:g} s") from None
+    except OSError as error:
+        raise StoreToolError(_FAILED, f"cannot {verb}: {error.strerror}: {_TOOL[0]}") from None
     if done.returncode and not done.stdout:
         _complain(ctx, verb, done.returncode, done.stderr)
     return done.stdout or b""

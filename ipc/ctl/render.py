@@ -225,7 +225,7 @@ def acknowledged_sheet(found: dict[str, Any]) -> Sheet:
 def size(count: int) -> str:
     """Bytes in the unit that shows them best: `4.3 MiB`."""
     value, unit = float(count), 0
-    while value >= 1024 and unit < len(_SIZES) - 1:
+    while round(value, 1) >= 1024 and unit < len(_SIZES) - 1:
         value, unit = value / 1024, unit + 1
     return f"{value:.1f} {_SIZES[unit]}" if unit else f"{count} B"
 
