@@ -44,6 +44,9 @@ soak: $(SET_UP)
 
 bench: $(SET_UP)
 	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python tests/benchmarks/bench_backend.py
+	$(BIN)/python tests/benchmarks/bench_fleet.py
 
 clean:
+	rm -rf tests/peers/trpc/node_modules
 	rm -rf .venv .types build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -92,7 +92,8 @@ class _Entry(msgspec.Struct, rename="camel"):
     to_date: _Moment
     should_be_executed: bool
     app_names: Annotated[list[_AppName], msgspec.Meta(max_length=APP_NAMES_MAX)]
-    type: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")] = DEFAULT_TYPE
+    #: None is absent: so does superjson write what is undefined.
+    type: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")] | None = None
     args: msgspec.Raw = msgspec.Raw()
 
 
@@ -126,7 +127,7 @@ def parse_entry(raw: bytes | memoryview | msgspec.Raw) -> Action:
         to_us_,
         entry.should_be_executed,
         tuple(entry.app_names),
-        entry.type,
+        entry.type or DEFAULT_TYPE,
         args,
     )
 

@@ -6,11 +6,12 @@ asked, and how an answer is shown, is `ctl/`'s.
 
 import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from .control import Accepted, Answer, Call, RefusalKind, Refused, Reply, Request
+from .control import Accepted, Answer, Call, Progress, RefusalKind, Refused, Reply, Request
 from .sockets import (
     SYNC_FRAME_BYTES_MAX,
     Connection,
@@ -97,10 +98,16 @@ class Client:
         self._context.term()
 
     def ask(
-        self, request: Request, expected: type[Wanted], *, daemon_waits_seconds: float = 0.0
+        self,
+        request: Request,
+        expected: type[Wanted],
+        *,
+        daemon_waits_seconds: float = 0.0,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Wanted:
         """The answer that ends `request`, which must be an `expected`.
 
+        `on_progress` hears what comes before it, for a request that asks for that.
         `daemon_waits_seconds` is how long the daemon may by agreement hold the answer
         back; its silence counts from then on. Raises `ClientError`.
         """
@@ -110,13 +117,17 @@ class Client:
         if not self._connection.send(Call(number, request)):
             raise NotAnsweringError(f"cannot reach the daemon: {self.path} takes no request")
         answer = self._receive(number, began + patience)
+        accepted_at, bound = began, patience
         if answer is None:
             raise NotAnsweringError(
                 f"cannot reach the daemon: no answer at {self.path} for {patience:g} s"
             )
-        while isinstance(answer, Accepted):
-            bound = self.bound_seconds(answer.bound_seconds)
-            accepted_at = time.monotonic() if self._timeout_seconds is None else began
+        while isinstance(answer, Accepted | Progress):
+            if isinstance(answer, Accepted):
+                bound = self.bound_seconds(answer.bound_seconds)
+                accepted_at = time.monotonic() if self._timeout_seconds is None else began
+            elif on_progress is not None:
+                on_progress(answer)
             answer = self._receive(number, accepted_at + bound)
             if answer is None:
                 raise NotDoneError(

@@ -1,5 +1,5 @@
-"""What `geosched-ctl` and the daemon say to each other: requests, replies, and the views
-that are printed as JSON (INTERFACE, "Commands").
+"""What `geosched-ctl` and the daemon say to each other: requests and replies (INTERFACE,
+"Commands"). The views in the replies, which are printed as JSON, are in `views.py`.
 
 A request is answered by one reply that ends it: `Done…`, a view, or `Refused`. Verbs that
 take time answer `Accepted` first, so that a client can tell a daemon that is slow to
@@ -7,147 +7,30 @@ finish from one that does not answer at all.
 """
 
 import enum
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 from .messages import Message
+from .views import (
+    ActionView,
+    DifferenceView,
+    EventView,
+    IncidentView,
+    ReportView,
+    RunView,
+    StatusView,
+    SyncView,
+)
 
 SCHEMA_VERSION = 1
 #: Actions in one page of `list`: with the longest ids and apps, a page fits its frame.
 LIST_PAGE_MAX = 200
+#: Reports in one page of `outbox list`.
+REPORTS_PAGE_MAX = 200
 LOG_CHUNK_BYTES_MAX = 64 * 1024
 RUNS_SHOWN_MAX = 20
 EVENTS_KEPT = 100
-
-
-class View(msgspec.Struct, frozen=True, rename="camel"):
-    """The base of everything that is printed as JSON; names as INTERFACE has them."""
-
-
-class RunView(View, frozen=True):
-    run_id: str
-    attempt: int
-    worker_pid: int | None = None
-    script_pid: int | None = None
-    started_at: str | None = None
-    ended_at: str | None = None
-    exit_code: int | None = None
-    signal: str | None = None
-    reason: str | None = None
-    detail: str = ""
-    last_heartbeat_at: str | None = None
-    status_text: str = ""
-
-
-class ActionView(View, frozen=True):
-    id: str
-    from_date: str
-    to_date: str
-    should_be_executed: bool
-    wanted: bool
-    app_names: tuple[str, ...]
-    type: str
-    execution_status: str | None
-    phase: str
-    reason: str | None
-    detail: str
-    attempt: int
-    run: RunView | None = None
-
-
-class EventView(View, frozen=True):
-    seq: int
-    at: str
-    id: str
-    from_: str | None = msgspec.field(name="from")
-    to: str | None
-    reason: str | None
-    run_id: str | None = None
-
-
-class DaemonView(View, frozen=True):
-    pid: int
-    version: str
-    started_at: str
-    uptime_seconds: float
-    shutting_down: bool = False
-    degraded: str | None = None  # why daemonDB cannot be written, while it cannot
-
-
-class BackendView(View, frozen=True):
-    kind: str
-    last_pull_at: str | None = None
-    last_pull_ok: bool | None = None
-    last_error: str | None = None
-    last_success_at: str | None = None
-    next_pull_in_seconds: float | None = None
-    quarantined: int = 0
-    quarantine: tuple[str, ...] = ()  # at most ten: "id: reason"
-    ignored_terminal: int = 0  # ids used again after their end (SPEC S6)
-    last_report_error: str | None = None
-
-
-class OutboxView(View, frozen=True):
-    depth: int
-    oldest_at: str | None = None
-    dropped: int = 0  # beyond the bound of the outbox, since the store was made
-    refused: int = 0  # set aside after refusals
-
-
-class IncidentView(View, frozen=True):
-    """What happened to daemonDB. `set_aside` and `backup` are directories, or null."""
-
-    at: str
-    detail: str
-    set_aside: str | None = None
-    backup: str | None = None
-
-
-class StoreView(View, frozen=True):
-    """daemonDB. `state` is `ok`, or why it cannot be written: `map-full`, `full`,
-    `read-only`. `preallocated`: it has all the disk it will ever need."""
-
-    state: str
-    used_bytes: int
-    map_bytes: int
-    file_system: str
-    preallocated: bool
-    damaged_values: int = 0  # that were found since the daemon began
-    last_backup_at: str | None = None
-    backup_error: str | None = None
-    incidents: tuple[IncidentView, ...] = ()  # that nobody has acknowledged, oldest first
-
-
-class ClockView(View, frozen=True):
-    trusted: bool
-    detail: str = ""
-
-
-class StatusView(View, frozen=True):
-    daemon: DaemonView
-    counts: dict[str, int]
-    running: int
-    queued: int
-    next_edge: str | None
-    backend: BackendView
-    outbox: OutboxView
-    clock: ClockView
-    containment: str
-    store: StoreView
-    stuck: int = 0
-    output_lost_bytes: int = 0
-    lost_swaps: int = 0  # compare-and-swap lost; normal, and rare
-    bad_messages: int = 0
-
-
-class SyncView(View, frozen=True):
-    added: int = 0
-    updated: int = 0
-    withdrawn: int = 0
-    unchanged: int = 0
-    quarantined: int = 0
-    reported: int = 0
 
 
 # --- requests --------------------------------------------------------------------------
@@ -176,7 +59,21 @@ class ShowAction(Message, tag="show", frozen=True):
 
 
 class Sync(Message, tag="sync", frozen=True):
+    """With `progress`, `Progress` is told now and then while it is under way."""
+
     wait: bool = True
+    progress: bool = False
+
+
+class Compare(Message, tag="compare", frozen=True):
+    """Pull, apply nothing, and compare with daemonDB."""
+
+
+class ListDifferences(Message, tag="differences", frozen=True):
+    """One page of comparison `number`; `cursor` is 0 at first, then that of the page before."""
+
+    number: int
+    cursor: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
 
 
 class StopAction(Message, tag="stop", frozen=True):
@@ -201,6 +98,26 @@ class ReadEvents(Message, tag="events", frozen=True):
     wait: bool = False
 
 
+class ListReports(Message, tag="outbox", frozen=True):
+    """One page, oldest first, of what is pending, or of what was set aside.
+
+    `cursor` is 0 at first, then the `cursor` of the page before.
+    """
+
+    set_aside: bool = False
+    cursor: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+
+
+class FlushReports(Message, tag="outbox-flush", frozen=True):
+    """Try again to report what was set aside, and all else that is pending."""
+
+
+class DropReports(Message, tag="outbox-drop", frozen=True):
+    """Forget reports that were set aside: those of `keys`, or all where there is none."""
+
+    keys: tuple[str, ...] = ()
+
+
 class Shutdown(Message, tag="shutdown", frozen=True):
     pass
 
@@ -215,11 +132,16 @@ Request: TypeAlias = (
     | ListActions
     | ShowAction
     | Sync
+    | Compare
+    | ListDifferences
     | StopAction
     | ReadLog
     | ReadEvents
     | Shutdown
     | AcknowledgeIncidents
+    | ListReports
+    | FlushReports
+    | DropReports
 )
 
 
@@ -252,6 +174,13 @@ class Accepted(Message, tag="accepted", frozen=True):
     bound_seconds: float
 
 
+class Progress(Message, tag="progress", frozen=True):
+    """Entries of the snapshot that are settled, of how many; more replies follow."""
+
+    settled: int
+    total: int
+
+
 class Pong(Message, tag="pong", frozen=True):
     pid: int
     version: str
@@ -280,6 +209,44 @@ class Synced(Message, tag="synced", frozen=True):
 
     result: SyncView
     error: str | None = None
+
+
+class ReportsAre(Message, tag="reports-are", frozen=True):
+    """`cursor` is 0 on the last page."""
+
+    reports: tuple[ReportView, ...]
+    cursor: int
+
+
+class Flushed(Message, tag="flushed", frozen=True):
+    """`flushed` were put back; `reported` were taken since, until `error` ended it, if any."""
+
+    flushed: int
+    reported: int
+    error: str | None = None
+
+
+class Dropped(Message, tag="dropped", frozen=True):
+    dropped: int
+
+
+class Compared(Message, tag="compared", frozen=True):
+    """`different` actions are to be read by `number`; `error` is why there are none.
+
+    `set_aside` entries of the backend cannot be used, and were not compared.
+    """
+
+    number: int
+    different: int
+    set_aside: int
+    error: str | None = None
+
+
+class DifferencesAre(Message, tag="differences-are", frozen=True):
+    """`cursor` is 0 on the last page."""
+
+    differences: tuple[DifferenceView, ...]
+    cursor: int
 
 
 class Stopped(Message, tag="stopped", frozen=True):
@@ -318,7 +285,10 @@ class Acknowledged(Message, tag="acknowledged", frozen=True):
 Answer: TypeAlias = (
     Refused
     | Accepted
+    | Progress
     | Pong
+    | Compared
+    | DifferencesAre
     | StatusIs
     | ActionsAre
     | ActionIs
@@ -328,6 +298,9 @@ Answer: TypeAlias = (
     | EventsAre
     | ShuttingDown
     | Acknowledged
+    | ReportsAre
+    | Flushed
+    | Dropped
 )
 
 

@@ -203,8 +203,30 @@ FromWorker: TypeAlias = Ready | Started | Heartbeat | Ended
 # --- supervisor and synchroniser: ROUTER in the supervisor, DEALER in the synchroniser --
 
 
+class OAuthClient(msgspec.Struct, frozen=True):
+    """As whom tokens are asked for, where, and by which grant (RFC 6749, RFC 8628).
+
+    `grant` is the standard's own word: `refresh_token` or `client_credentials`. What is not
+    configured is "".
+    """
+
+    grant: str
+    token_url: str
+    device_url: str
+    client_id: str
+    client_secret_file: str
+    audience: str
+    scope: str
+
+
 class BackendAddress(msgspec.Struct, frozen=True):
-    """Where the backend is and what one exchange may cost. Paths are absolute."""
+    """Where the backend is, as whom it is asked, and what one exchange may cost.
+
+    Paths are absolute. `token_file` holds a bearer token, or where `oauth` is given the
+    tokens that were got by it. `ca_file` stands in for the usual authorities; `proxy` is a
+    url. What is not configured is "". `clock_believed`: the dates of certificates can be
+    compared with this host's clock.
+    """
 
     kind: str
     url: str
@@ -213,6 +235,12 @@ class BackendAddress(msgspec.Struct, frozen=True):
     timeout_seconds: float
     body_bytes_max: int
     actions_max: int
+    oauth: OAuthClient | None = None
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    proxy: str = ""
+    clock_believed: bool = True
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -259,9 +287,11 @@ class ErrorKind(enum.StrEnum):
 
     UNREACHABLE = "unreachable"  # no answer, or half of one
     TIMEOUT = "timeout"  # no whole answer in time
-    UNAUTHORIZED = "unauthorized"  # the token is refused, or cannot be read
+    UNTRUSTED = "untrusted"  # the peer's certificate proves nothing to us
+    UNAUTHORIZED = "unauthorized"  # what tells who we are is refused, or cannot be read
     REFUSED = "refused"  # a whole answer that says no
     BUSY = "busy"  # 429 or 503: come back later
+    NO_REPORTS = "no-reports"  # the backend has nothing that takes reports
     BAD_ANSWER = "bad-answer"  # an answer that is not what was asked for
     TOO_LARGE = "too-large"  # over a limit of ours
     LOCAL = "local"  # a fault on this host: our file, our disk

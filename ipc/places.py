@@ -23,6 +23,7 @@ class Runtime:
         self.sync_socket = runtime_dir / "sync.sock"
         self.runs = runtime_dir / "runs"  # a lock file for every run that lives
         self.results = runtime_dir / "results"  # how runs ended that nobody acknowledged
+        self.backoff = runtime_dir / "backoff.json"  # when the backend may be asked again
         self.processes = runtime_dir / "processes"  # who is who: one file a child process
 
 

@@ -6,8 +6,8 @@ about no status. Nothing outlives the transaction it is given.
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
 from itertools import islice, takewhile
+from typing import NamedTuple
 
 from ..ipc.actions import ExecutionStatus
 from .core.model import Change, Record
@@ -32,15 +32,14 @@ from .tables import Damage, Tables, Transaction, rows_from, set_aside
 PAGE_ROWS_MAX = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Swap:
+class Swap(NamedTuple):
     """What became of a compare-and-swap; `was` is the status that was counted before."""
 
     won: bool
     was: ExecutionStatus | None = None
 
 
-_LOST = Swap(won=False)
+_LOST, _NEW = Swap(won=False), Swap(won=True)
 
 
 class ActionRows:
@@ -118,25 +117,35 @@ class ActionRows:
     def swap(self, txn: Transaction, change: Change) -> Swap:
         """Write `change.after` if what is stored is still `change.before` (law 5)."""
         key = action_key(change.after.action.id)
+        if change.before is None:
+            return self._add(txn, key, change.after)
         value = txn.get(key, db=self._tables.actions)
-        before, stored = change.before, None
-        if before is None:
-            if value is not None and not self._gave_way(txn, key, value):
+        stored = None if value is None else self._stored(key, value)
+        if value is None or stored is None or not _same(stored.record, change.before):
+            return _LOST
+        self._move_edge(txn, key, stored.record.edge_us, change.after.edge_us)
+        self._put(txn, key, change.after, stored.details)
+        return Swap(True, status_of(value))
+
+    def _add(self, txn: Transaction, key: bytes, record: Record) -> Swap:
+        """Win where there is none of this id yet, or none that can be read."""
+        stored, details = split(record)
+        encoded, swap = encode_stored(stored), _NEW
+        if not txn.put(key, encoded, db=self._tables.actions, overwrite=False):
+            value = txn.get(key, db=self._tables.actions)
+            if value is None or not self._gave_way(txn, key, value):
                 return _LOST
-        else:
-            stored = None if value is None else self._stored(key, value)
-            if stored is None or not _same(stored.record, before):
-                return _LOST
-        self._move_edge(txn, key, stored.record if stored else None, change.after)
-        self._put(txn, key, change.after, stored.details if stored else b"")
-        return Swap(True, None if value is None else status_of(value))
+            txn.put(key, encoded, db=self._tables.actions)
+            swap = Swap(True, status_of(value))
+        if details:
+            txn.put(key, details, db=self._tables.details)
+        self._move_edge(txn, key, None, record.edge_us)
+        return swap
 
     def _move_edge(
-        self, txn: Transaction, key: bytes, before: Record | None, after: Record
+        self, txn: Transaction, key: bytes, old_us: int | None, new_us: int | None
     ) -> None:
         """One entry for each record that time can change, and none for any other."""
-        old_us = None if before is None else before.edge_us
-        new_us = after.edge_us
         if old_us == new_us:
             return
         if old_us is not None:

@@ -6,19 +6,20 @@ wait for a `sync`. What a snapshot means for an action is `core/reconcile.py`'s.
 """
 
 import logging
-import signal
-from dataclasses import dataclass, field
 
 from .. import __version__
-from ..ipc.control import BackendView, SyncView
 from ..ipc.instants import format_optional
-from ..ipc.messages import BackendAddress, Report
+from ..ipc.messages import ErrorKind
+from ..ipc.views import BackendView, SyncView
 from .children import News
-from .core.model import Instant, Record, StatusChange
+from .comparing import KEPT_SECONDS, Comparison
+from .core.model import Instant, Record
 from .core.reconcile import Verdict
-from .core.retry import RETRY_CAP_SECONDS
+from .core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from .daemondb import DaemonDB, MetaUpdate, StoreError
 from .pulling import Applying
+from .reporting import report_of
+from .rules import address
 from .settings import BackendSettings
 from .synchronisation import (
     REPORTS_PER_EXCHANGE_MAX,
@@ -29,70 +30,15 @@ from .synchronisation import (
     Snapshot,
     Synchronisation,
 )
+from .syncs import Progress, SyncAsked
 from .turn import Turn
 
 log = logging.getLogger(__name__)
 
 OPEN_RECORDS_PER_TURN_MAX = 500
-
-
-@dataclass(slots=True)
-class Progress:
-    """What the last pull and the reports came to, for `status` and `sync`."""
-
-    last_pull_us: int | None = None
-    last_success_us: int | None = None
-    last_ok: bool | None = None
-    last_error: str | None = None
-    last_report_error: str | None = None
-    quarantined: int = 0
-    quarantine: tuple[str, ...] = ()
-    ignored_terminal: int = 0
-
-
-@dataclass(slots=True)
-class SyncAsked:
-    """A `sync` under way: a pull, then reports until none is left or one fails."""
-
-    counts: SyncView = field(default_factory=SyncView)
-    begun: bool = False  # a pull that began before it was asked for does not count
-    pulled: bool = False
-    error: str | None = None
-    done: bool = False
-
-
-def address(settings: BackendSettings) -> BackendAddress:
-    return BackendAddress(
-        settings.kind,
-        settings.url or "",
-        str(settings.path or ""),
-        str(settings.token_file or ""),
-        settings.timeout_seconds,
-        settings.max_body_bytes,
-        settings.max_actions,
-    )
-
-
-def report_of(generation: str, sequence: int, change: StatusChange) -> Report:
-    """A status change as the backend is told of it. The key is unique over all stores."""
-    return Report(
-        key=f"{generation}-{sequence}",
-        action_id=change.action_id,
-        status=change.new.value,
-        at_us=change.at_us,
-        attempt=change.attempt,
-        run_id=change.run_id,
-        exit_code=change.exit_code,
-        signal=None if change.signal is None else signal_name(change.signal),
-        reason=change.reason.value if change.reason else "",
-    )
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"  # real-time signals have no names of their own
+#: While more is pending than one exchange takes, the next one begins so much later: after an
+#: outage of weeks all of a fleet has much to say.
+BACKLOG_PAUSE_SECONDS = 1.0
 
 
 class Backend:
@@ -101,18 +47,30 @@ class Backend:
     ) -> None:
         self.progress = Progress()
         self.asked: SyncAsked | None = None
+        self.comparison: Comparison | None = None
         self._sync = synchronisation
         self._db = db
         self._applying: Applying | None = None
         self._pull_wanted = False
         self._in_flight: dict[str, int] = {}
+        self._backlog_until = 0.0  # on the monotonic clock
         self._pulling_from = ""
+        self._comparisons = 0
         self.reconfigure(settings)
 
     @property
     def applying(self) -> bool:
-        """Whether the next turn has a slice of a snapshot to decide."""
-        return self._applying is not None
+        """Whether the next turn has a slice of a snapshot to look at or to decide."""
+        looking = self.comparison is not None and self.comparison.looking
+        return self._applying is not None or looking
+
+    def share_applied(self) -> tuple[int, int] | None:
+        """How many entries of the snapshot that is being applied are settled, and of how many."""
+        applying = self._applying
+        if applying is None:
+            return None
+        total = applying.snapshot.told.total
+        return min(total, sum(applying.counts.values())), total
 
     @property
     def bad_messages(self) -> int:
@@ -125,10 +83,9 @@ class Backend:
             self._applying = None  # half of what another backend holds
             self._pull_wanted = True
         # Backing off spares a server: a file is simply looked at again.
-        local = settings.kind == "file"
-        self._sync.retry_cap_seconds = (
-            settings.poll_interval_seconds if local else RETRY_CAP_SECONDS
-        )
+        backoff, local = self._sync.backoff, settings.kind == "file"
+        backoff.cap_seconds = settings.poll_interval_seconds if local else RETRY_CAP_SECONDS
+        backoff.turn_to("" if local else f"{settings.kind} {settings.url}")
 
     def want_pull(self) -> None:
         self._pull_wanted = True
@@ -136,10 +93,29 @@ class Backend:
     def ask(self) -> SyncAsked:
         """Pull and report now; a second wish joins the first."""
         if self.asked is None or self.asked.done:
-            self.asked = SyncAsked()
             self._pull_wanted = True
-            self._sync.hurry()
+            self._hurry(SyncAsked())
+        assert self.asked is not None
         return self.asked
+
+    def ask_report(self) -> SyncAsked:
+        """Report now; joins a wish for all of it."""
+        if self.asked is None or self.asked.done:
+            self._hurry(SyncAsked(begun=True, pulled=True))
+        assert self.asked is not None
+        return self.asked
+
+    def ask_comparison(self) -> Comparison:
+        """Pull and compare now; a second wish joins the first while that is not done."""
+        if self.comparison is None or self.comparison.done:
+            self._comparisons += 1
+            self.comparison = Comparison(self._comparisons)
+        return self.comparison
+
+    def _hurry(self, asked: SyncAsked) -> None:
+        self.asked = asked
+        self._sync.backoff.hurry()
+        self._backlog_until = 0.0
 
     # --- the turns of the loop ----------------------------------------------------------
 
@@ -148,9 +124,14 @@ class Backend:
         if outcome is not None:
             self._heard(outcome, now)
         self._begin(now)
+        done_at = None if self.comparison is None else self.comparison.done_at
+        if done_at is not None and now.monotonic_seconds - done_at > KEPT_SECONDS:
+            self.comparison = None
 
     def decide(self, turn: Turn) -> MetaUpdate | None:
         """A slice of the snapshot, if there is one; with the last, the snapshot's mark."""
+        if self.comparison is not None and self.comparison.looking:
+            self.comparison.slice(turn, self._open_records)
         applying = self._applying
         if applying is None:
             return None
@@ -178,14 +159,17 @@ class Backend:
             self._applying = None
             self._pull_failed(f"local: {detail}", now)
 
-    def next_deadline(self) -> float | None:
+    def next_deadline(self, now: Instant) -> float | None:
         deadlines = [self._sync.next_deadline()]
-        if not self._sync.busy and self._applying is None:
+        if not self._sync.busy and not self.applying:
             if self._pull_wanted:
-                deadlines.append(self._sync.not_before(pull=True))
+                deadlines.append(self._may_at(now, pull=True))
             if self._may_report():
-                deadlines.append(self._sync.not_before(pull=False))
+                deadlines.append(max(self._backlog_until, self._may_at(now, pull=False)))
         return min((d for d in deadlines if d is not None), default=None)
+
+    def _may_at(self, now: Instant, *, pull: bool) -> float:
+        return now.monotonic_seconds + self._sync.backoff.wait_seconds(pull=pull, now=now)
 
     def abandon(self) -> None:
         self._sync.abandon()
@@ -193,7 +177,7 @@ class Backend:
 
     def view(self, next_poll_seconds: float | None, now: Instant) -> BackendView:
         progress = self.progress
-        retry_seconds = max(0.0, self._sync.not_before(pull=True) - now.monotonic_seconds)
+        retry_seconds = self._sync.backoff.wait_seconds(pull=True, now=now)
         next_pull_in_seconds = retry_seconds if self._pull_wanted else next_poll_seconds
         return BackendView(
             kind=self.settings.kind,
@@ -212,9 +196,13 @@ class Backend:
 
     def _begin(self, now: Instant) -> None:
         """Begin what is wanted, if nothing is under way: reports wait for no pull."""
-        if self._applying is not None or self._sync.busy:
+        if self.applying or self._sync.busy:
             return
-        if self._pull_wanted and self._sync.may(pull=True, now=now):
+        if self.comparison is not None and self.comparison.wanted:
+            self.comparison.pulling = True
+            self._pulling_from = self._source()
+            self._sync.pull(now, etag="", digest="")
+        elif self._pull_wanted and self._sync.may(pull=True, now=now):
             self._pull_wanted = False
             self._pulling_from = self._source()
             if self.asked is not None:
@@ -225,7 +213,8 @@ class Backend:
                 now, etag=meta.etag if known else "", digest=meta.digest if known else ""
             )
         elif self._may_report() and self._sync.may(pull=False, now=now):
-            self._report(now)
+            if now.monotonic_seconds >= self._backlog_until:
+                self._report(now)
         elif self.asked and not self.asked.done and self.asked.pulled:
             self._finish_asked()
 
@@ -242,10 +231,17 @@ class Backend:
         self._in_flight = {
             report.key: sequence for report, (sequence, _) in zip(reports, pending, strict=True)
         }
+        asked = self.asked is not None and not self.asked.done
+        if self._db.outbox_depth > len(reports) and not asked:
+            self._backlog_until = now.monotonic_seconds + BACKLOG_PAUSE_SECONDS
         self._sync.report(reports, now)
 
     def _heard(self, outcome: Outcome, now: Instant) -> None:
+        comparison = self.comparison
+        compares = comparison is not None and comparison.pulling
         match outcome:
+            case PullDone() | Failed(pull=True) if comparison is not None and compares:
+                self._heard_to_compare(comparison, outcome, now)
             case PullDone() if self._pulling_from != self._source():
                 self._pull_wanted = True  # reloaded meanwhile: another backend's answer
             case PullDone(None):
@@ -259,7 +255,18 @@ class Backend:
                 if pull:
                     self._pull_failed(message, now)
                 else:
-                    self._report_failed(message)
+                    self._report_failed(message, cannot=kind is ErrorKind.NO_REPORTS)
+
+    def _heard_to_compare(
+        self, comparison: Comparison, outcome: PullDone | Failed, now: Instant
+    ) -> None:
+        if isinstance(outcome, Failed):
+            why = f"cannot pull: {outcome.kind.value}: {outcome.detail}"
+            comparison.failed(why, now.monotonic_seconds)
+        elif self._pulling_from != self._source() or outcome.snapshot is None:
+            comparison.failed("cannot compare: reloaded meanwhile", now.monotonic_seconds)
+        else:
+            comparison.pulled(outcome.snapshot)
 
     def _open_records(self, cursor: str) -> tuple[list[Record], str]:
         return self._db.open_page(cursor, OPEN_RECORDS_PER_TURN_MAX)
@@ -290,6 +297,10 @@ class Backend:
             log.info("Pulls succeed again", extra={"event": "pull-recovered"})
         progress.last_pull_us = progress.last_success_us = now.wall_us
         progress.last_ok, progress.last_error = True, None
+        # From now on, a first failure is followed by a retry when, on average, a poll would
+        # have come. Until now every second counted.
+        twice = 2 * self.settings.poll_interval_seconds
+        self._sync.backoff.pull_base_seconds = max(RETRY_BASE_SECONDS, twice)
         if self.asked is not None and self.asked.begun and not self.asked.done:
             self.asked.pulled = True
             self.asked.counts = self._counts(applied)
@@ -330,7 +341,7 @@ class Backend:
             if error.fatal:
                 raise
             # They stay pending and are told again: their keys make that harmless (S18).
-            self._sync.back_off(pull=False, now=now)
+            self._sync.backoff.failed(pull=False, now=now)
             self._report_failed(f"local: {error}")
             return
         if self.asked is not None and not self.asked.done:
@@ -346,11 +357,14 @@ class Backend:
         if not taken:
             self._report_failed(self.progress.last_report_error or "no report was taken")
 
-    def _report_failed(self, message: str) -> None:
+    def _report_failed(self, message: str, *, cannot: bool = False) -> None:
+        """`cannot`: this backend takes none at all, which is no failure of a `sync`."""
         if self.progress.last_report_error != message:
             log.warning("Cannot report: %s", message, extra={"event": "report-failed"})
         self.progress.last_report_error = message
-        if self.asked is not None and not self.asked.done:
+        if cannot:
+            self._finish_asked()
+        elif self.asked is not None and not self.asked.done:
             self.asked.error = f"cannot report: {message}"
             self.asked.done = True
 

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 from . import environment, storefile
-from .examination import Examination, examine
+from .examination import examine
 from .storefile import StoreError
 
 KEPT = 2
+_MAKING = ".making-"
 
 
 def generations(backups: Path) -> list[Path]:
@@ -23,7 +24,9 @@ def make(place: Path, directory: Path, *, live: bool) -> Path:
     """Copy the store in `place` into `directory`, which is made; the file it is in then. One
     that is there gives way at the end, to a good one only. Raises `StoreError`, `OSError`."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    temporary = directory / f".making-{os.getpid()}"
+    storefile.sync(directory.parent)
+    storefile.remove_left(directory, _MAKING)
+    temporary = directory / f"{_MAKING}{os.getpid()}"
     storefile.remove(temporary)
     temporary.mkdir(mode=0o700)
     try:
@@ -43,7 +46,9 @@ def copy_into(place: Path, directory: Path, *, live: bool) -> None:
     made = directory / "data.mdb"
     made.chmod(0o600)
     storefile.sync(made)
-    _refuse(examine(directory), directory)
+    found = examine(directory)
+    if not found.usable:
+        raise StoreError(f"cannot use the copy in {directory}: {found.detail}")
 
 
 def make_own(place: Path, backups: Path, *, live: bool) -> Path:
@@ -59,8 +64,3 @@ def make_own(place: Path, backups: Path, *, live: bool) -> Path:
     for old in generations(backups)[:-KEPT]:
         storefile.remove(old)
     return backups / str(number)
-
-
-def _refuse(found: Examination, directory: Path) -> None:
-    if not found.usable:
-        raise StoreError(f"cannot use the copy in {directory}: {found.detail}")

@@ -1,8 +1,9 @@
 """Reads the clocks once a turn, and judges whether the wall clock can be believed (S19).
 
 The wall clock is *untrusted* while it reads earlier than this version was made or than
-the highest time a trusted clock has shown; unless the kernel calls it synchronised, which
-settles the matter either way. What follows from that is the core's business.
+the highest time a trusted clock has shown, and, where that is asked for, while the kernel
+has never called it synchronised since this daemon began. A clock that the kernel calls
+synchronised now is trusted whatever it reads. What follows is the core's business.
 """
 
 import logging
@@ -36,17 +37,26 @@ class Clock:
     """`mark_us` is the highest time that a trusted clock has shown, kept in daemonDB.
 
     An untrusted clock holds decisions back for at most `wait_seconds` from now on.
+    `must_synchronise`: what only looks right is not trusted either.
     """
 
     def __init__(
-        self, *, mark_us: int, wait_seconds: float, readings: Readings | None = None
+        self,
+        *,
+        mark_us: int,
+        wait_seconds: float,
+        must_synchronise: bool = False,
+        readings: Readings | None = None,
     ) -> None:
         self.mark_us = mark_us
         self.stepped = False
+        self._must_synchronise = must_synchronise
+        self._was_synchronised = False
         self._readings = readings or Readings()
         self._wait_ends = self._readings.boot_seconds() + wait_seconds
         self._offset_seconds: float | None = None
         self._trusted: bool | None = None
+        self._why_not = ""
 
     def read(self) -> Instant:
         """The time of this turn; `stepped` tells whether windows must be looked up again."""
@@ -54,7 +64,7 @@ class Clock:
         wall_us = max(0, self._readings.wall_us())
         self.stepped = self._notice_step(wall_us, boot_seconds)
         trusted = self._judge(wall_us, boot_seconds)
-        return Instant(wall_us, self.monotonic_seconds(), boot_seconds, trusted)
+        return Instant(wall_us, self.monotonic_seconds(), boot_seconds, trusted, self.trusted)
 
     def monotonic_seconds(self) -> float:
         return self._readings.monotonic_seconds()
@@ -73,7 +83,7 @@ class Clock:
         """Why the clock is not trusted, for people; "" while it is."""
         if self._trusted is not False:
             return ""
-        return f"reads earlier than {format_instant(max(self.mark_us, RELEASED_US))}"
+        return self._why_not
 
     def _notice_step(self, wall_us: int, boot_seconds: float) -> bool:
         offset = wall_us / SECOND_US - boot_seconds
@@ -89,10 +99,18 @@ class Clock:
         return True
 
     def _judge(self, wall_us: int, boot_seconds: float) -> bool:
-        plausible = wall_us >= max(self.mark_us, RELEASED_US)
-        believed = plausible or self._readings.synchronised()
+        earliest_us = max(self.mark_us, RELEASED_US)
+        plausible = wall_us >= earliest_us
+        settled = self._was_synchronised or not self._must_synchronise
+        synchronised = not (plausible and settled) and self._readings.synchronised()
+        self._was_synchronised |= synchronised
+        believed = synchronised or (plausible and settled)
         if believed:
             self.mark_us = wall_us
+        elif plausible:
+            self._why_not = "was never synchronised since the daemon began"
+        else:
+            self._why_not = f"reads earlier than {format_instant(earliest_us)}"
         if believed is not self._trusted:
             self._tell(believed, wall_us)
             self.stepped = self._trusted is not None
@@ -102,9 +120,9 @@ class Clock:
     def _tell(self, believed: bool, wall_us: int) -> None:
         if not believed:
             log.warning(
-                "The wall clock is not trusted: it reads %s, which is before %s",
+                "The wall clock is not trusted: it reads %s, and %s",
                 format_instant(wall_us),
-                format_instant(max(self.mark_us, RELEASED_US)),
+                self._why_not,
                 extra={"event": "clock-untrusted"},
             )
         elif self._trusted is False:

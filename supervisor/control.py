@@ -9,9 +9,9 @@ the `Desk`'s part.
 import logging
 import os
 import pwd
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from typing import Protocol, TypeAlias, assert_never
 
 from .. import __version__
 from ..ipc.control import (
@@ -20,20 +20,30 @@ from ..ipc.control import (
     AcknowledgeIncidents,
     ActionIs,
     ActionsAre,
-    ActionView,
     Answer,
     Call,
+    Compare,
+    Compared,
+    DifferencesAre,
+    Dropped,
+    DropReports,
     EventsAre,
+    Flushed,
+    FlushReports,
     GetStatus,
     ListActions,
+    ListDifferences,
+    ListReports,
     LogChunk,
     Ping,
     Pong,
+    Progress,
     ReadEvents,
     ReadLog,
     RefusalKind,
     Refused,
     Reply,
+    ReportsAre,
     ShowAction,
     Shutdown,
     ShuttingDown,
@@ -44,8 +54,10 @@ from ..ipc.control import (
     Synced,
 )
 from ..ipc.sockets import Peer, ProtocolError, Server
-from .backend import SyncAsked
+from ..ipc.views import ActionView
+from .comparing import Comparison
 from .core.model import Instant
+from .syncs import SyncAsked
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +65,8 @@ REQUESTS_PER_TURN_MAX = 50
 #: Clients that wait for an event, a stop or a sync; one more is refused.
 WAITING_MAX = 64
 EVENTS_WAIT_SECONDS_MAX = 10.0
+#: Who wants to see how a sync goes is told so often.
+PROGRESS_SECONDS = 0.3
 #: What INTERFACE grants `stop` and `shutdown` beyond the grace, `sync` beyond the time-out.
 BOUND_MARGIN_SECONDS = 10.0
 
@@ -71,18 +85,34 @@ class Desk(Protocol):
     def sync_bound_seconds(self) -> float: ...
     def ask_shutdown(self) -> float: ...
     def acknowledge(self) -> Acknowledged | Refused: ...
+    def reports(self, request: ListReports) -> ReportsAre: ...
+    def flush_reports(self) -> int | Refused: ...
+    def ask_report(self) -> SyncAsked: ...
+    def ask_comparison(self) -> Comparison: ...
+    def differences(self, request: ListDifferences) -> DifferencesAre | Refused: ...
+    def progress(self) -> Progress | None: ...
+    def drop_reports(self, request: DropReports) -> Dropped | Refused: ...
+
+
+#: What needs the right to act. Everything else only looks.
+Acting: TypeAlias = (
+    Sync | Compare | StopAction | FlushReports | DropReports | AcknowledgeIncidents | Shutdown
+)
+Ready: TypeAlias = Callable[[Instant], Answer | None]
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A client whose answer comes later."""
+    """A client whose answer comes later: when `ready` has one, or never, after `until`.
+
+    `tell_at` is when it is told next how far things are; None for one that did not ask.
+    """
 
     routing_id: bytes
     number: int
     until: float
-    stop_id: str | None = None
-    sync: SyncAsked | None = None
-    events_after: int | None = None
+    ready: Ready
+    tell_at: float | None = None
 
 
 class Control:
@@ -110,22 +140,29 @@ class Control:
         """After a turn: tell those whose wait is over."""
         still: list[_Waiting] = []
         for waiting in self._waiting:
-            answer = self._ready(waiting, now)
+            answer = waiting.ready(now)
             if answer is None and now.monotonic_seconds < waiting.until:
                 still.append(waiting)
+                self._tell_progress(waiting, now)
             elif answer is not None:
                 self._reply(waiting.routing_id, waiting.number, answer)
         self._waiting = still
+
+    def _tell_progress(self, waiting: _Waiting, now: Instant) -> None:
+        if waiting.tell_at is None or now.monotonic_seconds < waiting.tell_at:
+            return
+        progress = self._desk.progress()
+        if progress is not None:
+            waiting.tell_at = now.monotonic_seconds + PROGRESS_SECONDS
+            self._reply(waiting.routing_id, waiting.number, progress)
 
     def next_deadline(self) -> float | None:
         return min((waiting.until for waiting in self._waiting), default=None)
 
     def _answer(self, peer: Peer, call: Call, now: Instant) -> Answer | None:
         request, desk = call.request, self._desk
-        acts = isinstance(request, Sync | StopAction | Shutdown | AcknowledgeIncidents)
-        if acts and not self._may_act(peer):
-            log.warning("Refused %s to uid %d", type(request).__name__, peer.uid)
-            return Refused(RefusalKind.NOT_PERMITTED, f"uid {peer.uid} may look, but not act")
+        if isinstance(request, Acting):
+            return self._act(peer, call.number, request, now)
         match request:
             case Ping():
                 return Pong(os.getpid(), __version__)
@@ -137,59 +174,118 @@ class Control:
                 return desk.action(action_id) or _no_such(action_id)
             case ReadLog():
                 return desk.log(request)
+            case ListReports():
+                return desk.reports(request)
+            case ListDifferences():
+                return desk.differences(request)
             case ReadEvents():
                 return self._events(peer, call.number, request, now)
-            case Sync() | StopAction():
-                return self._begin(peer, call.number, request, now)
-            case AcknowledgeIncidents():
-                log.info("uid %d has seen what happened to daemonDB", peer.uid)
-                return desk.acknowledge()
-            case Shutdown():
-                log.info("Shutdown asked by uid %d", peer.uid, extra={"event": "shutdown-asked"})
-                return ShuttingDown(os.getpid(), desk.ask_shutdown() + BOUND_MARGIN_SECONDS / 2)
         assert_never(request)
 
-    def _begin(
-        self, peer: Peer, number: int, request: Sync | StopAction, now: Instant
-    ) -> Answer | None:
-        if len(self._waiting) >= WAITING_MAX:
-            return Refused(RefusalKind.FAILED, "too many clients wait already")
-        if isinstance(request, StopAction):
-            bound = self._desk.stop_bound_seconds(request.id)
-            if isinstance(bound, Refused):
-                return bound
-            log.info("Stop of %s asked by uid %d", request.id, peer.uid, extra={"id": request.id})
-            self._desk.ask_stop(request.id)
-            waiting = _Waiting(peer.routing_id, number, 0.0, stop_id=request.id)
-        else:
-            bound = self._desk.sync_bound_seconds()
-            asked = self._desk.ask_sync()
-            if not request.wait:
-                return Synced(asked.counts)
-            waiting = _Waiting(peer.routing_id, number, 0.0, sync=asked)
-        # The run goes on stopping when nobody waits any more: only the answer is dropped.
-        waiting.until = now.monotonic_seconds + 10 * bound
-        self._waiting.append(waiting)
-        return Accepted(bound)
+    def _act(self, peer: Peer, number: int, request: Acting, now: Instant) -> Answer | None:
+        if not self._may_act(peer):
+            log.warning("Refused %s to uid %d", type(request).__name__, peer.uid)
+            return Refused(RefusalKind.NOT_PERMITTED, f"uid {peer.uid} may look, but not act")
+        log.info("Asked by uid %d: %.200r", peer.uid, request, extra={"event": "asked"})
+        match request:
+            case Sync():
+                return self._sync(peer, number, request, now)
+            case Compare():
+                return self._compare(peer, number, now)
+            case FlushReports():
+                return self._flush(peer, number, now)
+            case StopAction(action_id):
+                return self._stop(peer, number, action_id, now)
+            case DropReports():
+                return self._desk.drop_reports(request)
+            case AcknowledgeIncidents():
+                return self._desk.acknowledge()
+            case Shutdown():
+                bound = self._desk.ask_shutdown() + BOUND_MARGIN_SECONDS / 2
+                return ShuttingDown(os.getpid(), bound)
+        assert_never(request)
+
+    # --- what takes time ----------------------------------------------------------------
+
+    def _sync(self, peer: Peer, number: int, request: Sync, now: Instant) -> Answer:
+        if self._crowded:
+            return _CROWDED
+        asked = self._desk.ask_sync()
+        if not request.wait:
+            return Synced(asked.counts)
+
+        def ready(_: Instant) -> Answer | None:
+            return Synced(asked.counts, asked.error) if asked.done else None
+
+        accepted = self._accept(peer, number, now, self._desk.sync_bound_seconds(), ready)
+        self._waiting[-1].tell_at = 0.0 if request.progress else None
+        return accepted
+
+    def _compare(self, peer: Peer, number: int, now: Instant) -> Answer:
+        if self._crowded:
+            return _CROWDED
+        made = self._desk.ask_comparison()
+
+        def ready(_: Instant) -> Answer | None:
+            found = Compared(made.number, len(made.different), made.set_aside, made.error)
+            return found if made.done else None
+
+        return self._accept(peer, number, now, self._desk.sync_bound_seconds(), ready)
+
+    def _flush(self, peer: Peer, number: int, now: Instant) -> Answer:
+        if self._crowded:
+            return _CROWDED
+        flushed = self._desk.flush_reports()
+        if isinstance(flushed, Refused):
+            return flushed
+        asked = self._desk.ask_report()
+
+        def ready(_: Instant) -> Answer | None:
+            done = asked.done
+            return Flushed(flushed, asked.counts.reported, asked.error) if done else None
+
+        return self._accept(peer, number, now, self._desk.sync_bound_seconds(), ready)
+
+    def _stop(self, peer: Peer, number: int, action_id: str, now: Instant) -> Answer:
+        if self._crowded:
+            return _CROWDED
+        bound = self._desk.stop_bound_seconds(action_id)
+        if isinstance(bound, Refused):
+            return bound
+        self._desk.ask_stop(action_id)
+
+        def ready(_: Instant) -> Answer | None:
+            found = self._desk.action(action_id)
+            return Stopped(found.action) if found and _is_done(found.action) else None
+
+        return self._accept(peer, number, now, bound, ready)
 
     def _events(self, peer: Peer, number: int, request: ReadEvents, now: Instant) -> Answer | None:
         events = self._desk.events(request.after)
-        if events.events or not request.wait or len(self._waiting) >= WAITING_MAX:
+        if events.events or not request.wait or self._crowded:
             return events
         until = now.monotonic_seconds + EVENTS_WAIT_SECONDS_MAX
-        self._waiting.append(_Waiting(peer.routing_id, number, until, events_after=request.after))
+
+        def ready(then: Instant) -> Answer | None:
+            events = self._desk.events(request.after)
+            return events if events.events or then.monotonic_seconds >= until else None
+
+        self._waiting.append(_Waiting(peer.routing_id, number, until, ready))
         return None
 
-    def _ready(self, waiting: _Waiting, now: Instant) -> Answer | None:
-        if waiting.stop_id is not None:
-            found = self._desk.action(waiting.stop_id)
-            return Stopped(found.action) if found and _is_done(found.action) else None
-        if waiting.sync is not None:
-            done = waiting.sync.done
-            return Synced(waiting.sync.counts, waiting.sync.error) if done else None
-        assert waiting.events_after is not None
-        events = self._desk.events(waiting.events_after)
-        return events if events.events or now.monotonic_seconds >= waiting.until else None
+    @property
+    def _crowded(self) -> bool:
+        return len(self._waiting) >= WAITING_MAX
+
+    def _accept(
+        self, peer: Peer, number: int, now: Instant, bound: float, ready: Ready
+    ) -> Accepted:
+        # What was asked for goes on when nobody waits any more: only the answer is dropped.
+        until = now.monotonic_seconds + 10 * bound
+        self._waiting.append(_Waiting(peer.routing_id, number, until, ready))
+        return Accepted(bound)
+
+    # --- peers --------------------------------------------------------------------------
 
     def _may_act(self, peer: Peer) -> bool:
         if peer.uid in (0, os.geteuid()) or str(peer.uid) in self._operators:
@@ -210,6 +306,9 @@ class Control:
     def _reply(self, routing_id: bytes, number: int, answer: Answer) -> None:
         if not self._server.send(routing_id, Reply(number, answer)):
             log.debug("Dropped an answer: its client has left")
+
+
+_CROWDED = Refused(RefusalKind.FAILED, "too many clients wait already")
 
 
 def _is_done(action: ActionView) -> bool:

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import logging
 import os
-import random
 import signal
 import sys
 import time
@@ -24,10 +23,11 @@ from ..ipc.messages import FromSynchroniser, FromWorker, ToSynchroniser, ToWorke
 from ..ipc.places import DEFAULT_CONFIG, Runtime
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.identity import make_directories
-from ..workers.linux import become_subreaper, raise_open_files
+from ..workers.linux import become_subreaper, open_clock_set_timer, raise_open_files
 from ..workers.spawn import Zygote
-from . import incidents, logs, preflight
-from .backend import Backend, address
+from . import logs, preflight
+from .backend import Backend
+from .backoff import Backoff
 from .children import Children
 from .clock import Clock
 from .control import Control
@@ -40,7 +40,8 @@ from .locks import AlreadyRunningError, DirectoryLock
 from .loop import Loop, Parts
 from .opening import open_store
 from .pool import Pool
-from .rules import live_run, rules_of
+from .rounds import Rounds
+from .rules import address, live_run, rules_of
 from .servicemanager import ServiceManager
 from .settings import Settings, SettingsError, load, needs_restart
 from .sweep import Leftovers
@@ -50,12 +51,6 @@ from .upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 EXIT_STOPPED, EXIT_ERROR, EXIT_SETTINGS, EXIT_ALREADY_RUNNING, EXIT_STORE = range(5)
-
-HOUSEKEEPING_SECONDS = 3600.0
-BACKUP_LOOK_SECONDS = 60.0
-DAY_SECONDS = 86_400.0
-#: A host that has been up for so long did not just boot: its first pull is not delayed.
-JUST_BOOTED_SECONDS = 600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -141,14 +136,15 @@ class Daemon:
         loop = self._loop(base)
         recover_runs(loop, base.leftovers)
         self._open_control(loop, base)
-        self._take_duties(loop)
+        rounds = Rounds(loop, self.manager)
+        rounds.begin(self.settings)
         loop.turn()
         log.info("Ready", extra={"event": "ready", "version": __version__})
-        self.manager.ready(_fares(loop))
+        self.manager.ready(rounds.fares())
         while not loop.finished:
             loop.turn()
             if loop.reload_wanted:
-                self._reload(loop)
+                self._reload(loop, rounds)
             if loop.leaving is not None and not loop.leaving.told:
                 loop.leaving.told = True
                 self.manager.stopping(loop.leaving.bound_seconds)
@@ -190,6 +186,17 @@ class Daemon:
         self._opened.callback(signal.set_wakeup_fd, -1)
         return reader
 
+    def _clock_set(self) -> int | None:
+        """Wakes the loop when the wall clock is set; without it a step is seen at the next
+        turn, which is at most half a minute later."""
+        try:
+            descriptor = open_clock_set_timer()
+        except OSError as error:
+            log.warning("Steps of the clock will be seen late: %s", error)
+            return None
+        self._opened.callback(os.close, descriptor)
+        return descriptor
+
     def _children(self, runtime: Runtime, instance: str) -> Children:
         """The lifeline: only this process holds its write end, so that its end, however
         it comes about, is seen by every worker (law 11)."""
@@ -226,13 +233,18 @@ class Daemon:
         )
         self._opened.callback(exchanges.close)
         clock = Clock(
-            mark_us=base.db.meta.clock_mark_us, wait_seconds=settings.daemon.clock_wait_seconds
+            mark_us=base.db.meta.clock_mark_us,
+            wait_seconds=settings.daemon.clock_wait_seconds,
+            must_synchronise=settings.daemon.clock_must_sync,
         )
         now = clock.read()
         base.children.start(now.monotonic_seconds)
         judge = JudgeClock(now.monotonic_seconds)
         pool = Pool(workers, base.children, base.leftovers, judge)
-        synchronisation = Synchronisation(exchanges, base.children, address(settings.backend))
+        backoff = Backoff(base.runtime.backoff, now)
+        synchronisation = Synchronisation(
+            exchanges, base.children, address(settings.backend), backoff
+        )
         upkeep = Upkeep(base.db, base.children, settings.daemon)
         self._opened.callback(upkeep.close)
         parts = Parts(
@@ -245,6 +257,7 @@ class Daemon:
             duties=Duties(now.boot_seconds),
             poller=Poller(),
             wakeup=base.wakeup,
+            clock_set=self._clock_set(),
             make_run=lambda record, at: live_run(
                 record, at, self.settings, instance=base.leftovers.instance
             ),
@@ -252,6 +265,8 @@ class Daemon:
         )
         for readable in (workers, exchanges, base.children.fileno(), base.wakeup):
             parts.poller.watch(readable)
+        if parts.clock_set is not None:
+            parts.poller.watch(parts.clock_set)
         return Loop(parts, settings, rules_of(settings, base.db.meta.generation))
 
     def _open_control(self, loop: Loop, base: _Foundation) -> None:
@@ -265,40 +280,9 @@ class Daemon:
         loop.control = Control(server, desk, self.settings.control.operators)
         loop.parts.poller.watch(server)
 
-    def _take_duties(self, loop: Loop) -> None:
-        self._plan_duties(loop)
-        splay = self.settings.backend.start_splay_seconds
-        booted = loop.now.boot_seconds < JUST_BOOTED_SECONDS
-        delay = random.uniform(0.0, splay) if booted else 0.0
-        if delay:
-            loop.parts.duties.once(delay, "first pull", loop.parts.backend.want_pull)
-        else:
-            loop.parts.backend.want_pull()
-
-    def _plan_duties(self, loop: Loop) -> None:
-        duties = loop.parts.duties
-        duties.clear()
-        duties.every(
-            self.settings.backend.poll_interval_seconds, "pull", loop.parts.backend.want_pull
-        )
-        duties.every(HOUSEKEEPING_SECONDS, "housekeeping", lambda: self._keep_house(loop))
-        daemon, upkeep = self.settings.daemon, loop.parts.upkeep
-        old = min(HOUSEKEEPING_SECONDS, max(1.0, daemon.retention_seconds / 10))
-        duties.every(old, "old actions", upkeep.look_for_old)
-        if daemon.backup_interval_seconds:
-            look = min(BACKUP_LOOK_SECONDS, daemon.backup_interval_seconds)
-            duties.every(look, "backup", lambda: upkeep.back_up_if_due(loop.now))
-        duties.every(DAY_SECONDS, "clock mark", loop.write_mark)
-        if self.manager.watchdog_seconds:
-            duties.every(self.manager.watchdog_seconds / 2, "watchdog", self.manager.alive)
-
-    def _keep_house(self, loop: Loop) -> None:
-        loop.parts.db.check_readers()
-        self.manager.status(_fares(loop))
-
     # --- reload and stop ----------------------------------------------------------------
 
-    def _reload(self, loop: Loop) -> None:
+    def _reload(self, loop: Loop, rounds: Rounds) -> None:
         """All or nothing: an invalid file changes nothing."""
         loop.reload_wanted = False
         self.manager.reloading()
@@ -308,16 +292,15 @@ class Daemon:
         except SettingsError as error:
             log.error("Not reloaded: %s", error, extra={"event": "reload-refused"})
         else:
-            self._apply(loop, new)
-        self.manager.ready(_fares(loop))
+            self._apply(loop, rounds, new)
+        self.manager.ready(rounds.fares())
 
-    def _apply(self, loop: Loop, new: Settings) -> None:
+    def _apply(self, loop: Loop, rounds: Rounds, new: Settings) -> None:
         kept = needs_restart(self.settings, new)
         for key in kept:
             log.warning("%s needs a restart to change", key, extra={"event": "needs-restart"})
         if kept:
             new = new.without_restart(self.settings)
-        replan = _intervals(new) != _intervals(self.settings)
         self.settings = new
         loop.settings = new
         loop.rules = rules_of(new, loop.rules.generation)
@@ -325,8 +308,7 @@ class Daemon:
         loop.parts.upkeep.settings = new.daemon
         if loop.control is not None:
             loop.control.permit(new.control.operators)
-        if replan:
-            self._plan_duties(loop)
+        rounds.replan(new)
         log.info("Reloaded %s", new.source, extra={"event": "reloaded"})
 
     def _leave(self, loop: Loop) -> None:
@@ -363,17 +345,3 @@ def recover_runs(loop: Loop, leftovers: Leftovers) -> None:
             change.after.reason,
             extra={"event": "recovered", "id": change.after.action.id},
         )
-
-
-def _intervals(settings: Settings) -> tuple[float, ...]:
-    """What duties are planned by."""
-    daemon = settings.daemon
-    interval = settings.backend.poll_interval_seconds
-    return (interval, daemon.retention_seconds, daemon.backup_interval_seconds)
-
-
-def _fares(loop: Loop) -> str:
-    """For the service manager: what a person would ask first."""
-    db = loop.parts.db
-    happened = incidents.read(db.place)
-    return "; ".join([db.counts_line(), *(f"daemonDB: {one.detail}" for one in happened[-1:])])

@@ -27,6 +27,7 @@ from .environment import Environment, Room
 from .history import Event, History
 from .outbox import OUTBOX_ROWS_MAX, Outbox
 from .records import STATUSES, action_key, edge_key
+from .reports import Reports
 from .salvage import Salvage
 from .storefile import StoreError, StoreErrorKind
 from .storemeta import Meta, MetaUpdate
@@ -90,6 +91,7 @@ class DaemonDB:
         self._ended = EndedRows(tables, self._damage)
         self._history = History(tables, self._damage)
         self._outbox = Outbox(tables, self._damage, outbox_rows_max)
+        self.reports = Reports(self._outbox, self._read, self._write)
         self._known = self._write(self._look_through)
 
     @classmethod
@@ -321,11 +323,6 @@ class DaemonDB:
         return self._read(self._outbox.oldest_us)
 
     @property
-    def outbox_refused(self) -> int:
-        """Reports set aside after too many refusals; the newest thousand are kept."""
-        return self._read(self._outbox.refused)
-
-    @property
     def outbox_dropped(self) -> int:
         """Reports dropped beyond the bound of the outbox since the store was made."""
         return self.meta.outbox_dropped
@@ -359,26 +356,26 @@ class DaemonDB:
 
     # --- after damage -------------------------------------------------------------------
 
-    def put_aside(self, damaged: Sequence[tuple[str, bytes]]) -> None:
-        """Move values that cannot be read, by table and key, to where nobody counts on them;
-        what depends on them goes along."""
-        self._known = self._write(lambda txn: self._put_aside(txn, damaged))
+    def put_aside(self, damaged: Sequence[tuple[str, bytes]], *, now_us: int) -> None:
+        """Move values that cannot be read, by table and key, to where nobody counts on them."""
 
-    def _put_aside(self, txn: Transaction, damaged: Sequence[tuple[str, bytes]]) -> _Known:
-        salvage.put_aside(txn, self._tables, damaged)
-        indexes.make_anew(txn, self._tables, self._ended, self._outbox)
-        return self._look_through(txn)
+        def work(txn: Transaction) -> _Known:
+            salvage.put_aside(txn, self._tables, damaged, now_us=now_us)
+            return self._made_anew(txn)
+
+        self._known = self._write(work)
 
     def adopt(self, saved: Salvage, *, now_us: int) -> None:
-        """Take in what could be read of a store that this one takes the place of. It is a
-        new generation from then on (S18), and has applied no snapshot."""
-        self._known = self._write(lambda txn: self._adopt(txn, saved, now_us))
+        """Take in what could be read of a store that this one takes the place of."""
 
-    def _adopt(self, txn: Transaction, saved: Salvage, now_us: int) -> _Known:
-        salvage.merge(txn, self._tables, saved)
+        def work(txn: Transaction) -> _Known:
+            salvage.adopt(txn, self._tables, saved, now_us=now_us)
+            return self._made_anew(txn)
+
+        self._known = self._write(work)
+
+    def _made_anew(self, txn: Transaction) -> _Known:
         indexes.make_anew(txn, self._tables, self._ended, self._outbox)
-        last = self._history.last_sequence(txn)
-        storemeta.renew(txn, self._tables, last=last, whole=saved.whole("events"), now_us=now_us)
         return self._look_through(txn)
 
     # --- transactions -------------------------------------------------------------------

@@ -9,33 +9,38 @@ from ..ipc.control import (
     EVENTS_KEPT,
     LIST_PAGE_MAX,
     LOG_CHUNK_BYTES_MAX,
+    REPORTS_PAGE_MAX,
     RUNS_SHOWN_MAX,
     Acknowledged,
     ActionIs,
     ActionsAre,
-    ActionView,
-    ClockView,
-    DaemonView,
+    DifferencesAre,
+    Dropped,
+    DropReports,
     EventsAre,
     ListActions,
+    ListDifferences,
+    ListReports,
     LogChunk,
-    OutboxView,
+    Progress,
     ReadLog,
     RefusalKind,
     Refused,
+    ReportsAre,
     StatusIs,
-    StatusView,
-    StoreView,
 )
 from ..ipc.instants import format_instant, format_optional
+from ..ipc.views import ActionView, ClockView, DaemonView, OutboxView, StatusView, StoreView
 from ..workers.output import read_output
 from . import incidents
-from .backend import SyncAsked
+from .comparing import Comparison
 from .core.model import Instant, Null, Over, Record, RunRow, Waiting
 from .loop import Loop
 from .orders import output_path
-from .storefile import file_system
-from .views import action_view, event_view, incident_view, phase, run_view
+from .reporting import sequence_of
+from .storefile import StoreError, file_system
+from .syncs import SyncAsked
+from .views import action_view, event_view, incident_view, phase, report_view, run_view
 
 STOP_MARGIN_SECONDS = 10.0
 #: Of app names in one page of `list`; with one more action it still fits its frame.
@@ -74,7 +79,7 @@ class LoopDesk:
                     depth=parts.db.outbox_depth,
                     oldest_at=format_optional(parts.db.outbox_oldest_us),
                     dropped=parts.db.outbox_dropped,
-                    refused=parts.db.outbox_refused,
+                    refused=parts.db.reports.refused,
                 ),
                 clock=ClockView(parts.clock.trusted, parts.clock.detail),
                 containment=self._containment,
@@ -195,6 +200,26 @@ class LoopDesk:
         events = self._loop.parts.db.events(after)[-EVENTS_KEPT:]
         return EventsAre(tuple(event_view(sequence, change) for sequence, change in events))
 
+    def reports(self, request: ListReports) -> ReportsAre:
+        db, aside = self._loop.parts.db, request.set_aside
+        rows, cursor = db.reports.page(
+            set_aside=aside, after=request.cursor, limit=REPORTS_PAGE_MAX
+        )
+        views = [report_view(db.meta.generation, n, row, set_aside=aside) for n, row in rows]
+        return ReportsAre(tuple(views), cursor)
+
+    def differences(self, request: ListDifferences) -> DifferencesAre | Refused:
+        made = self._loop.parts.backend.comparison
+        if made is None or not made.done or made.number != request.number:
+            detail = "cannot go on with the differences: what was compared is not held any more"
+            return Refused(RefusalKind.CONFLICT, detail)
+        views, cursor = made.page(request.cursor, self._loop.parts.db.read)
+        return DifferencesAre(tuple(views), cursor)
+
+    def progress(self) -> Progress | None:
+        share = self._loop.parts.backend.share_applied()
+        return None if share is None else Progress(*share)
+
     # --- acting -------------------------------------------------------------------------
 
     def stop_bound_seconds(self, action_id: str) -> float | Refused:
@@ -221,6 +246,34 @@ class LoopDesk:
     def sync_bound_seconds(self) -> float:
         return self._loop.settings.backend.timeout_seconds + STOP_MARGIN_SECONDS
 
+    def ask_comparison(self) -> Comparison:
+        return self._loop.parts.backend.ask_comparison()
+
+    def ask_report(self) -> SyncAsked:
+        return self._loop.parts.backend.ask_report()
+
+    def flush_reports(self) -> int | Refused:
+        try:
+            return self._loop.parts.db.reports.put_back()
+        except StoreError as error:
+            return _not_written(error)
+
+    def drop_reports(self, request: DropReports) -> Dropped | Refused:
+        db = self._loop.parts.db
+        numbers = {key: sequence_of(key, db.meta.generation) for key in request.keys}
+        known = {number: key for key, number in numbers.items() if number is not None}
+        try:
+            if not request.keys:
+                return Dropped(db.reports.drop_all())
+            strangers = [key for key in numbers if key not in known.values()]
+            missing = strangers or [known[number] for number in db.reports.drop(known)]
+        except StoreError as error:
+            return _not_written(error)
+        if missing:
+            detail = f"cannot drop the report {missing[0]!r}: none of that key is set aside"
+            return Refused(RefusalKind.FAILED, detail)
+        return Dropped(len(known))
+
     def acknowledge(self) -> Acknowledged | Refused:
         place = self._loop.parts.db.place
         seen = incidents.read(place)
@@ -232,3 +285,9 @@ class LoopDesk:
 
     def ask_shutdown(self) -> float:
         return self._loop.shut_down()
+
+
+def _not_written(error: StoreError) -> Refused:
+    if error.fatal:
+        raise error
+    return Refused(RefusalKind.FAILED, str(error))

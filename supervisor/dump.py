@@ -10,24 +10,16 @@ import msgspec
 from ..ipc.control import SCHEMA_VERSION
 from ..ipc.instants import format_optional
 from . import environment, storefile, storemeta
-from .core.model import RunRow, StatusChange
-from .ended import Ended
 from .environment import Environment
-from .outbox import Pending
-from .records import Codec, DamagedRecordError, decode_stored, join, number_of
-from .storemeta import Meta
+from .records import DamagedRecordError, decode_stored, join, number_of
+from .rows import CODECS, META_CODEC, check
+from .storefile import StoreError
+from .storemeta import META_KEY, Meta
 from .tables import Tables, Transaction, rows_from, scan
 
 Progress = Callable[[int, int], None]
 
 PROGRESS_ROWS = 1_000
-_CODECS: dict[str, Codec[Any]] = {
-    "runs": Codec(RunRow),
-    "events": Codec(StatusChange),
-    "outbox": Codec(Pending),
-    "refused": Codec(Pending),
-    "ended": Codec(Ended),
-}
 #: Tables whose keys begin with a number that says something.
 _NUMBERED = ("due", "ended", "events", "outbox", "refused")
 
@@ -42,7 +34,7 @@ def stats(env: Environment, place: Path) -> dict[str, Any]:
         rows = {name: _size(txn.stat(table), room.page_bytes) for name, table in there.items()}
         meta = _meta(txn, tables)
         oldest = {name: _oldest(txn, tables, name) for name in ("due", "ended", "events", "outbox")}
-        number = storemeta.read_format(txn, tables.meta)
+        number = _format(txn, tables, place)
     reached = (int(info["last_pgno"]) + 1) * room.page_bytes
     return {
         "directory": str(place.absolute()),
@@ -70,10 +62,11 @@ def _oldest(txn: Transaction, tables: Tables, name: str) -> str | None:
     rows = scan(txn, table, b"", 1) if table is not None else []
     if not rows:
         return None
-    if name in ("due", "ended"):
-        return format_optional(number_of(rows[0][0]))
     try:
-        value = _CODECS[name].decode(rows[0][1])
+        check(name, *rows[0])
+        if name in ("due", "ended"):
+            return format_optional(number_of(rows[0][0]))
+        value = CODECS[name].decode(rows[0][1])
     except DamagedRecordError:
         return None
     return format_optional(value.at_us if name == "events" else value.change.at_us)
@@ -86,7 +79,7 @@ def export(env: Environment, *, progress: Progress) -> Iterator[bytes]:
     with env.begin() as txn:
         there = [f.name for f in fields(Tables) if getattr(tables, f.name) is not None]
         rows = sum(txn.stat(getattr(tables, name))["entries"] for name in there)
-        number = storemeta.read_format(txn, tables.meta)
+        number = _format(txn, tables, Path(env.path()))
         yield _line({"schemaVersion": SCHEMA_VERSION, "format": number, "rows": rows})
         done = 0
         for name in there:
@@ -102,21 +95,21 @@ def export(env: Environment, *, progress: Progress) -> Iterator[bytes]:
 def _shown(txn: Transaction, tables: Tables, name: str, key: bytes, value: bytes) -> dict[str, Any]:
     """Actions whole: their long configuration is not shown a second time in `details`."""
     shown: dict[str, Any] = {"key": key.hex()}
-    if name in _NUMBERED:
-        shown["number"] = number_of(key)
     try:
+        check(name, key, value)
+        if name in _NUMBERED:
+            shown["number"] = number_of(key)
         match name:
             case "actions":
                 stored = decode_stored(value)
                 record = join(stored, txn.get(key, db=tables.details))
                 return shown | {"value": _named(record), "status": record.status}
             case "meta":
-                known = {} if key == b"format" else {"value": _META.decode(value)}
-                return shown | known
+                return shown | ({"value": META_CODEC.decode(value)} if key == META_KEY else {})
             case "due" | "details" | "damaged":
                 return shown | ({"bytes": value.hex()} if value else {})
             case _:
-                return shown | {"value": _named(_CODECS[name].decode(value))}
+                return shown | {"value": _named(CODECS[name].decode(value))}
     except DamagedRecordError as error:
         return shown | {"damaged": value.hex(), "error": str(error)}
 
@@ -128,15 +121,21 @@ def _named(value: Any) -> Any:
     return [_named(one) for one in value] if isinstance(value, tuple | list) else value
 
 
-_META: Codec[Meta] = Codec(Meta)
-
-
 def _meta(txn: Transaction, tables: Tables) -> Meta | None:
-    value = txn.get(b"store", db=tables.meta)
+    value = txn.get(META_KEY, db=tables.meta)
     try:
-        return None if value is None else _META.decode(value)
+        return None if value is None else META_CODEC.decode(value)
     except DamagedRecordError:
         return None
+
+
+def _format(txn: Transaction, tables: Tables, place: Path) -> int:
+    if tables.meta is None:
+        raise StoreError(f"cannot read {place}: what it holds is no daemonDB")
+    try:
+        return storemeta.read_format(txn, tables.meta)
+    except ValueError as error:
+        raise StoreError(f"cannot read {place}: {error}") from None
 
 
 def _tables(env: Environment) -> Tables:

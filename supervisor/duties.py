@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import schedule
 
+from .core.retry import poll_delay
 from .storefile import StoreError
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,27 @@ class Duties:
     def every(self, seconds: float, name: str, duty: Callable[[], None]) -> None:
         """Do `duty` every `seconds`, the first time that long from now."""
         self._plan(seconds, name, _guarded(name, duty))
+
+    def every_at_phase(
+        self,
+        seconds: float,
+        phase_seconds: float,
+        name: str,
+        duty: Callable[[], None],
+        *,
+        after_seconds: float = 0.0,
+    ) -> None:
+        """Do `duty` every `seconds`, each time the boot clock is at `phase_seconds` of them;
+        the first time later than `after_seconds` from now."""
+        guarded = _guarded(name, duty)
+
+        def do_and_plan() -> Any:
+            guarded()
+            self.every_at_phase(seconds, phase_seconds, name, duty)
+            return schedule.CancelJob
+
+        first = poll_delay(_BootTime.boot_seconds + after_seconds, phase_seconds, seconds)
+        self._plan(after_seconds + first, name, do_and_plan)
 
     def once(self, seconds: float, name: str, duty: Callable[[], None]) -> None:
         """Do `duty` so many seconds from now, and not again."""

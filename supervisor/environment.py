@@ -7,6 +7,8 @@ own that only reads, for a bounded time, because what is damaged kills whoever m
 """
 
 import contextlib
+import errno
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ READERS_MAX = 8
 #: Behind the head of the first page, which is longer in files of LMDB 1.0 (fact L1).
 _MAGIC = (0xBEEFC0DE).to_bytes(4, sys.byteorder)
 _HEAD_BYTES_OF_1_0 = 24
+#: MDB_PAGE_NOTFOUND, MDB_CORRUPTED, MDB_PANIC, MDB_VERSION_MISMATCH, MDB_INVALID,
+#: MDB_INCOMPATIBLE, MDB_BAD_DBI.
+_DAMAGE_CODES = (-30797, -30796, -30795, -30794, -30793, -30784, -30780)
 
 
 @contextlib.contextmanager
@@ -39,6 +44,11 @@ def errors(place: Path, *, otherwise: StoreErrorKind = StoreErrorKind.IO) -> Ite
         code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
         kind = storefile.kind_of_code(code or 0, place) or otherwise
         raise StoreError(f"cannot use {place}: {error}", kind=kind) from error
+
+
+def tells_of_damage(error: StoreError) -> bool:
+    """Whether LMDB itself found that a file is not what it wrote."""
+    return getattr(error.__cause__, "code", 0) in _DAMAGE_CODES
 
 
 # --- opening ----------------------------------------------------------------------------
@@ -59,15 +69,25 @@ def open_for_writing(place: Path, map_bytes: int) -> Environment:
 
 def _open_for_reading(place: Path, *, live: bool) -> Environment:
     """`live`: a daemon may be writing, so this reader has to be one that LMDB knows of."""
+    try:
+        return _open_with(place, live=live, map_bytes=0)  # as its writer had it
+    except lmdb.Error as error:
+        if getattr(error, "code", 0) != errno.ENOMEM:
+            raise
+    return _open_with(place, live=live, map_bytes=storefile.data_bytes(place))
+
+
+def _open_with(place: Path, *, live: bool, map_bytes: int) -> Environment:
     return lmdb.open(
         str(place),
         create=False,
         readonly=True,
-        map_size=0,  # as its writer had it
+        map_size=map_bytes,
         lock=live,
         max_dbs=TABLES_MAX,
         max_readers=READERS_MAX,
         readahead=False,
+        mode=0o600,  # of a lock file that is missing
         lib_version=0,
     )
 
@@ -76,6 +96,8 @@ def _open_for_reading(place: Path, *, live: bool) -> Environment:
 def reading(place: Path, *, live: bool) -> Iterator[Environment]:
     """For as long as the block lasts. Raises `StoreError`, for what goes wrong in it too."""
     with errors(place), _open_for_reading(place, live=live) as env:
+        if live:
+            env.reader_check()  # those that were killed would pin their pages (fact 7)
         yield env
 
 
@@ -101,7 +123,10 @@ def is_empty(env: Environment) -> bool:
 def made_by_newer_lmdb(place: Path) -> bool:
     """Whether the file is of LMDB 1.0: sound, and nothing this software may touch."""
     with (place / "data.mdb").open("rb") as file:
-        head = file.read(_HEAD_BYTES_OF_1_0 + len(_MAGIC))
+        try:
+            head = file.read(_HEAD_BYTES_OF_1_0 + len(_MAGIC))
+        except OSError:
+            return False  # a sector that cannot be read any more: `verify` says so
     return head.find(_MAGIC) == _HEAD_BYTES_OF_1_0
 
 
@@ -119,6 +144,8 @@ def verify(place: Path) -> str:
         problems = [str(error)]
     except OSError as error:  # a sector that cannot be read any more
         problems = [f"cannot read it: {error.strerror or error}"]
+    except (struct.error, ValueError, LookupError, OverflowError) as error:
+        problems = [f"the verifier cannot make sense of it: {error}"]
     return problems[0] if problems else ""
 
 

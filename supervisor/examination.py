@@ -4,20 +4,25 @@
 """
 
 import enum
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from . import environment, migrations, storefile, storemeta
+from . import environment, migrations, pages, rows, salvage, storefile, storemeta
+from .core.model import Record
 from .ended import row_of
-from .records import action_key, decode_stored, edge_key
-from .salvage import damaged_rows
-from .tables import Tables, Transaction, rows_from
+from .records import KEY_BYTES, DamagedRecordError, decode_stored, edge_key
+from .storefile import StoreError
+from .tables import Tables, Transaction, entries, rows_from
 
 #: More damaged values than that are found when they are read.
 DAMAGED_ROWS_MAX = 10_000
 FAULTS_MAX = 100
+INDEXES = ("due", "ended")
 
 
 class Condition(enum.StrEnum):
@@ -31,8 +36,8 @@ class Condition(enum.StrEnum):
 
 class Examination(msgspec.Struct, frozen=True):
     """`detail` is for people. `damaged` are values that are not what was written, by table
-    and key: they cost themselves, and not the store. `faults` are contradictions between
-    tables, which no damage of the disk makes; they are looked for only where asked."""
+    and key: they cost themselves, and not the store. `faults` are rows of indexes that do not
+    agree with the records; the indexes are made anew then."""
 
     condition: Condition
     detail: str = ""
@@ -44,7 +49,7 @@ class Examination(msgspec.Struct, frozen=True):
         return self.condition in (Condition.SOUND, Condition.OLDER)
 
 
-def examine(place: Path, *, thorough: bool = False) -> Examination:
+def examine(place: Path) -> Examination:
     """Raises `StoreError` where it cannot be looked at; does not return where it is such that
     LMDB ends the process."""
     data = place / "data.mdb"
@@ -54,14 +59,28 @@ def examine(place: Path, *, thorough: bool = False) -> Examination:
         return Examination(Condition.NEW)
     if environment.made_by_newer_lmdb(place):
         return Examination(Condition.NEWER, "its file is of a newer LMDB")
-    problem = environment.verify(place)
+    problem = environment.verify(place) or pages.fault_in(data)
     if problem:
-        return Examination(Condition.DAMAGED, problem)
-    with environment.reading(place, live=False) as env:
-        return _look_inside(env, place, thorough=thorough)
+        return _damaged(data, problem)
+    try:
+        with environment.reading(place, live=False) as env:
+            return _look_inside(env, place)
+    except StoreError as error:
+        if not environment.tells_of_damage(error):
+            raise
+        return _damaged(data, str(error))
 
 
-def _look_inside(env: Any, place: Path, *, thorough: bool) -> Examination:
+def _damaged(data: Path, problem: str) -> Examination:
+    """Of a newer store nothing is understood here, so nothing of it is saved either."""
+    number = salvage.format_of(data)
+    if number > migrations.FORMAT:
+        detail = f"its format {number} is newer than this software's, and it is damaged: {problem}"
+        return Examination(Condition.NEWER, detail)
+    return Examination(Condition.DAMAGED, problem)
+
+
+def _look_inside(env: Any, place: Path) -> Examination:
     meta = environment.existing_table(env, b"meta")
     if meta is None:
         return _without_tables(empty=environment.is_empty(env), place=place)
@@ -74,9 +93,12 @@ def _look_inside(env: Any, place: Path, *, thorough: bool) -> Examination:
             return Examination(Condition.NEWER if newer else Condition.DAMAGED, str(error))
     tables = Tables.open(lambda name: environment.existing_table(env, name))
     older = number < migrations.FORMAT
+    missing = [f.name for f in fields(Tables) if getattr(tables, f.name) is None]
+    if missing and not older:
+        return Examination(Condition.DAMAGED, f"it has no table {', '.join(missing)}")
     with env.begin() as txn:
-        damaged = damaged_rows(txn, tables, DAMAGED_ROWS_MAX)
-        faults = faults_in(txn, tables) if thorough and not older else []
+        damaged = rows.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, older=older)
+        faults = [] if older else faults_in(txn, tables)
     condition = Condition.OLDER if older else Condition.SOUND
     return Examination(condition, "", tuple(damaged), tuple(faults))
 
@@ -90,27 +112,48 @@ def _without_tables(*, empty: bool, place: Path) -> Examination:
     return Examination(Condition.NEW)
 
 
+# --- indexes -----------------------------------------------------------------------------
+
+
 def faults_in(txn: Transaction, tables: Tables) -> list[str]:
-    """Where the indexes do not agree with the records, at most so many."""
-    expected: dict[tuple[str, bytes], str] = {}
+    """Where the indexes do not agree with the records, at most so many. An action without its
+    row in `due` would never start."""
     faults: list[str] = []
+    right: Counter[str] = Counter()
     with txn.cursor(tables.actions) as at:
         for key, value in rows_from(at):
-            try:
-                record = decode_stored(value).record
-            except ValueError:
+            record = _record(value)
+            if record is None:
                 continue  # among the damaged
-            if key != action_key(record.action.id):
-                faults.append(f"the record of {record.action.id!r} has another's key")
-            edge = record.edge_us
-            row = (
-                ("due", edge_key(edge, key)) if edge is not None else ("ended", row_of(record, key))
-            )
-            expected[row] = record.action.id
-    for name in ("due", "ended"):
-        with txn.cursor(getattr(tables, name)) as at:
-            for entry, _ in rows_from(at):
-                if expected.pop((name, entry), None) is None:
-                    faults.append(f"{name} has a row for nothing: {entry.hex()}")
-    faults += [f"{action_id!r} is in no index" for action_id in expected.values()]
+            name, row = _row_for(record, key)
+            if txn.get(row, db=getattr(tables, name)) is None:
+                faults.append(f"{record.action.id!r} is not in {name}")
+            else:
+                right[name] += 1
+    for name in INDEXES:
+        if entries(txn, getattr(tables, name)) != right[name]:
+            faults += _strays(txn, tables, name)
     return faults[:FAULTS_MAX]
+
+
+def _strays(txn: Transaction, tables: Tables, name: str) -> Iterator[str]:
+    with txn.cursor(getattr(tables, name)) as at:
+        for row, _ in rows_from(at):
+            key = row[-KEY_BYTES:]
+            value = txn.get(key, db=tables.actions)
+            record = None if value is None else _record(value)
+            if record is None or _row_for(record, key) != (name, row):
+                yield f"{name} has a row for nothing: {row.hex()}"
+
+
+def _record(value: bytes) -> Record | None:
+    try:
+        return decode_stored(value).record
+    except DamagedRecordError:
+        return None
+
+
+def _row_for(record: Record, key: bytes) -> tuple[str, bytes]:
+    """The index and the row of it that a record has."""
+    edge_us = record.edge_us
+    return ("ended", row_of(record, key)) if edge_us is None else ("due", edge_key(edge_us, key))

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from .storefile import sync
 
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 INCIDENTS_MAX = 20
 FILE_BYTES_MAX = 64 * 1024
+DETAIL_CHARS_MAX = 1000
 _NAME = "incidents.json"
 
 
@@ -43,17 +45,30 @@ def read(place: Path) -> tuple[Incident, ...]:
         return ()
 
 
-def add(place: Path, incident: Incident, earlier: tuple[Incident, ...] = ()) -> None:
+def add(place: Path, incident: Incident, earlier: tuple[Incident, ...]) -> None:
     """Keep it, durably, with those that nobody has acknowledged. Raises `OSError`."""
-    kept = (*earlier, incident)[-INCIDENTS_MAX:]
+    write(place, (*earlier, incident))
+
+
+def write(place: Path, happened: tuple[Incident, ...]) -> None:
+    """The newest of them, as many as are kept. Raises `OSError`."""
+    kept = [_cut(incident) for incident in happened[-INCIDENTS_MAX:]]
+    while len(encoded := msgspec.json.format(msgspec.json.encode(kept))) > FILE_BYTES_MAX:
+        del kept[0]
     temporary = place / f"{_NAME}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(kept)))
+        file.write(encoded)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(place / _NAME)
     sync(place)
+
+
+def _cut(incident: Incident) -> Incident:
+    if len(incident.detail) <= DETAIL_CHARS_MAX:
+        return incident
+    return replace(incident, detail=f"{incident.detail[: DETAIL_CHARS_MAX - 1]}…")
 
 
 def acknowledge(place: Path) -> None:

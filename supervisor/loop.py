@@ -5,11 +5,12 @@ transaction, and a turn without a change writes nothing (law 4). The poll in `ga
 the only place where the daemon waits, and it ends at the next edge or deadline.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -40,7 +41,7 @@ from .duties import Duties
 from .liverun import LiveRun
 from .pool import Pool
 from .settings import Settings
-from .turn import Turn
+from .turn import Turn, steps_in
 from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Parts:
     wakeup: int
     make_run: Callable[[Record, Instant], LiveRun]
     run_is_gone: Callable[[str], bool]
+    clock_set: int | None = None  # readable when somebody has set the wall clock
 
 
 class Loop:
@@ -150,6 +152,7 @@ class Loop:
     def _gather(self) -> None:
         parts = self.parts
         parts.poller.wait(self._wait_seconds())
+        self._forget_clock_set()
         self.now = now = parts.clock.read()
         if parts.clock.stepped:
             self.agenda.look_again(now)
@@ -178,7 +181,7 @@ class Loop:
         if self.leaving is not None:
             deadlines.append(self.leaving.deadline)
         else:
-            deadlines += [parts.backend.next_deadline(), self.decider.next_leftover_check]
+            deadlines += [parts.backend.next_deadline(now), self.decider.next_leftover_check]
             deadlines.append(parts.upkeep.next_deadline())
             deadlines += [*self._next_edges(), *self._others()]
         wanted = (deadline for deadline in deadlines if deadline is not None)
@@ -209,6 +212,12 @@ class Loop:
         duty = self.parts.duties.next_in_seconds(now.boot_seconds)
         trust = self.parts.clock.wait_ends_in(now)
         return [None if wait is None else now.monotonic_seconds + wait for wait in (duty, trust)]
+
+    def _forget_clock_set(self) -> None:
+        """It has woken us; how far the clock was set is told by the clocks."""
+        if self.parts.clock_set is not None:
+            with contextlib.suppress(OSError):  # ECANCELED: it was set; EAGAIN: it was not
+                os.read(self.parts.clock_set, 8)
 
     def _take_signals(self) -> None:
         """Handlers only record (law 7): each signal is a byte in the wake-up pipe."""
@@ -258,7 +267,7 @@ class Loop:
             # With what is written anyway: a write of its own would wear the flash.
             meta = replace(meta or MetaUpdate(), clock_mark_us=self.parts.clock.mark_us)
         try:
-            with step(*_steps_in(changes)):
+            with step(*steps_in(changes)):
                 committed = self.parts.db.commit(
                     changes,
                     report=self.settings.backend.report,
@@ -385,11 +394,3 @@ class Loop:
 def _run_id(record: Record) -> str:
     assert isinstance(record.state, Running)
     return record.state.run.run_id
-
-
-def _steps_in(changes: Iterable[Change]) -> Iterator[Step]:
-    for change in changes:
-        if change.run is not None and change.run.ended_us is not None:
-            yield Step.COMMIT_ENDED
-        for effect in change.effects:
-            yield Step.COMMIT_STARTED if isinstance(effect, StartRun) else Step.COMMIT_STOP

@@ -2,9 +2,12 @@
 
 A migration is frozen once released: it knows the bytes of its two formats and imports
 nothing that goes on changing. It runs inside the transaction that raises the format number,
-so a store is never half migrated.
+so a store is never half migrated. What is saved of a damaged store of an older format
+(`salvage.py`) goes into a new one as it is: a format that changes what is in a value has to
+bring a way for that too.
 """
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -32,29 +35,30 @@ def _to_2(txn: Transaction, open_table: OpenTable) -> None:
     last_report: dict[str, int] = {}
     with txn.cursor(outbox) as at:
         for key, value in at:
-            pending = _body_1(value)
-            if pending is not None:
-                last_report[pending[0][1]] = _NUMBER.unpack(key)[0]
+            with contextlib.suppress(*_DAMAGED):
+                last_report[_body_1(value)[0][1]] = _NUMBER.unpack(key)[0]
     body = msgspec.msgpack.encode
     with txn.cursor(actions) as at:
         for key, value in at:
-            stored = _body_1(value)
-            if stored is None or stored[0][2][0] != "over":
-                continue
-            action, changed_us = stored[0][0], stored[0][8]
-            row = body([False, last_report.get(action[0], 0)])
-            end = _NUMBER.pack(max(0, action[2], changed_us)) + key
-            txn.put(end, _HEAD.pack(1, 0, zlib.crc32(row, 0)) + row, db=ended)
+            with contextlib.suppress(*_DAMAGED):
+                record = _body_1(value)[0]
+                action, changed_us = record[0], record[8]
+                if record[2][0] == "over":
+                    row = body([False, last_report.get(action[0], 0)])
+                    end = _NUMBER.pack(max(0, action[2], changed_us)) + key
+                    txn.put(end, _HEAD.pack(1, 0, zlib.crc32(row, 0)) + row, db=ended)
+
+
+#: What reading a value raises that is not what was written: it is put aside later.
+_DAMAGED = (ValueError, TypeError, LookupError, struct.error)
 
 
 def _body_1(value: bytes) -> Any:
-    """What a value of format 1 holds; None for one that is damaged."""
-    if len(value) < _HEAD.size:
-        return None
+    """What a value of format 1 holds."""
     number, kind, crc = _HEAD.unpack_from(value)
     body = value[_HEAD.size :]
     if number != 1 or zlib.crc32(body, kind) != crc:
-        return None
+        raise ValueError
     return msgspec.msgpack.decode(body)
 
 

@@ -108,6 +108,46 @@ class Outbox:
         for sequence in refused:
             self._count_refusal(txn, number_key(sequence))
 
+    # --- what people do with it ---------------------------------------------------------
+
+    def page(
+        self, txn: Transaction, set_aside: bool, after: int, limit: int
+    ) -> tuple[list[tuple[int, Pending]], int]:
+        """Rows behind a sequence number, and the one to go on behind, 0 at the end."""
+        table = self._tables.refused if set_aside else self._tables.outbox
+        rows = scan(txn, table, number_key(after + 1), limit)
+        found = [(number_of(key), self._read(key, value)) for key, value in rows]
+        last = found[-1][0] if len(rows) == limit else 0
+        return [(number, row) for number, row in found if row is not None], last
+
+    def put_back(self, txn: Transaction) -> int:
+        """What was set aside is pending again, as if never refused: as many as there is
+        room for."""
+        room = max(0, self._rows_max - self.depth(txn))
+        rows = scan(txn, self._tables.refused, b"", room)
+        for key, value in rows:
+            row = self._read(key, value)
+            if row is not None:
+                again = _PENDING.encode(replace(row, refusals=0), kind_of(value) or _PASSING)
+                txn.put(key, again, db=self._tables.outbox)
+            txn.delete(key, db=self._tables.refused)
+        return len(rows)
+
+    def not_set_aside(self, txn: Transaction, sequences: Collection[int]) -> list[int]:
+        keys = {number: number_key(number) for number in sequences}
+        return [n for n, key in keys.items() if txn.get(key, db=self._tables.refused) is None]
+
+    def drop(self, txn: Transaction, sequences: Collection[int]) -> None:
+        for sequence in sequences:
+            txn.delete(number_key(sequence), db=self._tables.refused)
+
+    def drop_all(self, txn: Transaction) -> int:
+        rows = scan(txn, self._tables.refused, b"", REFUSED_ROWS_MAX)
+        self.drop(txn, [number_of(key) for key, _ in rows])
+        return len(rows)
+
+    # --- damage, refusals ---------------------------------------------------------------
+
     def remove_damaged(self, txn: Transaction) -> None:
         """Set aside what cannot be read, so that it does not count as pending for ever."""
         with txn.cursor(self._tables.outbox) as at:

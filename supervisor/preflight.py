@@ -4,22 +4,26 @@ Reads the file system and the user database, and creates nothing but the daemon'
 directories. What the configuration file may say at all is `settings.py`'s.
 """
 
+import contextlib
 import logging
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..ipc.places import Runtime
 from ..ipc.sockets import ENDPOINT_PATH_BYTES_MAX
-from ..workers import trust
+from ..workers import tlsfiles, trust
 from ..workers.conditions import UnusableConditionsError, person, reserved
 from .orders import DEFAULT_PATH, conditions_of
 from .settings import BackendSettings, DaemonSettings, ScriptSettings, Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
+#: Files that the backend's settings may name, and nobody but their owner should know.
+_SECRETS = ("token_file", "oauth_client_secret_file", "client_key")
 _MODES = {"state_dir": 0o700, "runtime_dir": 0o750, "log_dir": 0o750}
 
 
@@ -29,6 +33,7 @@ def check(settings: Settings) -> list[str]:
         *_directory_problems(settings.daemon),
         *_socket_problems(settings.daemon),
         *_backend_problems(settings.backend),
+        *_token_problems(settings),
         *_command_problems(settings),
         *_operator_problems(settings),
         *_rights_problems(settings),
@@ -42,9 +47,10 @@ def warnings(settings: Settings) -> list[str]:
 
     Looks up no user: a name service may hang, and the start of the daemon with it (law 2).
     """
+    exposed = _exposed_secrets(settings.backend)
     if not settings.scripts:
-        return ["scripts: none is configured, so every action fails with no-script"]
-    return [*_command_problems(settings), *_cwd_problems(settings)]
+        return [*exposed, "scripts: none is configured, so every action fails with no-script"]
+    return [*exposed, *_command_problems(settings), *_cwd_problems(settings)]
 
 
 def trust_problems(settings: Settings) -> list[str]:
@@ -144,9 +150,14 @@ def _socket_problems(daemon: DaemonSettings) -> Iterator[str]:
 
 
 def _backend_problems(backend: BackendSettings) -> Iterator[str]:
-    token = backend.token_file
-    if token is not None and not (token.is_file() and _may(token, os.R_OK)):
-        yield f"backend.token_file: cannot read {token}"
+    for key, path in _given(backend, _SECRETS):
+        if not (path.is_file() and _may(path, os.R_OK)):
+            yield f"backend.{key}: cannot read {path}"
+        elif key in _SECRETS and (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
+            yield f"backend.{key}: others than its owner can write {path} (mode {mode:04o})"
+    tls = (backend.ca_file, backend.client_cert, backend.client_key)
+    if problem := tlsfiles.why_not(*(str(path or "") for path in tls)):
+        yield f"backend.{problem}"
     if backend.kind != "file" or backend.path is None:
         return
     parent = backend.path.parent
@@ -154,6 +165,37 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
         yield f"backend.path: {parent} is not a directory"
     elif backend.report and not _may(parent, os.W_OK | os.X_OK):
         yield f"backend.path: reports cannot be kept beside it: {parent} is not writable"
+
+
+def _token_problems(settings: Settings) -> Iterator[str]:
+    """Of a file that the daemon itself keeps, perhaps in a directory that it will make."""
+    tokens = settings.backend.token_file
+    if settings.backend.auth != "oauth" or tokens is None:
+        return
+    to_be_made = tokens.parent == settings.daemon.state_dir and not tokens.parent.exists()
+    if not to_be_made and not _may(tokens.parent, os.W_OK | os.X_OK):
+        yield f"backend.token_file: new tokens cannot be kept: {tokens.parent} is not writable"
+    elif settings.backend.oauth_grant == "refresh_token" and not tokens.exists():
+        yield f"backend.token_file: nobody has logged in yet: geosched-ctl login makes {tokens}"
+
+
+def _exposed_secrets(backend: BackendSettings) -> Iterator[str]:
+    for key, path in _given(backend, _SECRETS):
+        with contextlib.suppress(OSError):  # cannot be read: the first pull says so
+            if (mode := _mode(path)) & (stat.S_IRGRP | stat.S_IROTH):
+                yield f"backend.{key}: others than its owner can read {path} (mode {mode:04o})"
+
+
+def _given(backend: BackendSettings, keys: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """The files that the settings name and others put there."""
+    for key in keys:
+        path: Path | None = getattr(backend, key)
+        if path is not None and not (key == "token_file" and backend.auth == "oauth"):
+            yield key, path
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def _command_problems(settings: Settings) -> Iterator[str]:

@@ -1,13 +1,17 @@
-"""A snapshot applied in slices: additions first, absences last, its mark with the end.
+"""A snapshot applied in slices: looked at first, additions then, absences last, its mark
+with the end.
 
-Nothing large ever holds the loop (DESIGN 3): each slice is one turn's share. A crash in
-between merely pulls again, because the mark is written with the last slice.
+Nothing large ever holds the loop (DESIGN 3): each slice is one turn's share. Looking writes
+nothing, so that a snapshot with few changes costs one transaction, and most have one or
+none. A crash in between merely pulls again, because the mark is written with the last slice.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .core.model import Record
+from ..ipc.actions import Action
+from .core.model import Change, Record
 from .core.reconcile import Verdict, reconcile_absent, reconcile_sent
 from .records import action_key, edge_of
 from .synchronisation import Snapshot
@@ -32,48 +36,70 @@ class Applying:
     ended: Callable[[bytes], tuple[list[tuple[bytes, bool]], bytes]]
     counts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
     seen: set[bytes] = field(default_factory=set)
+    differing: deque[Action] = field(default_factory=deque)
+    missing: deque[Record] = field(default_factory=deque)
     cursor: str = ""
     ended_cursor: bytes = b""
     sent_done: bool = False
     absent_done: bool = False
+    ended_done: bool = False
     done: bool = False
 
     def slice(self, turn: Turn) -> None:
-        """Decide the next share; `done` once there is nothing left but to commit it."""
+        """Look at the next share, or decide it; `done` once there is nothing left but to
+        commit it."""
         if not self.sent_done:
-            self._take_sent(turn)
+            self._look_at_sent(turn)
         elif self.snapshot.told.unreadable_ids:
-            self.done = True  # S8: it could be any id, so nothing is absent for sure
+            self.absent_done = self.ended_done = True  # S8: it could be any id
         elif not self.absent_done:
-            self._take_absent(turn)
-        else:
+            self._look_at_absent()
+        elif not self.ended_done:
             self._take_ended(turn)
+        if self.ended_done:
+            self._decide(turn)
 
-    def _take_sent(self, turn: Turn) -> None:
-        taken = 0
-        while self.snapshot.pages and taken < ENTRIES_PER_TURN_MAX:
+    def _look_at_sent(self, turn: Turn) -> None:
+        looked_at = 0
+        while self.snapshot.pages and looked_at < ENTRIES_PER_TURN_MAX:
             page = self.snapshot.pages.popleft()
-            taken += len(page)
+            looked_at += len(page)
             for action in page:
                 self.seen.add(action_key(action.id))
                 record = turn.record(action.id)
+                if record is None:
+                    self.differing.append(action)
+                    continue
                 verdict, change = reconcile_sent(record, action, turn.now, turn.rules)
-                self.counts[verdict] += 1
-                turn.take(change)
+                if change is None:
+                    self.counts[verdict] += 1
+                else:
+                    self.differing.append(action)
         if not self.snapshot.pages:
             self.seen.update(map(action_key, self.snapshot.told.set_aside_ids))
             self.sent_done = True
 
-    def _take_absent(self, turn: Turn) -> None:
+    def _look_at_absent(self) -> None:
         records, self.cursor = self.open_ids(self.cursor)
-        for stored in records:
-            if action_key(stored.action.id) in self.seen:
-                continue
-            record = turn.record(stored.action.id) or stored
-            verdict, change = reconcile_absent(record, turn.now, turn.rules)
-            self.counts[verdict] += 1
-            turn.take(change)
+        self.missing += [r for r in records if action_key(r.action.id) not in self.seen]
         self.absent_done = not self.cursor
+
+    def _decide(self, turn: Turn) -> None:
+        """What was found, by the records as they are by now: other turns were in between."""
+        for _ in range(ENTRIES_PER_TURN_MAX):
+            if self.differing:
+                action = self.differing.popleft()
+                record = turn.record(action.id)
+                self._take(turn, *reconcile_sent(record, action, turn.now, turn.rules))
+            elif self.missing:
+                stored = self.missing.popleft()
+                record = turn.record(stored.action.id) or stored
+                self._take(turn, *reconcile_absent(record, turn.now, turn.rules))
+        self.done = not self.differing and not self.missing
+
+    def _take(self, turn: Turn, verdict: Verdict, change: Change | None) -> None:
+        self.counts[verdict] += 1
+        turn.take(change)
 
     def _take_ended(self, turn: Turn) -> None:
         """S6: their status stays. What the backend sends no more may be forgotten one day."""
@@ -82,7 +108,7 @@ class Applying:
             absent = edge_of(row)[1] not in self.seen
             if absent is not was_absent:
                 turn.absences[row] = absent
-        self.done = not self.ended_cursor
+        self.ended_done = not self.ended_cursor
 
     @property
     def quarantine(self) -> tuple[str, ...]:

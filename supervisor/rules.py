@@ -4,13 +4,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..ipc.messages import Run
+from ..ipc.messages import BackendAddress, OAuthClient, Run
 from .core.lifecycle import Rules
 from .core.model import Instant, Record, Running
 from .core.restart import RestartMode, RestartPolicy
 from .liverun import LiveRun
 from .orders import order, output_path
-from .settings import ScriptSettings, Settings
+from .settings import BackendSettings, ScriptSettings, Settings
 
 
 def rules_of(settings: Settings, generation: str) -> Rules:
@@ -24,6 +24,33 @@ def _policy(script: ScriptSettings) -> RestartPolicy:
         script.restart_delay_seconds,
         script.restart_delay_max_seconds,
         script.max_restarts,
+    )
+
+
+def address(settings: BackendSettings) -> BackendAddress:
+    """What one exchange with the backend needs to know."""
+    oauth = OAuthClient(
+        settings.oauth_grant,
+        settings.oauth_token_url,
+        settings.oauth_device_url,
+        settings.oauth_client_id,
+        str(settings.oauth_client_secret_file or ""),
+        settings.oauth_audience,
+        settings.oauth_scope,
+    )
+    return BackendAddress(
+        settings.kind,
+        settings.url,
+        str(settings.path or ""),
+        str(settings.token_file or ""),
+        settings.timeout_seconds,
+        settings.max_body_bytes,
+        settings.max_actions,
+        oauth=oauth if settings.auth == "oauth" else None,
+        ca_file=str(settings.ca_file or ""),
+        client_cert=str(settings.client_cert or ""),
+        client_key=str(settings.client_key or ""),
+        proxy=settings.proxy,
     )
 
 

@@ -1,173 +1,167 @@
 """What can still be read of a store that LMDB dies of, and how it goes into another.
 
-Reading happens in a process of its own (`storetool.py`), which writes down every row at
-once, because the next page may kill it; a table whose middle is damaged is then read from
-its end. The index of edges is not read: it is made anew. Nothing outlives the transaction
-it is given.
+The index of edges is not read: it is made anew. Nothing outlives the transaction it is given.
 """
 
-import os
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
-import msgspec
-
-from . import environment
-from .environment import Environment
-from .records import DamagedRecordError, decode_stored, is_sound
-from .storefile import StoreError
+from . import pages, storemeta
+from .pages import Found
+from .records import DamagedRecordError, Stored, decode_stored, is_sound, join
+from .rows import SEQUENCES, TABLES, UNCHECKED, damaged_rows, key_fits, last_sequence
+from .storemeta import FORMAT_KEY, META_KEY
 from .tables import Tables, Transaction, rows_from, set_aside
 
-#: Every table whose rows say something that no other row says.
-TABLES = ("meta", "actions", "details", "runs", "events", "outbox", "refused", "ended", "damaged")
-#: Rows of this table are whatever could not be read.
-_UNCHECKED = "damaged"
-_LENGTH = struct.Struct(">I")
-_ROW_BYTES_MAX = 64 * 1024**2
+#: Damaged rows that are put aside when a store is put together: all there can be.
+_ALL = 2**31
 
-Row: TypeAlias = tuple[str, bytes, bytes | None]  # table, key, value; None: all of it was read
 
-_decode: Callable[[bytes], Row] = msgspec.msgpack.Decoder(tuple[str, bytes, bytes | None]).decode
+@dataclass(slots=True)
+class Table:
+    """`rows` are sound, `lost` are keys of those that are not. `whole`: there were no others."""
+
+    rows: dict[bytes, bytes] = field(default_factory=dict)
+    lost: set[bytes] = field(default_factory=set)
+    whole: bool = False
 
 
 @dataclass(slots=True)
 class Salvage:
-    """Rows by table and key, and the tables that could be read from end to end."""
+    """`newest`: nothing that was committed after it can be missing from a whole table."""
 
-    rows: dict[str, dict[bytes, bytes]] = field(
-        default_factory=lambda: {table: {} for table in TABLES}
-    )
-    tables_whole: set[str] = field(default_factory=set)
-
-    def whole(self, table: str) -> bool:
-        return table in self.tables_whole
+    tables: dict[str, Table] = field(default_factory=lambda: {name: Table() for name in TABLES})
+    newest: bool = False
 
     @property
     def all_whole(self) -> bool:
-        return self.tables_whole == set(TABLES)
+        return all(table.whole for table in self.tables.values())
+
+    @property
+    def count(self) -> int:
+        return sum(len(table.rows) for table in self.tables.values())
 
 
-# --- reading: in a process that may die of it -------------------------------------------
+def read(data: Path) -> Salvage:
+    """All that can be had of the tables in a file. Where a table is not whole in the newest
+    snapshot, what it lacks is taken from the one before. Raises `OSError`."""
+    saved = Salvage()
+    complete: list[bool] = []
+    for snapshot in pages.snapshots(data):
+        if "actions" not in snapshot:
+            complete.append(False)
+            continue  # whatever it is: that none of our tables is there says nothing of ours
+        for name, table in saved.tables.items():
+            if not table.whole:
+                _take(name, table, snapshot.table(name))
+        complete.append(saved.all_whole)
+    saved.newest = len(complete) == pages.SNAPSHOTS and complete[0]
+    return saved
 
 
-def read_out(place: Path, tables: Sequence[str], *, backwards: bool, into: int) -> None:
-    """Write the rows of these tables to a descriptor, and after each table that it is whole.
-
-    One that LMDB itself finds damaged is left half read. Raises `StoreError`.
-    """
-    with environment.reading(place, live=False) as env:
-        for table in tables:
-            try:
-                with environment.errors(place):
-                    _read_table(env, table, backwards=backwards, into=into)
-            except StoreError:
-                continue
-            _write(into, (table, b"", None))
+def _take(name: str, table: Table, found: Found) -> None:
+    table.whole = found.whole
+    for key, value in found.rows.items():
+        if key in table.rows or (name == "meta" and key != META_KEY) or not key_fits(name, key):
+            continue
+        if name == UNCHECKED or is_sound(value):
+            table.rows[key] = value
+            table.lost.discard(key)
+        else:
+            table.lost.add(key)
 
 
-def _read_table(env: Environment, table: str, *, backwards: bool, into: int) -> None:
-    handle = environment.existing_table(env, table.encode())
-    if handle is None:
-        return
-    with env.begin() as txn, txn.cursor(handle) as at:
-        for key, value in at.iterprev() if backwards else at:
-            _write(into, (table, key, value))
+def format_of(data: Path) -> int:
+    """The format that a damaged store says it has; 0 where it does not say. Raises `OSError`."""
+    for snapshot in pages.snapshots(data):
+        stored = snapshot.table("meta").rows.get(FORMAT_KEY, b"")
+        try:
+            return storemeta.format_in(stored)
+        except ValueError:
+            continue
+    return 0
 
 
-def _write(into: int, row: Row) -> None:
-    body = msgspec.msgpack.encode(row)
-    os.write(into, _LENGTH.pack(len(body)) + body)
+# --- in a store that is sound ------------------------------------------------------------
 
 
-def read_in(path: Path) -> Iterator[Row]:
-    """What was written down, up to where its writer died."""
-    with path.open("rb") as file:
-        while len(head := file.read(_LENGTH.size)) == _LENGTH.size:
-            (length,) = _LENGTH.unpack(head)
-            body = file.read(min(length, _ROW_BYTES_MAX))
-            if len(body) < length:
-                return
-            yield _decode(body)
-
-
-def gather(read: Callable[[Sequence[str], bool], Iterator[Row]]) -> Salvage:
-    """All that can be had. `read(tables, backwards)` gives the rows that a process of its own
-    came to write down; each that died is followed by one for what is left."""
-    found = Salvage()
-    for row in read(TABLES, False):
-        _take(found, row)
-    for table in TABLES:
-        if not found.whole(table):  # it died in this one, or before it came to it
-            for row in read((table,), False):
-                _take(found, row)
-        if not found.whole(table):
-            for row in read((table,), True):
-                _take(found, row)
-    return found
-
-
-def _take(found: Salvage, row: Row) -> None:
-    table, key, value = row
-    if value is None:
-        found.tables_whole.add(table)
-    elif table == _UNCHECKED or is_sound(value):
-        found.rows[table][key] = value
-
-
-# --- writing: in a store that is sound --------------------------------------------------
-
-
-def merge(txn: Transaction, tables: Tables, saved: Salvage) -> None:
-    """Over what is there, which may be an older copy of the same store: a table that is whole
-    takes the other's place, of a half one the rows do that are newer."""
+def adopt(txn: Transaction, tables: Tables, saved: Salvage, *, now_us: int) -> None:
+    """Take in what was saved, over what is there, which may be an older copy of the same
+    store. It is a new generation from then on (S18), and has applied no snapshot."""
     for name in TABLES:
-        table, rows = getattr(tables, name), saved.rows[name]
-        if name != "meta" and saved.whole(name):
-            txn.drop(table, delete=False)
-        for key, value in rows.items():
-            if name == "actions" and not _newer(value, txn.get(key, db=table)):
-                continue
-            if name == "details" and key not in saved.rows["actions"]:
-                continue  # of a record that was lost: the older one has its own
-            if name != "meta" or key == b"store":
-                txn.put(key, value, db=table)
+        _merge(txn, tables, name, saved)
+    given = [max(saved.tables[name].lost, default=b"") for name in SEQUENCES]
+    last = max(last_sequence(txn, tables), *(int.from_bytes(key) for key in given))
+    _move_aside(txn, tables, damaged_rows(txn, tables, _ALL))
+    whole = saved.newest and saved.tables["events"].whole
+    storemeta.renew(txn, tables, last=last, whole=whole, now_us=now_us)
 
 
-def _newer(value: bytes, known: bytes | None) -> bool:
-    if known is None:
-        return True
+def _merge(txn: Transaction, tables: Tables, name: str, saved: Salvage) -> None:
+    """A table that is whole says which rows there are; where a row of it is lost, the older
+    one stays. Of one that is not, each row counts that is not older than what is there."""
+    table, found = getattr(tables, name), saved.tables[name]
+    if found.whole and name not in ("meta", "details"):
+        with txn.cursor(table) as at:
+            known = [key for key, _ in rows_from(at)]
+        for key in known:
+            if key not in found.rows and key not in found.lost:
+                txn.delete(key, db=table)
+                if name == "actions":
+                    txn.delete(key, db=tables.details)
+    for key, value in found.rows.items():
+        if name == "actions":
+            _put_action(txn, tables, key, value, saved.tables["details"].rows.get(key))
+        elif name != "details":
+            txn.put(key, value, db=table)
+
+
+def _put_action(
+    txn: Transaction, tables: Tables, key: bytes, value: bytes, details: bytes | None
+) -> None:
+    """With its long configuration, which means nothing without it; if it can be read, and is
+    not older than what is there."""
+    known, known_details = txn.get(key, db=tables.actions), txn.get(key, db=tables.details)
+    usable = details if _fit(value, details) else known_details
+    new = _fit(value, usable)
+    old = None if known is None else _fit(known, known_details)
+    if old is not None and (new is None or new.record.revision < old.record.revision):
+        return
+    txn.put(key, value, db=tables.actions)
+    if usable is not None:
+        txn.put(key, usable, db=tables.details)
+    if new is not None and not new.details:
+        txn.delete(key, db=tables.details)
+
+
+def _fit(value: bytes, details: bytes | None) -> Stored | None:
+    """What they are together, if they are anything."""
     try:
-        return decode_stored(value).record.revision >= decode_stored(known).record.revision
+        stored = decode_stored(value)
+        join(stored, details)
     except DamagedRecordError:
-        return True
+        return None
+    return stored
 
 
-def put_aside(txn: Transaction, tables: Tables, damaged: Sequence[tuple[str, bytes]]) -> None:
+def put_aside(
+    txn: Transaction, tables: Tables, damaged: Sequence[tuple[str, bytes]], *, now_us: int
+) -> None:
     """Keep what cannot be read where nobody counts on it, with what means nothing without it."""
+    last = last_sequence(txn, tables)
+    _move_aside(txn, tables, damaged)
+    if ("meta", META_KEY) in damaged:  # and with it what numbers it had given
+        storemeta.renew(txn, tables, last=last, whole=False, now_us=now_us)
+    else:
+        storemeta.raise_floor(txn, tables, last)
+
+
+def _move_aside(txn: Transaction, tables: Tables, damaged: Sequence[tuple[str, bytes]]) -> None:
+    whole_records = ("actions", "details")
     for name, key in damaged:
-        for table in ("actions", "details") if name == "details" else (name,):
+        for table in whole_records if name in whole_records else (name,):
             value = txn.get(key, db=getattr(tables, table))
             if value is not None:
                 set_aside(txn, tables, table, key, value)
                 txn.delete(key, db=getattr(tables, table))
-        if name == "actions":
-            txn.delete(key, db=tables.details)
-
-
-def damaged_rows(txn: Transaction, tables: Tables, rows_max: int) -> list[tuple[str, bytes]]:
-    """Table and key of the values that are not what was written, at most so many."""
-    found: list[tuple[str, bytes]] = []
-    for name in TABLES:
-        table = getattr(tables, name)
-        if table is None or name == _UNCHECKED:
-            continue
-        with txn.cursor(table) as at:
-            for key, value in rows_from(at):
-                if not is_sound(value) and (name, key) != ("meta", b"format"):
-                    found.append((name, key))
-                if len(found) == rows_max:
-                    return found
-    return found

@@ -20,13 +20,13 @@ import msgspec
 from msgspec import Meta
 
 from ..ipc import places
-from . import values
+from . import backendkeys, values
 
 FILE_BYTES_MAX = 1024 * 1024
 HEARTBEAT_SECONDS_MAX = 5.0
 DIRECTORIES = ("state_dir", "runtime_dir", "log_dir")
 #: What a daemon begins with and keeps until it ends.
-UNTIL_RESTART = (*DIRECTORIES, "map_size_bytes")
+UNTIL_RESTART = (*DIRECTORIES, "map_size_bytes", "clock_wait_seconds", "clock_must_sync")
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _HOUR, _DAY = 3600.0, 86_400.0
@@ -60,6 +60,7 @@ class DaemonSettings(_Section, frozen=True, kw_only=True):
     log_dir: Path = Path(places.DEFAULT_LOG_DIR)
     max_running: Annotated[int, Meta(ge=1, le=10_000)] = 32
     clock_wait_seconds: Annotated[float, Meta(ge=0, le=7 * _DAY)] = 600.0
+    clock_must_sync: bool = False
     arm_ahead_seconds: Annotated[float, Meta(ge=0, le=60)] = 2.0
     spare_workers: Annotated[int, Meta(ge=0, le=64)] = 1
     map_size_bytes: Annotated[int, Meta(ge=_MIB, le=64 * _GIB)] = 64 * _MIB
@@ -68,12 +69,24 @@ class DaemonSettings(_Section, frozen=True, kw_only=True):
 
 
 class BackendSettings(_Section, frozen=True, kw_only=True):
-    """`url` has no slash at its end and is never "" for http; `path` is never None for file."""
+    """`url` has no slash at its end and is never "" but for file; there `path` is never None."""
 
-    kind: Literal["http", "file", "trpc"] = "http"
+    kind: Literal["http", "trpc", "file"] = "http"
     url: Annotated[str, Meta(max_length=2048)] = ""
     path: Path | None = None
     token_file: Path | None = None
+    auth: Literal["token", "oauth"] = "token"
+    oauth_grant: Literal["refresh_token", "client_credentials"] = "refresh_token"
+    oauth_token_url: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_device_url: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_client_id: Annotated[str, Meta(max_length=512)] = ""
+    oauth_client_secret_file: Path | None = None
+    oauth_audience: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_scope: Annotated[str, Meta(max_length=2048)] = ""
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    proxy: Annotated[str, Meta(max_length=2048)] = ""
     poll_interval_seconds: Annotated[float, Meta(ge=0.2, le=_DAY)] = 60.0
     start_splay_seconds: Annotated[float, Meta(ge=0, le=_DAY)] = 0.0
     timeout_seconds: Annotated[float, Meta(ge=0.1, le=_HOUR)] = 30.0
@@ -200,13 +213,8 @@ def _daemon(table: object, base: Path) -> DaemonSettings:
 
 def _backend(table: object, base: Path) -> BackendSettings:
     backend = _section("backend", table, BackendSettings, base)
-    if backend.kind == "trpc":
-        raise _BadKeyError("backend.kind", '"trpc" is not supported by this version')
-    needed = "path" if backend.kind == "file" else "url"
-    if not getattr(backend, needed):
-        raise _BadKeyError(f"backend.{needed}", f'is missing (kind = "{backend.kind}" needs it)')
-    if backend.url:
-        _require("backend.url", values.check_url, backend.url)
+    for key, reason in backendkeys.mistakes(backend):
+        raise _BadKeyError(f"backend.{key}", reason)
     return msgspec.structs.replace(backend, url=backend.url.rstrip("/"))
 
 

@@ -13,7 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from ..workers.spawn import ENVIRONMENT_ALLOWED
+from .examination import Condition, Examination
+from .incidents import Incident
 from .storefile import StoreError, StoreErrorKind
 
 #: What LMDB and the kernel end a process with that meets a damaged file (fact 3).
@@ -21,7 +25,13 @@ _KILLED_BY_DAMAGE = frozenset({signal.SIGBUS, signal.SIGABRT, signal.SIGSEGV, si
 ANSWER_BYTES_MAX = 16 * 1024**2
 COMPLAINT_BYTES_MAX = 4096
 KILLED_SECONDS_MAX = 5.0
+#: A gigabyte on a slow card; the service manager is told to wait so long.
+EXAMINE_SECONDS_MAX = 300.0
+#: Two backups are looked at, and a third store is written.
+REPLACE_SECONDS_MAX = 900.0
 _STDIN, _STDOUT, _STDERR = range(3)
+_decode_examination = msgspec.json.Decoder(Examination).decode
+_decode_incident = msgspec.json.Decoder(Incident).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,36 @@ def ask(arguments: Sequence[str | Path], *, seconds_max: float) -> Answer:
     child.wait(seconds_max)
     answer = child.answer()
     if answer.code or (answer.died_of and not answer.damage):
-        why = answer.complaint or answer.died_of or f"exit code {answer.code}"
-        raise StoreError(f"cannot {arguments[0]} {arguments[1]}: {why}", kind=StoreErrorKind.IO)
+        raise StoreError(_why(answer, *arguments[:2]), kind=StoreErrorKind.IO)
     return answer
+
+
+def _why(answer: Answer, verb: str | Path, place: str | Path) -> str:
+    said = answer.complaint.splitlines()[-1:]
+    if said and said[0].startswith("cannot"):
+        return said[0]
+    return f"cannot {verb} {place}: {''.join(said) or answer.died_of or 'it ended silently'}"
+
+
+def examine(place: Path) -> Examination:
+    """Whatever the file does to whoever opens it. Raises `StoreError`."""
+    answer = ask(("examine", place), seconds_max=EXAMINE_SECONDS_MAX)
+    if answer.damage:
+        return Examination(Condition.DAMAGED, f"reading it ends with {answer.died_of}")
+    return _decode_examination(answer.output)
+
+
+def replace(state_dir: Path, why: str, *, map_bytes: int, now_us: int) -> Incident:
+    """Another store is in the place of the one that was there. Raises `StoreError`."""
+    command = ("replace", state_dir, why, str(map_bytes), str(now_us))
+    answer = ask(command, seconds_max=REPLACE_SECONDS_MAX)
+    if answer.damage:
+        raise StoreError(f"cannot replace the database in {state_dir}: {answer.died_of}")
+    return _decode_incident(answer.output)
+
+
+def back_up(state_dir: Path, *, seconds_max: float) -> None:
+    """The store has one more backup. Raises `StoreError`."""
+    answer = ask(("backup-own", state_dir), seconds_max=seconds_max)
+    if answer.damage:
+        raise StoreError(f"cannot backup the database in {state_dir}: {answer.died_of}")

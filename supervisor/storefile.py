@@ -28,6 +28,7 @@ LOCK_BYTES = 8192
 KEEPS_ITS_PROMISE = frozenset({"ext4", "xfs"})
 #: Stores that were set aside; the newest are kept.
 SET_ASIDE_MAX = 2
+_COPY = "daemondb.copy-"
 _MARKER_TEXT = "daemonDB was made here. If data.mdb is missing or empty, it was lost.\n"
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -80,11 +81,16 @@ class Places:
         self.store = state_dir / "daemondb"
         self.making = state_dir / "daemondb.tmp"  # half a store: gone at the next start
         self.made = state_dir / "daemondb.new"  # a whole one, about to take the store's place
+        self.old = state_dir / "daemondb.old"  # one that nothing is lost with
         self.backups = state_dir / "backups"
 
     def set_aside(self) -> list[Path]:
         """The stores that others took the place of, oldest first."""
         return numbered(self.state_dir, "daemondb.bad-")
+
+    def there_was_one(self) -> bool:
+        """Whether a store was here before, by what is left beside it."""
+        return bool(self.set_aside() or numbered(self.backups, ""))
 
     def prepare(self) -> None:
         """Make the directory of the store (0700, fact L24), and end what a crash cut short.
@@ -96,9 +102,10 @@ class Places:
         if kind in REFUSED_FILE_SYSTEMS:
             raise StoreError(f"cannot keep daemonDB in {self.store}: {kind} cannot hold it")
         if self.made.exists() and not self.store.exists():
-            self._take_place()
-        for half in (self.making, self.made):
-            remove(half)
+            rename(self.made, self.store)
+        for left in (self.making, self.made, *self._done_with()):
+            remove(left)
+        self.remove_left_copies()
         self.store.mkdir(mode=0o700, exist_ok=True)
 
     def empty_for_making(self) -> Path:
@@ -106,26 +113,49 @@ class Places:
         self.making.mkdir(mode=0o700)
         return self.making
 
-    def next_aside(self) -> Path:
-        old = self.set_aside()
-        return self.state_dir / f"daemondb.bad-{number_of(old[-1]) + 1 if old else 1}"
+    def empty_for_copying(self) -> Path:
+        """A directory of this process's own; whoever comes later removes it, if it does not."""
+        self.remove_left_copies()
+        copy = self.state_dir / f"{_COPY}{os.getpid()}"
+        remove(copy)
+        copy.mkdir(mode=0o700)
+        return copy
 
-    def put_in_place(self, aside: Path) -> None:
-        """The store that was made becomes the store, and the one before it goes `aside`.
+    def remove_left_copies(self) -> None:
+        remove_left(self.state_dir, _COPY)
+
+    def next_aside(self) -> Path | None:
+        """Where the store goes that another takes the place of; None if nothing is in it."""
+        if data_bytes(self.store) == 0:
+            return None
+        last = self.set_aside()[-1:]
+        number = number_of(last[0]) + 1 if last else 1
+        return self.state_dir / f"daemondb.bad-{number}"
+
+    def put_in_place(self, aside: Path | None) -> None:
+        """The store that was made becomes the store, and the one before it goes `aside`, or,
+        where that is None, away.
 
         It is whole on disk before it has its second name; after a crash from then on
         `prepare` either ends the exchange or forgets it.
         """
         for path in (*self.making.iterdir(), self.making):
+            self._give_to_owner(path)
             sync(path)
         rename(self.making, self.made)
-        rename(self.store, aside)
-        self._take_place()
-        for store in self.set_aside()[:-SET_ASIDE_MAX]:
+        rename(self.store, aside or self.old)
+        rename(self.made, self.store)
+        for store in self._done_with():
             remove(store)
 
-    def _take_place(self) -> None:
-        rename(self.made, self.store)
+    def _done_with(self) -> list[Path]:
+        return [self.old, *self.set_aside()[:-SET_ASIDE_MAX]]
+
+    def _give_to_owner(self, path: Path) -> None:
+        """What root makes for a daemon that is not root has to be that daemon's."""
+        owner = self.state_dir.stat()
+        if path.stat().st_uid != owner.st_uid:
+            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def ready(place: Path) -> None:
@@ -153,11 +183,11 @@ def allocated_bytes(place: Path) -> int:
     return (place / "data.mdb").stat().st_blocks * 512
 
 
-def keep_what_is_beside(place: Path, other: Path) -> None:
-    """Take the files that are not LMDB's to another directory."""
-    for path in place.iterdir():
-        if path.suffix != ".mdb":
-            shutil.copy2(path, other / path.name)
+def copy_file(source: Path, target: Path) -> None:
+    """For nobody else's eyes at any instant."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as made, source.open("rb") as there:
+        shutil.copyfileobj(there, made)
 
 
 def initialised(place: Path) -> bool:
@@ -297,14 +327,24 @@ def rename(old: Path, new: Path) -> None:
 
 
 def remove(directory: Path) -> None:
-    if directory.exists():
+    if directory.is_dir() and not directory.is_symlink():
         shutil.rmtree(directory)
+    else:
+        directory.unlink(missing_ok=True)
+
+
+def remove_left(directory: Path, prefix: str) -> None:
+    """The directories of processes that are gone, by the pid that their names end in."""
+    for path in numbered(directory, prefix):
+        if not Path(f"/proc/{number_of(path)}").exists():
+            remove(path)
 
 
 def numbered(directory: Path, prefix: str) -> list[Path]:
-    """The entries called `prefix` and a number, lowest first."""
-    found = (path for path in directory.glob(f"{prefix}*") if path.name[len(prefix) :].isdigit())
-    return sorted(found, key=number_of)
+    """The directories called `prefix` and a number, lowest first."""
+    named = re.compile(re.escape(prefix) + "[0-9]+")
+    found = (path for path in directory.glob("*") if named.fullmatch(path.name))
+    return sorted((path for path in found if path.is_dir()), key=number_of)
 
 
 def number_of(path: Path) -> int:

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 #: More events than any device tells of between two backups.
 SEQUENCES_SKIPPED = 1_000_000
-_FORMAT_KEY = b"format"
-_META_KEY = b"store"
+FORMAT_KEY = b"format"
+META_KEY = b"store"
 _FORMAT = struct.Struct(">I")
 
 
@@ -60,13 +60,13 @@ _META = Codec(Meta)
 
 
 def put(txn: Transaction, tables: Tables, meta: Meta) -> None:
-    txn.put(_META_KEY, _META.encode(meta), db=tables.meta)
+    txn.put(META_KEY, _META.encode(meta), db=tables.meta)
 
 
 def read_or_make(txn: Transaction, tables: Tables) -> Meta:
     """What is stored. New in a new store, and where it was damaged: then as if the store
     had been restored, with another generation and no snapshot applied."""
-    stored = txn.get(_META_KEY, db=tables.meta)
+    stored = txn.get(META_KEY, db=tables.meta)
     try:
         if stored is not None:
             return _META.decode(stored)
@@ -82,20 +82,32 @@ def renew(txn: Transaction, tables: Tables, *, last: int, whole: bool, now_us: i
     applied. `last` is the highest sequence number it knows of, `whole` that there is none
     higher; else it goes on far above (INTERFACE: `seq` never restarts)."""
     meta = read_or_make(txn, tables)
-    floor = last if whole else max(last + SEQUENCES_SKIPPED, now_us // SECOND_US)
+    floor = max(last, meta.sequence_floor)
+    if not whole:
+        floor = max(floor + SEQUENCES_SKIPPED, now_us // SECOND_US)
     fresh = Meta(secrets.token_hex(8), meta.device, sequence_floor=floor)
     kept = {"clock_mark_us": meta.clock_mark_us, "outbox_dropped": meta.outbox_dropped}
     put(txn, tables, replace(fresh, **kept))
 
 
+def raise_floor(txn: Transaction, tables: Tables, last: int) -> None:
+    """Whatever rows are left: no number up to `last` is given again."""
+    meta = read_or_make(txn, tables)
+    put(txn, tables, replace(meta, sequence_floor=max(meta.sequence_floor, last)))
+
+
 def put_format(txn: Transaction, tables: Tables, number: int) -> None:
     """Four bytes that every version, older or newer, reads in the same way."""
-    txn.put(_FORMAT_KEY, _FORMAT.pack(number), db=tables.meta)
+    txn.put(FORMAT_KEY, _FORMAT.pack(number), db=tables.meta)
 
 
 def read_format(txn: Transaction, meta_table: Any) -> int:
     """The table is opened by itself: a newer store may have others. Raises `ValueError`."""
-    stored = txn.get(_FORMAT_KEY, db=meta_table)
+    return format_in(txn.get(FORMAT_KEY, db=meta_table))
+
+
+def format_in(stored: bytes | None) -> int:
+    """Raises `ValueError`."""
     if stored is None or len(stored) != _FORMAT.size:
         raise ValueError("it does not say its format")
     return int(_FORMAT.unpack(stored)[0])

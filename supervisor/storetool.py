@@ -8,8 +8,8 @@ it. Only `compact` and `restore` change a store, and only one that no daemon run
 
 import argparse
 import contextlib
+import errno
 import os
-import shutil
 import signal
 import sys
 import time
@@ -20,15 +20,15 @@ import msgspec
 
 from ..ipc.control import SCHEMA_VERSION
 from ..workers.linux import set_parent_death_signal
-from . import backups, dump, environment, salvage, storefile
-from .daemondb import DaemonDB
-from .examination import Condition, Examination, examine
+from . import backups, dump, environment, incidents, replacing, storechild, storefile
+from .daemondb import MAP_BYTES
+from .examination import examine
 from .locks import AlreadyRunningError, DirectoryLock
 from .salvage import Salvage
 from .storefile import Places, StoreError
 
 #: As those of `geosched-ctl`, which passes them on.
-EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_IN_USE = 1, 4, 6
+EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_IN_USE, EXIT_INTERRUPTED = 1, 4, 6, 130
 #: A reader that hangs would keep the pages that it looks at from being used again.
 SECONDS_MAX = 3600
 
@@ -41,14 +41,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.work(options)
     except AlreadyRunningError as error:
         _fail(str(error), EXIT_IN_USE)
-    except PermissionError as error:
-        _fail(str(error), EXIT_NOT_PERMITTED)
-    except (StoreError, OSError) as error:
-        _fail(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        _leave_quietly()
+    except StoreError as error:
+        _fail(str(error), _code_of(error.__cause__))
+    except OSError as error:
+        where = error.filename or "the output"
+        _fail(f"cannot {options.verb} {where}: {error.strerror or error}", _code_of(error))
+
+
+def _code_of(error: BaseException | None) -> int:
+    """LMDB's errors have a code where the system's have a number."""
+    code = getattr(error, "errno", None) or getattr(error, "code", None)
+    return EXIT_NOT_PERMITTED if code in (errno.EACCES, errno.EPERM) else EXIT_FAILED
 
 
 def _fail(why: str, code: int) -> None:
     print(why, file=sys.stderr)
+    _leave_quietly(code)
+
+
+def _leave_quietly(code: int = EXIT_FAILED) -> None:
+    """Where the output takes no more, Python must not try again while it leaves."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(code)
 
 
@@ -58,14 +77,12 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, work: Callable[[argparse.Namespace], None], *arguments: str) -> None:
         command = verbs.add_parser(name)
-        command.set_defaults(work=work)
+        command.set_defaults(work=work, verb=name)
         for argument in arguments:
-            listed = argument == "tables"
-            kind = str if argument in ("tables", "order") else Path
-            command.add_argument(argument, type=kind, nargs="+" if listed else None)
+            command.add_argument(argument, type=_TYPES.get(argument, Path))
 
     verb("examine", _examine, "place")
-    verb("salvage", _salvage, "place", "into", "order", "tables")
+    verb("replace", _replace, "state_dir", "why", "map_bytes", "now_us")
     verb("backup-own", _backup_own, "state_dir")
     verb("stats", _stats, "state_dir")
     verb("check", _check, "state_dir")
@@ -74,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     verb("compact", _compact, "state_dir")
     verb("restore", _restore, "state_dir", "directory")
     return parser
+
+
+_TYPES: dict[str, Callable[[str], object]] = {"why": str, "map_bytes": int, "now_us": int}
 
 
 def _say(document: object) -> None:
@@ -88,15 +108,14 @@ def _examine(options: argparse.Namespace) -> None:
     _say(examine(options.place))
 
 
-def _salvage(options: argparse.Namespace) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    into = os.open(options.into, flags, 0o600)
-    backwards = options.order == "backwards"
-    salvage.read_out(options.place, options.tables, backwards=backwards, into=into)
+def _replace(options: argparse.Namespace) -> None:
+    places = Places(options.state_dir)
+    _say(replacing.replace(places, options.why, map_bytes=options.map_bytes, now_us=options.now_us))
 
 
 def _backup_own(options: argparse.Namespace) -> None:
     places = Places(options.state_dir)
+    places.remove_left_copies()
     made = backups.make_own(places.store, places.backups, live=True)
     _say({"backup": str(made)})
 
@@ -113,7 +132,7 @@ def _stats(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     """Of one that a daemon writes to, a copy of this instant is looked at."""
     with _still(options.state_dir) as place:
-        found = examine(place, thorough=True)
+        found = storechild.examine(place)
     good = found.usable and not found.damaged and not found.faults
     damaged = [{"table": table, "key": key.hex()} for table, key in found.damaged]
     document = {"condition": found.condition, "detail": found.detail}
@@ -126,16 +145,19 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _backup(options: argparse.Namespace) -> None:
+    store = Places(options.state_dir).store
+    if storefile.initialised(options.directory):
+        raise StoreError(f"cannot write a backup to {options.directory}: it holds a database")
     with _readable(options.state_dir) as live:
-        made = backups.make(Places(options.state_dir).store, options.directory, live=live)
+        made = backups.make(store, options.directory, live=live)
     size = made.stat().st_size
     _say({"schemaVersion": SCHEMA_VERSION, "backup": str(made.absolute()), "sizeBytes": size})
 
 
 def _export(options: argparse.Namespace) -> None:
-    """From a copy: however slowly it is read, no page of the store waits for it."""
-    still = _still(options.state_dir, copied=True)
-    with still as place, environment.reading(place, live=False) as env:
+    """From a copy: however slowly it is read, no page of the store waits for it, and no
+    daemon that starts meanwhile."""
+    with _copy(options.state_dir) as place, environment.reading(place, live=False) as env:
         for line in dump.export(env, progress=_progress):
             sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
@@ -150,33 +172,39 @@ def _progress(done: int, rows: int) -> None:
 @contextlib.contextmanager
 def _readable(state_dir: Path) -> Iterator[bool]:
     """Whether a daemon runs on it; where none does, none can start meanwhile."""
+    if not storefile.data_bytes(Places(state_dir).store):
+        raise StoreError(f"cannot read a database in {state_dir}: there is none")
     with contextlib.ExitStack() as held:
         live = False
         try:
             held.callback(DirectoryLock(state_dir).close)
         except AlreadyRunningError:
             live = True
-        if not storefile.data_bytes(Places(state_dir).store):
-            raise StoreError(f"cannot read a database in {state_dir}: there is none")
         yield live
 
 
 @contextlib.contextmanager
-def _still(state_dir: Path, *, copied: bool = False) -> Iterator[Path]:
+def _still(state_dir: Path) -> Iterator[Path]:
     """A directory with the store as it is at this instant, that nobody writes to."""
+    with _readable(state_dir) as live:
+        if not live:
+            yield Places(state_dir).store
+            return
+    with _copy(state_dir) as copy:
+        yield copy
+
+
+@contextlib.contextmanager
+def _copy(state_dir: Path) -> Iterator[Path]:
     places = Places(state_dir)
     with _readable(state_dir) as live:
-        if not live and not copied:
-            yield places.store
-            return
-        copy = state_dir / f"daemondb.copy-{os.getpid()}"
-        copy.mkdir(mode=0o700)
-        try:
-            with environment.reading(places.store, live=live) as env:
-                environment.copy(env, copy)
-            yield copy
-        finally:
-            storefile.remove(copy)
+        copy = places.empty_for_copying()
+        with environment.reading(places.store, live=live) as env:
+            environment.copy(env, copy)
+    try:
+        yield copy
+    finally:
+        storefile.remove(copy)
 
 
 # --- for an operator, while no daemon runs ----------------------------------------------
@@ -184,14 +212,12 @@ def _still(state_dir: Path, *, copied: bool = False) -> Iterator[Path]:
 
 def _compact(options: argparse.Namespace) -> None:
     places = Places(options.state_dir)
-    with _alone(places):
+    with _alone(places), replacing.made_anew(places) as making:
         before = storefile.allocated_bytes(places.store)
-        making = places.empty_for_making()
         backups.copy_into(places.store, making, live=False)
-        storefile.keep_what_is_beside(places.store, making)
-        aside = places.next_aside()
-        places.put_in_place(aside)
-        storefile.remove(aside)  # what it held is in the other, to the last row
+        storefile.mark_initialised(making)
+        incidents.write(making, incidents.read(places.store))
+        places.put_in_place(None)  # what the old one held is in the new one, to the last row
         after = storefile.allocated_bytes(places.store)
     _say({"schemaVersion": SCHEMA_VERSION, "bytesBefore": before, "bytesAfter": after})
 
@@ -199,27 +225,21 @@ def _compact(options: argparse.Namespace) -> None:
 def _restore(options: argparse.Namespace) -> None:
     """The store that is there is set aside."""
     places = Places(options.state_dir)
-    with _alone(places):
-        found = examine(options.directory)
-        _refuse(found, options.directory)
-        making = places.empty_for_making()
-        shutil.copyfile(options.directory / "data.mdb", making / "data.mdb")
-        (making / "data.mdb").chmod(0o600)
-        db = DaemonDB.at(making)
-        try:
-            db.adopt(Salvage(), now_us=time.time_ns() // 1000)
-            actions = sum(db.counts().values())
-        finally:
-            db.close()
+    with _alone(places), replacing.made_anew(places) as making:
+        made = making / "data.mdb"
+        storefile.copy_file(options.directory / "data.mdb", made)
+        found = storechild.examine(making)
+        if not found.usable:
+            detail = found.detail or "it is empty"
+            raise StoreError(f"cannot restore {options.directory}: {detail}")
+        map_bytes = max(MAP_BYTES, 2 * made.stat().st_size)
+        now_us = time.time_ns() // 1000
+        actions = replacing.adopted(making, Salvage(), map_bytes=map_bytes, now_us=now_us)
+        incidents.write(making, incidents.read(places.store))
         aside = places.next_aside()
         places.put_in_place(aside)
-    _say({"schemaVersion": SCHEMA_VERSION, "actions": actions, "setAside": str(aside.absolute())})
-
-
-def _refuse(found: Examination, directory: Path) -> None:
-    if found.condition is Condition.NEW or not found.usable:
-        detail = found.detail or "there is no backup"
-        raise StoreError(f"cannot restore {directory}: {detail}")
+    set_aside = None if aside is None else str(aside.absolute())
+    _say({"schemaVersion": SCHEMA_VERSION, "actions": actions, "setAside": set_aside})
 
 
 @contextlib.contextmanager

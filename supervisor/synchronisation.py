@@ -5,10 +5,11 @@ neither statuses nor daemonDB. A snapshot is handed on only when it is whole.
 """
 
 import logging
-import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from ..ipc.actions import Action
 from ..ipc.messages import (
@@ -28,9 +29,9 @@ from ..ipc.messages import (
     ToSynchroniser,
 )
 from ..ipc.sockets import ProtocolError, Server
+from .backoff import Backoff
 from .children import Children, News
 from .core.model import Instant
-from .core.retry import RETRY_CAP_SECONDS, retry_delay
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ MESSAGES_PER_TURN_MAX = 16
 REPORTS_PER_EXCHANGE_MAX = 100
 #: Forking, connecting and handing pages over come on top of the backend's own time-out.
 EXCHANGE_MARGIN_SECONDS = 3.0
+#: Synchronisers that may end on one exchange: what ends each of its readers is not asked for
+#: at full speed until the time is over.
+READERS_PER_EXCHANGE_MAX = 2
 #: A synchroniser with nothing to do leaves, and gives its memory back.
 LINGER_SECONDS = 10.0
 
@@ -80,6 +84,7 @@ class _Exchange:
     message: Pull | Send
     deadline: float
     sent: bool = False
+    readers_lost: int = 0
     pages: deque[tuple[Action, ...]] = field(default_factory=deque)
 
 
@@ -91,22 +96,18 @@ class Synchronisation:
         server: Server[FromSynchroniser, ToSynchroniser],
         children: Children,
         address: BackendAddress,
-        *,
-        chance: Callable[[], float] = random.random,
+        backoff: Backoff,
     ) -> None:
         self.server = server
         self.address = address
+        self.backoff = backoff
         self.bad_messages = 0
-        self.retry_cap_seconds = RETRY_CAP_SECONDS
         self._children = children
-        self._chance = chance
         self._exchange: _Exchange | None = None
         self._count = 0
         self._name: str | None = None
         self._connected = False
         self._idle_since = 0.0
-        self._failures = {True: 0, False: 0}
-        self._not_before = {True: 0.0, False: 0.0}
 
     @property
     def busy(self) -> bool:
@@ -114,37 +115,24 @@ class Synchronisation:
 
     def may(self, *, pull: bool, now: Instant) -> bool:
         """Whether an exchange of this kind may begin: none is under way, no back-off holds."""
-        return not self.busy and now.monotonic_seconds >= self._not_before[pull]
-
-    def not_before(self, *, pull: bool) -> float:
-        return self._not_before[pull]
-
-    def hurry(self) -> None:
-        """Somebody asked for it: what was to be waited for counts no more."""
-        self._not_before = {True: 0.0, False: 0.0}
-
-    def back_off(self, *, pull: bool, now: Instant, retry_after_seconds: float = 0.0) -> None:
-        """No exchange of this kind for a while, and longer each time in a row."""
-        delay = retry_delay(
-            self._failures[pull],
-            self._chance(),
-            cap_seconds=self.retry_cap_seconds,
-            retry_after_seconds=retry_after_seconds,
-        )
-        self._failures[pull] += 1
-        self._not_before[pull] = now.monotonic_seconds + delay
+        return not self.busy and self.backoff.may(pull=pull, now=now)
 
     def pull(self, now: Instant, *, etag: str, digest: str) -> None:
-        self._begin(Pull(self._next(), self.address, now.wall_us, etag, digest), now)
+        self._begin(Pull(self._next(), self._address(now), now.wall_us, etag, digest), now)
 
     def report(self, reports: Iterable[Report], now: Instant) -> None:
-        self._begin(Send(self._next(), self.address, tuple(reports)), now)
+        self._begin(Send(self._next(), self._address(now), tuple(reports)), now)
+
+    def _address(self, now: Instant) -> BackendAddress:
+        return replace(self.address, clock_believed=now.believed)
 
     def gather(self, news: News, now: Instant) -> Outcome | None:
         """Go on with the exchange under way; what came of it, if it is over."""
+        outcome = self._hear(now)
         if self._name in news.gone or self._name in news.failed:
             self._name, self._connected = None, False
-        outcome = self._hear(now) or self._judge(now)
+            outcome = outcome or self._reader_lost(now)
+        outcome = outcome or self._judge(now)
         if outcome is None and self._exchange is not None:
             self._carry_on()
         self._let_go(now)
@@ -222,13 +210,20 @@ class Synchronisation:
                 if sum(map(len, exchange.pages)) != message.total:
                     return self._failed(ErrorKind.LOCAL, "pages were lost on the way", now)
                 return self._over(PullDone(Snapshot(exchange.pages, message)), now)
-            case Taken(_, accepted):
-                done = self._over(ReportsDone(message), now)
-                if not accepted:
-                    self.back_off(pull=False, now=now)  # it answers, but takes nothing
-                return done
+            case Taken():
+                return self._over(ReportsDone(message), now)
             case ExchangeFailed(_, kind, detail, retry_after_seconds):
                 return self._failed(kind, detail, now, retry_after_seconds)
+
+    def _reader_lost(self, now: Instant) -> Outcome | None:
+        """It may have ended before it read the order: another one gets it too."""
+        exchange = self._exchange
+        if exchange is None or not exchange.sent:
+            return None
+        exchange.readers_lost += 1
+        if exchange.readers_lost < READERS_PER_EXCHANGE_MAX:
+            return None
+        return self._failed(ErrorKind.LOCAL, "its synchroniser ended before it answered", now)
 
     def _judge(self, now: Instant) -> Outcome | None:
         exchange = self._exchange
@@ -240,13 +235,11 @@ class Synchronisation:
         detail = f"no whole answer within {self.address.timeout_seconds:g} s"
         return self._failed(ErrorKind.TIMEOUT, detail, now)
 
-    def _over(self, outcome: Outcome, now: Instant) -> Outcome:
-        assert self._exchange is not None
-        pull = isinstance(self._exchange.message, Pull)
-        taken = isinstance(outcome, ReportsDone) and outcome.taken.accepted
-        if pull or taken:
-            self._failures[pull] = 0
-        self._not_before[pull] = 0.0
+    def _over(self, outcome: PullDone | ReportsDone, now: Instant) -> Outcome:
+        if isinstance(outcome, ReportsDone) and not outcome.taken.accepted:
+            self.backoff.failed(pull=False, now=now)  # it answers, but takes nothing
+        else:
+            self.backoff.succeeded(pull=isinstance(outcome, PullDone))
         self._end(now)
         return outcome
 
@@ -255,7 +248,7 @@ class Synchronisation:
     ) -> Failed:
         assert self._exchange is not None
         pull = isinstance(self._exchange.message, Pull)
-        self.back_off(pull=pull, now=now, retry_after_seconds=retry_after_seconds)
+        self.backoff.failed(pull=pull, now=now, retry_after_seconds=retry_after_seconds)
         self._end(now)
         return Failed(pull, kind, detail)
 

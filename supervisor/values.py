@@ -3,6 +3,7 @@ address, a command. Pure. Each function raises `ValueError` with a reason that d
 name the key; `settings.py` knows where the value stands.
 """
 
+import ipaddress
 import re
 import signal
 from urllib.parse import urlsplit
@@ -91,6 +92,31 @@ def check_url(url: str) -> None:
         raise ValueError("expected http://… or https://… with a host")
     if "?" in url or "#" in url:
         raise ValueError("has a query or a fragment; paths are added at its end")
+
+
+def check_oauth_url(url: str) -> None:
+    """Secrets go there, so nobody may listen: over plain HTTP only on this host."""
+    check_url(url)
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not _is_this_host(parts.hostname or ""):
+        raise ValueError("expected https://…: secrets are sent there")
+
+
+def check_proxy(url: str) -> None:
+    """The reason never repeats the url: there may be a password in it."""
+    if "@" in url:
+        raise ValueError("has credentials in it; proxies that want some are not supported")
+    check_url(url)
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.path not in ("", "/"):
+        raise ValueError("expected http:// with a host and a port")
+
+
+def _is_this_host(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 def check_command(command: tuple[str, ...]) -> None:

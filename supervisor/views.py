@@ -1,11 +1,12 @@
 """Records as people and scripts see them (INTERFACE, "Commands"). Pure; decides nothing."""
 
-from ..ipc.control import ActionView, EventView, IncidentView, RunView
 from ..ipc.instants import format_instant, format_optional
-from .backend import signal_name
+from ..ipc.views import ActionView, EventView, IncidentView, ReportView, RunView
 from .core.model import Null, Over, Record, Running, RunRow, StatusChange, Waiting
 from .incidents import Incident
 from .liverun import LiveRun
+from .outbox import Pending
+from .reporting import report_of, signal_name
 
 
 def phase(record: Record, live: LiveRun | None, *, queued: bool, held: bool) -> str:
@@ -80,4 +81,22 @@ def event_view(sequence: int, change: StatusChange) -> EventView:
         to=change.new.json,
         reason=change.reason.value if change.reason else None,
         run_id=change.run_id,
+    )
+
+
+def report_view(generation: str, sequence: int, row: Pending, *, set_aside: bool) -> ReportView:
+    """A report as the backend is told it, and how often that refused it."""
+    report = report_of(generation, sequence, row.change)
+    return ReportView(
+        key=report.key,
+        id=report.action_id,
+        execution_status=row.change.new.json,
+        at=format_instant(report.at_us),
+        attempt=report.attempt,
+        run_id=report.run_id,
+        exit_code=report.exit_code,
+        signal=report.signal,
+        reason=report.reason or None,
+        refusals=row.refusals,
+        set_aside=set_aside,
     )

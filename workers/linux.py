@@ -6,11 +6,15 @@ Each function is one call; what it is good for is decided by its callers.
 import ctypes
 import os
 import resource
+import sys
+import time
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STA_UNSYNC = 0x0040
 _TIME_ERROR = 5
+_TFD_TIMER_ABSTIME = 1
+_TFD_TIMER_CANCEL_ON_SET = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,6 +59,35 @@ def clock_synchronised() -> bool:
     answer = _Timex()
     state = _libc.adjtimex(ctypes.byref(answer))
     return state not in (-1, _TIME_ERROR) and not answer.status & _STA_UNSYNC
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_ = (
+        ("interval_seconds", ctypes.c_long),
+        ("interval_nanoseconds", ctypes.c_long),
+        ("value_seconds", ctypes.c_long),
+        ("value_nanoseconds", ctypes.c_long),
+    )
+
+
+def open_clock_set_timer() -> int:
+    """A descriptor that is readable after the wall clock was set, or the host has slept
+    (fact P19); reading it then fails with ECANCELED, and it goes on. Raises `OSError`."""
+    descriptor = _libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise _last_error("timerfd_create")
+    never = _Itimerspec(0, 0, min(sys.maxsize, 2**40), 0)
+    flags = _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET
+    if _libc.timerfd_settime(descriptor, flags, ctypes.byref(never), None) != 0:
+        error = _last_error("timerfd_settime")
+        os.close(descriptor)
+        raise error
+    return int(descriptor)
+
+
+def _last_error(call: str) -> OSError:
+    error = ctypes.get_errno()
+    return OSError(error, f"cannot {call}: {os.strerror(error)}")
 
 
 def _prctl(option: int, value: int) -> None:

@@ -7,12 +7,12 @@ of what a result means.
 import logging
 import os
 import zlib
-from pathlib import Path
 
 import msgspec
 
 from ..ipc.messages import RunResult
 from ..ipc.places import Runtime
+from .durable import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def keep(runtime: Runtime, result: RunResult) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(runtime.results)
+    sync_folder(runtime.results)
 
 
 def load(runtime: Runtime, run_id: str) -> RunResult | None:
@@ -89,11 +89,3 @@ def remove(runtime: Runtime, run_id: str) -> None:
             error,
             extra={"event": "result-not-removed", "runId": run_id},
         )
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -33,11 +33,13 @@ from ..ipc.messages import (
 from .backends.base import Backend, ExchangeError, Snapshot
 from .backends.file import FileBackend
 from .backends.http import HttpBackend
+from .backends.trpc import TrpcBackend
 
 #: Every kind of backend there is. A new one is one file and one line.
 BACKENDS: dict[str, Callable[[], Backend]] = {
     "file": FileBackend,
     "http": HttpBackend,
+    "trpc": TrpcBackend,
 }
 
 #: A page is applied in a slice of a loop turn: few actions, and not many bytes either.
@@ -46,6 +48,8 @@ PAGE_BYTES_MAX = 128 * 1024
 #: Address space: the interpreter with its threads, and so many times a body when it is read.
 MEMORY_BYTES_BASE = 512 * 1024 * 1024
 MEMORY_BODIES_MAX = 16
+#: A peer that keeps this process busy must not hold up the supervisor, or a start.
+NICER_BY = 10
 #: How long one wait for an order is; nothing happens at its end.
 ORDER_WAIT_SECONDS = 3600.0
 
@@ -62,6 +66,7 @@ def main(name: str, endpoint: str, lifeline_fd: int) -> None:
     `lifeline_fd` is the read end of a pipe whose write end only the supervisor has.
     """
     setproctitle("geosched: synchroniser")
+    os.nice(NICER_BY)
     # A Ctrl-C or a service manager's signal to the group is the supervisor's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

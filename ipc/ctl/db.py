@@ -5,6 +5,7 @@ not: so the caller needs the rights to them, and a path of the caller's never re
 daemon. What such a process does is not known here; what it says is shown.
 """
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ from .verbs import fields
 
 _TOOL = (sys.executable, "-P", "-m", "geosched.supervisor.storetool")
 _FAILED = 1
+#: Exit codes that mean the same here: failed, not permitted, a daemon runs, interrupted.
+_KNOWN = (1, 4, 6, 130)
 
 
 class StoreToolError(ClientError):
@@ -126,10 +129,19 @@ def _run(ctx: click.Context, verb: str, *more: Path, stdout: int | None) -> byte
     except subprocess.TimeoutExpired:
         raise NotDoneError(f"cannot {verb}: not done within {seconds:g} s") from None
     if done.returncode and not done.stdout:
-        why = (done.stderr or b"").decode(errors="replace").strip().splitlines()
-        last = why[-1] if why else f"its process ended with {done.returncode}"
-        raise StoreToolError(done.returncode if done.returncode > 0 else _FAILED, last)
+        _complain(ctx, verb, done.returncode, done.stderr)
     return done.stdout or b""
+
+
+def _complain(ctx: click.Context, verb: str, code: int, said: bytes | None) -> None:
+    """Never returns. With no word of why, somebody has heard it already, or left."""
+    last = (said or b"").decode(errors="replace").strip().splitlines()[-1:]
+    if code < 0:
+        last = [f"cannot {verb}: its process was ended by {signal.Signals(-code).name}"]
+    code = code if code in _KNOWN else _FAILED
+    if not last:
+        ctx.exit(code)
+    raise StoreToolError(code, last[0])
 
 
 def _show(ctx: click.Context, document: dict[str, Any], sheet_of: render.SheetOf) -> None:

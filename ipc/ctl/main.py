@@ -18,8 +18,12 @@ from ..client import (
     RefusedError,
 )
 from ..control import RefusalKind
+from ..login import Why
 from .db import StoreToolError, db
+from .diff import diff
+from .login import LoginFailedError, login
 from .options import shared_options
+from .outbox import outbox
 from .output import complain
 from .streams import events, logs
 from .verbs import list_, ping, show_action, shutdown, status, stop, sync
@@ -45,6 +49,13 @@ _REFUSALS = {
     RefusalKind.FAILED: Exit.FAILED,
 }
 
+_LOGINS = {
+    Why.CONFIGURATION: Exit.USAGE,
+    Why.DENIED: Exit.NOT_PERMITTED,
+    Why.NOT_CONFIRMED: Exit.NOT_DONE,
+    Why.FAILED: Exit.FAILED,
+}
+
 
 def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     if asked:
@@ -55,7 +66,21 @@ def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 cli = click.Group(
     "geosched-ctl",
     help="Control geoschedd, the daemon that runs action scripts for windows of time.",
-    commands=[list_, status, show_action, logs, events, sync, stop, ping, db, shutdown],
+    commands=[
+        list_,
+        status,
+        show_action,
+        logs,
+        events,
+        sync,
+        diff,
+        stop,
+        outbox,
+        ping,
+        db,
+        shutdown,
+        login,
+    ],
     params=[
         *shared_options(environment=True),
         click.Option(
@@ -108,6 +133,8 @@ def exit_of(error: ClientError) -> Exit:
             return Exit(code)
         case RefusedError(kind=kind):
             return _REFUSALS[kind]
+        case LoginFailedError(why=why):
+            return _LOGINS[why]
         case _:
             return Exit.FAILED
 

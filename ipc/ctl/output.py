@@ -6,11 +6,11 @@ The only importer of `rich`, and that only when there is a terminal to colour.
 import shutil
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from ..control import SCHEMA_VERSION
+from ..control import SCHEMA_VERSION, Progress
 from .layout import Block, Sheet, Table, fit, plain_lines
 from .options import Output
 from .render import clean
@@ -44,6 +44,30 @@ def complain(text: str) -> None:
     """One line on standard error."""
     sys.stderr.write(f"geosched-ctl: {clean(text)}\n")
     sys.stderr.flush()
+
+
+class Shown:
+    """How far something is: one line on a terminal's standard error, gone at the end."""
+
+    def __init__(self) -> None:
+        self.wanted = sys.stderr.isatty()
+        self._width = 0
+
+    def progress(self, now: Progress) -> None:
+        self._write(f"{now.settled} of {now.total}")
+
+    def _write(self, text: str) -> None:
+        if self.wanted:
+            sys.stderr.write(f"\r{text:<{self._width}}\r{text}")
+            sys.stderr.flush()
+            self._width = len(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._width:
+            self._write("")
 
 
 def show_document(fields: dict[str, Any], output: Output) -> None:

@@ -8,8 +8,8 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from ..control import ActionView, BackendView, EventView, RunView, StatusView, StoreView, SyncView
 from ..instants import SECOND_US, parse_instant
+from ..views import ActionView, BackendView, EventView, RunView, StatusView, StoreView, SyncView
 from .layout import Block, Column, Sheet, Table
 
 NOTHING = "-"
@@ -147,7 +147,10 @@ def troubles(status: StatusView) -> list[str]:
         (backend.quarantined, f"{backend.quarantined} entries of the backend set aside"),
         (backend.last_report_error, f"reports are not taken: {backend.last_report_error}"),
         (outbox.dropped, f"{outbox.dropped} reports dropped, the outbox was full"),
-        (outbox.refused, f"{outbox.refused} reports refused by the backend"),
+        (
+            outbox.refused,
+            f"{outbox.refused} reports refused: see `outbox list`",
+        ),
         (status.output_lost_bytes, f"{status.output_lost_bytes} bytes of output lost"),
     ]
     happened = [f"daemonDB, {one.at[:16]}: {one.detail}" for one in store.incidents]

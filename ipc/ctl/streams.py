@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import click
 
 from ..client import Client
-from ..control import LOG_CHUNK_BYTES_MAX, EventsAre, EventView, LogChunk, ReadEvents, ReadLog
+from ..control import LOG_CHUNK_BYTES_MAX, EventsAre, LogChunk, ReadEvents, ReadLog
+from ..views import EventView
 from . import render
 from .options import Output, Verb, connect, output_of
 from .output import complain, now_us, show_document, show_line, show_sheet, write

@@ -17,7 +17,6 @@ from ..client import BadAnswerError, Client, ClientError, NotDoneError
 from ..control import (
     ActionIs,
     ActionsAre,
-    ActionView,
     GetStatus,
     ListActions,
     Ping,
@@ -32,10 +31,11 @@ from ..control import (
     Synced,
 )
 from ..sockets import wait_until_gone
+from ..views import ActionView
 from . import render
 from .layout import Block, Sheet
 from .options import Output, Verb, connect, output_of
-from .output import now_us, show_document, show_line, show_sheet
+from .output import Shown, now_us, show_document, show_line, show_sheet
 
 
 class VerbFailedError(ClientError):
@@ -146,8 +146,9 @@ def show_action(ctx: click.Context, id_: str) -> None:
 @click.pass_context
 def sync(ctx: click.Context, no_wait: bool) -> None:
     """Pull from the backend and report to it now."""
-    with connect(ctx) as client:
-        synced = client.ask(Sync(wait=not no_wait), Synced)
+    with connect(ctx) as client, Shown() as shown:
+        request = Sync(wait=not no_wait, progress=shown.wanted)
+        synced = client.ask(request, Synced, on_progress=shown.progress)
     asked_for = [Block((("sync", "asked for"),))]
     sheet = asked_for if no_wait else render.sync_sheet(synced.result)
     show(ctx, fields(synced.result), sheet)

@@ -262,11 +262,13 @@ class Change:
 class Instant:
     """The clocks, read once a turn.
 
-    `wall_us` decides about windows, and only while `trusted` (S19). `monotonic_seconds`
-    measures durations and stops while the host sleeps; `boot_seconds` does not stop.
+    `wall_us` decides about windows, and only while `trusted` (S19); a clock that is not
+    `believed` is trusted all the same once it was waited for. `monotonic_seconds` measures
+    durations and stops while the host sleeps; `boot_seconds` does not stop.
     """
 
     wall_us: int
     monotonic_seconds: float = 0.0
     boot_seconds: float = 0.0
     trusted: bool = True
+    believed: bool = True

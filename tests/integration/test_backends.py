@@ -23,40 +23,18 @@ from geosched.ipc.messages import (
 from geosched.workers.backends.base import Backend, ExchangeError, Snapshot
 from geosched.workers.backends.file import FileBackend
 from geosched.workers.backends.http import HttpBackend
-from support.backend import FAULTS, BackendServer, address, entry
+from support.backend import (
+    FAULTS,
+    GOOD_DESPITE_ITS_NAME,
+    KIND_OF_FAULT,
+    BackendServer,
+    address,
+    entry,
+)
 
 #: The time-out of an exchange with a peer that does not finish, and how late its end may be.
 TIMEOUT_SECONDS = 0.6
 LATE_SECONDS = 1.5
-
-GOOD_DESPITE_ITS_NAME = "gzip"
-KIND_OF_FAULT = {
-    "slow": ErrorKind.TIMEOUT,
-    "drip-body": ErrorKind.TIMEOUT,
-    "drip-headers": ErrorKind.TIMEOUT,
-    "huge": ErrorKind.TOO_LARGE,
-    "gzip-bomb": ErrorKind.TOO_LARGE,
-    "gzip-garbage": ErrorKind.BAD_ANSWER,
-    "truncated": ErrorKind.UNREACHABLE,
-    "truncated-chunks": ErrorKind.UNREACHABLE,
-    "truncated-clean": ErrorKind.BAD_ANSWER,
-    "length-too-small": ErrorKind.BAD_ANSWER,
-    "length-too-large": ErrorKind.UNREACHABLE,
-    "no-http": ErrorKind.BAD_ANSWER,
-    "long-header": ErrorKind.BAD_ANSWER,
-    "reset": ErrorKind.UNREACHABLE,
-    "close": ErrorKind.UNREACHABLE,
-    "redirect": ErrorKind.REFUSED,
-    "status": ErrorKind.BUSY,
-    "garbage": ErrorKind.BAD_ANSWER,
-    "html": ErrorKind.BAD_ANSWER,
-    "empty": ErrorKind.BAD_ANSWER,
-    "deep": ErrorKind.BAD_ANSWER,
-    "not-utf8": ErrorKind.BAD_ANSWER,
-    "wrong-shape": ErrorKind.BAD_ANSWER,
-    "number": ErrorKind.BAD_ANSWER,
-    "null": ErrorKind.BAD_ANSWER,
-}
 
 
 @pytest.fixture
@@ -106,7 +84,7 @@ def test_every_fault_of_the_test_backend_is_tried() -> None:
 def test_a_hostile_answer_is_an_error_of_its_kind_in_time_and_costs_the_next_pull_nothing(
     fault: str, server: BackendServer, http: HttpBackend
 ) -> None:
-    where = address(url=server.url, timeout_seconds=TIMEOUT_SECONDS)
+    where = address(url=server.url, timeout_seconds=TIMEOUT_SECONDS, actions_max=1000)
     server.fault = fault
     begun = time.monotonic()
     error = error_of(http, where)
@@ -157,6 +135,7 @@ def test_a_peer_that_accepts_and_is_silent_is_a_timeout(scheme: str, http: HttpB
 def test_a_peer_that_speaks_no_tls_is_unreachable(server: BackendServer, http: HttpBackend) -> None:
     error = error_of(http, address(url=server.url.replace("http:", "https:")))
     assert error.kind is ErrorKind.UNREACHABLE
+    assert error.detail.startswith("cannot speak TLS with https://127.0.0.1:")
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "http://", "nonsense", "http://[::1/"])
@@ -288,19 +267,27 @@ def test_a_token_file_that_is_no_file_is_unauthorized(
     assert str(token_file) in error.detail
 
 
-def test_a_token_that_others_can_read_is_warned_of_once_and_never_logged(
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_token_that_others_can_write_is_refused(
+    mode: int, server: BackendServer, http: HttpBackend, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("s3cret")
+    token_file.chmod(mode)
+    error = error_of(http, address(url=server.url, token_file=str(token_file)))
+    assert error.kind is ErrorKind.UNAUTHORIZED
+    assert f"others than its owner can write it (mode {mode:04o})" in error.detail
+    assert server.asked == []
+
+
+def test_a_token_that_others_can_only_read_is_used_and_never_logged(
     server: BackendServer, http: HttpBackend, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     token_file = tmp_path / "token"
     token_file.write_text("s3cret")
-    token_file.chmod(0o640)
+    token_file.chmod(0o644)
     caplog.set_level(logging.DEBUG)
-    for _ in range(2):
-        snapshot_of(http, address(url=server.url, token_file=str(token_file)))
-    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.getMessage() for record in warnings] == [
-        f"Others than the owner can use the token file {token_file}: its mode is 0640"
-    ]
+    snapshot_of(http, address(url=server.url, token_file=str(token_file)))
     assert "s3cret" not in caplog.text
 
 
@@ -335,6 +322,17 @@ def test_reports_are_taken_one_by_one_and_a_key_in_no_list_stays_pending(
     server.reject_keys, server.ignore_keys = {"k2": "unknown action"}, {"k3"}
     taken = send(http, address(url=server.url), "k1", "k2", "k3", "k4")
     assert taken == Taken(1, ("k1", "k4"), (("k2", "unknown action"),))
+
+
+def test_a_backend_that_quotes_our_token_does_not_get_it_into_a_message(
+    server: BackendServer, http: HttpBackend, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.touch(mode=0o600)
+    token_file.write_text("s3cret")
+    server.token, server.reject_keys = "s3cret", {"k1": "not for Bearer s3cret"}
+    taken = send(http, address(url=server.url, token_file=str(token_file)), "k1")
+    assert taken.refused == (("k1", "not for Bearer ..."),)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import select
 import shutil
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from geosched.ipc import control
+from geosched.ipc import control, views
 from geosched.ipc.control import Answer, Call, RefusalKind, Refused, Reply, Request
 from geosched.ipc.sockets import Poller, Server, new_context
 from support.wait import wait_for
@@ -107,12 +108,12 @@ def ctl_at(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return ctl("--socket", str(place / "control.sock"), *arguments)
 
 
-def started(place: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def started(place: Path, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [COMMAND, "--socket", place / "control.sock", *arguments],
         env=environment(),
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
     )
 
 
@@ -120,8 +121,8 @@ def answering(*answers: Answer) -> Script:
     return lambda _: list(answers)
 
 
-def action(action_id: str, from_date: str = "2026-11-23T08:00:00.000Z") -> control.ActionView:
-    return control.ActionView(
+def action(action_id: str, from_date: str = "2026-11-23T08:00:00.000Z") -> views.ActionView:
+    return views.ActionView(
         action_id,
         from_date,
         "2027-11-23T08:00:00.000Z",
@@ -137,23 +138,21 @@ def action(action_id: str, from_date: str = "2026-11-23T08:00:00.000Z") -> contr
     )
 
 
-def event(seq: int) -> control.EventView:
-    return control.EventView(
-        seq, "2026-11-23T08:00:00.000Z", f"a{seq}", None, "STARTED", "due", "r1"
-    )
+def event(seq: int) -> views.EventView:
+    return views.EventView(seq, "2026-11-23T08:00:00.000Z", f"a{seq}", None, "STARTED", "due", "r1")
 
 
-STATUS = control.StatusView(
-    control.DaemonView(1, "0.1.0", "2026-11-23T08:00:00.000Z", 5.0),
+STATUS = views.StatusView(
+    views.DaemonView(1, "0.1.0", "2026-11-23T08:00:00.000Z", 5.0),
     {"NULL": 1, "STARTED": 0, "WONT_START": 0, "WONT_FINISH": 0, "FINISHED": 0, "FAILED": 0},
     0,
     0,
     None,
-    control.BackendView("file"),
-    control.OutboxView(0),
-    control.ClockView(True),
+    views.BackendView("file"),
+    views.OutboxView(0),
+    views.ClockView(True),
     "tree",
-    control.StoreView("ok", 2**20, 2**26, "ext4", True),
+    views.StoreView("ok", 2**20, 2**26, "ext4", True),
 )
 PONG = control.Pong(4711, "0.1.0")
 
@@ -332,6 +331,10 @@ def test_an_answer_to_something_else_is_an_error(place, daemon) -> None:
         ("-o", "json", "events", "-f"),
         ("-o", "json", "logs", "-f", "a"),
         ("logs", "a", "-n", "-3"),
+        ("outbox", "drop"),
+        ("outbox", "drop", "gen-1", "--refused"),
+        ("outbox", "drop", b"\xff"),
+        ("outbox", "list", "too-much"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(arguments) -> None:
@@ -407,7 +410,7 @@ def test_a_daemon_that_repeats_a_page_does_not_keep_the_list_for_ever(place, dae
 
 
 def test_show_has_the_action_and_its_runs(place, daemon) -> None:
-    run = control.RunView("r1", 1, 10, 11, "2026-11-23T08:00:00.000Z")
+    run = views.RunView("r1", 1, 10, 11, "2026-11-23T08:00:00.000Z")
     asked = daemon(answering(control.ActionIs(action("a"), (run,))))
     document = json.loads(ctl_at(place, "-o", "json", "show", "a").stdout)
     assert document["action"]["id"] == "a"
@@ -434,13 +437,13 @@ def test_sync_waits_for_longer_than_a_silence_once_it_is_accepted(place, daemon)
 
 
 def test_sync_prints_what_it_did(place, daemon) -> None:
-    daemon(answering(control.Accepted(9.0), control.Synced(control.SyncView(added=3))))
+    daemon(answering(control.Accepted(9.0), control.Synced(views.SyncView(added=3))))
     document = json.loads(ctl_at(place, "-o", "json", "sync").stdout)
     assert (document["schemaVersion"], document["added"], document["reported"]) == (1, 3, 0)
 
 
 def test_a_sync_that_failed_prints_counts_and_the_reason_and_fails(place, daemon) -> None:
-    daemon(answering(control.Synced(control.SyncView(reported=2), "cannot pull: refused")))
+    daemon(answering(control.Synced(views.SyncView(reported=2), "cannot pull: refused")))
     result = ctl_at(place, "-o", "json", "sync")
     assert result.returncode == 1
     assert json.loads(result.stdout)["reported"] == 2
@@ -448,7 +451,7 @@ def test_a_sync_that_failed_prints_counts_and_the_reason_and_fails(place, daemon
 
 
 def test_sync_without_waiting_only_asks(place, daemon) -> None:
-    asked = daemon(answering(control.Synced(control.SyncView())))
+    asked = daemon(answering(control.Synced(views.SyncView())))
     assert "asked for" in ctl_at(place, "sync", "--no-wait").stdout
     assert json.loads(ctl_at(place, "-o", "json", "sync", "--no-wait").stdout)["added"] == 0
     assert set(asked.seen) == {control.Sync(wait=False)}
@@ -464,6 +467,155 @@ def test_what_was_accepted_and_is_not_done_in_its_bound_is_exit_8(place, daemon)
 def test_a_timeout_replaces_the_bound_of_what_was_accepted(place, daemon) -> None:
     daemon(answering(control.Accepted(60.0)))
     assert ctl_at(place, "--timeout", "0.5", "stop", "a").returncode == 8
+
+
+def on_a_terminal(place: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and standard error of the command where that is a terminal."""
+    ours, theirs = pty.openpty()
+    with started(place, *arguments, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                seen += os.read(ours, 4096)
+            except OSError:  # so a terminal ends whose other side was closed
+                break
+        os.close(ours)
+        process.communicate(timeout=20)
+    return process.returncode, seen.decode()
+
+
+PROGRESS = [
+    control.Accepted(9.0), control.Progress(200, 9000), control.Progress(9000, 9000),
+    control.Synced(views.SyncView(added=9000)),
+]  # fmt: skip
+
+
+def test_a_terminal_sees_how_a_sync_goes_and_nothing_of_it_is_left(place, daemon) -> None:
+    running = daemon(answering(*PROGRESS))
+    code, seen = on_a_terminal(place, "sync")
+    assert code == 0
+    assert "200 of 9000" in seen
+    assert seen.endswith("\r" + " " * len("9000 of 9000") + "\r")
+    assert running.seen == [control.Sync(progress=True)]
+
+
+def test_a_pipe_sees_nothing_of_how_a_sync_goes(place, daemon) -> None:
+    running = daemon(answering(*PROGRESS))
+    done = ctl_at(place, "-o", "json", "sync")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert running.seen == [control.Sync()]
+
+
+def difference(action_id: str, field: str, there: object, here: object) -> views.DifferenceView:
+    return views.DifferenceView(action_id, field, there, here, "backend")
+
+
+def two_pages(request: Request) -> list[Answer]:
+    if isinstance(request, control.Compare):
+        return [control.Accepted(9.0), control.Compared(4, 3, 1)]
+    assert isinstance(request, control.ListDifferences)
+    assert request.number == 4
+    if request.cursor == 0:
+        return [control.DifferencesAre((difference("a", "appNames", ["x"], []),), 1)]
+    last = (difference("b\x1b", "id", "b\x1b", None), difference("c", "id", None, "c"))
+    return [control.DifferencesAre(last, 0)]
+
+
+def test_differences_are_all_pages_of_them_and_exit_1(place, daemon) -> None:
+    daemon(two_pages)
+    done = ctl_at(place, "-o", "json", "diff")
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert document["setAside"] == 1
+    assert document["differences"] == [
+        {"id": "a", "field": "appNames", "backend": ["x"], "daemon": [], "owner": "backend"},
+        {"id": "b\x1b", "field": "id", "backend": "b\x1b", "daemon": None, "owner": "backend"},
+        {"id": "c", "field": "id", "backend": None, "daemon": "c", "owner": "backend"},
+    ]
+    assert "1 entries of the backend cannot be used" in done.stderr
+    lines = ctl_at(place, "-o", "jsonl", "diff").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["a", "b\x1b", "c"]
+    table = ctl_at(place, "diff").stdout
+    assert "missing" in table
+    assert "\x1b" not in table
+
+
+def test_no_difference_is_exit_0(place, daemon) -> None:
+    daemon(answering(control.Accepted(9.0), control.Compared(1, 0, 0)))
+    done = ctl_at(place, "-o", "json", "diff")
+    assert (done.returncode, json.loads(done.stdout)["differences"]) == (0, [])
+
+
+def test_a_comparison_that_failed_prints_no_document(place, daemon) -> None:
+    failed = control.Compared(1, 0, 0, "cannot pull: unreachable: no")
+    daemon(answering(control.Accepted(9.0), failed))
+    done = ctl_at(place, "-o", "json", "diff")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "geosched-ctl: cannot pull: unreachable: no\n"
+
+
+def report_view(number: int, *, set_aside: bool) -> views.ReportView:
+    return views.ReportView(
+        f"gen-{number}", f"a\x1b{number}", "STARTED", "2026-11-23T08:00:00.000Z", 1, "run-1",
+        None, None, "due", 10 if set_aside else 0, set_aside,
+    )  # fmt: skip
+
+
+def in_pages(request: Request) -> list[Answer]:
+    """Three reports pending, in two pages; one set aside."""
+    assert isinstance(request, control.ListReports)
+    numbers, cursor = {0: ([1, 2], 2), 2: ([3], 0)}[request.cursor]
+    if request.set_aside:
+        numbers, cursor = [9], 0
+    views = tuple(report_view(n, set_aside=request.set_aside) for n in numbers)
+    return [control.ReportsAre(views, cursor)]
+
+
+def test_the_outbox_is_all_pages_of_both_kinds(place, daemon) -> None:
+    daemon(in_pages)
+    shown = json.loads(ctl_at(place, "-o", "json", "outbox", "list").stdout)
+    assert [report["key"] for report in shown["pending"]] == ["gen-1", "gen-2", "gen-3"]
+    assert [report["key"] for report in shown["refused"]] == ["gen-9"]
+    assert set(shown["refused"][0]) == {
+        "key", "id", "executionStatus", "at", "attempt", "runId", "exitCode", "signal", "reason",
+        "refusals", "setAside",
+    }  # fmt: skip
+    lines = ctl_at(place, "-o", "jsonl", "outbox", "list").stdout.splitlines()
+    assert [json.loads(line)["setAside"] for line in lines] == [False, False, False, True]
+    table = ctl_at(place, "outbox", "list").stdout
+    assert "10 times, set aside" in table
+    assert "\x1b" not in table
+
+
+def test_a_daemon_that_repeats_a_page_of_reports_does_not_keep_the_list_for_ever(
+    place, daemon
+) -> None:
+    daemon(answering(control.ReportsAre((), 7)))
+    done = ctl_at(place, "outbox", "list")
+    assert (done.returncode, "repeats a page" in done.stderr) == (1, True)
+
+
+def test_a_flush_prints_what_became_of_it_and_fails_where_reporting_does(place, daemon) -> None:
+    daemon(answering(control.Accepted(9.0), control.Flushed(3, 1, "cannot report: refused: no")))
+    done = ctl_at(place, "-o", "json", "outbox", "flush")
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {"schemaVersion": 1, "flushed": 3, "reported": 1}
+    assert done.stderr == "geosched-ctl: cannot report: refused: no\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "request_"),
+    [
+        (["gen-1", "gen-2"], control.DropReports(("gen-1", "gen-2"))),
+        (["--refused"], control.DropReports()),
+    ],
+)
+def test_drop_names_keys_or_says_all(place, daemon, arguments, request_) -> None:
+    running = daemon(answering(control.Dropped(2)))
+    done = ctl_at(place, "-o", "json", "outbox", "drop", *arguments)
+    assert json.loads(done.stdout)["dropped"] == 2
+    assert running.seen == [request_]
 
 
 def test_stop_prints_the_action_as_it_is_then(place, daemon) -> None:

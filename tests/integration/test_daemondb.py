@@ -522,12 +522,66 @@ def test_a_report_refused_too_often_is_set_aside_and_counted(opened):
     start(db, "a", "b")
     for _ in range(REFUSALS_MAX - 1):
         db.settle_reports([], [1])
-    assert (db.outbox_refused, [n for n, _ in db.outbox_pending(10)]) == (0, [1, 2])
+    assert (db.reports.refused, [n for n, _ in db.outbox_pending(10)]) == (0, [1, 2])
     db = opened()
     db.settle_reports([], [1])
-    assert (db.outbox_refused, db.outbox_depth) == (1, 1)
+    assert (db.reports.refused, db.outbox_depth) == (1, 1)
     db = opened()
-    assert (db.outbox_refused, [n for n, _ in db.outbox_pending(10)]) == (1, [2])
+    assert (db.reports.refused, [n for n, _ in db.outbox_pending(10)]) == (1, [2])
+
+
+@pytest.fixture
+def refused(opened):
+    """A store with three reports set aside (1 to 3) and two pending (4 and 5)."""
+    db = opened()
+    add(db, *"abcde")
+    start(db, *"abcde")
+    for _ in range(REFUSALS_MAX):
+        db.settle_reports([], [1, 2, 3])
+    return db
+
+
+def page_of(db, *, set_aside, after=0, limit=10):
+    rows, cursor = db.reports.page(set_aside=set_aside, after=after, limit=limit)
+    return [(number, row.refusals) for number, row in rows], cursor
+
+
+def test_reports_are_shown_by_pages_each_kind_oldest_first(refused):
+    assert page_of(refused, set_aside=False) == ([(4, 0), (5, 0)], 0)
+    assert page_of(refused, set_aside=True, limit=2) == ([(1, 10), (2, 10)], 2)
+    assert page_of(refused, set_aside=True, limit=2, after=2) == ([(3, 10)], 0)
+
+
+def test_what_was_set_aside_is_put_back_in_order_and_as_if_never_refused(refused, opened):
+    assert refused.reports.put_back() == 3
+    db = opened()
+    assert (db.reports.refused, db.outbox_depth) == (0, 5)
+    assert [n for n, _ in db.outbox_pending(10)] == [1, 2, 3, 4, 5]
+    assert page_of(db, set_aside=False) == ([(n, 0) for n in range(1, 6)], 0)
+    before = transactions(db)
+    assert db.reports.put_back() == 0
+    assert transactions(db) == before
+
+
+def test_no_more_is_put_back_than_the_outbox_holds(refused, opened):
+    db = opened(outbox_rows_max=4)
+    assert db.reports.put_back() == 2
+    assert (db.reports.refused, db.outbox_depth) == (1, 4)
+    assert db.reports.put_back() == 0
+
+
+def test_of_what_was_set_aside_all_that_is_named_is_dropped_or_nothing(refused, opened):
+    assert refused.reports.drop([1, 4, 99]) == [4, 99]
+    assert refused.reports.refused == 3
+    assert refused.reports.drop([1, 3]) == []
+    assert page_of(opened(), set_aside=True) == ([(2, 10)], 0)
+
+
+def test_all_that_was_set_aside_can_be_dropped_and_nothing_else_is(refused, opened):
+    assert refused.reports.drop_all() == 3
+    assert refused.reports.drop_all() == 0
+    db = opened()
+    assert (db.reports.refused, db.outbox_depth) == (0, 2)
 
 
 def test_a_full_outbox_drops_the_oldest_that_say_started_and_then_the_oldest(opened):

@@ -172,7 +172,7 @@ def test_of_the_reports_that_were_set_aside_the_newest_are_kept(tmp_path):
         assert db.outbox_depth == count
         for _ in range(REFUSALS_MAX):
             db.settle_reports([], range(1, count + 1))
-        assert (db.outbox_depth, db.outbox_refused) == (0, REFUSED_ROWS_MAX)
+        assert (db.outbox_depth, db.reports.refused) == (0, REFUSED_ROWS_MAX)
         assert db.outbox_oldest_us is None
 
 
@@ -181,4 +181,4 @@ def test_a_refusal_of_what_was_taken_is_nothing(tmp_path):
         db.commit([first_seen(action(should_be_executed=False), NOW, RULES)], report=True)
         db.settle_reports([1], [1])
         db.settle_reports([], [1, 99])
-        assert (db.outbox_depth, db.outbox_refused) == (0, 0)
+        assert (db.outbox_depth, db.reports.refused) == (0, 0)

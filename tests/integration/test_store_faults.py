@@ -155,9 +155,9 @@ class TroubledTransaction:
         value: bytes | None = self.real.get(key, db=db)
         return value
 
-    def put(self, key: bytes, value: bytes, *, db: Any) -> bool:
+    def put(self, key: bytes, value: bytes, **how: Any) -> bool:
         self.operation()
-        return bool(self.real.put(key, value, db=db))
+        return bool(self.real.put(key, value, **how))
 
     def delete(self, key: bytes, *, db: Any) -> bool:
         self.operation()

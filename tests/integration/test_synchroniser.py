@@ -31,7 +31,7 @@ from geosched.ipc.messages import (
     Taken,
     ToSynchroniser,
 )
-from geosched.workers.synchroniser import MEMORY_BODIES_MAX, MEMORY_BYTES_BASE
+from geosched.workers.synchroniser import MEMORY_BODIES_MAX, MEMORY_BYTES_BASE, NICER_BY
 from support.backend import MEBIBYTE, BackendServer, address, entry
 from support.wait import wait_for
 
@@ -121,6 +121,11 @@ def test_it_says_who_it_is_and_names_itself(ordered: Ordered) -> None:
     assert ordered.connected == Connected(ordered.process.pid)
     command_line = Path(f"/proc/{ordered.process.pid}/cmdline").read_bytes()
     assert command_line.rstrip(b"\0") == b"geosched: synchroniser"
+
+
+def test_it_makes_way_for_the_supervisor_and_for_starts(ordered: Ordered) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, ordered.process.pid) == min(19, own + NICER_BY)
 
 
 def test_a_snapshot_crosses_in_pages_in_its_order(ordered: Ordered, backend: BackendServer) -> None:

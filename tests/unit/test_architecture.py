@@ -27,6 +27,7 @@ WORKERS_SHARED = {
     "procfs",
     "results",
     "spawn",
+    "tlsfiles",
     "tree",
     "trust",
 }
@@ -47,7 +48,7 @@ CORE_MAY_IMPORT = {
 IMPORTERS = {
     "zmq": {"ipc/sockets.py"},
     "lmdb": {"supervisor/environment.py"},
-    "requests": {"workers/backends/http.py"},
+    "requests": {"workers/backends/transport.py"},
     "ctypes": {"workers/linux.py"},
     "schedule": {"supervisor/duties.py"},
     "rich": {"ipc/ctl/output.py"},

@@ -3,17 +3,6 @@
 from typing import Any
 
 import pytest
-from geosched.ipc.control import (
-    ActionView,
-    BackendView,
-    ClockView,
-    DaemonView,
-    EventView,
-    OutboxView,
-    RunView,
-    StatusView,
-    StoreView,
-)
 from geosched.ipc.ctl.layout import Column, Sheet, Table, cut, fit, plain_lines
 from geosched.ipc.ctl.render import (
     action_sheet,
@@ -28,6 +17,17 @@ from geosched.ipc.ctl.render import (
 )
 from geosched.ipc.ctl.streams import last_lines
 from geosched.ipc.instants import parse_instant
+from geosched.ipc.views import (
+    ActionView,
+    BackendView,
+    ClockView,
+    DaemonView,
+    EventView,
+    OutboxView,
+    RunView,
+    StatusView,
+    StoreView,
+)
 
 NOW = parse_instant("2026-11-23T08:00:00.000Z")
 UUID = "6f1c2a34-9d1e-4b7a-8f00-0123456789ab"

@@ -95,12 +95,34 @@ def test_of_what_is_over_nothing_is_marked_where_an_id_cannot_be_read():
 def test_additions_come_first_and_absences_last():
     store = Store(record(action_id="old"))
     store.apply(applying(store, [action("new")]))
-    assert [[change.after.action.id for change in turn] for turn in store.turns] == [
-        ["new"],
-        ["old"],
-        [],  # what is over is looked through last
-    ]
+    decided = [change.after.action.id for turn in store.turns for change in turn]
+    assert decided == ["new", "old"]
     assert store.statuses() == {"new": "NULL", "old": "WONT_START"}
+
+
+def test_what_changes_is_decided_in_the_turn_that_ends_the_snapshot():
+    """So that it shares a transaction with the mark: looking writes nothing."""
+    known = [f"{n:04}" for n in range(3 * ENTRIES_PER_TURN_MAX)]
+    store = Store(*(record(action_id=i) for i in known))
+    sent = [action(i) for i in known[1:]] + [action("new")]
+    store.apply(applying(store, sent[:300], sent[300:]))
+    assert len(store.turns) > 3
+    assert [len(turn) for turn in store.turns if turn] == [2]
+    assert len(store.turns[-1]) == 2
+
+
+def test_what_happened_while_it_was_looked_at_counts():
+    """An action that was over by then stays as it is; one that was forgotten is new again."""
+    store = Store(record(action_id="ends"), record(action_id="absent"))
+    moved = action("ends", to_us=NOW_US + 2 * HOUR_US)
+    half_way = applying(store, [moved])
+    half_way.slice(Turn(NOW, RULES, store.records.get, 0))
+    for each in ("ends", "absent"):
+        over = Record(action(each), True, Over(ExecutionStatus.FINISHED))
+        store.records[each] = over
+    store.apply(half_way)
+    assert set(store.statuses().values()) == {"FINISHED"}
+    assert counted(half_way)["ignored"] == 1
 
 
 def test_every_kind_of_entry_is_counted_once():
@@ -135,7 +157,7 @@ def test_what_runs_and_is_absent_is_asked_to_stop():
     state = store.records["a"].state
     assert isinstance(state, Running)
     assert state.run.stop is StopReason.WITHDRAWN
-    assert store.turns[-2][0].effects == (StopRun(state.run.run_id, StopReason.WITHDRAWN),)
+    assert store.turns[-1][0].effects == (StopRun(state.run.run_id, StopReason.WITHDRAWN),)
 
 
 def test_an_entry_whose_id_cannot_be_read_withdraws_nothing():

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.ctl.main import Exit, cli
+from geosched.ipc.messages import ErrorKind
 from geosched.supervisor import daemon, values
 from geosched.supervisor.core.model import Reason
 from geosched.supervisor.settings import (
@@ -118,6 +119,10 @@ def test_every_status_phase_and_reason_is_explained() -> None:
     ]
     assert table_under("The last four are terminal") == PHASES
     assert sorted(table_under("| `done` |")) == sorted(Reason)
+
+
+def test_every_kind_of_failed_exchange_is_explained() -> None:
+    assert table_under("begins with one of these words") == [str(kind) for kind in ErrorKind]
 
 
 def test_every_verb_is_explained() -> None:

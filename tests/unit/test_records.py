@@ -17,12 +17,15 @@ from geosched.supervisor.core.model import (
     Waiting,
 )
 from geosched.supervisor.records import (
+    DETAILS_BYTES_MIN,
     KIND_OF_STATUS,
     STATUSES,
     VALUE_FORMAT,
     Codec,
     DamagedRecordError,
     action_key,
+    join,
+    split,
     status_of,
 )
 from hypothesis import given, settings
@@ -192,3 +195,12 @@ def test_a_record_written_by_the_first_version_is_still_read():
 def test_keys_are_sixteen_bytes_and_differ_with_the_id(one, other):
     assert len(action_key(one)) == 16
     assert (action_key(one) == action_key(other)) is (one == other)
+
+
+@given(st.lists(TEXTS, max_size=20), st.text(st.characters(codec="utf-8"), max_size=260))
+def test_what_is_not_stored_apart_is_short(names: list[str], args: str) -> None:
+    """However it was told that it is: by its letters, or by encoding it."""
+    stored, details = split(record(app_names=tuple(names), args=args))
+    encoded = msgspec.msgpack.encode((tuple(names), args))
+    assert bool(details) is (len(encoded) + HEAD_BYTES > DETAILS_BYTES_MIN)
+    assert join(stored, details) == record(app_names=tuple(names), args=args)

@@ -1,6 +1,7 @@
 """The arithmetic of back-off, of retries, and of silence."""
 
 import math
+from collections import Counter
 
 import pytest
 from geosched.ipc.instants import LAST_US, SECOND_US
@@ -17,9 +18,12 @@ from geosched.supervisor.core.restart import (
     wants_another,
 )
 from geosched.supervisor.core.retry import (
+    POLL_GAP_MIN,
     RETRY_AFTER_SECONDS_MAX,
     RETRY_AFTER_SECONDS_MIN,
     RETRY_CAP_SECONDS,
+    poll_delay,
+    poll_phase,
     retry_delay,
 )
 from hypothesis import given
@@ -116,8 +120,10 @@ def test_a_retry_is_neither_at_once_nor_beyond_the_cap(failures, chance):
 
 @given(COUNTS, CHANCES, st.floats(min_value=0, exclude_min=True, allow_nan=False))
 def test_what_the_backend_asks_for_is_honoured_within_bounds(failures, chance, asked):
+    """And never before: up to half as much later, because a date is the same for all."""
     seconds = retry_delay(failures, chance, retry_after_seconds=asked)
-    assert seconds == min(max(asked, RETRY_AFTER_SECONDS_MIN), RETRY_AFTER_SECONDS_MAX)
+    least = min(max(asked, RETRY_AFTER_SECONDS_MIN), RETRY_AFTER_SECONDS_MAX)
+    assert least <= seconds <= min(1.5 * least, RETRY_AFTER_SECONDS_MAX)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +137,34 @@ def test_the_jitter_is_over_the_whole_of_a_doubling_delay(failures, chance, seco
 @pytest.mark.parametrize("asked", [0.0, -1.0, -math.inf, math.nan])
 def test_a_wrong_header_is_as_if_nothing_was_asked(asked):
     assert retry_delay(1, 0.5, retry_after_seconds=asked) == retry_delay(1, 0.5)
+
+
+INTERVALS = st.floats(0.2, 86_400)
+
+
+@given(st.text(), INTERVALS)
+def test_a_device_polls_at_the_same_part_of_every_interval(device, interval):
+    phase = poll_phase(device, interval)
+    assert 0 <= phase < interval
+    assert poll_phase(device, interval) == phase
+    assert math.isclose(poll_phase(device, 2 * interval), 2 * phase)
+
+
+@given(st.floats(0, 1e8), st.text(), INTERVALS)
+def test_the_next_poll_is_at_the_phase_and_about_an_interval_away_at_most(boot, device, interval):
+    phase = poll_phase(device, interval)
+    delay = poll_delay(boot, phase, interval)
+    assert POLL_GAP_MIN * interval <= delay <= (1 + POLL_GAP_MIN) * interval
+    beside = (boot + delay - phase) % interval
+    assert min(beside, interval - beside) < 1e-6
+
+
+def test_a_fleet_that_booted_at_once_polls_evenly():
+    """Ten thousand devices, sixty seconds: each has about its share of them."""
+    seconds = Counter(int(poll_phase(f"{n:016x}", 60.0)) for n in range(10_000))
+    assert len(seconds) == 60
+    share = 10_000 / 60
+    assert all(abs(count - share) < 5 * math.sqrt(share) for count in seconds.values())
 
 
 # --- liveness.py ------------------------------------------------------------------------

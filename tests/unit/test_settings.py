@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 from geosched.supervisor import preflight
+from geosched.supervisor.rules import address
 from geosched.supervisor.settings import (
     BackendSettings,
     ControlSettings,
@@ -86,7 +88,9 @@ def default_of(field: msgspec.structs.FieldInfo) -> object:
 def test_the_example_holds_every_setting_with_its_default() -> None:
     settings = load(EXAMPLE)
     document = tomllib.loads(EXAMPLE.read_text())
-    shown = {"url", "path", "token_file", "command"}  # have no default
+    # These have no default.
+    shown = {"url", "path", "token_file", "oauth_client_secret_file", "command"}
+    shown |= {"ca_file", "client_cert", "client_key"}
     for name, section in (
         ("daemon", settings.daemon),
         ("backend", settings.backend),
@@ -223,9 +227,9 @@ def test_a_mistake_is_named_by_file_key_and_reason(
     [
         ("", "backend.url", 'is missing (kind = "http" needs it)'),
         ('kind = "file"', "backend.path", 'is missing (kind = "file" needs it)'),
-        ('kind = "trpc"\nurl = "https://b"', "backend.kind", "not supported by this version"),
-        ('kind = "ftp"', "backend.kind", "expected one of http, file, trpc, got 'ftp'"),
-        ("kind = []", "backend.kind", "expected one of http, file, trpc, got []"),
+        ('kind = "trpc"', "backend.url", 'is missing (kind = "trpc" needs it)'),
+        ('kind = "ftp"', "backend.kind", "expected one of http, trpc, file, got 'ftp'"),
+        ("kind = []", "backend.kind", "expected one of http, trpc, file, got []"),
         ('url = "ftp://b/"', "backend.url", "expected http://… or https://…"),
         ('url = "https:///api"', "backend.url", "with a host"),
         ('url = "https://b:99999/"', "backend.url", "is no address"),
@@ -246,6 +250,99 @@ def test_a_backend_that_cannot_be_asked_is_refused(
     tmp_path: Path, lines: str, key: str, reason: str
 ) -> None:
     refused(tmp_path, f"[backend]\n{lines}\n", key, reason)
+
+
+OAUTH = """[backend]
+url = "https://b"
+auth = "oauth"
+token_file = "tokens.json"
+oauth_token_url = "https://login.example/oauth/token"
+oauth_client_id = "device-1"
+"""
+
+
+def test_who_asks_may_be_told_by_tokens_that_the_daemon_renews(tmp_path: Path) -> None:
+    more = 'oauth_device_url = "http://127.0.0.1:1/device"\noauth_scope = "offline_access"\n'
+    backend = loaded(tmp_path, OAUTH + more).backend
+    assert (backend.auth, backend.oauth_grant) == ("oauth", "refresh_token")
+    client = address(backend).oauth
+    assert client is not None
+    assert (client.device_url, client.scope) == ("http://127.0.0.1:1/device", "offline_access")
+    assert address(backend).token_file == str(tmp_path / "tokens.json")
+    assert address(here(tmp_path).backend).oauth is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "reason"),
+    [
+        ('token_file = "tokens.json"', "", "token_file", 'is missing (auth = "oauth" needs it)'),
+        ('oauth_client_id = "device-1"', "", "oauth_client_id", "is missing"),
+        ('"https://login.example/oauth/token"', '""', "oauth_token_url", "is missing"),
+        ("https://login", "http://login", "oauth_token_url", "expected https://"),
+        ("https://login.example", "http://127.evil.example", "oauth_token_url", "expected https"),
+        ("https://login", "https://me:hunter2@login", "oauth_token_url", "has credentials in it"),
+        ("device-1", "device\\u0000", "oauth_client_id", "control character"),
+        (
+            "https://login.example",
+            'http://127.0.0.1/"\nproxy = "http://p:1"\n#',
+            "oauth_token_url",
+            "the proxy would see the secrets",
+        ),
+        ('auth = "oauth"', 'auth = "token"', "oauth_token_url", 'is only for auth = "oauth"'),
+        ('auth = "oauth"', 'auth = "basic"', "auth", "expected one of token, oauth"),
+        ('url = "https://b"', 'kind = "file"\npath = "a"', "auth", "asks nobody who they are"),
+        (
+            'auth = "oauth"',
+            'auth = "oauth"\noauth_grant = "client_credentials"',
+            "oauth_client_secret_file",
+            "is missing",
+        ),
+        (
+            'auth = "oauth"',
+            'auth = "oauth"\noauth_grant = "client_credentials"\noauth_device_url = "https://l"',
+            "oauth_device_url",
+            'is only for oauth_grant = "refresh_token"',
+        ),
+    ],
+)
+def test_a_way_to_say_who_asks_that_cannot_work_is_refused(
+    tmp_path: Path, old: str, new: str, key: str, reason: str
+) -> None:
+    assert old in OAUTH
+    assert "hunter2" not in refused(tmp_path, OAUTH.replace(old, new), f"backend.{key}", reason)
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "reason"),
+    [
+        ('client_cert = "c"', "client_key", "is missing (client_cert needs it)"),
+        ('client_key = "k"', "client_cert", "is missing (client_key needs it)"),
+        ('proxy = "https://p:1"', "proxy", "expected http:// with a host and a port"),
+        ('proxy = "http://p:1/x"', "proxy", "expected http:// with a host and a port"),
+        ('proxy = "socks5://p:1"', "proxy", "expected http"),
+        ('proxy = "http://me:hunter2@p:1"', "proxy", "has credentials in it"),
+    ],
+)
+def test_a_way_to_the_backend_that_cannot_work_is_refused(
+    tmp_path: Path, lines: str, key: str, reason: str
+) -> None:
+    text = f'[backend]\nurl = "https://b"\n{lines}\n'
+    assert "hunter2" not in refused(tmp_path, text, f"backend.{key}", reason)
+
+
+@pytest.mark.parametrize("lines", ['ca_file = "c"', 'client_cert = "c"\nclient_key = "k"'])
+def test_certificates_that_nothing_would_look_at_are_refused(tmp_path: Path, lines: str) -> None:
+    key = f"backend.{lines.split(maxsplit=1)[0]}"
+    refused(tmp_path, f'[backend]\nurl = "http://b"\n{lines}\n', key, "only for an https://")
+    refused(tmp_path, BACKEND + lines, key, "is only for an https://")
+
+
+def test_the_way_to_the_backend_is_passed_on(tmp_path: Path) -> None:
+    lines = 'ca_file = "ca"\nclient_cert = "c"\nclient_key = "k"\nproxy = "http://p:3128"\n'
+    where = address(loaded(tmp_path, f'[backend]\nurl = "https://b"\n{lines}').backend)
+    paths = (where.ca_file, where.client_cert, where.client_key)
+    assert paths == tuple(str(tmp_path / name) for name in ("ca", "c", "k"))
+    assert where.proxy == "http://p:3128"
 
 
 def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
@@ -399,6 +496,51 @@ def test_no_script_at_all_is_a_warning_and_no_problem(tmp_path: Path) -> None:
     assert preflight.warnings(settings) == [
         "scripts: none is configured, so every action fails with no-script"
     ]
+
+
+def test_secrets_that_others_can_read_are_a_warning_and_writable_ones_a_problem(
+    tmp_path: Path,
+) -> None:
+    settings = loaded(tmp_path, f'{BACKEND}token_file = "token"\n{SCRIPT}')
+    token = tmp_path / "token"
+    token.write_text("x")
+    token.chmod(0o600)
+    assert preflight.warnings(settings) == []
+    token.chmod(0o644)
+    said = f"backend.token_file: others than its owner can read {token} (mode 0644)"
+    assert preflight.warnings(settings) == [said]
+    assert not any("backend" in problem for problem in preflight.check(settings))
+    token.chmod(0o620)
+    said = f"backend.token_file: others than its owner can write {token} (mode 0620)"
+    assert said in preflight.check(settings)
+    token.unlink()
+    assert preflight.warnings(settings) == []
+    assert f"backend.token_file: cannot read {token}" in preflight.check(settings)
+
+
+def test_tokens_that_the_daemon_keeps_need_a_login_and_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = loaded(tmp_path, OAUTH + SCRIPT)
+    tokens = tmp_path / "tokens.json"
+    missing = f"backend.token_file: nobody has logged in yet: geosched-ctl login makes {tokens}"
+    assert missing in preflight.check(settings)
+    tokens.write_text("{}")
+    assert not any("backend" in problem for problem in preflight.check(settings))
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    unwritable = f"backend.token_file: new tokens cannot be kept: {tmp_path} is not writable"
+    assert unwritable in preflight.check(settings)
+
+
+def test_certificates_must_be_there_and_be_some(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, f'[backend]\nurl = "https://b"\nca_file = "ca.pem"\n{SCRIPT}')
+    known = tmp_path / "ca.pem"
+    missing = f"backend.ca_file: cannot read {known}: No such file or directory"
+    assert missing in preflight.check(settings)
+    known.write_text("garbage")
+    assert f"backend.ca_file: {known} holds no certificate" in preflight.check(settings)
+    known.write_bytes(trustme.CA().cert_pem.bytes())
+    assert not any("backend" in problem for problem in preflight.check(settings))
 
 
 def test_directories_must_be_usable_or_creatable(tmp_path: Path) -> None:

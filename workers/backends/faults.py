@@ -6,6 +6,7 @@ system; which of them is at the bottom tells what happened.
 
 import http
 import http.client
+import ssl
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -22,6 +23,22 @@ RETRY_AFTER_SECONDS_MAX = 3600.0
 
 _BUSY = (429, 503)
 _UNAUTHORIZED = (401, 403)
+#: Of X.509: not yet valid, expired; of the certificate or of a list of revoked ones.
+_TIME_CODES = (9, 10, 11, 12)
+#: What a peer says of the certificate that we showed, or did not show.
+_ABOUT_OUR_CERTIFICATE = (
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    "TLSV1_ALERT_ACCESS_DENIED",
+    "TLSV1_ALERT_DECRYPT_ERROR",
+    "TLSV1_ALERT_UNKNOWN_CA",
+    "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+)
+#: In TLS 1.2 the one word for a certificate that is missing, and for having no cipher in common.
+_HANDSHAKE_FAILURE = "SSLV3_ALERT_HANDSHAKE_FAILURE"
 _UNDECODABLE = (urllib3.exceptions.DecodeError, urllib3.exceptions.InvalidHeader)
 
 
@@ -30,6 +47,11 @@ def failure(error: BaseException, url: str) -> ExchangeError:
     chain = list(_chain(error))
     root = chain[-1]
     reason = printable((isinstance(root, OSError) and root.strerror) or str(root) or repr(root))
+    for link in chain:
+        if isinstance(link, ssl.SSLError):
+            return _tls_failure(link, url)
+    if any(isinstance(link, urllib3.exceptions.ProxyError) for link in chain):
+        reason = f"its proxy: {reason}"
     if any(isinstance(link, _UNDECODABLE) for link in chain):
         return _bad_answer(url, reason)
     if isinstance(error, ValueError):
@@ -42,6 +64,24 @@ def failure(error: BaseException, url: str) -> ExchangeError:
     if isinstance(root, http.client.HTTPException) and not isinstance(root, ConnectionError):
         return _bad_answer(url, reason)
     return ExchangeError(ErrorKind.UNREACHABLE, f"cannot reach {shown(url)}: {reason}")
+
+
+def _tls_failure(error: ssl.SSLError, url: str) -> ExchangeError:
+    """Of a connection that is there, and cannot be made a safe one."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = error.verify_message
+        if error.verify_code in _TIME_CODES:
+            reason += ", or the clock of this host is wrong"
+        detail = f"cannot trust the certificate of {shown(url)}: {printable(reason)}"
+        return ExchangeError(ErrorKind.UNTRUSTED, detail)
+    reason = printable((error.reason or str(error)).lower().replace("_", " "))
+    if error.reason == _HANDSHAKE_FAILURE:
+        detail = f"{shown(url)} wants a client certificate, or has no TLS in common with us"
+        return ExchangeError(ErrorKind.UNAUTHORIZED, f"{detail}: {reason}")
+    if error.reason in _ABOUT_OUR_CERTIFICATE:
+        detail = f"{shown(url)} does not take our client certificate: {reason}"
+        return ExchangeError(ErrorKind.UNAUTHORIZED, detail)
+    return ExchangeError(ErrorKind.UNREACHABLE, f"cannot speak TLS with {shown(url)}: {reason}")
 
 
 def refusal(status: int, headers: Mapping[str, str], url: str) -> ExchangeError:
@@ -114,4 +154,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
     while link is not None:
         yield link
-        link = link.__cause__ or link.__context__
+        # Behind a proxy `urllib3` keeps what happened as an argument only.
+        wrapped = (part for part in link.args if isinstance(part, BaseException))
+        link = link.__cause__ or link.__context__ or next(wrapped, None)

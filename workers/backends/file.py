@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ...ipc.messages import ErrorKind, NotModified, Pull, Send, Taken
+from ..durable import sync_folder
 from .base import ExchangeError, Snapshot
 from .reports import as_json
 from .snapshot import digest_of, read_snapshot
@@ -62,13 +63,4 @@ def _append(path: Path, lines: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     if not size:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the disk has the name of a new file."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(path.parent)

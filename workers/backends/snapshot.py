@@ -4,9 +4,9 @@ The body counts as a whole or not at all; within it, an entry that cannot be use
 aside alone. What a snapshot means for the actions that are known is not decided here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -31,13 +31,40 @@ class _Wrapped(msgspec.Struct):
     actions: list[msgspec.Raw]
 
 
+Decoded = TypeVar("Decoded")
 _Body: TypeAlias = list[msgspec.Raw] | _Wrapped
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 
-def read_snapshot(body: bytes, etag: str, pull: Pull) -> Snapshot | NotModified:
+def unwrap_array(body: bytes) -> list[msgspec.Raw]:
+    """The entries of a JSON array, bare or under `actions`."""
+    decoded = decode_strictly(body, _decode_body, "JSON array of actions")
+    return decoded.actions if isinstance(decoded, _Wrapped) else decoded
+
+
+def decode_strictly(body: bytes, decode: Callable[[bytes], Decoded], what: str) -> Decoded:
+    """What `decode` makes of a body; `what` is the word for what that is to be.
+
+    Raises `ExchangeError` (bad-answer).
+    """
+    try:
+        body.decode()  # strict for all of it, the fields that nobody reads included
+        return decode(body)
+    except (ValueError, RecursionError) as error:
+        reason = "it is HTML" if body.lstrip()[:1] == b"<" else str(error) or "nested too deep"
+        detail = f"cannot use the answer: no {what}: {reason}"
+        raise ExchangeError(ErrorKind.BAD_ANSWER, detail) from None
+
+
+def read_snapshot(
+    body: bytes,
+    etag: str,
+    pull: Pull,
+    unwrap: Callable[[bytes], list[msgspec.Raw]] = unwrap_array,
+) -> Snapshot | NotModified:
     """What `body` says, answered under `etag` ("" for none) to `pull`.
 
+    `unwrap` takes the entries out of the body, and raises `ExchangeError` where it cannot.
     The body whose digest `pull` names is not read again, but for its new ETag.
     Raises `ExchangeError` (bad-answer, too-large).
     """
@@ -45,25 +72,16 @@ def read_snapshot(body: bytes, etag: str, pull: Pull) -> Snapshot | NotModified:
     if digest == pull.digest and etag in ("", pull.etag):
         return NotModified(pull.exchange)
     sorted_out = _SortedOut()
-    for raw in _entries(body):
+    for raw in unwrap(body):
         sorted_out.add(raw)
+        if sorted_out.nameless_total > pull.backend.actions_max:
+            break  # too many already, and there may be millions
     _refuse_too_many(sorted_out, pull)
     return sorted_out.snapshot(etag, digest)
 
 
 def digest_of(body: bytes) -> str:
     return blake2b(body, digest_size=16).hexdigest()
-
-
-def _entries(body: bytes) -> list[msgspec.Raw]:
-    try:
-        body.decode()  # strict for all of it, the fields that nobody reads included
-        decoded = _decode_body(body)
-    except (ValueError, RecursionError) as error:
-        reason = "it is HTML" if body.lstrip()[:1] == b"<" else str(error) or "nested too deep"
-        detail = f"cannot use the answer: no JSON array of actions: {reason}"
-        raise ExchangeError(ErrorKind.BAD_ANSWER, detail) from None
-    return decoded.actions if isinstance(decoded, _Wrapped) else decoded
 
 
 class _SortedOut:

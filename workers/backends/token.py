@@ -1,9 +1,9 @@
-"""The bearer token: read for every exchange, so that a new one counts at once.
+"""Secrets that are kept in files: who may have them, and what they may look like.
 
-It never appears in a message or a log.
+They are read for every exchange, so that a new one counts at once, and never appear in a
+message or a log. What a file that is kept by us holds is `tokenfile.py`'s.
 """
 
-import logging
 import os
 import re
 import stat
@@ -12,61 +12,54 @@ from pathlib import Path
 from ...ipc.messages import ErrorKind
 from .base import ExchangeError
 
-TOKEN_BYTES_MAX = 8 * 1024
+SECRET_BYTES_MAX = 8 * 1024
 
-log = logging.getLogger(__name__)
 #: What a header can carry: printable ASCII without a space.
-_TOKEN = re.compile(rb"[\x21-\x7e]+")
+_SECRET = re.compile(r"[\x21-\x7e]+")
 
 
-class TokenFile:
-    """Reads token files, and warns once of each that others than its owner can read."""
+def read_secret(path: str, what: str) -> str:
+    """The one line in the file that is called `what`, or "" where no path is configured.
 
-    def __init__(self) -> None:
-        self._warned: set[str] = set()
-
-    def read(self, path: str) -> str:
-        """The token in `path`, or "" where no path is configured.
-
-        Raises `ExchangeError` (unauthorized) where there is no usable token.
-        """
-        if not path:
-            return ""
-        try:
-            mode, content = _read(path)
-        except OSError as error:
-            raise _unusable(path, error.strerror or str(error)) from None
-        self._warn_when_open(path, mode)
-        token = content.strip()
-        if not token:
-            raise _unusable(path, "it is empty")
-        if len(content) > TOKEN_BYTES_MAX:
-            raise _unusable(path, f"it is longer than {TOKEN_BYTES_MAX} bytes")
-        if not _TOKEN.fullmatch(token):
-            raise _unusable(path, "it is not one line of printable characters without a space")
-        return token.decode()
-
-    def _warn_when_open(self, path: str, mode: int) -> None:
-        if not mode & (stat.S_IRWXG | stat.S_IRWXO) or path in self._warned:
-            return
-        self._warned.add(path)
-        log.warning(
-            "Others than the owner can use the token file %s: its mode is %04o",
-            path,
-            stat.S_IMODE(mode),
-            extra={"event": "token-file-open"},
-        )
+    Raises `ExchangeError` (unauthorized) where there is no usable secret.
+    """
+    if not path:
+        return ""
+    try:
+        content = read_private(path, SECRET_BYTES_MAX)
+        secret = content.decode("ascii", errors="replace").strip()
+        if not secret:
+            raise ValueError("it is empty")
+        if not is_secret(secret):
+            raise ValueError("it is not one line of printable characters without a space")
+    except (OSError, ValueError) as error:
+        raise unusable(path, what, error) from None
+    return secret
 
 
-def _read(path: str) -> tuple[int, bytes]:
-    """Mode and content. A FIFO or a device is not waited for."""
+def is_secret(text: str) -> bool:
+    """Whether a header can carry it."""
+    return _SECRET.fullmatch(text) is not None
+
+
+def read_private(path: str, bytes_max: int) -> bytes:
+    """What a file holds that nobody but its owner can write. A FIFO or a device is not
+    waited for. Raises `OSError`, and `ValueError` where it may not be used.
+
+    Whoever can write it decides as whom, and so from whom, this host takes its orders.
+    """
     with os.fdopen(os.open(Path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):
-            raise OSError("it is not a regular file")
-        return mode, file.read(TOKEN_BYTES_MAX + 1)
+            raise ValueError("it is not a regular file")
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ValueError(f"others than its owner can write it (mode {stat.S_IMODE(mode):04o})")
+        content = file.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        raise ValueError(f"it is longer than {bytes_max} bytes")
+    return content
 
 
-def _unusable(path: str, reason: str) -> ExchangeError:
-    detail = f"cannot use the token file {path}: {reason}"
-    return ExchangeError(ErrorKind.UNAUTHORIZED, detail)
+def unusable(path: str, what: str, error: OSError | ValueError) -> ExchangeError:
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    return ExchangeError(ErrorKind.UNAUTHORIZED, f"cannot use the {what} {path}: {reason}")

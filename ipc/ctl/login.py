@@ -1,0 +1,99 @@
+"""The verb `login`: have a person confirm that this host may act for them.
+
+It asks no daemon. The network, the configuration and the tokens are other processes' to
+touch: this starts one, shows what it says, and makes an exit code of its end.
+"""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import click
+import msgspec
+
+from ..client import ClientError
+from ..login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, decode
+from ..places import DEFAULT_CONFIG
+from .layout import Block
+from .options import TIMEOUT_SECONDS_MAX, Output, Verb, output_of
+from .output import complain, show_document, show_sheet
+from .render import clean
+
+TOOL = "geosched.supervisor.login"
+LINE_BYTES_MAX = 64 * 1024
+
+
+class LoginFailedError(ClientError):
+    """Nobody is logged in; `why` says what helps."""
+
+    def __init__(self, why: Why, detail: str) -> None:
+        super().__init__(detail)
+        self.why = why
+
+
+@click.command(cls=Verb)
+@click.pass_context
+def login(ctx: click.Context) -> None:
+    """Log in to the backend's OAuth server, with a browser anywhere."""
+    config = Path(ctx.meta.get("config", DEFAULT_CONFIG)).absolute()
+    seconds = ctx.meta.get("timeout") or TIMEOUT_SECONDS_MAX
+    for said in _said(config, seconds):
+        match said:
+            case CodeGiven():
+                _show_code(said, output_of(ctx))
+            case LoggedIn():
+                _show_done(said, output_of(ctx))
+                return
+            case NotLoggedIn(why, detail):
+                raise LoginFailedError(why, detail)
+    raise LoginFailedError(Why.FAILED, "cannot log in: its process ended without a word")
+
+
+def _said(config: Path, seconds: float) -> Iterator[Said]:
+    """What the login says, as it says it. Its complaints go where ours do."""
+    command = [sys.executable, "-P", "-m", TOOL, str(config), str(seconds)]
+    with contextlib.ExitStack() as closing:
+        try:
+            tool = closing.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+        except OSError as error:
+            detail = f"cannot log in: cannot start {sys.executable}: {error.strerror}"
+            raise LoginFailedError(Why.FAILED, detail) from None
+        closing.callback(tool.terminate)
+        assert tool.stdout is not None
+        yield from _lines(tool.stdout)
+
+
+def _lines(stream: IO[bytes]) -> Iterator[Said]:
+    while line := stream.readline(LINE_BYTES_MAX):
+        try:
+            yield decode(line)
+        except msgspec.DecodeError:
+            raise LoginFailedError(Why.FAILED, "cannot log in: its process is no login") from None
+
+
+def _show_code(code: CodeGiven, output: Output) -> None:
+    address = clean(code.verification_uri_complete or code.verification_uri)
+    if output is Output.TABLE:
+        minutes = f"for {code.valid_seconds / 60:.0f} min"
+        show_sheet(
+            [Block((("open", address), ("code", clean(code.user_code)), ("valid", minutes)))]
+        )
+    elif output is Output.JSON:  # one document is the whole output: a person looks elsewhere
+        complain(f"open {address} and confirm the code {code.user_code}")
+    else:
+        show_document(msgspec.to_builtins(code), output)
+
+
+def _show_done(done: LoggedIn, output: Output) -> None:
+    if not done.renewable:
+        complain(
+            "the server gave no refresh token, so this login ends with its access token"
+            " (many servers want offline_access in backend.oauth_scope)"
+        )
+    if output is Output.TABLE:
+        show_sheet([Block((("login", "done"), ("tokens", f"kept in {clean(done.token_file)}")))])
+    else:
+        show_document(msgspec.to_builtins(done), output)

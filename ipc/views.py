@@ -1,0 +1,161 @@
+"""What `geosched-ctl` prints as JSON, names as INTERFACE has them. Only ever grows."""
+
+from typing import Any
+
+import msgspec
+
+
+class View(msgspec.Struct, frozen=True, rename="camel"):
+    """The base of everything that is printed as JSON; names as INTERFACE has them."""
+
+
+class RunView(View, frozen=True):
+    run_id: str
+    attempt: int
+    worker_pid: int | None = None
+    script_pid: int | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    reason: str | None = None
+    detail: str = ""
+    last_heartbeat_at: str | None = None
+    status_text: str = ""
+
+
+class ActionView(View, frozen=True):
+    id: str
+    from_date: str
+    to_date: str
+    should_be_executed: bool
+    wanted: bool
+    app_names: tuple[str, ...]
+    type: str
+    execution_status: str | None
+    phase: str
+    reason: str | None
+    detail: str
+    attempt: int
+    run: RunView | None = None
+
+
+class EventView(View, frozen=True):
+    seq: int
+    at: str
+    id: str
+    from_: str | None = msgspec.field(name="from")
+    to: str | None
+    reason: str | None
+    run_id: str | None = None
+
+
+class DaemonView(View, frozen=True):
+    pid: int
+    version: str
+    started_at: str
+    uptime_seconds: float
+    shutting_down: bool = False
+    degraded: str | None = None  # why daemonDB cannot be written, while it cannot
+
+
+class BackendView(View, frozen=True):
+    kind: str
+    last_pull_at: str | None = None
+    last_pull_ok: bool | None = None
+    last_error: str | None = None
+    last_success_at: str | None = None
+    next_pull_in_seconds: float | None = None
+    quarantined: int = 0
+    quarantine: tuple[str, ...] = ()  # at most ten: "id: reason"
+    ignored_terminal: int = 0  # ids used again after their end (SPEC S6)
+    last_report_error: str | None = None
+
+
+class OutboxView(View, frozen=True):
+    depth: int
+    oldest_at: str | None = None
+    dropped: int = 0  # beyond the bound of the outbox, since the store was made
+    refused: int = 0  # set aside after refusals
+
+
+class IncidentView(View, frozen=True):
+    """What happened to daemonDB. `set_aside` and `backup` are directories, or null."""
+
+    at: str
+    detail: str
+    set_aside: str | None = None
+    backup: str | None = None
+
+
+class StoreView(View, frozen=True):
+    """daemonDB. `state` is `ok`, or why it cannot be written: `map-full`, `full`,
+    `read-only`. `preallocated`: it has all the disk it will ever need."""
+
+    state: str
+    used_bytes: int
+    map_bytes: int
+    file_system: str
+    preallocated: bool
+    damaged_values: int = 0  # that were found since the daemon began
+    last_backup_at: str | None = None
+    backup_error: str | None = None
+    incidents: tuple[IncidentView, ...] = ()  # that nobody has acknowledged, oldest first
+
+
+class ClockView(View, frozen=True):
+    trusted: bool
+    detail: str = ""
+
+
+class StatusView(View, frozen=True):
+    daemon: DaemonView
+    counts: dict[str, int]
+    running: int
+    queued: int
+    next_edge: str | None
+    backend: BackendView
+    outbox: OutboxView
+    clock: ClockView
+    containment: str
+    store: StoreView
+    stuck: int = 0
+    output_lost_bytes: int = 0
+    lost_swaps: int = 0  # compare-and-swap lost; normal, and rare
+    bad_messages: int = 0
+
+
+class ReportView(View, frozen=True):
+    """A report that the backend has not taken; `set_aside` after too many refusals."""
+
+    key: str
+    id: str
+    execution_status: str | None
+    at: str
+    attempt: int
+    run_id: str | None
+    exit_code: int | None
+    signal: str | None
+    reason: str | None
+    refusals: int
+    set_aside: bool
+
+
+class DifferenceView(View, frozen=True):
+    """A field of an action that is not the same at the backend and in daemonDB. Field `id`
+    is an action that is missing at one of them: its value there is null."""
+
+    id: str
+    field: str
+    backend: Any
+    daemon: Any
+    owner: str  # whose word counts: `backend` or `daemon`
+
+
+class SyncView(View, frozen=True):
+    added: int = 0
+    updated: int = 0
+    withdrawn: int = 0
+    unchanged: int = 0
+    quarantined: int = 0
+    reported: int = 0

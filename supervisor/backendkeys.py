@@ -1,0 +1,81 @@
+"""What of the keys of `[backend]` contradicts each other, or would be read by nothing. Pure.
+
+What one key may hold by its type and range is `settings.py`'s. A key that is given and not
+read is a mistake: a certificate that nothing looks at must not look like safety.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from . import values
+
+if TYPE_CHECKING:
+    from .settings import BackendSettings
+
+#: A key without `backend.`, and what is wrong with it.
+Mistake = tuple[str, str]
+
+_URLS: dict[str, Callable[[str], None]] = {
+    "url": values.check_url,
+    "oauth_token_url": values.check_oauth_url,
+    "oauth_device_url": values.check_oauth_url,
+    "proxy": values.check_proxy,
+}
+_TEXTS = ("oauth_client_id", "oauth_audience", "oauth_scope")
+
+
+def mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
+    """The most telling one first."""
+    yield from _address_mistakes(backend)
+    yield from _token_mistakes(backend) if backend.auth == "token" else _oauth_mistakes(backend)
+    yield from _tls_mistakes(backend)
+    for key, check in _URLS.items():
+        try:
+            if getattr(backend, key):
+                check(getattr(backend, key))
+        except ValueError as error:
+            yield key, str(error)
+    for key in _TEXTS:
+        if not getattr(backend, key).isprintable():
+            yield key, "has a control character in it"
+
+
+def _address_mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
+    needed = "path" if backend.kind == "file" else "url"
+    if not getattr(backend, needed):
+        yield needed, f'is missing (kind = "{backend.kind}" needs it)'
+    if backend.proxy and backend.kind == "file":
+        yield "proxy", 'is not for kind = "file"'
+
+
+def _token_mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
+    for field in msgspec.structs.fields(backend):
+        if field.name.startswith("oauth_") and getattr(backend, field.name) != field.default:
+            yield field.name, 'is only for auth = "oauth"'
+
+
+def _oauth_mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
+    if backend.kind == "file":
+        yield "auth", 'a file (kind = "file") asks nobody who they are'
+    machine = backend.oauth_grant == "client_credentials"
+    for key in ("oauth_token_url", "oauth_device_url"):
+        if backend.proxy and getattr(backend, key).startswith("http:"):
+            yield key, "expected https://…: the proxy would see the secrets that are sent there"
+    if machine and backend.oauth_device_url:
+        yield "oauth_device_url", 'is only for oauth_grant = "refresh_token"'
+    secret = ("oauth_client_secret_file",) if machine else ()
+    for key in ("token_file", "oauth_token_url", "oauth_client_id", *secret):
+        if not getattr(backend, key):
+            yield key, 'is missing (auth = "oauth" needs it)'
+
+
+def _tls_mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
+    for key, other in (("client_cert", "client_key"), ("client_key", "client_cert")):
+        if getattr(backend, key) and not getattr(backend, other):
+            yield other, f"is missing ({key} needs it)"
+    urls = (backend.url, backend.oauth_token_url, backend.oauth_device_url)
+    for key in ("ca_file", "client_cert"):
+        if getattr(backend, key) and not any(url.startswith("https:") for url in urls):
+            yield key, "is only for an https:// address"

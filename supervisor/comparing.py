@@ -1,0 +1,144 @@
+"""A fresh snapshot compared with daemonDB, and not applied: what `geosched-ctl diff` shows.
+
+It is looked through in slices like one that is applied. What differs is remembered by id;
+field by field it is told in pages, by the records as they are by then.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ..ipc.actions import Action
+from ..ipc.instants import format_instant
+from ..ipc.views import DifferenceView
+from .core.model import Over, Record
+from .pulling import ENTRIES_PER_TURN_MAX
+from .synchronisation import Snapshot
+from .turn import Turn
+
+#: Actions in one page, and how much JSON of theirs: with one more it still fits its frame.
+PAGE_ACTIONS_MAX = 100
+PAGE_BYTES_MAX = 64 * 1024
+#: JSON of a value that is longer than this is cut, and shown as a text.
+VALUE_BYTES_MAX = 4096
+#: What was found is held for so long; a client reads it at once.
+KEPT_SECONDS = 60.0
+
+BACKEND, DAEMON = "backend", "daemon"
+OpenPage: TypeAlias = Callable[[str], tuple[list[Record], str]]
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Asked for, then `pulling`, then looked through, then `done`. `number` tells it from
+    others; `different` holds the snapshot's entry, or None where it has none, by id."""
+
+    number: int
+    pulling: bool = False
+    error: str | None = None
+    done_at: float | None = None  # on the monotonic clock
+    set_aside: int = 0
+    different: dict[str, Action | None] = field(default_factory=dict)
+    _snapshot: Snapshot | None = None
+    _seen: set[str] = field(default_factory=set)
+    _cursor: str = ""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether its pull has yet to begin."""
+        return not (self.pulling or self.looking or self.done)
+
+    @property
+    def looking(self) -> bool:
+        return self._snapshot is not None
+
+    @property
+    def done(self) -> bool:
+        return self.done_at is not None
+
+    def failed(self, error: str, now_seconds: float) -> None:
+        self.pulling, self.error, self.done_at = False, error, now_seconds
+
+    def pulled(self, snapshot: Snapshot) -> None:
+        self.pulling, self._snapshot = False, snapshot
+        self.set_aside = snapshot.told.set_aside_total
+        self._seen.update(snapshot.told.set_aside_ids)
+
+    def slice(self, turn: Turn, open_page: OpenPage) -> None:
+        """Look at the next share: what was sent first, then what is missing."""
+        snapshot = self._snapshot
+        assert snapshot is not None
+        if snapshot.pages:
+            self._look_at_sent(turn, snapshot)
+        else:
+            records, self._cursor = open_page(self._cursor)
+            # An entry whose id cannot be read could be any of them.
+            known = snapshot.told.unreadable_ids == 0
+            missing = [r.action.id for r in records if r.wanted and r.action.id not in self._seen]
+            self.different.update(dict.fromkeys(missing) if known else {})
+            if not self._cursor:
+                self._snapshot, self.done_at = None, turn.now.monotonic_seconds
+
+    def _look_at_sent(self, turn: Turn, snapshot: Snapshot) -> None:
+        looked_at = 0
+        while snapshot.pages and looked_at < ENTRIES_PER_TURN_MAX:
+            page = snapshot.pages.popleft()
+            looked_at += len(page)
+            for action in page:
+                self._seen.add(action.id)
+                record = turn.record(action.id)
+                if record is None or record.action != action:
+                    self.different[action.id] = action
+
+    def page(
+        self, start: int, read: Callable[[str], Record | None]
+    ) -> tuple[list[DifferenceView], int]:
+        """The differences of the actions from the `start`-th on, and where to go on; 0 is
+        the end."""
+        views: list[DifferenceView] = []
+        size_bytes = 0
+        following = start
+        for action_id, sent in islice(self.different.items(), start, start + PAGE_ACTIONS_MAX):
+            found = differences(action_id, sent, read(action_id))
+            views += found
+            following += 1
+            size_bytes += sum(len(msgspec.json.encode(each)) for each in found)
+            if size_bytes > PAGE_BYTES_MAX:
+                break
+        return views, following if following < len(self.different) else 0
+
+
+def differences(action_id: str, sent: Action | None, record: Record | None) -> list[DifferenceView]:
+    """What differs, and whose word counts: the backend's, but for what is over (S6)."""
+    owner = DAEMON if record is not None and isinstance(record.state, Over) else BACKEND
+    there = {"id": None} if sent is None else _fields(sent)
+    here = {"id": None} if record is None else _fields(record.action)
+    if sent is None or record is None:
+        there, here = {"id": there["id"]}, {"id": here["id"]}
+    return [
+        DifferenceView(action_id, name, _short(there[name]), _short(here[name]), owner)
+        for name in there
+        if there[name] != here[name]
+    ]
+
+
+def _fields(action: Action) -> dict[str, Any]:
+    return {
+        "id": action.id,
+        "fromDate": format_instant(action.from_us),
+        "toDate": format_instant(action.to_us),
+        "shouldBeExecuted": action.should_be_executed,
+        "appNames": action.app_names,
+        "type": action.type,
+        "args": msgspec.json.decode(action.args) if action.args else None,
+    }
+
+
+def _short(value: Any) -> Any:
+    text = msgspec.json.encode(value)
+    if len(text) <= VALUE_BYTES_MAX:
+        return value
+    return f"{text[:VALUE_BYTES_MAX].decode(errors='ignore')}… ({len(text)} bytes)"

@@ -1,0 +1,83 @@
+"""Puts another store in the place of one that cannot be used: the newest good backup, and
+over it what can still be read of the old one. Runs in a process of its own, for a store is
+held in memory meanwhile. What is there is set aside, and never written over (law 10).
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..ipc.instants import format_instant
+from . import backups, incidents, salvage, storechild, storefile
+from .daemondb import DaemonDB
+from .incidents import Incident
+from .salvage import Salvage
+from .storefile import Places, StoreError
+
+
+def replace(places: Places, why: str, *, map_bytes: int, now_us: int) -> Incident:
+    """What is told of it. Raises `StoreError`, `OSError`; then the old store is where it was,
+    or the new one is whole."""
+    saved = _saved(places.store)
+    backup, unusable = (None, []) if saved.all_whole else _newest_good(places.backups)
+    with made_anew(places) as making:
+        if backup is not None:
+            storefile.copy_file(backup / "data.mdb", making / "data.mdb")
+        known = adopted(making, saved, map_bytes=map_bytes, now_us=now_us)
+        aside = places.next_aside()
+        what = [why, _how_it_went(saved, backup), *unusable, f"{known} actions are known"]
+        incident = Incident(
+            format_instant(now_us), "; ".join(what), str(aside or ""), str(backup or "")
+        )
+        incidents.add(making, incident, incidents.read(places.store))
+        places.put_in_place(aside)
+    return incident
+
+
+@contextlib.contextmanager
+def made_anew(places: Places) -> Iterator[Path]:
+    """An empty directory for the store that is to be. What is left of it on failure goes: it
+    would take the room of the next try."""
+    making = places.empty_for_making()
+    try:
+        yield making
+    finally:
+        storefile.remove(making)
+
+
+def adopted(place: Path, saved: Salvage, *, map_bytes: int, now_us: int) -> int:
+    """The number of actions that the store knows then."""
+    db = DaemonDB.at(place, map_bytes=map_bytes)
+    try:
+        db.adopt(saved, now_us=now_us)
+        return sum(db.counts().values())
+    finally:
+        db.close()
+
+
+def _saved(place: Path) -> Salvage:
+    return salvage.read(place / "data.mdb") if storefile.data_bytes(place) else Salvage()
+
+
+def _newest_good(directory: Path) -> tuple[Path | None, list[str]]:
+    """And what is said of those that are not. Each is looked at as a store is: in a process
+    of its own."""
+    unusable: list[str] = []
+    for backup in reversed(backups.generations(directory)):
+        try:
+            found = storechild.examine(backup)
+        except StoreError as error:
+            unusable.append(f"backup {backup.name}: {error}")
+            continue
+        if found.usable:
+            return backup, unusable
+        unusable.append(f"backup {backup.name} cannot be used: {found.detail or 'it is empty'}")
+    return None, unusable
+
+
+def _how_it_went(saved: Salvage, backup: Path | None) -> str:
+    if saved.all_whole:
+        return "all of it could be read and is in the new one"
+    part = f"{saved.count} of its values could be read" if saved.count else "nothing could be read"
+    base = "there was no good backup" if backup is None else f"the rest is from {backup}"
+    return f"{part}, {base}"

@@ -1,0 +1,126 @@
+"""What a row of each table has to be, and which rows are not: what lies below the tables has
+no checksum (fact L7). Reads only; nothing outlives the transaction it is given.
+"""
+
+from typing import Any
+
+from .core.model import RunRow, StatusChange
+from .ended import Ended
+from .outbox import Pending
+from .records import (
+    KEY_BYTES,
+    Codec,
+    DamagedRecordError,
+    action_key,
+    decode_stored,
+    is_sound,
+    join,
+    number_of,
+    run_key,
+)
+from .storemeta import FORMAT_KEY, META_KEY, Meta
+from .tables import Tables, Transaction, rows_from
+
+#: Every table whose rows say something that no other row says.
+TABLES = ("meta", "actions", "details", "runs", "events", "outbox", "refused", "ended", "damaged")
+#: Rows of this table are whatever could not be read.
+UNCHECKED = "damaged"
+#: Their keys are sequence numbers.
+SEQUENCES = ("events", "outbox", "refused")
+#: More than any device ever gives: a key above it was damaged, and no number follows it.
+SEQUENCE_MAX = 2**53
+
+CODECS: dict[str, Codec[Any]] = {
+    "runs": Codec(RunRow),
+    "events": Codec(StatusChange),
+    "outbox": Codec(Pending),
+    "refused": Codec(Pending),
+    "ended": Codec(Ended),
+}
+META_CODEC: Codec[Meta] = Codec(Meta)
+
+_NUMBER_BYTES, _ATTEMPT_BYTES = 8, 4
+_KEY_BYTES_OF = {
+    "actions": KEY_BYTES,
+    "details": KEY_BYTES,
+    "runs": KEY_BYTES + _ATTEMPT_BYTES,
+    **dict.fromkeys(("due", "ended"), _NUMBER_BYTES + KEY_BYTES),
+    **dict.fromkeys(SEQUENCES, _NUMBER_BYTES),
+}
+
+
+def key_fits(name: str, key: bytes) -> bool:
+    """Whether it can be the key of a row of this table."""
+    if name in SEQUENCES:
+        return len(key) == _NUMBER_BYTES and number_of(key) <= SEQUENCE_MAX
+    return len(key) == _KEY_BYTES_OF.get(name, len(key))
+
+
+def check(name: str, key: bytes, value: bytes) -> None:
+    """Raises `DamagedRecordError` for a row that is not what was written, or means nothing."""
+    if name == UNCHECKED or (name == "meta" and key != META_KEY):
+        return
+    if not key_fits(name, key):
+        raise DamagedRecordError(f"cannot read a value: its key is {key.hex()}")
+    match name:
+        case "actions":
+            if action_key(decode_stored(value).record.action.id) != key:
+                raise DamagedRecordError("cannot read a record: it has another's key")
+        case "meta":
+            META_CODEC.decode(value)
+        case "runs":
+            if run_key(key[:KEY_BYTES], CODECS[name].decode(value).attempt) != key:
+                raise DamagedRecordError("cannot read a run: it has another's key")
+        case "due":
+            pass
+        case "details":
+            if not is_sound(value):
+                raise DamagedRecordError("cannot read a value: its checksum is wrong")
+        case _:
+            CODECS[name].decode(value)
+
+
+def damaged_rows(
+    txn: Transaction, tables: Tables, rows_max: int, *, older: bool = False
+) -> list[tuple[str, bytes]]:
+    """Table and key of rows that cannot be used, at most so many. Of an `older` format only
+    the checksums are looked at."""
+    found: list[tuple[str, bytes]] = []
+    for name in TABLES:
+        table = getattr(tables, name)
+        if table is None or name == UNCHECKED:
+            continue
+        with txn.cursor(table) as at:
+            for key, value in rows_from(at):
+                if not _usable(txn, tables, name, key, value, older=older):
+                    found.append((name, key))
+                if len(found) == rows_max:
+                    return found
+    return found
+
+
+def _usable(
+    txn: Transaction, tables: Tables, name: str, key: bytes, value: bytes, *, older: bool
+) -> bool:
+    if older:
+        return is_sound(value) or (name, key) == ("meta", FORMAT_KEY)
+    try:
+        check(name, key, value)
+        if name == "actions":
+            details = txn.get(key, db=tables.details)
+            if details is None or is_sound(details):  # else it is found there
+                join(decode_stored(value), details)
+    except DamagedRecordError:
+        return False
+    return True
+
+
+def last_sequence(txn: Transaction, tables: Tables) -> int:
+    """The highest number that was ever given, by keys alone; 0 in a new store."""
+    return max(_last_of(txn, getattr(tables, name)) for name in SEQUENCES)
+
+
+def _last_of(txn: Transaction, table: Any) -> int:
+    with txn.cursor(table) as at:
+        keys = (key for key, _ in at.iterprev() if key_fits("events", key))
+        return next(map(number_of, keys), 0)
