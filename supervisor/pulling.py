@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ..ipc.actions import Action
 from .core.model import Change, Record
 from .core.reconcile import Verdict, reconcile_absent, reconcile_sent
-from .records import action_key, edge_of
+from .store.records import action_key, edge_of
 from .synchronisation import Snapshot
 from .turn import Turn
 

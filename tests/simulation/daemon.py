@@ -18,18 +18,18 @@ from geosched.supervisor.clock import Clock
 from geosched.supervisor.core.liveness import JudgeClock
 from geosched.supervisor.core.model import Change, Instant
 from geosched.supervisor.daemon import recover_runs
-from geosched.supervisor.daemondb import (
+from geosched.supervisor.duties import Duties
+from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
+from geosched.supervisor.pool import Pool
+from geosched.supervisor.rules import live_run, rules_of
+from geosched.supervisor.settings import Settings
+from geosched.supervisor.store.daemondb import (
     Committed,
     DaemonDB,
     MetaUpdate,
     StoreError,
     StoreErrorKind,
 )
-from geosched.supervisor.duties import Duties
-from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
-from geosched.supervisor.pool import Pool
-from geosched.supervisor.rules import live_run, rules_of
-from geosched.supervisor.settings import Settings
 from geosched.supervisor.synchronisation import Outcome, PullDone, Synchronisation
 from geosched.supervisor.upkeep import Upkeep
 
@@ -191,9 +191,7 @@ class SimulatedDaemon:
             host,
             self.workers,
             self.exchanges,
-            lambda name, pid: SimulatedSynchroniser(
-                world, self.exchanges, self.backend, name, pid
-            ),
+            lambda name, pid: SimulatedSynchroniser(world, self.exchanges, self.backend, name, pid),
         )
         oracle.daemon_starts(self.db, settings.daemon.clock_wait_seconds)
         clock = WatchedClock(
@@ -230,9 +228,7 @@ class SimulatedDaemon:
 
     def _plan_duties(self) -> None:
         duties, parts = self.loop.parts.duties, self.loop.parts
-        duties.every(
-            self.settings.backend.poll_interval_seconds, "pull", parts.backend.want_pull
-        )
+        duties.every(self.settings.backend.poll_interval_seconds, "pull", parts.backend.want_pull)
         duties.every(DAY_SECONDS, "old actions", parts.upkeep.look_for_old)
         duties.every(DAY_SECONDS, "clock mark", self.loop.write_mark)
         parts.backend.want_pull()

@@ -22,8 +22,8 @@ from geosched.supervisor.core.model import (
     Waiting,
 )
 from geosched.supervisor.core.restart import RestartPolicy
-from geosched.supervisor.daemondb import DaemonDB
-from geosched.supervisor.outbox import REFUSALS_MAX
+from geosched.supervisor.store.daemondb import DaemonDB
+from geosched.supervisor.store.outbox import REFUSALS_MAX
 from geosched.workers.backends.base import Snapshot
 
 from . import rules
@@ -142,9 +142,13 @@ class Oracle:
     def compare(self, db: DaemonDB) -> None:
         """S6, S18: what was committed is there, and nothing else."""
         for action_id, seen in self.grown.items():
-            self._demand(db.read(action_id) == seen.record, action_id, "law 4: it is not as committed")
+            self._demand(
+                db.read(action_id) == seen.record, action_id, "law 4: it is not as committed"
+            )
         known = sum(db.counts().values())
-        self._demand(known == len(self.grown), "", f"{known} actions stored, {len(self.grown)} seen")
+        self._demand(
+            known == len(self.grown), "", f"{known} actions stored, {len(self.grown)} seen"
+        )
 
     def clock_was_read(self, instant: Instant) -> None:
         """S19: whom the daemon may believe."""

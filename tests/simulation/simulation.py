@@ -5,7 +5,6 @@ import logging
 import os
 import random
 import secrets
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from unittest import mock
 
 from geosched.ipc.instants import SECOND_US
 from geosched.supervisor import loop as loop_module
-from geosched.supervisor.daemondb import StoreError
 from geosched.supervisor.rules import rules_of
 from geosched.supervisor.settings import (
     BackendSettings,
@@ -23,6 +21,7 @@ from geosched.supervisor.settings import (
     ScriptSettings,
     Settings,
 )
+from geosched.supervisor.store.daemondb import StoreError
 from msgspec.structs import replace
 
 from .backendyear import DAY, HOUR, MINUTE, BackendYear

@@ -160,9 +160,7 @@ class Worker:
         manner = chance.random()
         if manner < 0.75:
             code, number = chance.choice([(0, None), (None, 15), (3, None)])
-            self._world.after(
-                chance.uniform(0, grace), lambda: self.exits(script, code, number)
-            )
+            self._world.after(chance.uniform(0, grace), lambda: self.exits(script, code, number))
         elif manner < 0.82:
             self._hold(script, chance.choice([8.0, 40.0, 200.0]))
         self._world.after(grace, lambda: self.kill(script))

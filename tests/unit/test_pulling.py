@@ -8,9 +8,9 @@ from geosched.ipc.actions import Action, ExecutionStatus
 from geosched.ipc.messages import Pulled, SetAside, StopReason
 from geosched.supervisor.core.model import Change, Over, Record, Running, StopRun
 from geosched.supervisor.core.reconcile import Verdict
-from geosched.supervisor.ended import row_of
 from geosched.supervisor.pulling import ENTRIES_PER_TURN_MAX, QUARANTINE_SHOWN_MAX, Applying
-from geosched.supervisor.records import action_key
+from geosched.supervisor.store.ended import row_of
+from geosched.supervisor.store.records import action_key
 from geosched.supervisor.synchronisation import Snapshot
 from geosched.supervisor.turn import Turn
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record, running

@@ -5,7 +5,7 @@ no checksum (fact L7). Reads only; nothing outlives the transaction it is given.
 from collections.abc import Sequence
 from typing import Any
 
-from .core.model import Record, RunRow, StatusChange
+from ..core.model import Record, RunRow, StatusChange
 from .ended import Ended
 from .outbox import Pending
 from .records import (

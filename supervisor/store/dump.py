@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from ..ipc.control import SCHEMA_VERSION
-from ..ipc.instants import format_optional
+from ...ipc.control import SCHEMA_VERSION
+from ...ipc.instants import format_optional
 from . import environment, storefile, storemeta
 from .environment import Environment
 from .records import DamagedRecordError, number_of
