@@ -17,6 +17,7 @@ from . import environment, migrations, pages, rows, salvage, storefile, storemet
 from .ended import row_of
 from .records import KEY_BYTES, edge_key
 from .storefile import StoreError
+from .storemeta import META_KEY
 from .tables import Tables, Transaction, entries, rows_from
 
 #: More damaged values than that are found when they are read.
@@ -63,7 +64,11 @@ def both(structure: Examination, contents: Callable[[], Examination]) -> Examina
 
 def examine_structure(place: Path) -> Examination:
     """Whether LMDB would die of it. Maps nothing. Raises `StoreError`."""
-    return _at_a_glance(place) or _judged(place, environment.verify(place))
+    seen = _at_a_glance(place)
+    if seen is not None:
+        return seen
+    problem = environment.verify(place) or pages.fault_in(place / "data.mdb", leaves=False)
+    return _judged(place, problem)
 
 
 def examine_contents(place: Path) -> Examination:
@@ -132,7 +137,14 @@ def _look_inside(env: Any, place: Path) -> Examination:
         actions, faults = _look_at_actions(txn, tables)
         others = [name for name in rows.TABLES if name != "actions"]
         damaged = actions + rows.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, names=others)
+        damaged += [("meta", META_KEY)] if _knows_not_itself(txn, tables) else []
     return Examination(Condition.SOUND, "", tuple(damaged[:DAMAGED_ROWS_MAX]), tuple(faults))
+
+
+def _knows_not_itself(txn: Transaction, tables: Tables) -> bool:
+    """Its own row is written by the first start, before any other."""
+    others = (tables.actions, tables.events, tables.outbox)
+    return txn.get(META_KEY, db=tables.meta) is None and any(entries(txn, t) for t in others)
 
 
 def _without_tables(*, empty: bool, place: Path) -> Examination:
@@ -160,7 +172,8 @@ def _look_at_actions(txn: Transaction, tables: Tables) -> tuple[list[tuple[str, 
                 damaged.append(("actions", key))
                 continue
             name, row = _row_for(record, key)
-            if txn.get(row, db=getattr(tables, name)) is None:
+            entry = txn.get(row, db=getattr(tables, name))
+            if entry is None or (entry and name == "due"):
                 faults.append(f"{record.action.id!r} is not in {name}")
             else:
                 right[name] += 1

@@ -145,6 +145,7 @@ class Places:
             self._give_to_owner(path)
             sync(path)
         rename(self.making, self.made)
+        (self.store / "lock.mdb").unlink(missing_ok=True)  # may be the next one's too
         rename(self.store, aside or self.old)
         rename(self.made, self.store)
         for store in self._done_with():

@@ -22,16 +22,17 @@ from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
 from geosched.supervisor.store.records import action_key
 from geosched.supervisor.store.storefile import Places
 from support.build import NOW_US, result
-from support.layout import PAGE_BYTES, PAGE_HEAD_BYTES, Layout, flip, scramble_head, zero
+from support.layout import PAGE_BYTES, PAGE_HEAD_BYTES, Layout, flip, rows_on, scramble_head, zero
 from support.mounts import ext4, fill, mounted
 from support.openings import MAP_BYTES, Opened, Openings
 from support.store import LONG_NAMES, add, data_file, happen, on_disk, start
 
 ACTIONS = 60
 RECORDS = ("actions", "details")
-FLIPS = 150
+FLIPS = 100
 #: Of a page that says where the tables are, what is used.
 HEAD_BYTES = 152
+ROWS_PER_PAGE, ROW_HEAD_BYTES = 1, 8
 SEED = 20261123
 
 
@@ -114,7 +115,7 @@ class Fixture:
 
 def check_all(base: Base, fixtures: list[Fixture], *, backup: str = "") -> list[Opened]:
     """Whatever was done to it, the store is one afterwards, and what was not lost is exact."""
-    found = [base.forked.open(fixture.state_dir) for fixture in fixtures]
+    found = [base.forked.open(fixture.state_dir, use=True) for fixture in fixtures]
     wrong = {}
     for fixture, store in zip(fixtures, found, strict=True):
         if problems := list(problems_of(base, fixture, store, backup)):
@@ -214,11 +215,27 @@ def test_flipped_bits_cost_at_most_what_is_on_their_page(base, tmp_path):
     assert any(store.incidents for store in found)
 
 
+def test_a_flipped_bit_in_the_head_of_a_row_costs_at_most_what_is_on_its_page(base, tmp_path):
+    """Where the size of a row is wrong, its removal would break the others."""
+    random = Random(SEED)
+    fixtures = []
+    trees = base.layout.tables.keys() - base.layout.overflow - {0, 1}
+    for page in sorted(trees):
+        rows = rows_on(data_file(base.state_dir), page)
+        for row in random.sample(rows, min(len(rows), ROWS_PER_PAGE)):
+            for byte in range(ROW_HEAD_BYTES):
+                state_dir = base.copy(tmp_path / f"{row}-{byte}")
+                flip(data_file(state_dir), row + byte, random.randrange(8))
+                name = f"byte {byte} of row {row}, page {page} ({base.layout.tables[page]})"
+                fixtures.append(Fixture(name, state_dir, frozenset(base.on(page))))
+    check_all(base, fixtures)
+
+
 def test_a_flipped_bit_in_a_head_of_the_file_costs_nothing(base, tmp_path):
     random = Random(SEED)
     fixtures = []
     for page in (0, 1):
-        for byte in range(HEAD_BYTES):
+        for byte in range(page, HEAD_BYTES, 2):
             state_dir = base.copy(tmp_path / f"{page}-{byte}")
             flip(data_file(state_dir), page * PAGE_BYTES + byte, random.randrange(8))
             fixtures.append(Fixture(f"byte {byte} of head {page}", state_dir))
@@ -535,6 +552,16 @@ def test_a_damaged_row_of_meta_begins_a_new_generation_above_all_numbers(base, t
     assert (store.etag, store.last_sequence > base.holds.last_sequence) == ("", True)
 
 
+def test_a_store_that_does_not_know_itself_any_more_begins_a_new_generation(base, tmp_path):
+    state_dir = base.copy(tmp_path / "state")
+    on_disk(state_dir, "meta", lambda txn, handle: txn.delete(b"store", db=handle))
+    store = base.forked.open(state_dir)
+    assert (store.error, store.unsound, len(store.incidents)) == ("", [], 1)
+    assert store.actions == base.holds.actions
+    assert store.last_sequence > base.holds.last_sequence
+    assert base.forked.open(state_dir) == store
+
+
 def lose_edge(txn: Any, handle: Any) -> None:
     with txn.cursor(handle) as at:
         assert at.first()
@@ -642,6 +669,16 @@ def test_a_store_that_is_set_aside_can_be_opened_like_any_other(base, tmp_path):
     (state_dir / store.set_aside[0]).rename(state_dir / "daemondb")
     again = base.forked.open(state_dir)
     assert again.actions == base.holds.actions
+
+
+def test_a_store_that_is_set_aside_shares_no_lock_with_the_one_in_use(base, tmp_path):
+    state_dir = base.copy(tmp_path / "state")
+    (state_dir / "daemondb" / "lock.mdb").symlink_to(tmp_path / "lock of the live one")
+    spoil_a_page(state_dir)
+    store = base.forked.open(state_dir)
+    assert store.actions == base.holds.actions
+    aside = state_dir / store.set_aside[0]
+    assert not [path for path in aside.iterdir() if path.is_symlink()]
 
 
 # --- the exchange is cut short -----------------------------------------------------------

@@ -1,6 +1,7 @@
 """Which page of a sound LMDB file holds what, found out by the library's own verifier and
 not by the code under test; and ways to spoil a page."""
 
+import sys
 from collections import defaultdict
 from pathlib import Path
 from random import Random
@@ -18,7 +19,8 @@ class Layout(verify._Verifier):  # type: ignore[misc]  # the library has no type
     def __init__(self, data: Path) -> None:
         self.tables: dict[int, str] = {0: "head", 1: "head"}
         self.keys: dict[int, set[bytes]] = defaultdict(set)
-        self.inside_values: set[int] = set()  # pages without a head
+        self.overflow: set[int] = set()  # pages of long values
+        self.inside_values: set[int] = set()  # those of them without a head
         self._path: list[int] = []
         with data.open("rb") as file:
             super().__init__(file, data.stat().st_size)
@@ -40,6 +42,7 @@ class Layout(verify._Verifier):  # type: ignore[misc]  # the library has no type
     def _bigdata(self, ctx: Any, *rest: Any, **how: Any) -> Any:
         found = super()._bigdata(ctx, *rest, **how)
         value = [p for p in range(2, self.next_pgno) if self.live[p] and p not in self.tables]
+        self.overflow.update(value)
         self.inside_values.update(value[1:])
         for page in value:
             self.tables[page] = table_of(ctx)
@@ -49,6 +52,17 @@ class Layout(verify._Verifier):  # type: ignore[misc]  # the library has no type
 
 def table_of(ctx: Any) -> str:
     return str(ctx["name"]).removeprefix("main/")
+
+
+def rows_on(data: Path, page: int) -> list[int]:
+    """Where in the file the head of each row on a page of a tree is."""
+    with data.open("rb") as file:
+        file.seek(page * PAGE_BYTES)
+        content = file.read(PAGE_BYTES)
+    end = int.from_bytes(content[12:14], sys.byteorder)
+    pointers = range(PAGE_HEAD_BYTES, end, 2)
+    at = [int.from_bytes(content[p : p + 2], sys.byteorder) for p in pointers]
+    return [page * PAGE_BYTES + row for row in at]
 
 
 def zero(data: Path, page: int) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 from geosched.ipc.actions import ExecutionStatus
+from geosched.supervisor.core.lifecycle import decide
+from geosched.supervisor.core.model import Absent
 from geosched.supervisor.store import incidents as told
 from geosched.supervisor.store import storechild, storetool
 from geosched.supervisor.store.daemondb import DaemonDB
@@ -23,7 +25,7 @@ from geosched.supervisor.store.opening import open_store
 from geosched.supervisor.store.storechild import StoreChild
 from geosched.supervisor.store.storefile import Places, StoreError
 
-from support.build import NOW_US
+from support.build import NOW, NOW_US, RULES
 
 TESTS = Path(__file__).resolve().parents[1]
 MAP_BYTES = 1024 * 1024
@@ -70,13 +72,15 @@ class ForkedChild(StoreChild):
         self.pidfd = os.pidfd_open(self.pid)
 
 
-def open_and_look(state_dir: Path) -> Opened:
+def open_and_look(state_dir: Path, *, use: bool) -> Opened:
     try:
         db = open_store(state_dir, now_us=NOW_US, map_bytes=MAP_BYTES)
     except StoreError as error:
         return Opened(str(error), str(error.kind))
     with contextlib.closing(db):
         found = look(db)
+        if use:
+            use_up(db)
     places = Places(state_dir)
     after = examine(places.store)
     found.unsound = [*after.faults, *(f"{table} {key.hex()}" for table, key in after.damaged)]
@@ -86,6 +90,22 @@ def open_and_look(state_dir: Path) -> Opened:
     found.set_aside = [path.name for path in places.set_aside()]
     found.modes = [str(path) for path in places.store.iterdir() if path.stat().st_mode & 0o077]
     return found
+
+
+def use_up(db: DaemonDB) -> None:
+    """Remove what can be removed, which touches every page: nothing may break of it."""
+    while pending := [number for number, _ in db.outbox_pending(5000)]:
+        db.settle_reports(pending, [])
+    records, _ = db.page("", 5000, frozenset(ExecutionStatus))
+    changes = [decide(record, Absent(), NOW, RULES) for record in records]
+    db.commit([change for change in changes if change is not None], report=True)
+    gone = {row: True for row, _ in db.ended_page(b"")[0]}
+    db.commit([], report=True, absences=gone)
+    while pending := [number for number, _ in db.outbox_pending(5000)]:
+        db.settle_reports(pending, [])
+    db.forget(b"", 2**62)
+    left, _ = db.page("", 5000, frozenset(ExecutionStatus))
+    assert {record.status for record in left} <= {ExecutionStatus.STARTED}
 
 
 def look(db: DaemonDB) -> Opened:
@@ -123,11 +143,12 @@ class Openings:
         )
         self._decode = msgspec.json.Decoder(Opened).decode
 
-    def open(self, state_dir: Path) -> Opened:
-        """Fails, naming it, where the process that opens dies of it."""
+    def open(self, state_dir: Path, *, use: bool = False) -> Opened:
+        """With `use`, what is in it is used up afterwards. Fails, naming the store, where the
+        process that opens dies of it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{state_dir}\n")
+        self._process.stdin.write(f"{'use' if use else 'look'} {state_dir}\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
@@ -145,7 +166,8 @@ def main() -> None:
         forked: Any = ForkedChild
         storechild.StoreChild = forked
     for line in sys.stdin:
-        answer = msgspec.json.encode(open_and_look(Path(line.rstrip("\n"))))
+        word, _, place = line.rstrip("\n").partition(" ")
+        answer = msgspec.json.encode(open_and_look(Path(place), use=word == "use"))
         sys.stdout.buffer.write(answer + b"\n")
         sys.stdout.buffer.flush()
 
