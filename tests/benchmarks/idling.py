@@ -3,44 +3,52 @@
 from collections.abc import Iterator
 
 from figures import Figure, Line, Remark
-from measuring import MEGABYTE, idle, pss_bytes
+from measuring import MEGABYTE, idle, pss_bytes, rest
 from snapshot import pulled, waiting_actions
 from support.daemon import daemon_installation, entry
 from support.wait import wait_for
 
 HOUR_SECONDS = 3600
-FULL, QUICK = (100_000, 60.0, 10_000, 20.0), (10_000, 10.0, 1_000, 5.0)
+BETWEEN_PULLS_SECONDS, PULLING_SECONDS = 40.0, 60.0
 
 
 def bench(quick: bool) -> Iterator[Line]:
-    waiting, seconds, queued, queued_seconds = QUICK if quick else FULL
-    yield from _waiting(waiting, seconds, quick)
-    yield from _queued(queued, queued_seconds)
+    if quick:
+        yield from _waiting(10_000, (("1h", "between pulls", 8.0, None, None),))
+        return
+    yield from _waiting(
+        100_000,
+        (
+            ("1h", "between pulls", BETWEEN_PULLS_SECONDS, 0.3, 1),
+            ("60s", "a pull a minute", PULLING_SECONDS, None, None),
+        ),
+    )
+    yield from _queued(10_000, 10.0)
 
 
-def _waiting(count: int, seconds: float, quick: bool) -> Iterator[Line]:
-    with pulled(waiting_actions(count)) as daemon:
-        for pulls in (False, True):
-            if pulls and quick:
-                break  # it takes a minute
-            if not pulls:
-                daemon.pull_every("1h")
-                what = f"{count} waiting"
-            else:
-                daemon.pull_every("60s")
-                what = f"{count} waiting, pulling every 60 s"
-            found = idle(daemon.daemon, seconds)
-            goals = (None, None) if quick or pulls else (0.3, 1)
-            yield Figure(f"CPU, {what}, of one core", found.cpu_percent, "%", goals[0])
-            yield Figure(f"wakes, {what}", found.wakes_per_second, "/s", goals[1])
-            hour = found.cpu_percent / 100 * HOUR_SECONDS
+#: poll_interval, what it is to a reader, how long it is watched, goals of CPU and of wakes.
+Watch = tuple[str, str, float, float | None, float | None]
+
+
+def _waiting(count: int, watches: tuple[Watch, ...]) -> Iterator[Line]:
+    with pulled(waiting_actions(count)) as found:
+        for interval, when, seconds, cpu_goal, wakes_goal in watches:
+            found.pull_every(interval)
+            rest(found.daemon)
+            if when == "between pulls":
+                memory = pss_bytes(found.daemon) / MEGABYTE
+                yield Figure(f"memory (PSS), {count} waiting", memory, "MB")
+            seen = idle(found.daemon, seconds)
+            hour = seen.cpu_percent / 100 * HOUR_SECONDS
+            what = f"{count} waiting, {when}"
+            yield Figure(f"CPU of one core, {what}", seen.cpu_percent, "%", cpu_goal)
+            yield Figure(f"wakes, {what}", seen.wakes_per_second, "/s", wakes_goal)
             yield Figure(f"  CPU seconds in an hour, {what}", hour, "s")
-            yield Figure(f"  wakes in an hour, {what}", found.wakes_per_second * 3600, "")
-        yield Figure(f"memory (PSS), {count} waiting", pss_bytes(daemon.daemon) / MEGABYTE, "MB")
+            yield Figure(f"  wakes in an hour, {what}", seen.wakes_per_second * HOUR_SECONDS, "")
+            yield Remark(f"{what}: watched for {seconds:.0f} s, and scaled")
     yield Remark(
-        f"measured over {seconds:.0f} s and scaled; wakes are the voluntary context switches "
-        "of every thread of supervisor, zygote, synchroniser and spare workers; the backend "
-        "is asked over HTTP, and answers 304"
+        "wakes are the voluntary context switches of every thread of supervisor, zygote, "
+        "synchroniser and spare workers; the backend is asked over HTTP, and answers 304"
     )
 
 
@@ -53,5 +61,6 @@ def _queued(count: int, seconds: float) -> Iterator[Line]:
         daemon.send([entry(f"queued-{n:05}", -60, 3600) for n in range(count)])
         daemon.json("sync")
         wait_for(lambda: daemon.json("status")["queued"] == count - 1, seconds=60)
+        rest(daemon)
         yield Figure(f"CPU, {count} queued", idle(daemon, seconds).cpu_percent, "%", 1)
         yield Figure(f"memory (PSS), {count} queued", pss_bytes(daemon) / MEGABYTE, "MB")

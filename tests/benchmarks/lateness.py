@@ -27,7 +27,7 @@ LEAD_SECONDS = 3.0  # from the plan to its first instant; the daemon arms 2 s be
 SINGLE_SECONDS = 0.317  # between two single starts; falls on all parts of a second
 BURST_SECONDS = 3.0  # between two bursts
 LIFE_SECONDS = 1  # of what is started, so that ends do not mix with starts
-LATE_SECONDS = 15.0  # after the last instant; what is not there by then has not started
+LATE_SECONDS = 12.0  # after the last instant; what is not there by then has not started
 
 #: Gives a contender its instants, one per group.
 Give = Callable[[list[int]], None]
@@ -51,8 +51,8 @@ class Size:
         return [(first_ms + round(1000 * offset)) * 1_000_000 for offset in offsets]
 
 
-FULL = Size(3, 12, (10, 100, 500))
-QUICK = Size(1, 5, (10, 100))
+FULL = Size(3, 10, (10, 100, 500))
+QUICK = Size(1, 5, (100,))
 
 #: Milliseconds late, of all rounds: contender, and how many shared the instant.
 Late = dict[str, dict[int, list[float]]]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from support.daemon import Daemon
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 MEGABYTE = 1_000_000
+#: Longer than the daemon keeps a synchroniser that has nothing to do.
+REST_SECONDS = 12.0
 SOURCE = Path(__file__).parent / "stamp.c"
 
 
@@ -99,15 +102,24 @@ def pss_bytes(daemon: Daemon) -> int:
     return kilobytes * 1024
 
 
-def wakes(daemon: Daemon) -> int:
-    """How often a thread of any of them went to sleep by itself, and so was woken."""
-    return sum(
-        int(line.split()[1])
-        for pid in processes(daemon)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for line in (task / "status").read_text().splitlines()
-        if line.startswith("voluntary_ctxt_switches")
-    )
+@dataclass(frozen=True)
+class Spent:
+    """By one thread so far."""
+
+    cpu_ns: int
+    wakes: int  # how often it went to sleep by itself, and so was woken
+
+
+def _spent(daemon: Daemon) -> dict[str, Spent]:
+    found = {}
+    for pid in processes(daemon):
+        for task in Path(f"/proc/{pid}/task").glob("*"):
+            with suppress(OSError):
+                cpu = int((task / "schedstat").read_text().split()[0])
+                lines = (task / "status").read_text().splitlines()
+                line = next(line for line in lines if line.startswith("voluntary_ctxt"))
+                found[str(task)] = Spent(cpu, int(line.split()[1]))
+    return found
 
 
 # --- over time --------------------------------------------------------------------------
@@ -119,14 +131,30 @@ class Idle:
     wakes_per_second: float
 
 
+def rest(daemon: Daemon, seconds: float = REST_SECONDS) -> None:
+    """Until no process came or went for so long: a synchroniser, for one, outlasts its pull."""
+    limit = time.monotonic() + 4 * seconds
+    known, since = set(processes(daemon)), time.monotonic()
+    while time.monotonic() < min(since + seconds, limit):
+        time.sleep(0.5)
+        if (now := set(processes(daemon))) != known:
+            known, since = now, time.monotonic()
+
+
 def idle(daemon: Daemon, seconds: float) -> Idle:
-    """Over so long a time, which is the figure itself and no wait for anything."""
-    time.sleep(2)
-    used, woken, begun = cpu_seconds(daemon), wakes(daemon), time.monotonic()
-    time.sleep(seconds)
+    """Over so long a time, which is the figure itself and no wait for anything. Looked at
+    every second, because a process that ends takes its counts with it."""
+    begun, cpu_ns, woken, before = time.monotonic(), 0, 0, _spent(daemon)
+    while (now := time.monotonic()) < begun + seconds:
+        time.sleep(min(1, begun + seconds - now))
+        after = _spent(daemon)
+        for task, spent in after.items():
+            was = before.get(task, Spent(0, 0))
+            cpu_ns += spent.cpu_ns - was.cpu_ns
+            woken += spent.wakes - was.wakes
+        before = after
     lasted = time.monotonic() - begun
-    used, woken = cpu_seconds(daemon) - used, wakes(daemon) - woken
-    return Idle(100 * used / lasted, woken / lasted)
+    return Idle(cpu_ns / 1e7 / lasted, woken / lasted)
 
 
 def wall_seconds(daemon: Daemon, verb: str) -> float:

@@ -1,21 +1,28 @@
 """Memory: of a daemon that waits, and what each running action adds."""
 
 import statistics
-import time
 from collections.abc import Iterator
 
 from figures import Figure, Line, Remark
-from measuring import MEGABYTE, build_stamp, cpu_seconds, idle, pss_bytes, wall_seconds
+from measuring import (
+    MEGABYTE,
+    REST_SECONDS,
+    build_stamp,
+    cpu_seconds,
+    idle,
+    pss_bytes,
+    rest,
+    wall_seconds,
+)
 from support.daemon import Daemon, daemon_installation, entry
 from support.wait import wait_for
 
-#: For a daemon at rest: what was freed is given back, and workers that were spare are gone.
-REST_SECONDS = 5.0
-FULL, QUICK = (10_000, 100, 20.0), (2_000, 20, 5.0)
+#: Actions waiting, actions running, seconds to rest, seconds idle.
+FULL, QUICK = (10_000, 100, REST_SECONDS, 10.0), (2_000, 20, REST_SECONDS, 5.0)
 
 
 def bench(quick: bool) -> Iterator[Line]:
-    waiting, running, idle_seconds = QUICK if quick else FULL
+    waiting, running, rest_seconds, idle_seconds = QUICK if quick else FULL
     with daemon_installation() as daemon:
         stamp = build_stamp(daemon.root)
         command = [str(stamp), str(daemon.root / "stamps"), "3600", "{id}"]
@@ -31,7 +38,7 @@ def bench(quick: bool) -> Iterator[Line]:
         _sent(daemon, actions, "NULL", waiting)
         used = cpu_seconds(daemon) - used
         yield Figure(f"CPU to pull, store and schedule {waiting} actions (file)", used, "s")
-        time.sleep(REST_SECONDS)
+        rest(daemon, rest_seconds)
         before = pss_bytes(daemon)
         goal = None if quick else 40
         yield Figure(f"memory (PSS), {waiting} waiting", before / MEGABYTE, "MB", goal)
@@ -41,7 +48,7 @@ def bench(quick: bool) -> Iterator[Line]:
         yield Figure(f"CPU, {waiting} waiting, {idle_seconds:.0f} s", percent, "%")
         now = [entry(f"runs-{n:03}", -1, 3600) for n in range(running)]
         _sent(daemon, actions + now, "STARTED", running)
-        time.sleep(REST_SECONDS)
+        rest(daemon, rest_seconds)
         each = (pss_bytes(daemon) - before) / running
         yield Figure(
             f"memory (PSS) per running action, {running} running", each / MEGABYTE, "MB", 2

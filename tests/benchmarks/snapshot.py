@@ -19,7 +19,7 @@ from support.backend import BackendServer
 from support.daemon import Daemon, daemon_installation, entry
 from support.wait import wait_for
 
-FULL, QUICK = (100_000, 100.0), (10_000, 10.0)
+FULL, QUICK = (100_000, 60.0), (10_000, 6.0)
 PULL_SECONDS = 120.0
 UNCHANGED_PULLS = 3
 
