@@ -3,6 +3,7 @@
 PYTHON ?= python3
 MINUTES ?= 10
 SEED ?=
+BENCH ?=
 BIN := .venv/bin
 SET_UP := .venv/.complete
 
@@ -12,7 +13,7 @@ help:
 	@echo "make demo    the main job, live in the terminal (under 40 s)"
 	@echo "make test    all checks but benchmarks"
 	@echo "make soak    everything killed, stopped and broken at random, MINUTES=10 [SEED=...]"
-	@echo "make bench   figures, with the name of this machine"
+	@echo "make bench   figures, beside their goals and other software (12 min; BENCH=--quick)"
 	@echo "make clean   remove what the others made"
 
 $(SET_UP): pyproject.toml setup.cfg constraints.txt
@@ -42,11 +43,16 @@ soak: $(SET_UP)
 	GEOSCHED_SUSPENDED_SECONDS=60 GEOSCHED_STALLED_SECONDS=20 $(BIN)/python -m pytest \
 		--timeout 200 tests/integration/test_crash_contract.py -k "suspended or stalls"
 
+# BENCH="--quick" for 2 minutes; BENCH="--only c,d" for parts, the others stay in bench.json.
 bench: $(SET_UP)
-	$(BIN)/python tests/benchmarks/bench.py
+	mkdir -p build
+	$(BIN)/python tests/benchmarks/bench.py --json build/bench.json $(BENCH)
+	$(BIN)/python tests/benchmarks/bench_daemondb.py
+	$(BIN)/python tests/benchmarks/bench_flash.py
 	$(BIN)/python tests/benchmarks/bench_backend.py
 	$(BIN)/python tests/benchmarks/bench_fleet.py
 
 clean:
 	rm -rf tests/peers/trpc/node_modules
+	rm -rf tests/benchmarks/peers/.venv tests/benchmarks/peers/node_modules
 	rm -rf .venv .types build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -16,11 +16,11 @@ from .comparing import KEPT_SECONDS, Comparison
 from .core.model import Instant, Record
 from .core.reconcile import Verdict
 from .core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
-from .daemondb import DaemonDB, MetaUpdate, StoreError
 from .pulling import Applying
 from .reporting import report_of
 from .rules import address
 from .settings import BackendSettings
+from .store.daemondb import DaemonDB, MetaUpdate, StoreError
 from .synchronisation import (
     REPORTS_PER_EXCHANGE_MAX,
     Failed,

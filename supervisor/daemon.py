@@ -33,17 +33,17 @@ from .clock import Clock
 from .control import Control
 from .core.liveness import JudgeClock
 from .core.recovery import recover
-from .daemondb import DaemonDB, StoreError
 from .desk import LoopDesk
 from .duties import Duties
 from .locks import AlreadyRunningError, DirectoryLock
 from .loop import Loop, Parts
-from .opening import open_store
 from .pool import Pool
 from .rounds import Rounds
 from .rules import address, live_run, rules_of
 from .servicemanager import ServiceManager
 from .settings import Settings, SettingsError, load, needs_restart
+from .store.daemondb import DaemonDB, StoreError
+from .store.opening import open_store
 from .sweep import Leftovers
 from .synchronisation import Synchronisation
 from .upkeep import Upkeep

@@ -19,8 +19,8 @@ from .core.model import (
     Running,
     Waiting,
 )
-from .daemondb import DaemonDB
 from .pool import Pool
+from .store.daemondb import DaemonDB
 from .turn import Turn
 
 #: Edges looked at in one turn; more of them make more turns.

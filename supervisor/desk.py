@@ -32,13 +32,13 @@ from ..ipc.control import (
 from ..ipc.instants import format_instant, format_optional
 from ..ipc.views import ActionView, ClockView, DaemonView, OutboxView, StatusView, StoreView
 from ..workers.output import read_output
-from . import incidents
 from .comparing import Comparison
 from .core.model import Instant, Null, Over, Record, RunRow, Waiting
 from .loop import Loop
 from .orders import output_path
 from .reporting import sequence_of
-from .storefile import StoreError, file_system
+from .store import incidents
+from .store.storefile import StoreError, file_system
 from .syncs import SyncAsked
 from .views import action_view, event_view, incident_view, phase, report_view, run_view
 

@@ -35,12 +35,12 @@ from .core.model import (
     StopAsked,
     StopRun,
 )
-from .daemondb import Committed, DaemonDB, MetaUpdate, StoreError, StoreErrorKind
 from .deciding import Decider
 from .duties import Duties
 from .liverun import LiveRun
 from .pool import Pool
 from .settings import Settings
+from .store.daemondb import Committed, DaemonDB, MetaUpdate, StoreError, StoreErrorKind
 from .turn import Turn, steps_in
 from .upkeep import Upkeep
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ..ipc.actions import Action
 from .core.model import Change, Record
 from .core.reconcile import Verdict, reconcile_absent, reconcile_sent
-from .records import action_key, edge_of
+from .store.records import action_key, edge_of
 from .synchronisation import Snapshot
 from .turn import Turn
 
@@ -50,14 +50,17 @@ class Applying:
         commit it."""
         if not self.sent_done:
             self._look_at_sent(turn)
-        elif self.snapshot.told.unreadable_ids:
-            self.absent_done = self.ended_done = True  # S8: it could be any id
-        elif not self.absent_done:
+        elif not self.absent_done and not self._unclear:
             self._look_at_absent()
         elif not self.ended_done:
             self._take_ended(turn)
         if self.ended_done:
             self._decide(turn)
+
+    @property
+    def _unclear(self) -> bool:
+        """S8: an id that cannot be read could be any, so nothing is absent for sure."""
+        return self.snapshot.told.unreadable_ids > 0
 
     def _look_at_sent(self, turn: Turn) -> None:
         looked_at = 0
@@ -102,11 +105,12 @@ class Applying:
         turn.take(change)
 
     def _take_ended(self, turn: Turn) -> None:
-        """S6: their status stays. What the backend sends no more may be forgotten one day."""
+        """S6: their status stays. What the backend sends no more may be forgotten one day,
+        and what it sends may not."""
         rows, self.ended_cursor = self.ended(self.ended_cursor)
         for row, was_absent in rows:
             absent = edge_of(row)[1] not in self.seen
-            if absent is not was_absent:
+            if absent is not was_absent and not (absent and self._unclear):
                 turn.absences[row] = absent
         self.ended_done = not self.ended_cursor
 

@@ -4,8 +4,8 @@ them. Each call is one transaction of daemonDB; sending is `backend.py`'s."""
 from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
-from .outbox import Outbox, Pending
-from .tables import Transaction
+from .store.outbox import Outbox, Pending
+from .store.tables import Transaction
 
 Result = TypeVar("Result")
 

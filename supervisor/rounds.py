@@ -4,11 +4,11 @@
 
 import random
 
-from . import incidents
 from .core.retry import poll_phase
 from .loop import Loop
 from .servicemanager import ServiceManager
 from .settings import Settings
+from .store import incidents
 
 HOUSEKEEPING_SECONDS = 3600.0
 BACKUP_LOOK_SECONDS = 60.0

@@ -9,14 +9,14 @@ import os
 from collections.abc import Iterable
 
 from ..ipc.instants import SECOND_US
-from . import backups
 from .children import Child, Children, News
 from .core.model import Instant
-from .daemondb import DaemonDB, StoreError
 from .orders import output_path
 from .settings import DaemonSettings
-from .storechild import StoreChild
-from .storefile import Places
+from .store import backups
+from .store.daemondb import DaemonDB, StoreError
+from .store.storechild import StoreChild
+from .store.storefile import Places
 
 log = logging.getLogger(__name__)
 

@@ -3,10 +3,10 @@
 from ..ipc.instants import format_instant, format_optional
 from ..ipc.views import ActionView, EventView, IncidentView, ReportView, RunView
 from .core.model import Null, Over, Record, Running, RunRow, StatusChange, Waiting
-from .incidents import Incident
 from .liverun import LiveRun
-from .outbox import Pending
 from .reporting import report_of, signal_name
+from .store.incidents import Incident
+from .store.outbox import Pending
 
 
 def phase(record: Record, live: LiveRun | None, *, queued: bool, held: bool) -> str:

@@ -18,8 +18,8 @@ from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.core.lifecycle import Rules, decide, first_seen
 from geosched.supervisor.core.model import Change, Due, Instant
 from geosched.supervisor.core.reconcile import reconcile_sent
-from geosched.supervisor.daemondb import DaemonDB, MetaUpdate
-from geosched.supervisor.opening import open_store
+from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
+from geosched.supervisor.store.opening import open_store
 
 SLICE = 200
 MAP_BYTES = 1024**3

@@ -29,7 +29,7 @@ from geosched.ipc.instants import SECOND_US
 from geosched.ipc.messages import EndCause, RunResult
 from geosched.supervisor.core.lifecycle import Rules, decide, first_seen
 from geosched.supervisor.core.model import Change, Due, Event, Instant, RunEnded, Running
-from geosched.supervisor.daemondb import DaemonDB, MetaUpdate
+from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
 from support.daemon import Daemon, daemon_installation, entry
 from support.wait import wait_for
 

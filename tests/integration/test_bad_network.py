@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from geosched.supervisor.backend import BACKLOG_PAUSE_SECONDS
-from geosched.supervisor.outbox import REFUSALS_MAX
+from geosched.supervisor.store.outbox import REFUSALS_MAX
 from geosched.supervisor.synchronisation import REPORTS_PER_EXCHANGE_MAX
 from support.backend import BackendServer
 from support.daemon import Daemon, daemon_installation, entry

@@ -18,12 +18,12 @@ from typing import Any
 import lmdb
 import pytest
 from geosched.ipc.instants import parse_instant
-from geosched.supervisor import incidents, migrations
-from geosched.supervisor.daemondb import DaemonDB
-from geosched.supervisor.examination import Condition, examine
-from geosched.supervisor.incidents import Incident
-from geosched.supervisor.records import action_key
-from geosched.supervisor.storefile import Places
+from geosched.supervisor.store import incidents, migrations
+from geosched.supervisor.store.daemondb import DaemonDB
+from geosched.supervisor.store.examination import Condition, examine
+from geosched.supervisor.store.incidents import Incident
+from geosched.supervisor.store.records import action_key
+from geosched.supervisor.store.storefile import Places
 from support.daemon import (
     Daemon,
     commands,
@@ -106,7 +106,7 @@ def storetools(daemon: Daemon) -> list[int]:
             words = (directory / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"geosched.supervisor.storetool" in words and mark in words:
+        if b"geosched.supervisor.store.storetool" in words and mark in words:
             found.append(int(directory.name))
     return found
 

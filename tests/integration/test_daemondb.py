@@ -27,10 +27,10 @@ from geosched.supervisor.core.model import (
     Sent,
     StopAsked,
 )
-from geosched.supervisor.daemondb import DaemonDB, MetaUpdate
-from geosched.supervisor.history import EVENTS_KEPT, RUNS_KEPT
-from geosched.supervisor.outbox import REFUSALS_MAX
-from geosched.supervisor.records import action_key
+from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
+from geosched.supervisor.store.history import EVENTS_KEPT, RUNS_KEPT
+from geosched.supervisor.store.outbox import REFUSALS_MAX
+from geosched.supervisor.store.records import action_key
 from msgspec.structs import replace
 from support.build import AFTER, BEFORE, GENERATION, HOUR_US, NOW, NOW_US, RULES, action, result
 from support.store import (
@@ -265,7 +265,7 @@ def test_a_list_of_one_status_holds_that_one_only(db):
 
 
 def test_a_page_looks_at_a_bounded_number_of_rows_and_can_be_gone_on_from(db, monkeypatch):
-    monkeypatch.setattr("geosched.supervisor.actionrows.PAGE_ROWS_MAX", 10)
+    monkeypatch.setattr("geosched.supervisor.store.actionrows.PAGE_ROWS_MAX", 10)
     add(db, *(f"id-{n}" for n in range(25)))
     start(db, "id-0", "id-1", "id-2")
     found, cursor, pages = [], "", 0
@@ -398,7 +398,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from geosched.supervisor.core.lifecycle import first_seen
-from geosched.supervisor.daemondb import DaemonDB
+from geosched.supervisor.store.daemondb import DaemonDB
 from support.build import BEFORE, RULES, action
 db = DaemonDB.open(Path({str(state_dir)!r}))
 db.commit([first_seen(action("a"), BEFORE, RULES)], report=True)

@@ -11,14 +11,14 @@ from typing import Any
 import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
-from geosched.supervisor import migrations, storefile
 from geosched.supervisor.core.lifecycle import decide, first_seen
 from geosched.supervisor.core.model import (
     Due,
     RunEnded,
 )
-from geosched.supervisor.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
-from geosched.supervisor.records import action_key, number_key
+from geosched.supervisor.store import migrations, storefile
+from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
+from geosched.supervisor.store.records import action_key, number_key
 from support.build import AFTER, HOUR_US, NOW, NOW_US, RULES, action, result
 from support.store import (
     LONG_NAMES,

@@ -22,9 +22,9 @@ from geosched.supervisor.core.model import (
     StopAsked,
 )
 from geosched.supervisor.core.restart import RestartMode, RestartPolicy
-from geosched.supervisor.daemondb import DaemonDB
-from geosched.supervisor.outbox import REFUSALS_MAX, REFUSED_ROWS_MAX
-from geosched.supervisor.records import action_key
+from geosched.supervisor.store.daemondb import DaemonDB
+from geosched.supervisor.store.outbox import REFUSALS_MAX, REFUSED_ROWS_MAX
+from geosched.supervisor.store.records import action_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace

@@ -14,15 +14,15 @@ from typing import Any
 import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
-from geosched.supervisor import migrations, storefile
 from geosched.supervisor.core.model import Reason, Running
-from geosched.supervisor.daemondb import DaemonDB, StoreError
-from geosched.supervisor.ended import row_of
-from geosched.supervisor.examination import Condition, examine
-from geosched.supervisor.incidents import read as incidents_of
-from geosched.supervisor.opening import open_store
-from geosched.supervisor.records import action_key, number_of
-from geosched.supervisor.rows import CODECS
+from geosched.supervisor.store import migrations, storefile
+from geosched.supervisor.store.daemondb import DaemonDB, StoreError
+from geosched.supervisor.store.ended import row_of
+from geosched.supervisor.store.examination import Condition, examine
+from geosched.supervisor.store.incidents import read as incidents_of
+from geosched.supervisor.store.opening import open_store
+from geosched.supervisor.store.records import action_key, number_of
+from geosched.supervisor.store.rows import CODECS
 from support.build import NOW_US
 from support.layout import zero
 from support.store import LONG_NAMES, contents, data_file, on_disk

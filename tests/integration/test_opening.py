@@ -16,11 +16,11 @@ from typing import Any
 
 import lmdb
 import pytest
-from geosched.supervisor import backups, migrations, replacing, storefile
 from geosched.supervisor.core.model import RunEnded
-from geosched.supervisor.daemondb import DaemonDB, MetaUpdate
-from geosched.supervisor.records import action_key
-from geosched.supervisor.storefile import Places
+from geosched.supervisor.store import backups, migrations, replacing, storefile
+from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
+from geosched.supervisor.store.records import action_key
+from geosched.supervisor.store.storefile import Places
 from support.build import NOW_US, result
 from support.layout import PAGE_BYTES, PAGE_HEAD_BYTES, Layout, flip, rows_on, scramble_head, zero
 from support.mounts import ext4, fill, mounted

@@ -16,7 +16,7 @@ from random import Random
 
 import lmdb.verify
 import pytest
-from geosched.supervisor.daemondb import DaemonDB
+from geosched.supervisor.store.daemondb import DaemonDB
 from support.powercut import Disk, Known, Turn, Writer, disk, inconsistencies
 
 CUTS = int(os.environ.get("GEOSCHED_POWER_CUTS", "12"))

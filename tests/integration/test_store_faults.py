@@ -16,7 +16,6 @@ from typing import Any
 import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
-from geosched.supervisor import history, outbox, storefile
 from geosched.supervisor.core.lifecycle import Rules, first_seen
 from geosched.supervisor.core.model import (
     Absent,
@@ -27,8 +26,9 @@ from geosched.supervisor.core.model import (
     Sent,
 )
 from geosched.supervisor.core.restart import RestartMode, RestartPolicy
-from geosched.supervisor.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
-from geosched.supervisor.records import action_key
+from geosched.supervisor.store import history, outbox, storefile
+from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
+from geosched.supervisor.store.records import action_key
 from geosched.supervisor.turn import Turn
 from support.build import GENERATION, HOUR_US, NOW, NOW_US, action, result
 from support.store import LONG_NAMES, contents, data_file, flip, on_disk

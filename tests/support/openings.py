@@ -15,15 +15,15 @@ from typing import Any
 
 import msgspec
 from geosched.ipc.actions import ExecutionStatus
-from geosched.supervisor import incidents as told
-from geosched.supervisor import storechild, storetool
 from geosched.supervisor.core.lifecycle import decide
 from geosched.supervisor.core.model import Absent
-from geosched.supervisor.daemondb import DaemonDB
-from geosched.supervisor.examination import examine
-from geosched.supervisor.opening import open_store
-from geosched.supervisor.storechild import StoreChild
-from geosched.supervisor.storefile import Places, StoreError
+from geosched.supervisor.store import incidents as told
+from geosched.supervisor.store import storechild, storetool
+from geosched.supervisor.store.daemondb import DaemonDB
+from geosched.supervisor.store.examination import examine
+from geosched.supervisor.store.opening import open_store
+from geosched.supervisor.store.storechild import StoreChild
+from geosched.supervisor.store.storefile import Places, StoreError
 
 from support.build import NOW, NOW_US, RULES
 

@@ -37,10 +37,10 @@ from geosched.supervisor.core.model import (
     RunRow,
     Sent,
 )
-from geosched.supervisor.daemondb import DaemonDB, MetaUpdate
-from geosched.supervisor.history import EVENTS_KEPT
-from geosched.supervisor.outbox import Pending
-from geosched.supervisor.records import Codec, action_key, number_of
+from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
+from geosched.supervisor.store.history import EVENTS_KEPT
+from geosched.supervisor.store.outbox import Pending
+from geosched.supervisor.store.records import Codec, action_key, number_of
 from msgspec.structs import replace
 
 from .build import NOW, RULES, result

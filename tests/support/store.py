@@ -7,7 +7,7 @@ from typing import Any
 import lmdb
 from geosched.supervisor.core.lifecycle import decide, first_seen
 from geosched.supervisor.core.model import Change, Due
-from geosched.supervisor.daemondb import DaemonDB
+from geosched.supervisor.store.daemondb import DaemonDB
 
 from support.build import BEFORE, NOW, RULES, action
 

@@ -47,7 +47,7 @@ CORE_MAY_IMPORT = {
 }
 IMPORTERS = {
     "zmq": {"ipc/sockets.py"},
-    "lmdb": {"supervisor/environment.py"},
+    "lmdb": {"supervisor/store/environment.py"},
     "requests": {"workers/backends/transport.py"},
     "ctypes": {"workers/linux.py"},
     "schedule": {"supervisor/duties.py"},

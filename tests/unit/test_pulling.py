@@ -8,9 +8,9 @@ from geosched.ipc.actions import Action, ExecutionStatus
 from geosched.ipc.messages import Pulled, SetAside, StopReason
 from geosched.supervisor.core.model import Change, Over, Record, Running, StopRun
 from geosched.supervisor.core.reconcile import Verdict
-from geosched.supervisor.ended import row_of
 from geosched.supervisor.pulling import ENTRIES_PER_TURN_MAX, QUARANTINE_SHOWN_MAX, Applying
-from geosched.supervisor.records import action_key
+from geosched.supervisor.store.ended import row_of
+from geosched.supervisor.store.records import action_key
 from geosched.supervisor.synchronisation import Snapshot
 from geosched.supervisor.turn import Turn
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record, running
@@ -86,10 +86,20 @@ def test_what_is_over_is_marked_when_the_backend_sends_it_no_more_and_when_it_do
     assert store.statuses() == dict.fromkeys("abc", "FINISHED")
 
 
-def test_of_what_is_over_nothing_is_marked_where_an_id_cannot_be_read():
+def test_of_what_is_over_nothing_is_marked_absent_where_an_id_cannot_be_read():
     store = Store(over("a"))
     store.apply(applying(store, set_aside=[SetAside(None, "no id")], unreadable_ids=1))
     assert store.absent == {}
+
+
+def test_s06_what_is_over_and_sent_again_is_not_forgotten_where_another_id_cannot_be_read():
+    store = Store(over("a"))
+    row = row_of(store.records["a"], action_key("a"))
+    store.apply(applying(store))
+    assert store.absent == {row: True}
+    bad = [SetAside(None, "no id")]
+    store.apply(applying(store, [action("a")], set_aside=bad, unreadable_ids=1))
+    assert store.absent == {row: False}
 
 
 def test_additions_come_first_and_absences_last():

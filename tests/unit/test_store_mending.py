@@ -9,13 +9,18 @@ import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.ctl.render import size
-from geosched.supervisor import incidents, pages, salvage
 from geosched.supervisor.core.model import Record
-from geosched.supervisor.daemondb import DaemonDB
-from geosched.supervisor.incidents import DETAIL_CHARS_MAX, FILE_BYTES_MAX, INCIDENTS_MAX, Incident
-from geosched.supervisor.records import action_key, encode_stored, split
-from geosched.supervisor.salvage import Salvage, Table
-from geosched.supervisor.storefile import number_of, numbered, remove_left
+from geosched.supervisor.store import incidents, pages, salvage
+from geosched.supervisor.store.daemondb import DaemonDB
+from geosched.supervisor.store.incidents import (
+    DETAIL_CHARS_MAX,
+    FILE_BYTES_MAX,
+    INCIDENTS_MAX,
+    Incident,
+)
+from geosched.supervisor.store.records import action_key, encode_stored, split
+from geosched.supervisor.store.salvage import Salvage, Table
+from geosched.supervisor.store.storefile import number_of, numbered, remove_left
 from msgspec.structs import replace
 from support.build import NOW_US, record, running
 from support.store import LONG_NAMES, add, flip, start

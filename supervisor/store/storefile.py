@@ -13,7 +13,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ..workers import procfs
+from ...workers import procfs
 
 log = logging.getLogger(__name__)
 

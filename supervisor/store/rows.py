@@ -5,7 +5,7 @@ no checksum (fact L7). Reads only; nothing outlives the transaction it is given.
 from collections.abc import Sequence
 from typing import Any
 
-from .core.model import Record, RunRow, StatusChange
+from ..core.model import Record, RunRow, StatusChange
 from .ended import Ended
 from .outbox import Pending
 from .records import (
@@ -61,19 +61,29 @@ def record_in(txn: Transaction, tables: Tables, key: bytes, value: bytes) -> Rec
     """The record of a row of `actions`; None for one that cannot be used. Long configuration
     that is damaged is found in its own table, and leaves the record as it is here."""
     try:
-        stored = decode_stored(value)
-        if action_key(stored.record.action.id) != key:
-            return None
-        details = txn.get(key, db=tables.details) if stored.details else None
-        if stored.details and (details is None or is_sound(details)):
-            return join(stored, details)
+        return whole_record(txn, tables, key, value, must_join=False)
     except DamagedRecordError:
         return None
-    return stored.record
+
+
+def whole_record(
+    txn: Transaction, tables: Tables, key: bytes, value: bytes, *, must_join: bool = True
+) -> Record:
+    """The record of a row of `actions`. Raises `DamagedRecordError`."""
+    stored = decode_stored(value)
+    if action_key(stored.record.action.id) != key:
+        raise DamagedRecordError("cannot read a record: it has another's key")
+    if not stored.details:
+        return stored.record
+    details = txn.get(key, db=tables.details)
+    if details is not None and not is_sound(details) and not must_join:
+        return stored.record
+    return join(stored, details)
 
 
 def check(name: str, key: bytes, value: bytes) -> None:
-    """Raises `DamagedRecordError` for a row that is not what was written, or means nothing."""
+    """Raises `DamagedRecordError` for a row that is not what was written, or means nothing.
+    Rows of `actions` are `whole_record`'s."""
     if name == UNCHECKED or (name == "meta" and key != META_KEY):
         return
     if not key_fits(name, key):

@@ -9,8 +9,8 @@ from collections.abc import Collection
 from itertools import islice, takewhile
 from typing import NamedTuple
 
-from ..ipc.actions import ExecutionStatus
-from .core.model import Change, Record
+from ...ipc.actions import ExecutionStatus
+from ..core.model import Change, Record
 from .records import (
     INSTANT_US_MAX,
     KEY_BYTES,

@@ -18,16 +18,16 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from ..ipc.actions import ExecutionStatus
+from ...ipc.actions import ExecutionStatus
+from ..core.model import Change, Record, RunRow
+from ..reports import Reports
 from . import environment, founding, indexes, salvage, storefile, storemeta
 from .actionrows import ActionRows, page_cursor
-from .core.model import Change, Record, RunRow
 from .ended import EndedRows
 from .environment import Environment, Room
 from .history import Event, History
 from .outbox import OUTBOX_ROWS_MAX, Outbox
 from .records import STATUSES, action_key, edge_key
-from .reports import Reports
 from .salvage import Salvage
 from .storefile import StoreError, StoreErrorKind
 from .storemeta import Meta, MetaUpdate

@@ -1,4 +1,4 @@
-"""Work on a store's files in a process of its own: `python -m geosched.supervisor.storetool`.
+"""Work on a store's files in a process of its own: `python -m geosched.supervisor.store.storetool`.
 
 The daemon runs it to look at its store before it opens it, to save what can be read of a
 damaged one, and to copy it; `geosched-ctl db` runs it for an operator. What is said is one
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import msgspec
 
-from ..ipc.control import SCHEMA_VERSION
-from ..workers.linux import set_parent_death_signal
+from ...ipc.control import SCHEMA_VERSION
+from ...workers.linux import set_parent_death_signal
+from ..locks import AlreadyRunningError, DirectoryLock
 from . import backups, dump, environment, incidents, replacing, storechild, storefile
 from .daemondb import MAP_BYTES
 from .examination import examine_contents, examine_structure
-from .locks import AlreadyRunningError, DirectoryLock
 from .salvage import Salvage
 from .storefile import Places, StoreError
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..ipc.instants import format_instant
+from ...ipc.instants import format_instant
 from . import backups, incidents, salvage, storechild, storefile
 from .daemondb import DaemonDB
 from .incidents import Incident

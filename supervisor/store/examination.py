@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from ..core.model import Record
 from . import environment, migrations, pages, rows, salvage, storefile, storemeta
-from .core.model import Record
 from .ended import row_of
 from .records import KEY_BYTES, edge_key
 from .storefile import StoreError

@@ -5,7 +5,7 @@ Both are rings, so they need no cleaning. Nothing outlives the transaction it is
 
 from collections.abc import Sequence
 
-from .core.model import Change, RunRow, StatusChange
+from ..core.model import Change, RunRow, StatusChange
 from .records import (
     Codec,
     DamagedRecordError,

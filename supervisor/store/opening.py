@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from ..ipc.instants import format_instant
+from ...ipc.instants import format_instant
 from . import environment, incidents, storechild, storefile
 from .daemondb import MAP_BYTES, DaemonDB
 from .examination import Condition, Examination

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..workers.spawn import ENVIRONMENT_ALLOWED
+from ...workers.spawn import ENVIRONMENT_ALLOWED
 from .examination import Condition, Examination, both
 from .incidents import Incident
 from .storefile import StoreError, StoreErrorKind
@@ -29,6 +29,7 @@ KILLED_SECONDS_MAX = 5.0
 EXAMINE_SECONDS_MAX = 300.0
 #: Two backups are looked at, and a third store is written.
 REPLACE_SECONDS_MAX = 900.0
+_TOOL = "geosched.supervisor.store.storetool"
 _STDIN, _STDOUT, _STDERR = range(3)
 _decode_examination = msgspec.json.Decoder(Examination).decode
 _decode_incident = msgspec.json.Decoder(Incident).decode
@@ -58,7 +59,7 @@ class StoreChild:
         self._complained = os.memfd_create("storetool")
         self.pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-m", "geosched.supervisor.storetool", *map(str, arguments)],
+            [sys.executable, "-P", "-m", _TOOL, *map(str, arguments)],
             {k: v for k, v in os.environ.items() if k in ENVIRONMENT_ALLOWED},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),

@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from ..ipc.actions import ExecutionStatus
-from .core.model import Record
+from ...ipc.actions import ExecutionStatus
+from ..core.model import Record
 
 VALUE_FORMAT = 1
 _HEAD = struct.Struct(">BBI")

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from ..ipc.actions import ExecutionStatus
-from .core.model import Record
+from ...ipc.actions import ExecutionStatus
+from ..core.model import Record
 from .records import Codec, DamagedRecordError, edge_key, edge_of, number_key, status_of
 from .tables import Damage, Tables, Transaction, rows_from, scan
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import msgspec
 from msgspec.structs import replace
 
-from .core.model import StatusChange
+from ..core.model import StatusChange
 from .records import Codec, DamagedRecordError, action_key, kind_of, number_key, number_of
 from .tables import Damage, Tables, Transaction, entries, rows_from, scan, set_aside
 

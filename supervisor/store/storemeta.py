@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ..ipc.instants import SECOND_US
+from ...ipc.instants import SECOND_US
 from .records import Codec, DamagedRecordError
 from .tables import Tables, Transaction
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from ..ipc.control import SCHEMA_VERSION
-from ..ipc.instants import format_optional
+from ...ipc.control import SCHEMA_VERSION
+from ...ipc.instants import format_optional
 from . import environment, storefile, storemeta
 from .environment import Environment
-from .records import DamagedRecordError, decode_stored, join, number_of
-from .rows import CODECS, META_CODEC, check
+from .records import DamagedRecordError, number_of
+from .rows import CODECS, META_CODEC, check, whole_record
 from .storefile import StoreError
 from .storemeta import META_KEY, Meta
 from .tables import Tables, Transaction, rows_from, scan
@@ -96,13 +96,13 @@ def _shown(txn: Transaction, tables: Tables, name: str, key: bytes, value: bytes
     """Actions whole: their long configuration is not shown a second time in `details`."""
     shown: dict[str, Any] = {"key": key.hex()}
     try:
-        check(name, key, value)
+        if name != "actions":
+            check(name, key, value)
         if name in _NUMBERED:
             shown["number"] = number_of(key)
         match name:
             case "actions":
-                stored = decode_stored(value)
-                record = join(stored, txn.get(key, db=tables.details))
+                record = whole_record(txn, tables, key, value)
                 return shown | {"value": _named(record), "status": record.status}
             case "meta":
                 return shown | ({"value": META_CODEC.decode(value)} if key == META_KEY else {})

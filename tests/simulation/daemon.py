@@ -1,0 +1,276 @@
+"""The daemon in the simulated host: the real loop and all it turns, put together and watched.
+
+As `supervisor/daemon.py` does it, with the host's side of each seam simulated. Each part
+that is watched is the real one: it does its work, and tells the oracle.
+"""
+
+import os
+import signal
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from geosched.ipc.instants import SECOND_US
+from geosched.ipc.messages import RunResult
+from geosched.supervisor.backend import Backend, address
+from geosched.supervisor.children import News
+from geosched.supervisor.clock import Clock
+from geosched.supervisor.core.liveness import JudgeClock
+from geosched.supervisor.core.model import Change, Instant
+from geosched.supervisor.daemon import recover_runs
+from geosched.supervisor.duties import Duties
+from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
+from geosched.supervisor.pool import Pool
+from geosched.supervisor.rules import live_run, rules_of
+from geosched.supervisor.settings import Settings
+from geosched.supervisor.store.daemondb import (
+    Committed,
+    DaemonDB,
+    MetaUpdate,
+    StoreError,
+    StoreErrorKind,
+)
+from geosched.supervisor.synchronisation import Outcome, PullDone, Synchronisation
+from geosched.supervisor.upkeep import Upkeep
+
+from .exchange import PULLS_PER_MINUTE_MAX, SimulatedBackend, SimulatedSynchroniser
+from .host import Children, Host, Leftovers, Line
+from .oracle import Oracle
+from .rules import Phase
+from .world import Fault, World
+
+DAY_SECONDS = 86_400.0
+
+
+class WatchedDB(DaemonDB):
+    """The real store. It may be the daemon's last step, before a commit or after it, and
+    its disk may be full."""
+
+    host: Host
+    oracle: Oracle
+    leaving = False
+    retention_us = 0
+
+    def commit(
+        self,
+        changes: Sequence[Change],
+        *,
+        report: bool,
+        meta: MetaUpdate | None = None,
+        absences: Mapping[bytes, bool] | None = None,
+    ) -> Committed:
+        if changes or absences or (meta and meta.applied_to(self.meta) != self.meta):
+            self._write_to_disk()
+        committed = super().commit(changes, report=report, meta=meta, absences=absences)
+        self.oracle.committed(changes, committed.won, leaving=self.leaving)
+        self.host.step()
+        return committed
+
+    def settle_reports(self, accepted: Collection[int], refused: Collection[int]) -> None:
+        self._write_to_disk()
+        super().settle_reports(accepted, refused)
+        self.host.step()
+
+    def forget(self, start: bytes, until_us: int) -> Any:
+        self._write_to_disk()
+        forgotten = super().forget(start, until_us)
+        if forgotten.actions:
+            self.oracle.forgotten(self, self.retention_us)
+        self.host.step()
+        return forgotten
+
+    def _write_to_disk(self) -> None:
+        self.host.step()
+        if self.host.disk_full:
+            raise StoreError("cannot use daemonDB: no room", kind=StoreErrorKind.FULL)
+        slow = self.host.slow_commits > 0
+        self.host.slow_commits -= slow
+        self.host.world.pass_us(8 * SECOND_US if slow else 2_000)
+
+
+class WatchedClock(Clock):
+    oracle: Oracle | None = None
+
+    def read(self) -> Instant:
+        now = super().read()
+        if self.oracle is not None:
+            self.oracle.clock_was_read(now)
+        return now
+
+
+class WatchedPool(Pool):
+    """The real pool; but it is not woken once a second to judge workers that all speak."""
+
+    oracle: Oracle
+    host: Host
+
+    def gather(self, news: News, now: Instant) -> list[RunResult]:
+        ended = super().gather(news, now)
+        for result in ended:
+            self.oracle.end_is_heard(result.run_id)
+        return ended
+
+    def next_deadline(self, now: Instant) -> float | None:
+        deadline = super().next_deadline(now)
+        if any(worker.frozen for worker in self.host.workers.values()):
+            return deadline
+        once_a_second = now.monotonic_seconds + 1.0
+        every = [
+            due
+            for run in self.runs.values()
+            for due in run.deadlines(now.monotonic_seconds)
+            if due != once_a_second
+        ]
+        return min(every, default=None)
+
+
+class WatchedSynchronisation(Synchronisation):
+    oracle: Oracle
+    held_by: SimulatedBackend
+    heard = False  # a snapshot that is not applied to its end yet
+
+    def gather(self, news: News, now: Instant) -> Outcome | None:
+        outcome = super().gather(news, now)
+        if isinstance(outcome, PullDone):
+            self.oracle.told.heard(self.held_by.answered)
+            self.heard = True
+        return outcome
+
+
+class SimulatedPoller:
+    """Where the daemon waits, simulated time goes by."""
+
+    def __init__(self, world: World, oracle: Oracle) -> None:
+        self.loop: Loop | None = None
+        self._world, self._oracle = world, oracle
+
+    def wait(self, timeout_seconds: float) -> set[Any]:
+        loop = self.loop
+        assert loop is not None
+        self._oracle.goes_to_sleep(
+            timeout_seconds,
+            idle=loop.leaving is None and loop.degraded is None,
+            trust_in=loop.parts.clock.wait_ends_in(loop.now),
+        )
+        self._world.sleep(timeout_seconds)
+        return set()
+
+
+class SimulatedDaemon:
+    """One life of the daemon, from the sweep to its end, whichever it is."""
+
+    def __init__(
+        self,
+        world: World,
+        host: Host,
+        oracle: Oracle,
+        backend: SimulatedBackend,
+        settings: Settings,
+        wakeup: tuple[int, int],
+    ) -> None:
+        self.world, self.host, self.oracle, self.backend = world, host, oracle, backend
+        self.settings, self._wakeup = settings, wakeup
+        self._looks_again = 0.0
+        leftovers = Leftovers(host)
+        leftovers.sweep()
+        self.workers, self.exchanges = Line(host, beats=True), Line(host, beats=False)
+        self.db = _open(settings.daemon.state_dir, host, oracle)
+        self.db.retention_us = round(settings.daemon.retention_seconds * SECOND_US)
+        try:
+            self.loop = self._loop(leftovers)
+            recover_runs(self.loop, leftovers)
+        except BaseException:
+            self.close()
+            raise
+        oracle.phase = Phase.TURN
+        self._plan_duties()
+
+    def _loop(self, leftovers: Leftovers) -> Loop:
+        world, host, oracle, settings = self.world, self.host, self.oracle, self.settings
+        self.children = children = Children(
+            host,
+            self.workers,
+            self.exchanges,
+            lambda name, pid: SimulatedSynchroniser(world, self.exchanges, self.backend, name, pid),
+        )
+        oracle.daemon_starts(self.db, settings.daemon.clock_wait_seconds)
+        clock = WatchedClock(
+            mark_us=self.db.meta.clock_mark_us,
+            wait_seconds=settings.daemon.clock_wait_seconds,
+            readings=world.readings(),
+        )
+        clock.oracle = oracle
+        now = clock.read()
+        pool = WatchedPool(self.workers, children, leftovers, JudgeClock(now.monotonic_seconds))
+        pool.oracle, pool.host = oracle, host
+        self.synchronisation = synchronisation = WatchedSynchronisation(
+            self.exchanges, children, address(settings.backend), chance=world.random.random
+        )
+        synchronisation.oracle, synchronisation.held_by = oracle, self.backend
+        poller = SimulatedPoller(world, oracle)
+        parts = Parts(
+            db=self.db,
+            clock=clock,
+            children=children,
+            pool=pool,
+            backend=Backend(settings.backend, synchronisation, self.db),
+            upkeep=Upkeep(self.db, children, settings.daemon),
+            duties=Duties(now.boot_seconds),
+            poller=poller,
+            wakeup=self._wakeup[0],
+            make_run=lambda record, at: live_run(
+                record, at, self.settings, instance="simulated", inherited={}
+            ),
+            run_is_gone=lambda run_id: leftovers.end_tree(run_id, None, None),
+        )
+        loop = poller.loop = Loop(parts, settings, rules_of(settings, self.db.meta.generation))
+        return loop
+
+    def _plan_duties(self) -> None:
+        duties, parts = self.loop.parts.duties, self.loop.parts
+        duties.every(self.settings.backend.poll_interval_seconds, "pull", parts.backend.want_pull)
+        duties.every(DAY_SECONDS, "old actions", parts.upkeep.look_for_old)
+        duties.every(DAY_SECONDS, "clock mark", self.loop.write_mark)
+        parts.backend.want_pull()
+
+    # --- its life -----------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        loop = self.loop
+        loop.turn()
+        self.db.leaving = loop.leaving is not None
+        self.world.pass_us(200)
+        if loop.degraded is not None:  # edges are looked at again a while after that
+            self._looks_again = loop.now.monotonic_seconds + STORE_RETRY_SECONDS
+        self.oracle.turn_is_over(
+            can_write=loop.now.monotonic_seconds > self._looks_again,
+            leaving=loop.leaving is not None,
+        )
+        self._look_at_pull()
+
+    def _look_at_pull(self) -> None:
+        backend, synchronisation = self.loop.parts.backend, self.synchronisation
+        if synchronisation.heard and not backend.applying:
+            synchronisation.heard = False
+            if backend.progress.last_ok and self.loop.leaving is None:
+                self.oracle.snapshot_is_applied()
+        if len(self.backend.pulls) > PULLS_PER_MINUTE_MAX:
+            raise Fault(f"B8: {len(self.backend.pulls)} pulls within a minute")
+
+    def terminate(self) -> None:
+        """What a service manager does."""
+        os.write(self._wakeup[1], bytes([signal.SIGTERM]))
+        self.world.awake = True
+
+    def close(self) -> None:
+        """However it came about, this daemon is no more."""
+        self.workers.closed = self.exchanges.closed = True
+        self.db.close()
+
+
+def _open(state_dir: Path, host: Host, oracle: Oracle) -> WatchedDB:
+    """Not by `opening.py`, which looks at the file in a process of its own."""
+    WatchedDB.host, WatchedDB.oracle = host, oracle
+    db = WatchedDB.open(state_dir, map_bytes=16 * 1024**2)
+    assert isinstance(db, WatchedDB)
+    return db

@@ -1,0 +1,245 @@
+"""The simulated host around the daemon: its child processes, and what runs left on disk.
+
+`Children`, `Line` and `Leftovers` stand for the daemon's own `children.py`, for its sockets
+and for its `sweep.py`.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from geosched.ipc.messages import FromWorker, Run, RunResult, ToWorker
+from geosched.ipc.sockets import Peer
+from geosched.supervisor.children import Child, News
+
+from .workers import Script, Worker, ready
+from .world import DeathError, KilledError, World
+
+SWEEP_SECONDS = 0.2
+SWEEP_SECONDS_MAX = 10.0
+
+
+class Watcher(Protocol):
+    """Who hears what processes do, to judge the daemon by it."""
+
+    def script_starts(self, run_id: str, action_id: str) -> None: ...
+    def worker_saw_end(self, result: RunResult) -> None: ...
+    def run_is_sent(self, order: Run) -> None: ...
+
+
+class Process(Protocol):
+    """A child that hears messages: a worker or a synchroniser."""
+
+    pid: int
+
+    def hear(self, message: Any) -> None: ...
+    def be_killed(self) -> None: ...
+
+
+class Host:
+    def __init__(self, world: World, oracle: Watcher) -> None:
+        self.world, self.oracle = world, oracle
+        self.scripts: dict[str, Script] = {}  # what lives, by run
+        self.workers: dict[str, Worker] = {}
+        self.kept: dict[str, RunResult] = {}
+        self.pids = itertools.count(100)
+        self.disk_full = False
+        self.slow_commits = 0
+        self._dies_in: int | None = None
+        self._dies_of: type[DeathError] = KilledError
+
+    # --- the daemon's death at any step -----------------------------------------------------
+
+    def doom(self, steps: int, death: type[DeathError]) -> None:
+        """Let the daemon die so many steps from now, each a point between two effects."""
+        self._dies_in, self._dies_of = steps, death
+
+    def step(self) -> None:
+        if self._dies_in is None:
+            return
+        self._dies_in -= 1
+        if self._dies_in < 0:
+            self._dies_in = None
+            raise self._dies_of
+
+    def daemon_is_gone(self) -> None:
+        self._dies_in = None
+        for worker in list(self.workers.values()):
+            script = worker.script
+            if script is not None and self.world.chance(0.15):
+                code = self.world.random.choice([0, 3])
+                worker.exits(script, code, None)  # of itself, and no daemon hears it
+            self.world.after(0.005, worker.lose_daemon)
+
+    def power_is_cut(self, *, keeps_results: bool) -> None:
+        self.workers.clear()
+        self.scripts.clear()
+        if not keeps_results:
+            self.kept.clear()
+
+
+class Line:
+    """What passes between one daemon and its children; stands for `ipc.sockets.Server`."""
+
+    endpoint = "ipc://simulated"
+
+    def __init__(self, host: Host, beats: bool) -> None:
+        self.processes: dict[str, Process] = {}
+        self.news = News()
+        self.closed = False
+        self._host = host
+        self._beats = beats
+        self._mail: deque[tuple[Peer, Any]] = deque()
+
+    def deliver(self, sender: Any, message: Any) -> None:
+        if not self.closed:
+            self._mail.append((Peer(sender.name.encode(), 0, 0, sender.pid), message))
+            self._host.world.awake = True
+
+    def lost(self, name: str) -> None:
+        if self.processes.pop(name, None) is not None and not self.closed:
+            self.news.gone.append(name)
+            self._host.world.awake = True
+
+    def send(self, routing_id: bytes, message: ToWorker) -> bool:
+        self._host.step()
+        process = self.processes.get(routing_id.decode())
+        if process is None:
+            return False
+        if isinstance(message, Run):
+            self._host.oracle.run_is_sent(message)
+        process.hear(message)
+        self._host.step()
+        return True
+
+    def drain(self, messages_max: int) -> Iterator[tuple[Peer, FromWorker]]:
+        for _ in range(min(messages_max, len(self._mail))):
+            yield self._mail.popleft()
+        if not self._beats:
+            return
+        for worker in list(self._host.workers.values()):
+            beat = worker.beat()
+            if beat is not None:
+                yield Peer(worker.name.encode(), 0, 0, worker.pid), beat
+
+
+class Children:
+    """Stands for `supervisor.children.Children`: forks take a while, fail, or hang."""
+
+    def __init__(
+        self, host: Host, workers: Line, exchanges: Line, make: Callable[[str, int], Process]
+    ) -> None:
+        self._host, self._world = host, host.world
+        self._workers, self._exchanges = workers, exchanges
+        self._make_synchroniser = make
+        self._known: dict[str, Child] = {}
+        self._asked: dict[str, None] = {}
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def reap(self) -> None:
+        """Nobody is reparented here."""
+
+    def gather(self, monotonic_seconds: float) -> News:
+        workers, exchanges = self._workers.news, self._exchanges.news
+        self._workers.news, self._exchanges.news = News(), News()
+        news = News(
+            workers.forked + exchanges.forked,
+            workers.gone + exchanges.gone,
+            workers.failed + exchanges.failed,
+        )
+        for child in news.forked:
+            self._known[child.name] = child
+        for name in news.gone:
+            self._known.pop(name, None)
+        return news
+
+    def get(self, name: str) -> Child | None:
+        return self._known.get(name)
+
+    def kill(self, name: str) -> None:
+        for line in (self._workers, self._exchanges):
+            if name in line.processes:
+                line.processes[name].be_killed()
+
+    def fork_worker(self, name: str, endpoint: str) -> None:
+        def make(pid: int) -> Process:
+            worker = self._host.workers[name] = Worker(self._host, self._workers, name, pid)
+            self._world.after(self._world.random.uniform(0.005, 0.05), lambda: ready(worker))
+            return worker
+
+        self._fork(name, self._workers, make)
+
+    def fork_synchroniser(self, name: str, endpoint: str) -> None:
+        self._fork(name, self._exchanges, lambda pid: self._make_synchroniser(name, pid))
+
+    def zygote_dies(self) -> None:
+        """What was asked of it and has not come yet, never will."""
+        for name in self._asked:
+            line = self._exchanges if name.startswith("sync") else self._workers
+            line.news.failed.append(name)
+            self._world.awake = True
+        self._asked.clear()
+
+    def _fork(self, name: str, line: Line, make: Callable[[int], Process]) -> None:
+        self._host.step()
+        self._asked[name] = None
+        chance = self._world.random.random()
+        seconds = self._world.random.uniform(4, 70) if chance < 0.01 else 0.002
+
+        def forked() -> None:
+            if line.closed or name not in self._asked:
+                return
+            del self._asked[name]
+            self._world.awake = True
+            if chance > 0.99:
+                line.news.failed.append(name)
+                return
+            pid = next(self._host.pids)
+            line.processes[name] = make(pid)
+            line.news.forked.append(Child(name, pid, -1))
+
+        self._world.after(seconds, forked)
+
+
+class Leftovers:
+    """Stands for `supervisor.sweep.Leftovers`."""
+
+    instance = "simulated"
+
+    def __init__(self, host: Host) -> None:
+        self.alive: frozenset[str] = frozenset()
+        self._host = host
+
+    def sweep(self) -> None:
+        """S1: everything that an earlier daemon left is ended, or found not to be."""
+        host = self._host
+        for worker in list(host.workers.values()):
+            worker.be_swept()
+        for script in list(host.scripts.values()):
+            script.worker.kill(script)
+        host.world.go_by(SWEEP_SECONDS_MAX if host.scripts else SWEEP_SECONDS)
+        self.alive = frozenset(host.scripts)
+
+    def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
+        self._host.step()
+        script = self._host.scripts.get(run_id)
+        if script is not None:
+            script.worker.kill(script)
+        # Sometimes its last process is seen to be gone only in the next round.
+        return run_id not in self._host.scripts and self._host.world.chance(0.8)
+
+    def kept_results(self) -> dict[str, RunResult]:
+        return dict(self._host.kept)
+
+    def kept_result(self, run_id: str) -> RunResult | None:
+        return self._host.kept.get(run_id)
+
+    def forget_result(self, run_id: str) -> None:
+        self._host.step()
+        self._host.kept.pop(run_id, None)
+
+    def forget_run(self, run_id: str) -> None:
+        self.forget_result(run_id)

@@ -1,0 +1,417 @@
+"""What an onlooker knows of the daemon: what it committed, and what really happened.
+
+It remembers over crashes. At each commit, and after each turn, it holds what the daemon
+did against the rules (`rules.py`), by the truth and never by the daemon's own word.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from geosched.ipc.actions import Action, ExecutionStatus
+from geosched.ipc.instants import SECOND_US
+from geosched.ipc.messages import Report, Run, RunResult, StopReason
+from geosched.supervisor.clock import RELEASED_US
+from geosched.supervisor.core.model import (
+    Change,
+    Instant,
+    Null,
+    Over,
+    Record,
+    Running,
+    StartRun,
+    Waiting,
+)
+from geosched.supervisor.core.restart import RestartPolicy
+from geosched.supervisor.store.daemondb import DaemonDB
+from geosched.supervisor.store.outbox import REFUSALS_MAX
+from geosched.workers.backends.base import Snapshot
+
+from . import rules
+from .rules import Case, Moment, Phase
+from .world import Fault, World
+
+STARTED, NULL = ExecutionStatus.STARTED, ExecutionStatus.NULL
+#: Waking up, and the rounding of a poll to milliseconds.
+LATE_US_MAX = 3_000
+#: Turns in a row that took no time, and turns in ten seconds: more of them is spinning.
+INSTANT_TURNS_MAX = 60
+TURNS_IN_TEN_SECONDS_MAX = 1_500
+
+
+@dataclass(slots=True)
+class RunSeen:
+    """What is known of one run. `result` is its worker's word, if it could give it."""
+
+    run_id: str
+    action: Action  # as it was started with
+    daemon: int  # the number of the daemon that started it
+    stop: StopReason | None = None
+    sent_us: int | None = None
+    result: RunResult | None = None
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is known of one action. `reports` are owed to the backend, `told` of them are."""
+
+    record: Record
+    since_us: int  # waking time of its last change of state
+    daemon: int
+    run: RunSeen | None = None
+    reports: list[tuple[ExecutionStatus, int]] = field(default_factory=list)
+    told: int = 0
+    refusals: int = 0
+
+
+@dataclass(slots=True)
+class Told:
+    """What the backend sent: of the snapshots since the last that was applied whole, any
+    entry may be in force."""
+
+    applied: dict[str, Action | None] = field(default_factory=dict)
+    coming: list[dict[str, Action | None]] = field(default_factory=list)
+
+    def of(self, action_id: str) -> list[Action | None]:
+        newer = [one[action_id] for one in self.coming if action_id in one]
+        return [self.applied[action_id], *newer] if action_id in self.applied else newer
+
+    def heard(self, snapshot: Snapshot) -> None:
+        before: dict[str, Action | None] = {}
+        for one in (self.applied, *self.coming):
+            before |= one
+        new: dict[str, Action | None] = {action.id: action for action in snapshot.actions}
+        if not snapshot.unreadable_ids:  # S8: else nothing is absent for sure
+            kept = {*snapshot.set_aside_ids}
+            new |= dict.fromkeys((i for i in before if i not in new and i not in kept), None)
+        if new not in self.coming[-1:]:
+            self.coming.append(new)
+
+    def whole(self) -> None:
+        """The newest snapshot is applied, to its end; what it did not speak of is as unclear
+        as before."""
+        newest = self.coming.pop()
+        self.applied |= newest
+        left = [{i: sent for i, sent in one.items() if i not in newest} for one in self.coming]
+        self.coming = [one for one in left if one]
+
+    def is_clear(self, action_id: str) -> bool:
+        return not any(action_id in one for one in self.coming)
+
+
+class Oracle:
+    def __init__(self, world: World, *, report: bool, max_running: int) -> None:
+        self.world, self.report, self.max_running = world, report, max_running
+        self.policies: Mapping[str, RestartPolicy] = {}
+        self.grown: dict[str, Seen] = {}
+        self.open: dict[str, Seen] = {}
+        self.runs: dict[str, RunSeen] = {}
+        self.living: Mapping[str, object] = {}  # the host's scripts
+        self.kept: Mapping[str, RunResult] = {}
+        self.told = Told()
+        self.stops_asked: set[str] = set()
+        self.daemon = 0
+        self.phase = Phase.TURN
+        self.commits = 0
+        self.changes = 0
+        self.statuses: dict[ExecutionStatus, int] = {}
+        self.now = Moment(0, False, 0)
+        self._mark_us = 0
+        self._believe_from_us = 0
+        self._begun_us = 0
+        self._heard: list[str] = []
+        self._started: list[tuple[int, str]] = []
+        self._instant_turns = 0
+        self._turns = 0
+        self._turns_since_us = 0
+
+    # --- a daemon begins ------------------------------------------------------------------
+
+    def daemon_starts(self, db: DaemonDB, wait_seconds: float) -> None:
+        self.daemon += 1
+        self.phase = Phase.STARTING
+        self._mark_us = db.meta.clock_mark_us
+        self._believe_from_us = self.world.boot_us + round(wait_seconds * SECOND_US)
+        self._begun_us = self.world.monotonic_us
+        self._heard.clear()
+        self._started.clear()
+        self.stops_asked.clear()
+        self.compare(db)
+        for seen in self.open.values():
+            seen.since_us = min(seen.since_us, self._begun_us)  # the host may have booted
+
+    def compare(self, db: DaemonDB) -> None:
+        """S6, S18: what was committed is there, and nothing else."""
+        for action_id, seen in self.grown.items():
+            self._demand(
+                db.read(action_id) == seen.record, action_id, "law 4: it is not as committed"
+            )
+        known = sum(db.counts().values())
+        self._demand(
+            known == len(self.grown), "", f"{known} actions stored, {len(self.grown)} seen"
+        )
+
+    def clock_was_read(self, instant: Instant) -> None:
+        """S19: whom the daemon may believe."""
+        believed = self.world.synchronised or instant.wall_us >= max(self._mark_us, RELEASED_US)
+        if believed:
+            self._mark_us = instant.wall_us
+        trusted = believed or self.world.boot_us >= self._believe_from_us
+        self._demand(instant.trusted == trusted, "", f"S19: trusted is {instant.trusted}")
+        self.now = Moment(instant.wall_us, trusted, self.world.monotonic_us)
+
+    # --- what really happens ----------------------------------------------------------------
+
+    def run_is_sent(self, order: Run) -> None:
+        """S9: committed, and only then started."""
+        action_id = order.environment["GEOSCHED_ACTION_ID"]
+        seen, run = self.grown[action_id], self.runs.get(order.run_id)
+        state = seen.record.state
+        is_open = isinstance(state, Running) and state.run.run_id == order.run_id
+        self._demand(is_open and run is not None, action_id, "S9: started before it was on disk")
+        assert run is not None
+        self._demand(run.sent_us is None, action_id, "S17: one run was given out twice")
+        run.sent_us = self.world.now_us
+
+    def script_starts(self, run_id: str, action_id: str) -> None:
+        self.world.note("script of %s starts (%s)", action_id, run_id[-4:])
+        other = [s for s in self.living.values() if getattr(s, "action_id", "") == action_id]
+        self._demand(not other, action_id, "S17: two runs of one action")
+
+    def worker_saw_end(self, result: RunResult) -> None:
+        self.world.note(
+            "run %s ends: %s code %s signal %s, %s",
+            result.run_id[-6:],
+            result.cause.value,
+            result.exit_code,
+            result.signal,
+            result.stop_reason,
+        )
+        run = self.runs.get(result.run_id)
+        if run is not None:
+            run.result = result
+
+    def end_is_heard(self, run_id: str) -> None:
+        self._heard.append(run_id)
+
+    def stop_is_asked(self, action_id: str) -> None:
+        self.world.note("an operator stops %s", action_id)
+        self.stops_asked.add(action_id)
+
+    # --- reports ----------------------------------------------------------------------------
+
+    def reported(self, report: Report, accepted: bool) -> None:
+        """S18: every change of status, in order, at least once, and never before it is so."""
+        seen = self.grown.get(report.action_id)
+        told = (ExecutionStatus(report.status), report.attempt)
+        self._demand(self.report, report.action_id, "S18: reported, though nobody wants it")
+        if seen is None or told in seen.reports[: seen.told]:
+            return  # told again, and that is harmless
+        if told not in seen.reports[seen.told : seen.told + 1]:
+            owed = seen.reports[seen.told :]
+            raise Fault(f"{report.action_id}: S18: told {told}, owed is {owed}\n")
+        seen.refusals = 0 if accepted else seen.refusals + 1
+        if accepted or seen.refusals == REFUSALS_MAX:  # then it is set aside
+            seen.told, seen.refusals = seen.told + 1, 0
+
+    # --- commits ----------------------------------------------------------------------------
+
+    def committed(self, changes: Sequence[Change], won: Sequence[bool], *, leaving: bool) -> None:
+        self.commits += 1
+        if self.phase is not Phase.STARTING:
+            self.phase = Phase.LEAVING if leaving else Phase.TURN
+        for change, is_won in zip(changes, won, strict=True):
+            if is_won:
+                self._changed(change)
+
+    def _changed(self, change: Change) -> None:
+        self.changes += 1
+        action_id, after = change.after.action.id, change.after
+        seen = self.grown.get(action_id)
+        before = None if seen is None else seen.record
+        self._demand(before == change.before, action_id, "law 5: it was not what it replaces")
+        self.world.note("%s: %s", action_id, _shown(after))
+        for broken in rules.broken(self._case(seen, change)):
+            raise Fault(f"{action_id}: {broken}\n  from {before}\n  to   {after}")
+        if seen is None:
+            seen = self.grown[action_id] = Seen(after, self.now.monotonic_us, self.daemon)
+        self._remember(seen, change)
+
+    def _case(self, seen: Seen | None, change: Change) -> Case:
+        run = None if seen is None else seen.run
+        return Case(
+            before=None if seen is None else seen.record,
+            after=change.after,
+            now=self.now,
+            phase=Phase.STARTING if run and run.daemon != self.daemon else self.phase,
+            sent=self.told.of(change.after.action.id),
+            stop_asked=change.after.action.id in self.stops_asked,
+            run_stop=None if run is None else run.stop,
+            run_action=None if run is None else run.action,
+            run_given=run is not None and run.sent_us is not None,
+            result=None if run is None else run.result,
+            kept=None if run is None else self.kept.get(run.run_id),
+            lives=run is not None and run.run_id in self.living,
+            full=self.started >= self.max_running,
+            policy=self.policies.get(change.after.action.type),
+            waited_seconds=self._waited(seen),
+        )
+
+    def _waited(self, seen: Seen | None) -> float | None:
+        """Since its state last changed; None where the clocks it was measured by moved."""
+        if seen is None or seen.daemon != self.daemon:
+            return None
+        return (self.now.monotonic_us - seen.since_us) / SECOND_US
+
+    @property
+    def started(self) -> int:
+        return sum(seen.record.status is STARTED for seen in self.open.values())
+
+    def _remember(self, seen: Seen, change: Change) -> None:
+        old, after = seen.record, change.after
+        action_id = after.action.id
+        if type(old.state) is not type(after.state) or old.attempt != after.attempt:
+            seen.since_us, seen.daemon = self.now.monotonic_us, self.daemon
+        seen.record = after
+        for effect in change.effects:
+            if isinstance(effect, StartRun):
+                seen.run = RunSeen(effect.run_id, after.action, self.daemon)
+                self.runs[effect.run_id] = seen.run
+                if old.status is NULL:
+                    self._started.append((after.action.from_us, action_id))
+        if isinstance(after.state, Running):
+            assert seen.run is not None
+            seen.run.stop = after.state.run.stop
+        elif seen.run is not None:
+            self.runs.pop(seen.run.run_id, None)
+            seen.run = None
+        if isinstance(after.state, Over):
+            self.open.pop(action_id, None)
+        else:
+            self.open[action_id] = seen
+        status = change.status_change()
+        if status is not None:
+            self.statuses[status.new] = self.statuses.get(status.new, 0) + 1
+            if status.new is not NULL and self.report:
+                seen.reports.append((status.new, after.attempt))
+
+    def forgotten(self, db: DaemonDB, retention_us: int) -> None:
+        """Only what is over, long since, absent, and reported."""
+        for action_id, seen in list(self.grown.items()):
+            if action_id in self.open or db.read(action_id) is not None:
+                continue
+            record = seen.record
+            old = max(record.action.to_us, record.changed_us) <= self.now.wall_us - retention_us
+            absent = any(one is None for one in self.told.of(action_id))
+            why = f"S6: forgotten, though its id may come back ({old}, {absent}): {record}"
+            self._demand(old and absent, action_id, why)
+            self._demand(self.now.trusted, action_id, "S19: forgotten by an untrusted clock")
+            owed = seen.reports[seen.told :]
+            self._demand(not owed, action_id, f"S18: forgotten, and {owed} never told")
+            del self.grown[action_id]
+
+    # --- after each turn, and before each sleep -----------------------------------------------
+
+    def turn_is_over(self, *, can_write: bool, leaving: bool) -> None:
+        heard, self._heard = self._heard, []
+        started, self._started = self._started, []
+        self.stops_asked.clear()
+        if leaving or not can_write:
+            self._heard = heard if not leaving else []
+            return
+        for run_id in heard:
+            self._demand(run_id not in self.runs, run_id, "S12: it ended, and is not settled")
+        left: list[tuple[int, str]] = []
+        for action_id, seen in self.open.items():
+            for overdue in rules.overdue(seen.record, self.now):
+                raise Fault(f"{action_id}: {overdue}: {seen.record}")
+            if self._may_start(seen):
+                left.append((seen.record.action.from_us, action_id))
+        if left:
+            full = self.started >= self.max_running
+            self._demand(full, left[0][1], "S9: it is due, there is room, and it does not start")
+            fair = not started or max(started) < min(left)
+            self._demand(fair, min(left)[1], "S14: another one started before it")
+
+    def _may_start(self, seen: Seen) -> bool:
+        """Whether it is due and nothing holds it back for sure (S12a)."""
+        record = seen.record
+        if not rules.is_due(record, self.now):
+            return False
+        assert isinstance(record.state, Null)
+        if record.state.hold is None:
+            return True
+        since_us = max(seen.since_us, self._begun_us)
+        waited = (self.now.monotonic_us - since_us) / SECOND_US
+        return waited > record.state.hold.delay_seconds + 0.1
+
+    def waits_too_long(self, seen: Seen) -> bool:
+        state = seen.record.state
+        if not isinstance(state, Waiting):
+            return False
+        since_us = max(seen.since_us, self._begun_us)
+        waited = (self.now.monotonic_us - since_us) / SECOND_US
+        return waited > state.hold.delay_seconds + 0.1
+
+    def goes_to_sleep(self, seconds: float, *, idle: bool, trust_in: float | None) -> None:
+        """It neither spins nor sleeps past an edge. `idle`: nothing else keeps it awake."""
+        self._count_turn(seconds)
+        if not idle:
+            return
+        until_us = self.world.wall_us + round(seconds * SECOND_US) - LATE_US_MAX
+        for action_id, seen in self.open.items():
+            edge_us = rules.next_edge_us(seen.record, self.now)
+            if edge_us is not None and max(edge_us, self.world.wall_us) < until_us:
+                raise Fault(f"{action_id}: S13: sleeps {seconds} s, past an edge: {seen.record}")
+            late = self.waits_too_long(seen)
+            self._demand(not late, action_id, "S12a: its back-off is over, and it waits")
+        if trust_in is not None:
+            self._demand(seconds <= trust_in + 0.01, "", "S19: sleeps past clock_wait")
+
+    def _count_turn(self, seconds: float) -> None:
+        self._instant_turns = self._instant_turns + 1 if seconds <= 0 else 0
+        self._demand(self._instant_turns < INSTANT_TURNS_MAX, "", "law 7: it spins")
+        self._turns += 1
+        if self._turns == TURNS_IN_TEN_SECONDS_MAX:
+            took_us = self.world.now_us - self._turns_since_us
+            self._demand(took_us > 10 * SECOND_US, "", "law 7: it spins, slowly")
+            self._turns, self._turns_since_us = 0, self.world.now_us
+
+    def snapshot_is_applied(self) -> None:
+        """S3, S15: what is not over is as the newest snapshot has it."""
+        self.told.whole()
+        for action_id, seen in self.open.items():
+            sent, record = self.told.applied.get(action_id), seen.record
+            if not self.told.is_clear(action_id):
+                continue
+            wanted = sent is not None and sent.should_be_executed
+            self._demand(record.wanted == wanted, action_id, f"S3: wanted is {record.wanted}")
+            same = sent is None or record.action == sent
+            self._demand(same, action_id, f"S3: it has not the newest configuration: {sent}")
+            for broken in rules.not_obeyed(record, seen.run.action if seen.run else None):
+                raise Fault(f"{action_id}: {broken}: {record}")
+        missing = [i for i, one in self.told.applied.items() if one and i not in self.grown]
+        missing = [i for i in missing if self.told.is_clear(i)]
+        self._demand(not missing, str(missing), "S3: a new action was not added")
+
+    def all_is_settled(self, outbox_depth: int) -> Iterable[str]:
+        """What is left to wait for, once nothing fails any more."""
+        yield from (f"{i}: {seen.record}" for i, seen in self.open.items())
+        yield from (f"run {run_id} lives" for run_id in self.living)
+        yield from (f"the outbox holds {outbox_depth}" for _ in range(min(outbox_depth, 1)))
+
+    def all_is_reported(self, given_up: Collection[str] = ()) -> None:
+        for action_id, seen in self.grown.items():
+            owed = seen.reports[seen.told :]
+            self._demand(not owed, action_id, f"S18: never told {owed}")
+
+    def _demand(self, holds: bool, what: str, rule: str) -> None:
+        if not holds:
+            raise Fault(f"{what}: {rule}")
+
+
+def _shown(record: Record) -> str:
+    state = record.state
+    detail = state.run.stop or "" if isinstance(state, Running) else ""
+    wanted = "" if record.wanted else " not wanted"
+    kind = type(state).__name__ if record.status is STARTED else record.status.value
+    return f"{kind} attempt {record.attempt}{wanted} {record.reason or ''} {detail}"
