@@ -111,7 +111,8 @@ class Worker:
         fate = chance.random()
         if fate < 0.3:
             code, number = chance.choice([(0, None), (0, None), (3, None), (None, 11)])
-            seconds = min(max(left, 0.1), 20_000.0) * chance.uniform(0, 1.1)
+            longest = min(max(left, 0.1), chance.choice([120.0, 20_000.0]))
+            seconds = longest * chance.uniform(0, 1.1)
             self._world.after(seconds, lambda: self.exits(script, code, number))
         elif fate < 0.36:  # just when its window ends
             seconds, code = left + chance.gauss(0, 0.02), chance.choice([0, 3])
@@ -160,9 +161,7 @@ class Worker:
         manner = chance.random()
         if manner < 0.75:
             code, number = chance.choice([(0, None), (None, 15), (3, None)])
-            self._world.after(
-                chance.uniform(0, grace), lambda: self.exits(script, code, number)
-            )
+            self._world.after(chance.uniform(0, grace), lambda: self.exits(script, code, number))
         elif manner < 0.82:
             self._hold(script, chance.choice([8.0, 40.0, 200.0]))
         self._world.after(grace, lambda: self.kill(script))
@@ -220,6 +219,8 @@ class Worker:
                 self._saw_end(*missed)
             else:
                 self._obey(missed)
+        if self._line.closed:
+            self.lose_daemon()
 
     def lose_daemon(self) -> None:
         """Its lifeline ends: stop the script, keep the result, leave."""
