@@ -12,7 +12,8 @@ from typing import Any
 
 from geosched.ipc.instants import SECOND_US
 from geosched.ipc.messages import RunResult
-from geosched.supervisor.backend import Backend, address
+from geosched.supervisor.backend import Backend
+from geosched.supervisor.backoff import Backoff
 from geosched.supervisor.children import News
 from geosched.supervisor.clock import Clock
 from geosched.supervisor.core.liveness import JudgeClock
@@ -21,7 +22,8 @@ from geosched.supervisor.daemon import recover_runs
 from geosched.supervisor.duties import Duties
 from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
 from geosched.supervisor.pool import Pool
-from geosched.supervisor.rules import live_run, rules_of
+from geosched.supervisor.rounds import Rounds
+from geosched.supervisor.rules import address, live_run, rules_of
 from geosched.supervisor.settings import Settings
 from geosched.supervisor.store.daemondb import (
     Committed,
@@ -39,7 +41,14 @@ from .oracle import Oracle
 from .rules import Phase
 from .world import Fault, World
 
-DAY_SECONDS = 86_400.0
+
+class NoManager:
+    """Stands for the service manager that nobody runs under here."""
+
+    watchdog_seconds = 0.0
+
+    def status(self, text: str) -> None:
+        """Nobody reads it."""
 
 
 class WatchedDB(DaemonDB):
@@ -183,7 +192,7 @@ class SimulatedDaemon:
             self.close()
             raise
         oracle.phase = Phase.TURN
-        self._plan_duties()
+        Rounds(self.loop, NoManager()).begin(settings)
 
     def _loop(self, leftovers: Leftovers) -> Loop:
         world, host, oracle, settings = self.world, self.host, self.oracle, self.settings
@@ -197,14 +206,16 @@ class SimulatedDaemon:
         clock = WatchedClock(
             mark_us=self.db.meta.clock_mark_us,
             wait_seconds=settings.daemon.clock_wait_seconds,
+            must_synchronise=settings.daemon.clock_must_sync,
             readings=world.readings(),
         )
         clock.oracle = oracle
         now = clock.read()
         pool = WatchedPool(self.workers, children, leftovers, JudgeClock(now.monotonic_seconds))
         pool.oracle, pool.host = oracle, host
+        backoff = Backoff(settings.daemon.runtime_dir / "backoff", now, chance=world.random.random)
         self.synchronisation = synchronisation = WatchedSynchronisation(
-            self.exchanges, children, address(settings.backend), chance=world.random.random
+            self.exchanges, children, address(settings.backend), backoff
         )
         synchronisation.oracle, synchronisation.held_by = oracle, self.backend
         poller = SimulatedPoller(world, oracle)
@@ -226,13 +237,6 @@ class SimulatedDaemon:
         loop = poller.loop = Loop(parts, settings, rules_of(settings, self.db.meta.generation))
         return loop
 
-    def _plan_duties(self) -> None:
-        duties, parts = self.loop.parts.duties, self.loop.parts
-        duties.every(self.settings.backend.poll_interval_seconds, "pull", parts.backend.want_pull)
-        duties.every(DAY_SECONDS, "old actions", parts.upkeep.look_for_old)
-        duties.every(DAY_SECONDS, "clock mark", self.loop.write_mark)
-        parts.backend.want_pull()
-
     # --- its life -----------------------------------------------------------------------------
 
     def turn(self) -> None:
@@ -242,8 +246,9 @@ class SimulatedDaemon:
         self.world.pass_us(200)
         if loop.degraded is not None:  # edges are looked at again a while after that
             self._looks_again = loop.now.monotonic_seconds + STORE_RETRY_SECONDS
+        late = loop.now.monotonic_seconds <= self._looks_again or loop.decider.more_edges
         self.oracle.turn_is_over(
-            can_write=loop.now.monotonic_seconds > self._looks_again,
+            can_write=not late,
             leaving=loop.leaving is not None,
         )
         self._look_at_pull()

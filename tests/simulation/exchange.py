@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .host import Line
 
 #: More than a snapshot that failed again and again may cost a backend in a minute (B8).
-PULLS_PER_MINUTE_MAX = 3000
+PULLS_PER_MINUTE_MAX = 30
 
 
 class SimulatedBackend:

@@ -4,7 +4,8 @@ It remembers over crashes. At each commit, and after each turn, it holds what th
 did against the rules (`rules.py`), by the truth and never by the daemon's own word.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from geosched.ipc.actions import Action, ExecutionStatus
@@ -99,10 +100,18 @@ class Told:
 
 
 class Oracle:
-    def __init__(self, world: World, *, report: bool, max_running: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        report: bool,
+        max_running: int,
+        must_synchronise: bool,
+        policies: Mapping[str, RestartPolicy],
+    ) -> None:
         self.world, self.report, self.max_running = world, report, max_running
-        self.policies: Mapping[str, RestartPolicy] = {}
-        self.grown: dict[str, Seen] = {}
+        self.must_synchronise, self.policies = must_synchronise, policies
+        self.known: dict[str, Seen] = {}
         self.open: dict[str, Seen] = {}
         self.runs: dict[str, RunSeen] = {}
         self.living: Mapping[str, object] = {}  # the host's scripts
@@ -113,9 +122,10 @@ class Oracle:
         self.phase = Phase.TURN
         self.commits = 0
         self.changes = 0
-        self.statuses: dict[ExecutionStatus, int] = {}
+        self.statuses: Counter[str] = Counter()
         self.now = Moment(0, False, 0)
         self._mark_us = 0
+        self._was_synchronised = False
         self._believe_from_us = 0
         self._begun_us = 0
         self._heard: list[str] = []
@@ -129,7 +139,7 @@ class Oracle:
     def daemon_starts(self, db: DaemonDB, wait_seconds: float) -> None:
         self.daemon += 1
         self.phase = Phase.STARTING
-        self._mark_us = db.meta.clock_mark_us
+        self._mark_us, self._was_synchronised = db.meta.clock_mark_us, False
         self._believe_from_us = self.world.boot_us + round(wait_seconds * SECOND_US)
         self._begun_us = self.world.monotonic_us
         self._heard.clear()
@@ -141,18 +151,21 @@ class Oracle:
 
     def compare(self, db: DaemonDB) -> None:
         """S6, S18: what was committed is there, and nothing else."""
-        for action_id, seen in self.grown.items():
+        for action_id, seen in self.known.items():
             self._demand(
                 db.read(action_id) == seen.record, action_id, "law 4: it is not as committed"
             )
         known = sum(db.counts().values())
         self._demand(
-            known == len(self.grown), "", f"{known} actions stored, {len(self.grown)} seen"
+            known == len(self.known), "", f"{known} actions stored, {len(self.known)} seen"
         )
 
     def clock_was_read(self, instant: Instant) -> None:
         """S19: whom the daemon may believe."""
-        believed = self.world.synchronised or instant.wall_us >= max(self._mark_us, RELEASED_US)
+        self._was_synchronised |= self.world.synchronised
+        settled = self._was_synchronised or not self.must_synchronise
+        plausible = instant.wall_us >= max(self._mark_us, RELEASED_US)
+        believed = self.world.synchronised or (plausible and settled)
         if believed:
             self._mark_us = instant.wall_us
         trusted = believed or self.world.boot_us >= self._believe_from_us
@@ -164,7 +177,7 @@ class Oracle:
     def run_is_sent(self, order: Run) -> None:
         """S9: committed, and only then started."""
         action_id = order.environment["GEOSCHED_ACTION_ID"]
-        seen, run = self.grown[action_id], self.runs.get(order.run_id)
+        seen, run = self.known[action_id], self.runs.get(order.run_id)
         state = seen.record.state
         is_open = isinstance(state, Running) and state.run.run_id == order.run_id
         self._demand(is_open and run is not None, action_id, "S9: started before it was on disk")
@@ -201,7 +214,7 @@ class Oracle:
 
     def reported(self, report: Report, accepted: bool) -> None:
         """S18: every change of status, in order, at least once, and never before it is so."""
-        seen = self.grown.get(report.action_id)
+        seen = self.known.get(report.action_id)
         told = (ExecutionStatus(report.status), report.attempt)
         self._demand(self.report, report.action_id, "S18: reported, though nobody wants it")
         if seen is None or told in seen.reports[: seen.told]:
@@ -226,14 +239,14 @@ class Oracle:
     def _changed(self, change: Change) -> None:
         self.changes += 1
         action_id, after = change.after.action.id, change.after
-        seen = self.grown.get(action_id)
+        seen = self.known.get(action_id)
         before = None if seen is None else seen.record
         self._demand(before == change.before, action_id, "law 5: it was not what it replaces")
         self.world.note("%s: %s", action_id, _shown(after))
         for broken in rules.broken(self._case(seen, change)):
             raise Fault(f"{action_id}: {broken}\n  from {before}\n  to   {after}")
         if seen is None:
-            seen = self.grown[action_id] = Seen(after, self.now.monotonic_us, self.daemon)
+            seen = self.known[action_id] = Seen(after, self.now.monotonic_us, self.daemon)
         self._remember(seen, change)
 
     def _case(self, seen: Seen | None, change: Change) -> Case:
@@ -290,13 +303,13 @@ class Oracle:
             self.open[action_id] = seen
         status = change.status_change()
         if status is not None:
-            self.statuses[status.new] = self.statuses.get(status.new, 0) + 1
+            self.statuses[status.new.value] += 1
             if status.new is not NULL and self.report:
                 seen.reports.append((status.new, after.attempt))
 
     def forgotten(self, db: DaemonDB, retention_us: int) -> None:
         """Only what is over, long since, absent, and reported."""
-        for action_id, seen in list(self.grown.items()):
+        for action_id, seen in list(self.known.items()):
             if action_id in self.open or db.read(action_id) is not None:
                 continue
             record = seen.record
@@ -307,7 +320,7 @@ class Oracle:
             self._demand(self.now.trusted, action_id, "S19: forgotten by an untrusted clock")
             owed = seen.reports[seen.told :]
             self._demand(not owed, action_id, f"S18: forgotten, and {owed} never told")
-            del self.grown[action_id]
+            del self.known[action_id]
 
     # --- after each turn, and before each sleep -----------------------------------------------
 
@@ -389,18 +402,18 @@ class Oracle:
             self._demand(same, action_id, f"S3: it has not the newest configuration: {sent}")
             for broken in rules.not_obeyed(record, seen.run.action if seen.run else None):
                 raise Fault(f"{action_id}: {broken}: {record}")
-        missing = [i for i, one in self.told.applied.items() if one and i not in self.grown]
+        missing = [i for i, one in self.told.applied.items() if one and i not in self.known]
         missing = [i for i in missing if self.told.is_clear(i)]
         self._demand(not missing, str(missing), "S3: a new action was not added")
 
-    def all_is_settled(self, outbox_depth: int) -> Iterable[str]:
+    def unsettled(self, outbox_depth: int) -> list[str]:
         """What is left to wait for, once nothing fails any more."""
-        yield from (f"{i}: {seen.record}" for i, seen in self.open.items())
-        yield from (f"run {run_id} lives" for run_id in self.living)
-        yield from (f"the outbox holds {outbox_depth}" for _ in range(min(outbox_depth, 1)))
+        left = [f"{action_id}: {seen.record}" for action_id, seen in self.open.items()]
+        left += [f"run {run_id} lives" for run_id in self.living]
+        return left + ([f"{outbox_depth} reports"] if outbox_depth else [])
 
-    def all_is_reported(self, given_up: Collection[str] = ()) -> None:
-        for action_id, seen in self.grown.items():
+    def all_is_reported(self) -> None:
+        for action_id, seen in self.known.items():
             owed = seen.reports[seen.told :]
             self._demand(not owed, action_id, f"S18: never told {owed}")
 

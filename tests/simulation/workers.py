@@ -111,7 +111,8 @@ class Worker:
         fate = chance.random()
         if fate < 0.3:
             code, number = chance.choice([(0, None), (0, None), (3, None), (None, 11)])
-            seconds = min(max(left, 0.1), 20_000.0) * chance.uniform(0, 1.1)
+            longest = min(max(left, 0.1), chance.choice([120.0, 20_000.0]))
+            seconds = longest * chance.uniform(0, 1.1)
             self._world.after(seconds, lambda: self.exits(script, code, number))
         elif fate < 0.36:  # just when its window ends
             seconds, code = left + chance.gauss(0, 0.02), chance.choice([0, 3])
@@ -218,6 +219,8 @@ class Worker:
                 self._saw_end(*missed)
             else:
                 self._obey(missed)
+        if self._line.closed:
+            self.lose_daemon()
 
     def lose_daemon(self) -> None:
         """Its lifeline ends: stop the script, keep the result, leave."""

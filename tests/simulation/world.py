@@ -18,7 +18,7 @@ from geosched.supervisor.clock import Readings
 BEGIN_US = parse_instant("2027-01-01T00:00:00.000Z")
 #: The loop looks at the clocks at least so often, and so sees a step or the end of a sleep.
 STIR_SECONDS_MAX = 30.0
-NOTES_KEPT = 2500
+NOTES_KEPT = 300
 
 Happening: TypeAlias = Callable[[], None]
 
@@ -47,6 +47,8 @@ class World:
         self.stepped_us = 0  # when it last jumped
         self.synchronised = False
         self.happened = 0
+        self.boots = 0
+        self.tells_steps = self.chance(0.5)  # whether a step wakes who waits (timerfd)
         self.daemon_lives = False
         self.awake = False  # somebody has something to tell the daemon
         self.notes: deque[tuple[int, str, tuple[Any, ...]]] = deque(maxlen=NOTES_KEPT)
@@ -86,6 +88,10 @@ class World:
         self.stepped_us = self.now_us
         self._stir()
 
+    def set_wall_to_1970(self) -> None:
+        """What a clock without a battery reads."""
+        self.set_wall(-BEGIN_US - self.now_us)
+
     def suspend(self, seconds: float) -> None:
         """The host sleeps; the monotonic clock stands still, and so do its processes."""
         self.note("the host sleeps for %.1f s", seconds)
@@ -96,6 +102,7 @@ class World:
     def reboot(self, dark_seconds: float) -> None:
         """The power goes, and comes back: no process is left, and clocks begin anew."""
         self._here.clear()
+        self.boots += 1
         self.now_us += round(dark_seconds * SECOND_US)
         self._booted_us, self._slept_us = self.now_us - 10 * SECOND_US, 0
         self._stir_us, self.awake = None, False
@@ -105,6 +112,8 @@ class World:
         self.now_us += microseconds
 
     def _stir(self) -> None:
+        """The clock has jumped: the daemon notices it at once, or within a while."""
+        self.awake |= self.tells_steps
         self._stir_us = self.monotonic_us + int(self.random.uniform(0, STIR_SECONDS_MAX * 1e6))
 
     # --- what is going to happen --------------------------------------------------------

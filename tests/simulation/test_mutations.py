@@ -1,0 +1,170 @@
+"""Faults that are put into `lifecycle.py` one at a time: the simulated host finds each.
+
+A mutation is a piece of its text replaced by another, in a copy that only this test loads.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from geosched.supervisor import turn
+from geosched.supervisor.core import lifecycle, reconcile, recovery
+
+from .simulation import simulate
+from .world import Fault
+
+SEEDS_MAX = 50
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`rule` is what the fault has to be found by, as it is told."""
+
+    name: str
+    old: str
+    new: str
+    rule: str
+
+
+MUTATIONS = (
+    Mutation(
+        "a run that is stopped at its window's end is WONT_FINISH",
+        "StopReason.WINDOW_OVER: (ExecutionStatus.FINISHED",
+        "StopReason.WINDOW_OVER: (ExecutionStatus.WONT_FINISH",
+        "WONT_FINISH, and not FINISHED",
+    ),
+    Mutation(
+        "a later reason to stop replaces the first",
+        "case Running(run) if _window_over(record, now) and run.stop in (None, StopReason.CHANGED)",
+        "case Running(run) if _window_over(record, now) and run.stop is not StopReason.WINDOW_OVER",
+        "S13a",
+    ),
+    Mutation(
+        "what is not wanted and NULL stays so",
+        "            return _over_without_run(record, Reason.WITHDRAWN, now, before=before)",
+        "            return _stored(before, record)",
+        "S4",
+    ),
+    Mutation(
+        "WONT_START and WONT_FINISH are confused",
+        "started = record.attempt > 0",
+        "started = record.attempt == 0",
+        "S3: a new action is NULL or WONT_START",
+    ),
+    Mutation(
+        "a stop is not recorded",
+        "state = Running(replace(run, stop=reason))",
+        "state = Running(run)",
+        "S",
+    ),
+    Mutation(
+        "a back-off goes on beyond the window's end",
+        "case Waiting(_, last_ok) if _window_over(record, now):",
+        "case Waiting(_, last_ok) if record is None:",
+        "S",
+    ),
+    Mutation(
+        "an operator's stop leaves a terminal status",
+        "            return None  # S6: whatever the backend, the clock or a late message says",
+        "            return _over(record, ExecutionStatus.WONT_FINISH, Reason.OPERATOR, now,"
+        " before=record) if isinstance(event, StopAsked) else None",
+        "S6",
+    ),
+    Mutation(
+        "the next attempt does not wait for its back-off",
+        "case Waiting() if due.hold_over:",
+        "case Waiting():",
+        "S12a",
+    ),
+    Mutation(
+        "from the fifth attempt on, a restart of the daemon is not held back",
+        "hold = Hold(now.wall_us, delay) if held else None",
+        "hold = None",
+        "S12a",
+    ),
+    Mutation(
+        "a start-up asks for the window before it asks how the run ended",
+        "    if kept is not None and kept.run_id != run.run_id:\n        kept = None\n",
+        "    if _window_over(record, now):\n"
+        "        return _interrupted(record, None, Reason.INTERRUPTED, now)\n",
+        "WONT_FINISH, and not",
+    ),
+    Mutation(
+        "a daemon that leaves settles what its own stop has ended",
+        "    if reason is not None or (event.daemon_leaving and not _ended_well_told(result)):",
+        "    if reason in _SETTLED_BY_STOP:",
+        "and not",
+    ),
+    Mutation(
+        "a clock that is not trusted ends windows",
+        "    return now.trusted and record.action.to_us <= now.wall_us",
+        "    return record.action.to_us <= now.wall_us",
+        "S",
+    ),
+    Mutation(
+        "a change of apps is stored, and the run goes on with the old ones",
+        "case Running(run) if run.stop is None and not record.action.same_work(action):",
+        "case Running(run) if run is None:",
+        "S15",
+    ),
+    Mutation(
+        "attempts are not counted",
+        "    attempt = record.attempt + 1\n",
+        "    attempt = max(record.attempt, 1)\n",
+        "S18",
+    ),
+)
+
+
+def mutated(mutation: Mutation) -> types.ModuleType:
+    """A copy of `lifecycle.py` with the fault in it."""
+    source = Path(lifecycle.__file__).read_text()
+    assert source.count(mutation.old) == 1, f"lifecycle.py has changed: {mutation.name}"
+    module = types.ModuleType(f"{lifecycle.__name__}_mutated")
+    module.__package__ = lifecycle.__package__
+    sys.modules[module.__name__] = module  # where dataclasses look for their own
+    try:
+        exec(compile(source.replace(mutation.old, mutation.new), "mutated", "exec"), vars(module))
+    finally:
+        del sys.modules[module.__name__]
+    return module
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    made = Path(tempfile.mkdtemp(prefix="geosched-simulation-", dir=memory))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_fault_in_the_rules_is_found_within_fifty_years(
+    mutation: Mutation, directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    module = mutated(mutation)
+    for user in (turn, recovery, reconcile):
+        monkeypatch.setattr(user, "decide", module.decide)
+    monkeypatch.setattr(reconcile, "first_seen", module.first_seen)
+    for seed in range(1, SEEDS_MAX + 1):
+        place = directory / str(seed)
+        place.mkdir()
+        try:
+            simulate(seed, place)
+        except Fault as fault:
+            told = str(fault).partition("\n")[0]
+            print(f"found with seed {seed}: {told}")
+            assert mutation.rule in told
+            return
+        shutil.rmtree(place)
+    pytest.fail(f"not found in {SEEDS_MAX} years: {mutation.name}")
