@@ -1,6 +1,7 @@
 """What a daemon costs, read from outside in `/proc`; and the script that tells the time."""
 
 import os
+import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -34,7 +35,16 @@ def read_stamps(file: Path) -> list[tuple[str, int]]:
     if not file.exists():
         return []
     whole = file.read_text().rpartition("\n")[0]
-    return [(name, int(at)) for at, name in (line.split() for line in whole.splitlines())]
+    return [(name, int(at)) for at, _, name in (line.split() for line in whole.splitlines())]
+
+
+def end_stamps(file: Path) -> None:
+    """All that still live, at once."""
+    for line in file.read_text().splitlines() if file.exists() else []:
+        pid = int(line.split()[1])
+        if executable(pid) == str(file.parent / "stamp"):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 # --- processes --------------------------------------------------------------------------
@@ -155,6 +165,13 @@ def idle(daemon: Daemon, seconds: float) -> Idle:
         before = after
     lasted = time.monotonic() - begun
     return Idle(cpu_ns / 1e7 / lasted, woken / lasted)
+
+
+def kill_all(daemon: Daemon) -> None:
+    """The supervisor and its children, before hundreds of them begin to end by themselves."""
+    for pid in processes(daemon):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wall_seconds(daemon: Daemon, verb: str) -> float:
