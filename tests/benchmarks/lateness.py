@@ -83,8 +83,8 @@ def bench(quick: bool) -> Iterator[Line]:
         yield Remark(f"{name}: {why}")
     yield Remark(
         f"{size.rounds} rounds, {size.singles} single starts in each; what is started lives "
-        "on until the turn is over; (n missing) counts what had not started {LATE_SECONDS:.0f} s "
-        "after its instant"
+        "on until the turn is over; (n missing) counts what had not started "
+        f"{LATE_SECONDS:.0f} s after its instant"
     )
     yield Remark(
         "the bare loop is Python that sleeps until the instant and calls os.posix_spawn; "

@@ -93,12 +93,11 @@ def _own_cpu_seconds(pid: int) -> float:
     """To the nanosecond where the kernel counts so; else in ticks. Ended threads of a
     process that lives are in its ticks only, so the larger of both is the truth."""
     ticks = sum(int(field) for field in stat_fields(pid)[11:13]) / TICKS_PER_SECOND
-    exact = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            exact += int((task / "schedstat").read_text().split()[0])
-        except (OSError, IndexError):
-            return ticks
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        exact = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+    except (OSError, IndexError):  # it has just ended, or the kernel has no such file
+        return ticks
     return max(exact / 1e9, ticks)
 
 
@@ -106,9 +105,9 @@ def pss_bytes(daemon: Daemon) -> int:
     """Memory in use, shared pages counted by their share."""
     kilobytes = 0
     for pid in processes(daemon):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                kilobytes += int(line.split()[1])
+        with suppress(OSError):  # it has just ended
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return kilobytes * 1024
 
 
