@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from figures import Figure, Line, Remark, Table
-from measuring import build_stamp, read_stamps
+from measuring import build_stamp, end_stamps, kill_all, read_stamps
 from peers import BARE, PEERS, Groups, PeerError, install, started
 from support.daemon import daemon_installation, entry
 from support.wait import wait_for
@@ -26,7 +26,7 @@ OURS = "geosched"
 LEAD_SECONDS = 3.0  # from the plan to its first instant; the daemon arms 2 s before it
 SINGLE_SECONDS = 0.317  # between two single starts; falls on all parts of a second
 BURST_SECONDS = 3.0  # between two bursts
-LIFE_SECONDS = 1  # of what is started, so that ends do not mix with starts
+LIFE_SECONDS = 120  # of what is started: nothing ends before its turn is over
 LATE_SECONDS = 12.0  # after the last instant; what is not there by then has not started
 
 #: Gives a contender its instants, one per group.
@@ -83,8 +83,8 @@ def bench(quick: bool) -> Iterator[Line]:
         yield Remark(f"{name}: {why}")
     yield Remark(
         f"{size.rounds} rounds, {size.singles} single starts in each; what is started lives "
-        f"for {LIFE_SECONDS} s; (n missing) counts what had not started {LATE_SECONDS:.0f} s "
-        "after its instant"
+        "on until the turn is over; (n missing) counts what had not started "
+        f"{LATE_SECONDS:.0f} s after its instant"
     )
     yield Remark(
         "the bare loop is Python that sleeps until the instant and calls os.posix_spawn; "
@@ -101,6 +101,7 @@ def _turn(contender: Callable[[Groups], object], size: Size, late: dict[int, lis
     with tempfile.TemporaryDirectory(prefix="gs-bench-", dir="/tmp") as place, ExitStack() as stack:
         stamps, program = Path(place, "stamps"), str(build_stamp(Path(place)))
         groups = size.groups(lambda name: [program, str(stamps), str(LIFE_SECONDS), name])
+        stack.callback(end_stamps, stamps)  # after the contender is gone
         give: Give = stack.enter_context(contender(groups))  # type: ignore[arg-type]
         instants = size.instants()
         give(instants)
@@ -115,7 +116,6 @@ def _turn(contender: Callable[[Groups], object], size: Size, late: dict[int, lis
         for name, at_ns in read_stamps(stamps):
             at, count = due[name]
             late.setdefault(count, []).append((at_ns - at) / 1e6)
-        time.sleep(LIFE_SECONDS)  # then all that was started has ended
 
 
 def _wait_for_stamps(stamps: Path, count: int, until: float) -> None:
@@ -127,12 +127,13 @@ def _wait_for_stamps(stamps: Path, count: int, until: float) -> None:
 def _daemon(groups: Groups) -> Iterator[Give]:
     command = [*next(iter(groups[0].values()))[:3], "{id}"]
     count = sum(len(group) for group in groups)
-    with daemon_installation() as daemon:
+    with daemon_installation() as daemon, ExitStack() as stack:
         daemon.configure(
             scripts={"default": {"command": command}},
             backend={"poll_interval": "60s"},
-            max_running=max(map(len, groups)) * 2,
+            max_running=count,
         )
+        stack.callback(kill_all, daemon)
         daemon.start()
 
         def give(instants: list[int]) -> None:

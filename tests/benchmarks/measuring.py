@@ -1,6 +1,7 @@
 """What a daemon costs, read from outside in `/proc`; and the script that tells the time."""
 
 import os
+import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -34,7 +35,16 @@ def read_stamps(file: Path) -> list[tuple[str, int]]:
     if not file.exists():
         return []
     whole = file.read_text().rpartition("\n")[0]
-    return [(name, int(at)) for at, name in (line.split() for line in whole.splitlines())]
+    return [(name, int(at)) for at, _, name in (line.split() for line in whole.splitlines())]
+
+
+def end_stamps(file: Path) -> None:
+    """All that still live, at once."""
+    for line in file.read_text().splitlines() if file.exists() else []:
+        pid = int(line.split()[1])
+        if executable(pid) == str(file.parent / "stamp"):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 # --- processes --------------------------------------------------------------------------
@@ -83,12 +93,11 @@ def _own_cpu_seconds(pid: int) -> float:
     """To the nanosecond where the kernel counts so; else in ticks. Ended threads of a
     process that lives are in its ticks only, so the larger of both is the truth."""
     ticks = sum(int(field) for field in stat_fields(pid)[11:13]) / TICKS_PER_SECOND
-    exact = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            exact += int((task / "schedstat").read_text().split()[0])
-        except (OSError, IndexError):
-            return ticks
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        exact = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+    except (OSError, IndexError):  # it has just ended, or the kernel has no such file
+        return ticks
     return max(exact / 1e9, ticks)
 
 
@@ -96,9 +105,9 @@ def pss_bytes(daemon: Daemon) -> int:
     """Memory in use, shared pages counted by their share."""
     kilobytes = 0
     for pid in processes(daemon):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                kilobytes += int(line.split()[1])
+        with suppress(OSError):  # it has just ended
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return kilobytes * 1024
 
 
@@ -155,6 +164,13 @@ def idle(daemon: Daemon, seconds: float) -> Idle:
         before = after
     lasted = time.monotonic() - begun
     return Idle(cpu_ns / 1e7 / lasted, woken / lasted)
+
+
+def kill_all(daemon: Daemon) -> None:
+    """The supervisor and its children, before hundreds of them begin to end by themselves."""
+    for pid in processes(daemon):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wall_seconds(daemon: Daemon, verb: str) -> float:

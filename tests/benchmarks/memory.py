@@ -10,6 +10,7 @@ from measuring import (
     build_stamp,
     cpu_seconds,
     idle,
+    kill_all,
     pss_bytes,
     rest,
     wall_seconds,
@@ -50,6 +51,7 @@ def bench(quick: bool) -> Iterator[Line]:
         _sent(daemon, actions + now, "STARTED", running)
         rest(daemon, rest_seconds)
         each = (pss_bytes(daemon) - before) / running
+        kill_all(daemon)
         yield Figure(
             f"memory (PSS) per running action, {running} running", each / MEGABYTE, "MB", 2
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from figures import Figure, Line, Remark
-from measuring import build_stamp, read_stamps, wall_seconds
+from measuring import build_stamp, cpu_seconds, end_stamps, read_stamps, wall_seconds
 from support.daemon import Daemon, daemon_installation, entry
 from support.wait import wait_for
 
@@ -23,6 +23,8 @@ def bench(quick: bool) -> Iterator[Line]:
     yield from _ready(stored, starts, quick)
     yield from _running_again(1 if quick else KILLS)
     yield from _due_on_arrival(arrivals)
+    for together in (10, 20) if quick else (50, 100):
+        yield from _ends(together)
 
 
 def _ready(stored: int, starts: int, quick: bool) -> Iterator[Line]:
@@ -106,11 +108,32 @@ def _due_on_arrival(count: int) -> Iterator[Line]:
     yield Figure("  of that geosched-ctl itself (a ping)", own, "ms")
 
 
-def _configure(daemon: Daemon) -> Path:
+def _ends(count: int) -> Iterator[Line]:
+    """Scripts that end by themselves, all at one instant."""
+    with daemon_installation() as daemon:
+        stamps = _configure(daemon, max_running=count)
+        daemon.send([entry(f"ends-{n:03}", -1, 3600) for n in range(count)])
+        daemon.start()
+        _wait_for_starts(stamps, count)
+        wait_for(lambda: _all_running(daemon), seconds=30, what="all to run")
+        used, begun = cpu_seconds(daemon), time.monotonic()
+        end_stamps(stamps)
+        wait_for(
+            lambda: daemon.stderr.read_text().count(" -> FAILED") == count,
+            seconds=60,
+            what="all ends",
+        )
+        wall, used = time.monotonic() - begun, cpu_seconds(daemon) - used
+    yield Figure(f"{count} scripts end at once: until all are written down", wall * 1e3, "ms")
+    yield Figure("  CPU for each of them", used / count * 1e3, "ms")
+
+
+def _configure(daemon: Daemon, **settings: int) -> Path:
     stamps = daemon.root / "stamps"
     command = [str(build_stamp(daemon.root)), str(stamps), "3600", "{id}"]
     daemon.configure(
         scripts={"default": {"command": command, "stop_grace": "1s"}},
         backend={"poll_interval": "60s"},
+        **settings,
     )
     return stamps

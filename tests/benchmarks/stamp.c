@@ -1,5 +1,5 @@
 /* stamp FILE SECONDS NAME: appends the time of its first instruction, in nanoseconds since
- * 1970, and NAME to FILE, and lives on for so long. */
+ * 1970, its process and NAME to FILE, and lives on for so long. */
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,8 +12,8 @@ int main(int argc, char **argv) {
     clock_gettime(CLOCK_REALTIME, &now);
     if (argc != 4) return 2;
     char line[512];
-    int length = snprintf(line, sizeof line, "%lld%09ld %s\n", (long long)now.tv_sec,
-                          now.tv_nsec, argv[3]);
+    int length = snprintf(line, sizeof line, "%lld%09ld %ld %s\n", (long long)now.tv_sec,
+                          now.tv_nsec, (long)getpid(), argv[3]);
     if (length < 0 || length >= (int)sizeof line) return 2;
     int file = open(argv[1], O_WRONLY | O_APPEND | O_CREAT, 0666);
     if (file < 0 || write(file, line, length) != length) return 1;
