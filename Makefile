@@ -3,16 +3,18 @@
 PYTHON ?= python3
 MINUTES ?= 10
 SEED ?=
+SEEDS ?= 1000
 BENCH ?=
 BIN := .venv/bin
 SET_UP := .venv/.complete
 
-.PHONY: help demo test check unit integration acceptance soak bench clean
+.PHONY: help demo test check unit integration acceptance soak simulate bench clean
 
 help:
 	@echo "make demo    the main job, live in the terminal (under 40 s)"
 	@echo "make test    all checks but benchmarks"
 	@echo "make soak    everything killed, stopped and broken at random, MINUTES=10 [SEED=...]"
+	@echo "make simulate  years of a simulated host, SEEDS=1000"
 	@echo "make bench   figures, beside their goals and other software (12 min; BENCH=--quick)"
 	@echo "make clean   remove what the others made"
 
@@ -36,6 +38,10 @@ check: $(SET_UP)
 
 unit integration acceptance: $(SET_UP)
 	$(BIN)/python -m pytest tests/$@
+
+# A simulated host lives through a year with each seed.
+simulate: $(SET_UP)
+	GEOSCHED_SIMULATION_SEEDS=$(SEEDS) $(BIN)/python -m pytest --timeout 0 tests/simulation/test_simulation.py
 
 # A seed in the output of one soak makes the next take the same steps.
 soak: $(SET_UP)

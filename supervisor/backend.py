@@ -137,7 +137,7 @@ class Backend:
             return None
         applying.slice(turn)
         if not applying.done:
-            return None
+            return self._mark_of_half(turn)
         told = applying.snapshot.told
         clean = told.set_aside_total == 0
         mark = (told.etag, told.digest, self._source()) if clean else ("", "", "")
@@ -145,6 +145,13 @@ class Backend:
         if mark == (meta.etag, meta.digest, meta.source):
             return None
         return MetaUpdate(etag=mark[0], digest=mark[1], source=mark[2])
+
+    def _mark_of_half(self, turn: Turn) -> MetaUpdate | None:
+        """What is stored is the old snapshot no more, and the new one not yet: should that not
+        go on, "not modified" must not be believed of either (S8)."""
+        if not turn.changes or not self._db.meta.source:
+            return None
+        return MetaUpdate(etag="", digest="", source="")
 
     def committed(self, now: Instant) -> None:
         """The turn is on disk: if it held the last slice, the pull is done."""
