@@ -89,8 +89,6 @@ def check(name: str, key: bytes, value: bytes) -> None:
     if not key_fits(name, key):
         raise DamagedRecordError(f"cannot read a value: its key is {key.hex()}")
     match name:
-        case "actions":
-            decode_stored(value)
         case "meta":
             META_CODEC.decode(value)
         case "runs":
