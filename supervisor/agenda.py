@@ -20,6 +20,7 @@ class Agenda:
         self.cursor: tuple[int, bytes] | None = None
         self._holds: list[tuple[float, str]] = []
         self._held: dict[str, float] = {}
+        self._held_ends: list[tuple[int, str]] = []
         self._not_before = 0.0
 
     def look_again(self, now: Instant, *, in_seconds: float = 0.0) -> None:
@@ -29,6 +30,7 @@ class Agenda:
         """
         self.cursor = None
         self.queue.clear()
+        self._held_ends.clear()
         self._not_before = now.monotonic_seconds + in_seconds
 
     def may_look(self, now: Instant) -> bool:
@@ -43,10 +45,13 @@ class Agenda:
             case _:
                 self._held.pop(action.id, None)
         open_now = now.trusted and action.from_us <= now.wall_us
-        if isinstance(record.state, Null) and open_now and action.id not in self._held:
+        waits = isinstance(record.state, Null) and open_now
+        if waits and action.id not in self._held:
             self.queue.add(action.id, action.from_us, action.to_us)
         else:
             self.queue.discard(action.id)
+        if waits and action.id in self._held:
+            heapq.heappush(self._held_ends, (action.to_us, action.id))
 
     def release(self, record: Record, now: Instant) -> None:
         """The hold of a NULL action is over: it starts as soon as its window is open."""
@@ -56,6 +61,16 @@ class Agenda:
 
     def hold_over(self, action_id: str, now: Instant) -> bool:
         return self._held.get(action_id, 0.0) <= now.monotonic_seconds
+
+    def take_ended(self, now: Instant) -> list[str]:
+        """Those that wait, for room or for the end of a back-off, until their windows are
+        over. One that is held may be stale, and is looked up before anything is decided."""
+        if not now.trusted:
+            return []
+        ended = self.queue.take_ended(now.wall_us)
+        while self._held_ends and self._held_ends[0][0] <= now.wall_us:
+            ended.append(heapq.heappop(self._held_ends)[1])
+        return ended
 
     def take_released(self, now: Instant) -> list[str]:
         """Actions whose hold is over; they are held no more."""
@@ -69,7 +84,9 @@ class Agenda:
 
     def next_deadline(self, next_edge_us: int | None, now: Instant) -> float | None:
         """The monotonic instant of the next thing to look at; None where there is none."""
-        edges = [edge for edge in (next_edge_us, self.queue.next_end_us()) if edge is not None]
+        held_end_us = self._held_ends[0][0] if self._held_ends else None
+        ends = (next_edge_us, self.queue.next_end_us(), held_end_us)
+        edges = [edge for edge in ends if edge is not None]
         deadlines = [max(self._holds[0][0], self._not_before)] if self._holds else []
         if edges and now.trusted:
             ahead = (min(edges) - now.wall_us) / SECOND_US

@@ -87,8 +87,8 @@ class Decider:
             self._look_at_edges(turn)
         for record in turn.touched:
             agenda.note(record, now)
-        for action_id in agenda.queue.take_ended(now.wall_us) if now.trusted else ():
-            turn.happened(action_id, Due(slot_free=False))
+        for action_id in agenda.take_ended(now):
+            turn.happened(action_id, Due(slot_free=False, hold_over=False))
         for action_id in agenda.take_released(now):
             self._released(turn, action_id)
         free = slots_free(max_running, turn.started)
