@@ -35,11 +35,11 @@ from geosched.supervisor.settings import Settings
 from geosched.supervisor.synchronisation import Outcome, PullDone, Synchronisation
 from geosched.supervisor.upkeep import Upkeep
 
-from .exchange import PULLS_PER_MINUTE_MAX, SimulatedBackend, SimulatedSynchroniser
+from .exchange import ASKED_PER_MINUTE_MAX, SimulatedBackend, SimulatedSynchroniser
 from .host import Children, Host, Leftovers, Line
 from .oracle import Oracle
 from .rules import Phase
-from .world import Fault, World
+from .world import BrokenRuleError, World
 
 
 class NoManager:
@@ -151,6 +151,7 @@ class SimulatedPoller:
 
     def __init__(self, world: World, oracle: Oracle) -> None:
         self.loop: Loop | None = None
+        self.looks_again = 0.0  # the store failed: edges are looked at no earlier
         self._world, self._oracle = world, oracle
 
     def wait(self, timeout_seconds: float) -> set[Any]:
@@ -158,7 +159,7 @@ class SimulatedPoller:
         assert loop is not None
         self._oracle.goes_to_sleep(
             timeout_seconds,
-            idle=loop.leaving is None and loop.degraded is None,
+            idle=loop.leaving is None and loop.now.monotonic_seconds > self.looks_again,
             trust_in=loop.parts.clock.wait_ends_in(loop.now),
         )
         self._world.sleep(timeout_seconds)
@@ -179,7 +180,6 @@ class SimulatedDaemon:
     ) -> None:
         self.world, self.host, self.oracle, self.backend = world, host, oracle, backend
         self.settings, self._wakeup = settings, wakeup
-        self._looks_again = 0.0
         leftovers = Leftovers(host)
         leftovers.sweep()
         self.workers, self.exchanges = Line(host, beats=True), Line(host, beats=False)
@@ -218,7 +218,7 @@ class SimulatedDaemon:
             self.exchanges, children, address(settings.backend), backoff
         )
         synchronisation.oracle, synchronisation.held_by = oracle, self.backend
-        poller = SimulatedPoller(world, oracle)
+        self.poller = poller = SimulatedPoller(world, oracle)
         parts = Parts(
             db=self.db,
             clock=clock,
@@ -244,9 +244,9 @@ class SimulatedDaemon:
         loop.turn()
         self.db.leaving = loop.leaving is not None
         self.world.pass_us(200)
-        if loop.degraded is not None:  # edges are looked at again a while after that
-            self._looks_again = loop.now.monotonic_seconds + STORE_RETRY_SECONDS
-        late = loop.now.monotonic_seconds <= self._looks_again or loop.decider.more_edges
+        if loop.degraded is not None:
+            self.poller.looks_again = loop.now.monotonic_seconds + STORE_RETRY_SECONDS
+        late = loop.now.monotonic_seconds <= self.poller.looks_again or loop.decider.more_edges
         self.oracle.turn_is_over(
             can_write=not late,
             leaving=loop.leaving is not None,
@@ -259,8 +259,8 @@ class SimulatedDaemon:
             synchronisation.heard = False
             if backend.progress.last_ok and self.loop.leaving is None:
                 self.oracle.snapshot_is_applied()
-        if len(self.backend.pulls) > PULLS_PER_MINUTE_MAX:
-            raise Fault(f"B8: {len(self.backend.pulls)} pulls within a minute")
+        if len(self.backend.asked) > ASKED_PER_MINUTE_MAX:
+            raise BrokenRuleError(f"B8: {len(self.backend.asked)} exchanges within a minute")
 
     def terminate(self) -> None:
         """What a service manager does."""

@@ -3,10 +3,12 @@
 Bodies are JSON, read by the real `read_snapshot` and answered by the real `answers`.
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from geosched.ipc.instants import SECOND_US
 from geosched.ipc.messages import (
     Connected,
     ErrorKind,
@@ -27,8 +29,8 @@ from .world import World
 if TYPE_CHECKING:
     from .host import Line
 
-#: More than a snapshot that failed again and again may cost a backend in a minute (B8).
-PULLS_PER_MINUTE_MAX = 30
+#: More than a daemon that is in trouble may ask of its backend (fact B8).
+ASKED_PER_MINUTE_MAX = 40
 
 
 class SimulatedBackend:
@@ -41,12 +43,11 @@ class SimulatedBackend:
         self.etags = world.chance(0.7)
         self.refused: dict[str, int] = {}  # by action: how often yet
         self.answered = Snapshot(())  # what the newest good answer to a pull meant
-        self.pulls: list[int] = []
+        self.asked: deque[int] = deque()  # when, in the last minute
         self._world, self._take = world, take
 
     def pull(self, pull: Pull) -> Snapshot | NotModified:
-        self.pulls = [at for at in self.pulls if at > self._world.now_us - 60_000_000]
-        self.pulls.append(self._world.now_us)
+        self._count()
         self._fail(("down", "busy"))
         body = msgspec.json.encode([*self.entries.values(), *self.broken])
         if self.fault == "half":
@@ -60,6 +61,7 @@ class SimulatedBackend:
         return read_snapshot(body, etag, pull)
 
     def send(self, send: Send) -> Taken:
+        self._count()
         self._fail(("down", "busy"))
         accepted: list[str] = []
         refused: list[tuple[str, str]] = []
@@ -73,6 +75,11 @@ class SimulatedBackend:
                 self._take(report, True)
         self._fail(("deaf",))  # it has them, and cannot say so
         return Taken(send.exchange, tuple(accepted), tuple(refused))
+
+    def _count(self) -> None:
+        self.asked.append(self._world.now_us)
+        while self.asked[0] < self._world.now_us - 60 * SECOND_US:
+            self.asked.popleft()
 
     def _fail(self, faults: tuple[str, ...]) -> None:
         if self.fault in faults:

@@ -142,7 +142,7 @@ class Children:
     def reap(self) -> None:
         """Nobody is reparented here."""
 
-    def gather(self, monotonic_seconds: float) -> News:
+    def gather(self, _monotonic_seconds: float) -> News:
         workers, exchanges = self._workers.news, self._exchanges.news
         self._workers.news, self._exchanges.news = News(), News()
         news = News(
@@ -164,7 +164,7 @@ class Children:
             if name in line.processes:
                 line.processes[name].be_killed()
 
-    def fork_worker(self, name: str, endpoint: str) -> None:
+    def fork_worker(self, name: str, _endpoint: str) -> None:
         def make(pid: int) -> Process:
             worker = self._host.workers[name] = Worker(self._host, self._workers, name, pid)
             self._world.after(self._world.random.uniform(0.005, 0.05), lambda: ready(worker))
@@ -172,7 +172,7 @@ class Children:
 
         self._fork(name, self._workers, make)
 
-    def fork_synchroniser(self, name: str, endpoint: str) -> None:
+    def fork_synchroniser(self, name: str, _endpoint: str) -> None:
         self._fork(name, self._exchanges, lambda pid: self._make_synchroniser(name, pid))
 
     def zygote_dies(self) -> None:
@@ -223,7 +223,7 @@ class Leftovers:
         host.world.go_by(SWEEP_SECONDS_MAX if host.scripts else SWEEP_SECONDS)
         self.alive = frozenset(host.scripts)
 
-    def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
+    def end_tree(self, run_id: str, _script_pid: int | None, _worker: str | None) -> bool:
         self._host.step()
         script = self._host.scripts.get(run_id)
         if script is not None:

@@ -29,7 +29,7 @@ from geosched.workers.backends.base import Snapshot
 
 from . import rules
 from .rules import Case, Moment, Phase
-from .world import Fault, World
+from .world import BrokenRuleError, World
 
 STARTED, NULL = ExecutionStatus.STARTED, ExecutionStatus.NULL
 #: Waking up, and the rounding of a poll to milliseconds.
@@ -221,7 +221,7 @@ class Oracle:
             return  # told again, and that is harmless
         if told not in seen.reports[seen.told : seen.told + 1]:
             owed = seen.reports[seen.told :]
-            raise Fault(f"{report.action_id}: S18: told {told}, owed is {owed}\n")
+            raise BrokenRuleError(f"{report.action_id}: S18: told {told}, owed is {owed}\n")
         seen.refusals = 0 if accepted else seen.refusals + 1
         if accepted or seen.refusals == REFUSALS_MAX:  # then it is set aside
             seen.told, seen.refusals = seen.told + 1, 0
@@ -244,7 +244,7 @@ class Oracle:
         self._demand(before == change.before, action_id, "law 5: it was not what it replaces")
         self.world.note("%s: %s", action_id, _shown(after))
         for broken in rules.broken(self._case(seen, change)):
-            raise Fault(f"{action_id}: {broken}\n  from {before}\n  to   {after}")
+            raise BrokenRuleError(f"{action_id}: {broken}\n  from {before}\n  to   {after}")
         if seen is None:
             seen = self.known[action_id] = Seen(after, self.now.monotonic_us, self.daemon)
         self._remember(seen, change)
@@ -336,7 +336,7 @@ class Oracle:
         left: list[tuple[int, str]] = []
         for action_id, seen in self.open.items():
             for overdue in rules.overdue(seen.record, self.now):
-                raise Fault(f"{action_id}: {overdue}: {seen.record}")
+                raise BrokenRuleError(f"{action_id}: {overdue}: {seen.record}")
             if self._may_start(seen):
                 left.append((seen.record.action.from_us, action_id))
         if left:
@@ -374,7 +374,9 @@ class Oracle:
         for action_id, seen in self.open.items():
             edge_us = rules.next_edge_us(seen.record, self.now)
             if edge_us is not None and max(edge_us, self.world.wall_us) < until_us:
-                raise Fault(f"{action_id}: S13: sleeps {seconds} s, past an edge: {seen.record}")
+                raise BrokenRuleError(
+                    f"{action_id}: S13: sleeps {seconds} s, past an edge: {seen.record}"
+                )
             late = self.waits_too_long(seen)
             self._demand(not late, action_id, "S12a: its back-off is over, and it waits")
         if trust_in is not None:
@@ -401,7 +403,7 @@ class Oracle:
             same = sent is None or record.action == sent
             self._demand(same, action_id, f"S3: it has not the newest configuration: {sent}")
             for broken in rules.not_obeyed(record, seen.run.action if seen.run else None):
-                raise Fault(f"{action_id}: {broken}: {record}")
+                raise BrokenRuleError(f"{action_id}: {broken}: {record}")
         missing = [i for i, one in self.told.applied.items() if one and i not in self.known]
         missing = [i for i in missing if self.told.is_clear(i)]
         self._demand(not missing, str(missing), "S3: a new action was not added")
@@ -419,7 +421,7 @@ class Oracle:
 
     def _demand(self, holds: bool, what: str, rule: str) -> None:
         if not holds:
-            raise Fault(f"{what}: {rule}")
+            raise BrokenRuleError(f"{what}: {rule}")
 
 
 def _shown(record: Record) -> str:

@@ -343,6 +343,6 @@ def not_obeyed(record: Record, started_with: Action | None) -> Iterator[str]:
         yield "S4: not wanted, and open"
     if not record.wanted and isinstance(record.state, Running) and stop not in OUTCOME_OF_STOP:
         yield "S5: not wanted, and not asked to stop"
-    if isinstance(record.state, Running) and stop is None and started_with is not None:
-        if not _same_work(record.action, started_with):
-            yield "S15: it runs with what the backend has changed"
+    replaced = started_with is not None and not _same_work(record.action, started_with)
+    if isinstance(record.state, Running) and stop is None and replaced:
+        yield "S15: it runs with what the backend has changed"

@@ -12,7 +12,7 @@ from .backendyear import DAY, HOUR, MINUTE, BackendYear
 from .daemon import SimulatedDaemon
 from .stage import Stage, settings_by, simulated
 from .troubles import Troubles
-from .world import Fault, KilledError, PowerCutError, World
+from .world import BrokenRuleError, KilledError, PowerCutError, World
 
 DAYS = 365.0
 ACTIONS = 110
@@ -48,7 +48,7 @@ class Figures:
 
 
 def simulate(seed: int, directory: Path) -> Figures:
-    """Live one year. Raises `Fault`, which tells the seed and what came before it."""
+    """Live one year. Raises `BrokenRuleError`, which tells the seed and what came before it."""
     world = World(seed)
     with simulated(world), Stage(world, directory, *settings_by(world.random, directory)) as stage:
         try:
@@ -56,7 +56,7 @@ def simulate(seed: int, directory: Path) -> Figures:
         except Exception as error:
             notes = "\n".join(world.told()[-NOTES_SHOWN:])
             told = f"seed {seed}: {error!r}\n\nThe last that happened:\n{notes}"
-            raise Fault(told) from error
+            raise BrokenRuleError(told) from error
 
 
 class _Year:
@@ -80,7 +80,7 @@ class _Year:
         self._live_once(lambda: self._is_settled(self._figures.turns - turns_before))
         self._stage.oracle.all_is_reported()
         if self._stage.host.scripts:
-            raise Fault(f"S16: left behind: {list(self._stage.host.scripts)}")
+            raise BrokenRuleError(f"S16: left behind: {list(self._stage.host.scripts)}")
         return self._counted()
 
     def _counted(self) -> Figures:
@@ -131,7 +131,9 @@ class _Year:
             margin_us = round((longest + LEAVING_MARGIN_SECONDS) * SECOND_US)
             self._leaves_by_us = self._world.monotonic_us + margin_us
         if self._world.monotonic_us > self._leaves_by_us:
-            raise Fault("S16: the daemon takes longer to leave than the longest grace and 5 s")
+            raise BrokenRuleError(
+                "S16: the daemon takes longer to leave than the longest grace and 5 s"
+            )
 
     # --- and then nothing fails any more --------------------------------------------------------
 
@@ -157,12 +159,12 @@ class _Year:
         assert daemon is not None
         left = oracle.unsettled(daemon.db.outbox_depth)
         if turns > SETTLED_WITHIN_TURNS:
-            raise Fault(f"not settled within {turns} turns: {left}")
+            raise BrokenRuleError(f"not settled within {turns} turns: {left}")
         if left or not self._last <= oracle.known.keys():
             return False
         never = [
             action_id for action_id in self._last if not oracle.known[action_id].record.attempt
         ]
         if never:
-            raise Fault(f"S9: never ran, and nothing was in the way: {never}")
+            raise BrokenRuleError(f"S9: never ran, and nothing was in the way: {never}")
         return True

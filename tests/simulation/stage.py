@@ -125,7 +125,7 @@ def simulated(world: World) -> Iterator[None]:
     try:
         with (
             mock.patch.object(secrets, "token_hex", lambda n: world.random.randbytes(n).hex()),
-            mock.patch.object(backoff, "boot_id", lambda: str(world.boots)),
+            mock.patch.object(backoff, "boot_id", world.boot_id),
             mock.patch.object(loop_module, "IDLE_SECONDS_MAX", 400 * DAY),
             mock.patch.object(rounds, "HOUSEKEEPING_SECONDS", 3 * DAY),
             mock.patch.object(rounds, "DAY_SECONDS", 3 * DAY),

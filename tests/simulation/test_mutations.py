@@ -3,12 +3,10 @@
 A mutation is a piece of its text replaced by another, in a copy that only this test loads.
 """
 
-import os
+import re
 import shutil
 import sys
-import tempfile
 import types
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +15,14 @@ from geosched.supervisor import turn
 from geosched.supervisor.core import lifecycle, reconcile, recovery
 
 from .simulation import simulate
-from .world import Fault
+from .world import BrokenRuleError
 
 SEEDS_MAX = 50
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """`rule` is what the fault has to be found by, as it is told."""
+    """`rule` is what the fault has to be found by, as it is told: a pattern."""
 
     name: str
     old: str
@@ -49,7 +47,7 @@ MUTATIONS = (
         "what is not wanted and NULL stays so",
         "            return _over_without_run(record, Reason.WITHDRAWN, now, before=before)",
         "            return _stored(before, record)",
-        "S4",
+        "S4|S9: it is not wanted",
     ),
     Mutation(
         "WONT_START and WONT_FINISH are confused",
@@ -136,17 +134,6 @@ def mutated(mutation: Mutation) -> types.ModuleType:
     return module
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    made = Path(tempfile.mkdtemp(prefix="geosched-simulation-", dir=memory))
-    yield made
-    shutil.rmtree(made)
-
-
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_fault_in_the_rules_is_found_within_fifty_years(
@@ -161,10 +148,10 @@ def test_a_fault_in_the_rules_is_found_within_fifty_years(
         place.mkdir()
         try:
             simulate(seed, place)
-        except Fault as fault:
-            told = str(fault).partition("\n")[0]
+        except BrokenRuleError as error:
+            told = str(error).partition("\n")[0]
             print(f"found with seed {seed}: {told}")
-            assert mutation.rule in told
+            assert re.search(mutation.rule, told)
             return
         shutil.rmtree(place)
     pytest.fail(f"not found in {SEEDS_MAX} years: {mutation.name}")

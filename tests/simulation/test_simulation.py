@@ -6,8 +6,6 @@ came last. `make simulate SEEDS=1 FIRST=1234` lives that year again.
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +15,6 @@ from .simulation import Figures, simulate
 SEEDS = int(os.environ.get("GEOSCHED_SIMULATION_SEEDS") or 50)
 FIRST = int(os.environ.get("GEOSCHED_SIMULATION_FIRST") or 1)
 SECONDS_PER_SEED_MAX = 10
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
-    """In memory: what a disk does to a store is tried elsewhere, and here are thousands of
-    commits a second."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    made = Path(tempfile.mkdtemp(prefix="geosched-simulation-", dir=memory))
-    yield made
-    shutil.rmtree(made)
 
 
 def year_of(seed: int, directory: Path) -> Figures:

@@ -23,7 +23,7 @@ NOTES_KEPT = 300
 Happening: TypeAlias = Callable[[], None]
 
 
-class Fault(AssertionError):
+class BrokenRuleError(AssertionError):
     """The daemon broke a rule."""
 
 
@@ -87,6 +87,9 @@ class World:
         self.wall_offset_us, self.synchronised = offset_us, synchronised
         self.stepped_us = self.now_us
         self._stir()
+
+    def boot_id(self) -> str:
+        return str(self.boots)
 
     def set_wall_to_1970(self) -> None:
         """What a clock without a battery reads."""

@@ -1,0 +1,143 @@
+"""Faults that simulated years have found, each as the shortest way to it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from geosched.ipc.instants import SECOND_US, format_instant
+from geosched.supervisor.settings import BackendSettings, DaemonSettings
+
+from .stage import DAY, HOUR, Stage, simulated
+from .world import BEGIN_US, KilledError, World
+
+TURNS_MAX = 2_000
+
+
+@pytest.fixture
+def stage(directory: Path) -> Iterator[Stage]:
+    world = World(1)
+    daemon = DaemonSettings(
+        state_dir=directory / "state",
+        runtime_dir=directory,
+        log_dir=directory / "log",
+        retention_seconds=10 * DAY,
+        backup_interval_seconds=0.0,
+    )
+    backend = BackendSettings(url="http://simulated", poll_interval_seconds=DAY)
+    with simulated(world), Stage(world, directory, daemon, backend) as made:
+        made.backend.etags = True
+        yield made
+
+
+def send(stage: Stage, action_id: str, begins: float = 30 * DAY, ends: float = 31 * DAY) -> None:
+    """The backend sends an action; its window in seconds from now."""
+    now_us = BEGIN_US + stage.world.now_us
+    entry: dict[str, Any] = {
+        "id": action_id,
+        "fromDate": format_instant(now_us + round(begins * SECOND_US)),
+        "toDate": format_instant(now_us + round(ends * SECOND_US)),
+        "shouldBeExecuted": True,
+        "appNames": [],
+        "type": "once",
+    }
+    stage.backend.entries[action_id] = entry
+
+
+def turn_until(stage: Stage, holds: Callable[[], bool]) -> None:
+    assert stage.daemon is not None
+    for _ in range(TURNS_MAX):
+        if holds():
+            return
+        stage.daemon.turn()
+    raise AssertionError(f"not within {TURNS_MAX} turns")
+
+
+def live(stage: Stage, seconds: float) -> None:
+    until_us = stage.world.now_us + round(seconds * SECOND_US)
+    stage.world.at(until_us, lambda: setattr(stage.world, "awake", True))
+    turn_until(stage, lambda: stage.world.now_us >= until_us)
+
+
+def pull(stage: Stage) -> None:
+    assert stage.daemon is not None
+    asked = stage.daemon.loop.parts.backend.ask()
+    turn_until(stage, lambda: asked.done)
+
+
+def statuses(stage: Stage) -> dict[str, str]:
+    assert stage.daemon is not None
+    found = {action_id: stage.daemon.db.read(action_id) for action_id in stage.oracle.known}
+    return {action_id: record.status.value for action_id, record in found.items() if record}
+
+
+def test_a_snapshot_that_cannot_be_stored_is_pulled_less_and_less_often(stage: Stage):
+    stage.start_daemon()
+    send(stage, "a")
+    stage.host.disk_full = True
+    live(stage, 60)
+    assert len(stage.backend.asked) < 10
+
+
+def test_reports_whose_answer_cannot_be_stored_are_told_less_and_less_often(stage: Stage):
+    stage.start_daemon()
+    send(stage, "a", begins=-2 * HOUR, ends=-HOUR)
+    turn_until(stage, lambda: "a" in stage.oracle.known)
+    stage.host.disk_full = True
+    live(stage, 60)
+    assert len(stage.backend.asked) < 12
+
+
+def test_a_store_is_well_again_also_when_nothing_is_left_to_write(stage: Stage):
+    daemon = stage.start_daemon()
+    send(stage, "a")
+    pull(stage)
+    stage.host.disk_full = True
+    send(stage, "b")
+    daemon.loop.parts.backend.ask()
+    turn_until(stage, lambda: daemon.loop.degraded is not None)
+    del stage.backend.entries["b"]
+    stage.host.disk_full = False
+    live(stage, 3)
+    assert daemon.loop.degraded is None
+
+
+def test_s06_nothing_is_forgotten_while_a_snapshot_that_may_hold_it_is_applied(stage: Stage):
+    daemon = stage.start_daemon()
+    send(stage, "old", begins=-2 * HOUR, ends=-HOUR)
+    pull(stage)
+    sent = stage.backend.entries.pop("old")
+    pull(stage)
+    live(stage, 9 * DAY)
+    live(stage, DAY + HOUR - 60)  # it may be forgotten from now on, and nobody has looked yet
+    stage.backend.entries["old"] = sent
+    for number in range(9):
+        send(stage, f"new-{number}")
+    backend = daemon.loop.parts.backend
+    asked = backend.ask()
+    turn_until(stage, lambda: backend.applying)
+    daemon.loop.parts.upkeep.look_for_old()
+    turn_until(stage, lambda: asked.done)
+    assert statuses(stage)["old"] == "WONT_START"
+
+
+def test_s08_half_of_a_snapshot_is_not_left_when_the_backend_is_as_it_was_before(stage: Stage):
+    stage.start_daemon()
+    send(stage, "a")
+    pull(stage)
+    before = dict(stage.backend.entries)
+    for number in range(9):
+        send(stage, f"new-{number}")
+    assert stage.daemon is not None
+    stage.daemon.loop.parts.backend.ask()
+    turn_until(stage, lambda: "new-0" in stage.oracle.known)  # its first share is on disk
+    assert "new-8" not in stage.oracle.known
+    stage.host.doom(0, KilledError)
+    with pytest.raises(KilledError):
+        live(stage, HOUR)
+    stage.end_daemon()
+    stage.backend.entries = before
+    stage.start_daemon()
+    pull(stage)
+    assert statuses(stage)["new-0"] == "WONT_START"
+    assert statuses(stage)["a"] == "NULL"
