@@ -161,7 +161,7 @@ class Loop:
         self._ended = parts.pool.gather(news, now)
         if self.leaving is None:
             parts.backend.gather(news, now)
-            parts.upkeep.gather(news, now)
+            parts.upkeep.gather(news, now, applying=parts.backend.applying)
             parts.duties.run_due(now.boot_seconds)
         if self.control is not None:
             self.control.gather(now)

@@ -72,12 +72,13 @@ class Upkeep:
     def next_deadline(self) -> float | None:
         return None if self._child is None else self._child_deadline
 
-    def gather(self, news: News, now: Instant) -> None:
+    def gather(self, news: News, now: Instant, *, applying: bool = False) -> None:
+        """Nothing is forgotten while a snapshot is `applying`: it may hold it again (S6)."""
         if self._child is not None and _BACKUP in news.gone:
             self._backup_done(self._child, now)
         elif self._child is not None and now.monotonic_seconds >= self._child_deadline:
             self._child.kill()
-        if self._cursor is not None:
+        if self._cursor is not None and not applying:
             self._forget_some(self._cursor, now)
 
     def close(self) -> None:
