@@ -262,13 +262,17 @@ class Loop:
     def _commit(self, turn: Turn, meta: MetaUpdate | None) -> Committed | None:
         """One transaction; None where the store failed, and then nothing has changed."""
         changes = [self._completed(change) for change in turn.changes]
-        writes = bool(changes or turn.absences) or meta is not None
+        db, parts = self.parts.db, self.parts
+        # A store that failed is tried: what it did not take may have come to nothing since.
+        tries = self.degraded is not None and not parts.backend.applying
+        tries = tries and parts.clock.mark_us != db.meta.clock_mark_us
+        writes = bool(changes or turn.absences or tries) or meta is not None
         if writes:
             # With what is written anyway: a write of its own would wear the flash.
-            meta = replace(meta or MetaUpdate(), clock_mark_us=self.parts.clock.mark_us)
+            meta = replace(meta or MetaUpdate(), clock_mark_us=parts.clock.mark_us)
         try:
             with step(*steps_in(changes)):
-                committed = self.parts.db.commit(
+                committed = db.commit(
                     changes,
                     report=self.settings.backend.report,
                     meta=meta,
