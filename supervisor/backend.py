@@ -159,6 +159,7 @@ class Backend:
         """The store failed in the middle of a snapshot: it has to be pulled again."""
         if self._applying is not None:
             self._applying = None
+            self._sync.backoff.failed(pull=True, now=now)  # it is not asked again at once
             self._pull_failed(f"local: {detail}", now)
 
     def next_deadline(self, now: Instant) -> float | None:
@@ -268,6 +269,7 @@ class Backend:
         elif self._pulling_from != self._source() or outcome.snapshot is None:
             comparison.failed("cannot compare: reloaded meanwhile", now.monotonic_seconds)
         else:
+            self._sync.backoff.succeeded(pull=True)
             comparison.pulled(outcome.snapshot)
 
     def _open_records(self, cursor: str) -> tuple[list[Record], str]:
@@ -295,6 +297,7 @@ class Backend:
 
     def _pull_succeeded(self, now: Instant, applied: Applying | None = None) -> None:
         progress = self.progress
+        self._sync.backoff.succeeded(pull=True)
         if progress.last_ok is False:
             log.info("Pulls succeed again", extra={"event": "pull-recovered"})
         progress.last_pull_us = progress.last_success_us = now.wall_us
@@ -346,6 +349,8 @@ class Backend:
             self._sync.backoff.failed(pull=False, now=now)
             self._report_failed(f"local: {error}")
             return
+        if taken:
+            self._sync.backoff.succeeded(pull=False)
         if self.asked is not None and not self.asked.done:
             counts = self.asked.counts
             self.asked.counts = SyncView(

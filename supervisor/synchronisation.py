@@ -236,10 +236,9 @@ class Synchronisation:
         return self._failed(ErrorKind.TIMEOUT, detail, now)
 
     def _over(self, outcome: PullDone | ReportsDone, now: Instant) -> Outcome:
+        """Whether it has succeeded is for who asked to say, once what came is on disk."""
         if isinstance(outcome, ReportsDone) and not outcome.taken.accepted:
             self.backoff.failed(pull=False, now=now)  # it answers, but takes nothing
-        else:
-            self.backoff.succeeded(pull=isinstance(outcome, PullDone))
         self._end(now)
         return outcome
 
