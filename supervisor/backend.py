@@ -129,17 +129,19 @@ class Backend:
             self.comparison = None
 
     def decide(self, turn: Turn) -> MetaUpdate | None:
-        """A slice of the snapshot, if there is one; with the last, the snapshot's mark."""
+        """A slice of the snapshot, if there is one; with the last, the snapshot's mark. With
+        any other that changes something there is none: what is stored then is of two."""
         if self.comparison is not None and self.comparison.looking:
             self.comparison.slice(turn, self._open_records)
         applying = self._applying
         if applying is None:
             return None
+        changes = len(turn.changes)
         applying.slice(turn)
-        if not applying.done:
-            return self._mark_of_half(turn)
+        if not applying.done and len(turn.changes) == changes and not turn.absences:
+            return None
         told = applying.snapshot.told
-        clean = told.set_aside_total == 0
+        clean = applying.done and told.set_aside_total == 0
         mark = (told.etag, told.digest, self._source()) if clean else ("", "", "")
         meta = self._db.meta
         if mark == (meta.etag, meta.digest, meta.source):

@@ -148,8 +148,10 @@ class BackendYear:
         entry = self._one()
         if entry is None:
             return
+        many = self._chance.sample(list(before), self._chance.randint(0, len(before)))
         if self.world.chance(0.5):
-            self.withdraw(entry["id"])
+            for action_id in [entry["id"], *many]:
+                self.withdraw(action_id)
         else:
             self.unwant()
 

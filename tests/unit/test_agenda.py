@@ -203,3 +203,15 @@ def test_a_hold_that_is_over_does_not_spin_the_loop_while_the_store_cannot_be_wr
     agenda = noted(held(1.0))
     agenda.look_again(at(2.0), in_seconds=1.0)
     assert agenda.next_deadline(None, at(2.0)) == 1003.0
+
+
+def test_s10_the_window_of_what_is_held_ends_all_the_same():
+    agenda = noted(held(2 * 3600.0, waiting=False))
+    assert agenda.next_deadline(None, at()) == at(3600).monotonic_seconds
+    assert agenda.take_ended(at(3599)) == []
+    assert agenda.take_ended(at(3600)) == ["a"]
+
+
+def test_an_untrusted_clock_ends_no_window_of_what_is_held():
+    agenda = noted(held(2 * 3600.0, waiting=False))
+    assert agenda.take_ended(at(3600, trusted=False)) == []
