@@ -125,8 +125,8 @@ class Loop:
             committed = self._commit(turn, None)
         if committed is None:
             raise StoreError(f"cannot recover: {self.degraded}")
-        for record in self.parts.db.started():
-            self.agenda.note(record, self.now)
+        for record in (*(change.after for change in changes), *self.parts.db.started()):
+            self.agenda.note(record, self.now)  # back-offs run from now on, whatever is stepped
         self.decider.stuck = {_run_id(record): record for record in stuck}
 
     def write_mark(self) -> None:

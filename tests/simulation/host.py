@@ -44,6 +44,7 @@ class Host:
         self.workers: dict[str, Worker] = {}
         self.kept: dict[str, RunResult] = {}
         self.pids = itertools.count(100)
+        self.plain_scripts = False  # they run until they are stopped, and chance has no say
         self.disk_full = False
         self.slow_commits = 0
         self._dies_in: int | None = None

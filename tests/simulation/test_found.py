@@ -26,7 +26,7 @@ def stage(directory: Path) -> Iterator[Stage]:
     )
     backend = BackendSettings(url="http://simulated", poll_interval_seconds=DAY)
     with simulated(world), Stage(world, directory, daemon, backend) as made:
-        made.backend.etags = True
+        made.backend.etags = made.host.plain_scripts = True
         yield made
 
 
@@ -50,7 +50,8 @@ def turn_until(stage: Stage, holds: Callable[[], bool]) -> None:
         if holds():
             return
         stage.daemon.turn()
-    raise AssertionError(f"not within {TURNS_MAX} turns")
+    notes = "\n".join(stage.world.told()[-20:])
+    raise AssertionError(f"not within {TURNS_MAX} turns; the last that happened:\n{notes}")
 
 
 def live(stage: Stage, seconds: float) -> None:
@@ -94,10 +95,11 @@ def test_a_store_is_well_again_also_when_nothing_is_left_to_write(stage: Stage):
     pull(stage)
     stage.host.disk_full = True
     send(stage, "b")
-    daemon.loop.parts.backend.ask()
-    turn_until(stage, lambda: daemon.loop.degraded is not None)
+    pull(stage)
+    assert daemon.loop.degraded is not None
     del stage.backend.entries["b"]
     stage.host.disk_full = False
+    pull(stage)
     live(stage, 3)
     assert daemon.loop.degraded is None
 
@@ -141,3 +143,23 @@ def test_s08_half_of_a_snapshot_is_not_left_when_the_backend_is_as_it_was_before
     pull(stage)
     assert statuses(stage)["new-0"] == "WONT_START"
     assert statuses(stage)["a"] == "NULL"
+
+
+def test_s12a_a_back_off_from_a_boot_in_1970_is_not_over_when_the_clock_is_set(stage: Stage):
+    daemon = stage.start_daemon()
+    send(stage, "a", begins=0, ends=DAY)
+    pull(stage)
+    seen = stage.oracle.known["a"]
+    for attempt in range(2, 6):
+        turn_until(stage, lambda: stage.host.scripts != {})
+        stage.end_daemon()
+        stage.host.power_is_cut(keeps_results=False)
+        stage.world.reboot(1.0)
+        if attempt == 5:
+            stage.world.set_wall_to_1970()
+            stage.world.after(1.0, lambda: stage.world.set_wall(0))
+        daemon = stage.start_daemon()
+    began_us = stage.world.now_us
+    turn_until(stage, lambda: seen.record.attempt == 5)
+    assert daemon.loop.now.trusted
+    assert stage.world.now_us - began_us > 6 * SECOND_US

@@ -100,7 +100,7 @@ class Worker:
         self.order = order
         environment, chance = order.environment, self._world.random
         action_id = environment["GEOSCHED_ACTION_ID"]
-        if self._world.chance(0.03):
+        if not self._host.plain_scripts and self._world.chance(0.03):
             self._end(EndCause.CANNOT_START, detail="no such file")
             return
         self._host.oracle.script_starts(order.run_id, action_id)
@@ -108,7 +108,7 @@ class Worker:
         self._beat_us = self._world.monotonic_us
         self.say(Started(order.run_id, 1, self._world.wall_us))
         left = (parse_instant(environment["GEOSCHED_TO_DATE"]) - self._world.wall_us) / SECOND_US
-        fate = chance.random()
+        fate = 1.0 if self._host.plain_scripts else chance.random()
         if fate < 0.3:
             code, number = chance.choice([(0, None), (0, None), (3, None), (None, 11)])
             longest = min(max(left, 0.1), chance.choice([120.0, 20_000.0]))
@@ -158,7 +158,7 @@ class Worker:
         grace, chance = self.order.stop_grace_seconds, self._world.random
         if reason is StopReason.ORPHANED:
             grace = min(grace, ORPHAN_GRACE_SECONDS_MAX)
-        manner = chance.random()
+        manner = 0.0 if self._host.plain_scripts else chance.random()
         if manner < 0.75:
             code, number = chance.choice([(0, None), (None, 15), (3, None)])
             self._world.after(chance.uniform(0, grace), lambda: self.exits(script, code, number))
