@@ -48,6 +48,7 @@ class Backend:
         self.progress = Progress()
         self.asked: SyncAsked | None = None
         self.comparison: Comparison | None = None
+        self.not_stored = False  # the store did not take the newest snapshot
         self._sync = synchronisation
         self._db = db
         self._applying: Applying | None = None
@@ -148,13 +149,6 @@ class Backend:
             return None
         return MetaUpdate(etag=mark[0], digest=mark[1], source=mark[2])
 
-    def _mark_of_half(self, turn: Turn) -> MetaUpdate | None:
-        """What is stored is the old snapshot no more, and the new one not yet: should that not
-        go on, "not modified" must not be believed of either (S8)."""
-        if not turn.changes or not self._db.meta.source:
-            return None
-        return MetaUpdate(etag="", digest="", source="")
-
     def committed(self, now: Instant) -> None:
         """The turn is on disk: if it held the last slice, the pull is done."""
         if self._applying is not None and self._applying.done:
@@ -168,6 +162,7 @@ class Backend:
             self._applying = None
             self._sync.backoff.failed(pull=True, now=now)  # it is not asked again at once
             self._pull_failed(f"local: {detail}", now)
+            self.not_stored = True
 
     def next_deadline(self, now: Instant) -> float | None:
         deadlines = [self._sync.next_deadline()]
@@ -303,7 +298,7 @@ class Backend:
         self._pull_succeeded(now, applied)
 
     def _pull_succeeded(self, now: Instant, applied: Applying | None = None) -> None:
-        progress = self.progress
+        progress, self.not_stored = self.progress, False
         self._sync.backoff.succeeded(pull=True)
         if progress.last_ok is False:
             log.info("Pulls succeed again", extra={"event": "pull-recovered"})
@@ -330,7 +325,7 @@ class Backend:
         )
 
     def _pull_failed(self, message: str, now: Instant) -> None:
-        progress = self.progress
+        progress, self.not_stored = self.progress, False
         if progress.last_error != message:
             log.warning("Cannot pull: %s", message, extra={"event": "pull-failed"})
         progress.last_pull_us, progress.last_ok, progress.last_error = now.wall_us, False, message

@@ -262,17 +262,13 @@ class Loop:
     def _commit(self, turn: Turn, meta: MetaUpdate | None) -> Committed | None:
         """One transaction; None where the store failed, and then nothing has changed."""
         changes = [self._completed(change) for change in turn.changes]
-        db, parts = self.parts.db, self.parts
-        # A store that failed is tried: what it did not take may have come to nothing since.
-        tries = self.degraded is not None and not parts.backend.applying
-        tries = tries and parts.clock.mark_us != db.meta.clock_mark_us
-        writes = bool(changes or turn.absences or tries) or meta is not None
+        writes = bool(changes or turn.absences) or meta is not None
         if writes:
             # With what is written anyway: a write of its own would wear the flash.
-            meta = replace(meta or MetaUpdate(), clock_mark_us=parts.clock.mark_us)
+            meta = replace(meta or MetaUpdate(), clock_mark_us=self.parts.clock.mark_us)
         try:
             with step(*steps_in(changes)):
-                committed = db.commit(
+                committed = self.parts.db.commit(
                     changes,
                     report=self.settings.backend.report,
                     meta=meta,
@@ -283,8 +279,10 @@ class Loop:
                 raise
             self._store_failed(error)
             return None
-        if self.degraded is not None and writes:
-            log.info("daemonDB can be written again", extra={"event": "store-recovered"})
+        # What it did not take may have come to nothing since: then nothing is left to write.
+        left = self.parts.backend.not_stored or not self.agenda.may_look(self.now)
+        if self.degraded is not None and (writes or not left):
+            log.info("daemonDB has taken all there was", extra={"event": "store-recovered"})
             self.degraded, self.store_state = None, STORE_OK
         self.lost_swaps += committed.won.count(False)
         return committed
