@@ -41,6 +41,10 @@ from .oracle import Oracle
 from .rules import Phase
 from .world import BrokenRuleError, World
 
+#: What a commit takes, and on a disk that is slow for a while.
+COMMIT_US = 2_000
+STALL_US = 8 * SECOND_US
+
 
 class NoManager:
     """Stands for the service manager that nobody runs under here."""
@@ -94,7 +98,8 @@ class WatchedDB(DaemonDB):
             raise StoreError("cannot use daemonDB: no room", kind=StoreErrorKind.FULL)
         slow = self.host.slow_commits > 0
         self.host.slow_commits -= slow
-        self.host.world.pass_us(8 * SECOND_US if slow else 2_000)
+        self.host.stalled_us += STALL_US if slow else 0
+        self.host.world.pass_us(STALL_US if slow else COMMIT_US)
 
 
 class WatchedClock(Clock):

@@ -47,6 +47,7 @@ class Host:
         self.plain_scripts = False  # they run until they are stopped, and chance has no say
         self.disk_full = False
         self.slow_commits = 0
+        self.stalled_us = 0  # by a slow disk, in all
         self._dies_in: int | None = None
         self._dies_of: type[DeathError] = KilledError
 

@@ -122,15 +122,16 @@ class _Year:
         self._world.note("--- the daemon stops in order")
 
     def _look_at_leaving(self, daemon: SimulatedDaemon) -> None:
-        """S16: it leaves after at most the longest grace and 5 s."""
+        """S16: it leaves after at most the longest grace and 5 s, and what a disk stalls it."""
+        now_us = self._world.monotonic_us - self._stage.host.stalled_us
         if daemon.loop.leaving is None:
             return
         if self._leaves_by_us is None:
             runs = daemon.loop.parts.pool.runs.values()
             longest = max((run.order.stop_grace_seconds for run in runs), default=0.0)
             margin_us = round((longest + LEAVING_MARGIN_SECONDS) * SECOND_US)
-            self._leaves_by_us = self._world.monotonic_us + margin_us
-        if self._world.monotonic_us > self._leaves_by_us:
+            self._leaves_by_us = now_us + margin_us
+        if now_us > self._leaves_by_us:
             raise BrokenRuleError(
                 "S16: the daemon takes longer to leave than the longest grace and 5 s"
             )
