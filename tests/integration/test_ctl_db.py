@@ -276,8 +276,8 @@ def test_an_interrupted_export_says_nothing_and_leaves_nothing(daemon):
         assert export.stdout is not None
         export.stdout.readline()
         os.killpg(export.pid, signal.SIGINT)
+        assert export.wait(20) == 130  # and not because nobody reads any more
         export.stdout.close()
-        assert export.wait(20) == 130
         assert export.stderr is not None
         assert export.stderr.read().strip() == b""
     wait_for(lambda: not storetools(daemon), what="the end of the one that exported")

@@ -241,7 +241,8 @@ def test_login_shows_where_to_go_and_the_daemon_pulls_with_the_tokens(
         assert ["code", "ABCD-EFGH"] in lines
         assert ["tokens", f"kept in {installed.root}/tokens.json"] in lines
         assert "s3cret" not in done.stdout + done.stderr
-        assert installed.json("sync")["added"] == 1
+        installed.json("sync")  # or a poll was there before it
+        assert installed.action("a") is not None
         assert "s3cret" not in installed.log_text()
 
 
