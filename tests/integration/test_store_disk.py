@@ -67,6 +67,29 @@ def test_a_disk_that_fills_up_is_no_concern_of_a_store_that_has_its_blocks(daemo
         assert daemon.terminate() == 0
 
 
+def test_on_a_full_disk_nothing_starts_and_all_goes_on_when_there_is_room(daemon: Daemon):
+    """Smaller than its map, so that the blocks could not be had."""
+    state = daemon.root / "state"
+    with mounted(state, "-o", "loop", ext4(daemon.root / "disk", 24 * MEBIBYTE)):
+        known = start_one(daemon)
+        assert store(daemon)["preallocated"] is False
+        assert "Cannot keep" in daemon.log_text()
+        fill(state / "ballast")
+        daemon.send([*known, *(entry(f"b{n}", -1, LONG) for n in range(20))])
+        in_state(daemon, "full")
+        assert daemon.json("status")["daemon"]["degraded"]
+        assert daemon.ctl("sync").returncode == 1
+        assert daemon.notes("began", "b0") == []
+        assert daemon.action("a")["phase"] == "running"
+        (state / "ballast").unlink()
+        for number in range(20):
+            daemon.wait_phase(f"b{number}", "running", seconds=30)
+        in_state(daemon, "ok")
+        assert daemon.json("status")["daemon"]["degraded"] is None
+        assert daemon.json("db", "check")["good"]
+        assert daemon.terminate() == 0
+
+
 def test_a_stop_is_carried_out_on_a_full_disk_and_written_down_later(daemon: Daemon):
     state = daemon.root / "state"
     with mounted(state, "-o", "loop", ext4(daemon.root / "disk", 24 * MEBIBYTE)):
@@ -123,3 +146,26 @@ def test_a_disk_that_fails_ends_the_daemon_with_4_and_the_next_start_goes_on(dae
         assert daemon.action("a")["attempt"] == 2
         assert store(daemon)["incidents"] == []
         assert daemon.terminate() == 0
+
+
+def test_a_full_map_degrades_and_a_larger_one_takes_it_all(daemon: Daemon):
+    script = daemon.script("s", "trap 'exit 0' TERM\nnote began\nsleep 600 & wait $!")
+    scripts = {"default": {"command": [script], "stop_grace": "2s"}}
+    daemon.configure(scripts=scripts, map_size="1MiB")
+    known = start_one(daemon)
+    many = [entry(f"w{n}", 300, LONG, appNames=["x" * 200, str(n)]) for n in range(4000)]
+    daemon.send([*known, *many])
+    in_state(daemon, "map-full")
+    assert daemon.action("a")["phase"] == "running"
+    assert "map-full" in daemon.ctl("status").stdout
+    assert daemon.json("status")["backend"]["lastPullOk"] is False
+    assert daemon.terminate() == 0
+    daemon.configure(scripts=scripts, map_size="64MiB")
+    daemon.start()
+    wait_for(
+        lambda: daemon.json("status")["counts"]["NULL"] == len(many),
+        seconds=20,
+        what="all of them to be known",
+    )
+    daemon.wait_phase("a", "running")
+    assert daemon.terminate() == 0
