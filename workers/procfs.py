@@ -60,12 +60,32 @@ class Marks(NamedTuple):
 
 def children(pid: int) -> list[int]:
     """Its children, ended ones that it did not wait for included; none where the kernel is
-    built without this file. Cheap, and whole only for one's own."""
+    built without CONFIG_PROC_CHILDREN. Cheap, and whole only for one's own."""
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            return [int(child) for child in file.read().split()]
+        threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return []
+    found: list[int] = []
+    for thread in threads:  # each of them has the children it forked
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+        except OSError:
+            continue
+    return found
+
+
+def below(ancestor: int) -> dict[int, Stat]:
+    """Everything below a process, ended ones that nobody waited for included, found by its
+    children and theirs: at the cost of what is there, not of all that runs on the host."""
+    found: dict[int, Stat] = {}
+    rest = [ancestor]
+    while rest:
+        for child in children(rest.pop()):
+            if child not in found and (known := stat(child)) is not None:
+                found[child] = known
+                rest.append(child)
+    return found
 
 
 def boot_id() -> str:

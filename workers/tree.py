@@ -26,8 +26,11 @@ class RunTree:
     """One run as something to be found and ended.
 
     `keeper` is the pid of the subreaper whose only children are this run's (the worker's
-    own), or None: then `script_pid` is believed only as far as the process table bears it
-    out, because nobody has kept it from being used again.
+    own): whatever the script starts stays below it, however often it forks and leaves
+    (`prctl(2)`, PR_SET_CHILD_SUBREAPER), so that nobody else on the host has to be looked
+    at. It keeps the script unreaped, so `script_pid` is nobody else's. Without a keeper
+    marks, the group and the session have to do, and `script_pid` is believed only as far
+    as the process table bears it out.
     """
 
     instance: str
@@ -38,6 +41,21 @@ class RunTree:
 
     def members(self) -> dict[int, Stat]:
         """Every process of the run that has not ended."""
+        found = self._kept() if self.keeper is not None else self._searched()
+        return {pid: member for pid, member in found.items() if not member.ended}
+
+    def _kept(self) -> dict[int, Stat]:
+        assert self.keeper is not None
+        found = procfs.below(self.keeper)
+        if self.script_pid is not None and self.script_pid not in found:
+            return self._searched()  # the kernel does not tell children: the script is one
+        if self.group is not None:
+            for pid in self.group.pids() - found.keys() - {self.keeper}:
+                if (member := procfs.stat(pid)) is not None:
+                    found[pid] = member
+        return found
+
+    def _searched(self) -> dict[int, Stat]:
         table = procfs.process_table()
         found = procfs.marked(table, self.instance, self.run_id)
         if self.group is not None:
@@ -47,7 +65,7 @@ class RunTree:
         if self.script_pid is not None and self._script_is_ours(table, found):
             found |= _led_by(table, self.script_pid)
         found |= procfs.descendants(table, found)
-        return {pid: table[pid] for pid in found if not table[pid].ended}
+        return {pid: table[pid] for pid in found}
 
     def _script_is_ours(self, table: Mapping[int, Stat], found: set[int]) -> bool:
         """While members of its session live, nobody else can get the pid of their leader."""
@@ -73,8 +91,11 @@ class RunTree:
     def gone(self) -> bool:
         """Nothing is left. What the kernel knows comes first: a process that forks the next
         and leaves can be missed by every look at the process table, however often."""
-        left = self._adopted() if self.group is None else self.group.pids() - {self.keeper}
-        return not left and not self.members() and not self.members()
+        if self.group is not None and self.group.pids() - {self.keeper}:
+            return False
+        if (self.group is None or self.keeper is not None) and self._adopted():
+            return False
+        return not self.members() and not self.members()
 
     def _chase(self) -> None:
         """Kill what has just become our child, before it forks again: whose parent ends
