@@ -28,6 +28,7 @@ from ..ipc.messages import (
 )
 from ..ipc.sockets import Connection, Poller, ProtocolError, new_context
 from . import results
+from .becoming import Preforked
 from .containment import Group
 from .identity import (
     Kind,
@@ -57,6 +58,7 @@ def main(name: str, endpoint: str, world: World) -> int:
     setproctitle("geosched: worker")
     declare(world.runtime, Kind.WORKER, name)
     group = _join(world.containment.group(name))
+    preforked = _prefork()
     context = new_context()
     connection: Connection[ToWorker, FromWorker] = Connection(
         context,
@@ -65,7 +67,7 @@ def main(name: str, endpoint: str, world: World) -> int:
         name=name,
         frame_bytes_max=RUN_FRAME_BYTES_MAX,
     )
-    Worker(connection, world, group).live()
+    Worker(connection, world, group, preforked).live()
     connection.close(linger_milliseconds=0)
     context.term()
     forget_identity(world.runtime, os.getpid())
@@ -80,10 +82,12 @@ class Worker:
         connection: Connection[ToWorker, FromWorker],
         world: World,
         group: Group | None = None,
+        preforked: Preforked | None = None,
     ) -> None:
         self._connection = connection
         self._world = world
         self._group = group
+        self._preforked = preforked
         self._poller = Poller()
         self._order: Run | None = None
         self._lock: int | None = None
@@ -106,6 +110,8 @@ class Worker:
             if self._world.lifeline in readable and not self._orphaned:
                 self._lose_supervisor(now)
             self._turn(now)
+        if self._preforked is not None:
+            self._preforked.discard()  # by us, so that it is out of our group when we are
         if self._order is not None and self._lock is not None:
             with step(Step.UNLOCK_RUN):
                 release_run_lock(self._world.runtime, self._order.run_id, self._lock)
@@ -180,7 +186,14 @@ class Worker:
             return
         try:
             with step(Step.START_SCRIPT):
-                self._running = Running(order, self._world, self._poller, self._group)
+                self._running = Running(
+                    order,
+                    self._world,
+                    self._poller,
+                    self._group,
+                    preforked=self._preforked,
+                    lock=self._lock,
+                )
         except CannotStartError as error:
             self._refuse(str(error), now)
             return
@@ -253,6 +266,15 @@ def _join(group: Group | None) -> Group | None:
         )
         return None
     return group
+
+
+def _prefork() -> Preforked | None:
+    """What will be the script, forked while there is time, and before there are threads."""
+    try:
+        return Preforked()
+    except OSError as error:
+        log.warning("Cannot fork ahead: %s", error, extra={"event": "not-preforked"})
+        return None
 
 
 def _at_end(pipe: int) -> bool:

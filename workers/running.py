@@ -14,12 +14,13 @@ from ..ipc.messages import EndCause, Heartbeat, Run, RunResult, StopReason
 from ..ipc.places import Runtime
 from ..ipc.sockets import Poller
 from . import procfs
+from .becoming import Preforked
 from .containment import Containment, Group
 from .ending import Ending
 from .notify import NotifySocket, Watchdog
 from .output import Output
 from .pump import Pump
-from .script import CannotStartError, Launch, Script, ScriptExit, reap_strays, start
+from .script import CannotStartError, Launch, ScriptExit, reap_strays, start
 from .tree import RunTree
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,17 @@ class Running:
     """A script that was started, and its end once there is one."""
 
     def __init__(
-        self, order: Run, world: World, poller: Poller, group: Group | None = None
+        self,
+        order: Run,
+        world: World,
+        poller: Poller,
+        group: Group | None = None,
+        *,
+        preforked: Preforked | None = None,
+        lock: int | None = None,
     ) -> None:
-        """Start the script. Raises `CannotStartError`; then nothing is left of it."""
+        """Start the script. Raises `CannotStartError`; then nothing is left of it. `lock`
+        is held until the script is there; `preforked` is to become it."""
         self._order = order
         self._poller = poller
         self._status_text = ""
@@ -69,7 +78,8 @@ class Running:
         except OSError as error:
             raise CannotStartError(f"cannot open its notify socket: {error}") from None
         try:
-            self._script = _start(order, self._notify.address, world.open_files)
+            launch = _launch(order, self._notify.address, world.open_files)
+            self._script = start(launch, preforked, lock)
         except CannotStartError:
             self._notify.close()
             raise
@@ -186,8 +196,8 @@ class Running:
         )
 
 
-def _start(order: Run, notify_address: str, open_files: tuple[int, int] | None) -> Script:
+def _launch(order: Run, notify_address: str, open_files: tuple[int, int] | None) -> Launch:
     environment = order.environment | {"NOTIFY_SOCKET": notify_address}
     if order.watchdog_seconds:
         environment["WATCHDOG_USEC"] = str(round(order.watchdog_seconds * 1_000_000))
-    return start(Launch(order.command, environment, order.input, open_files, order.conditions))
+    return Launch(order.command, environment, order.input, open_files, order.conditions)

@@ -1,37 +1,23 @@
 """Starts one action script and tells how it ended. Stopping its tree is `ending.py`'s.
 
-Forks by hand, in the worker: between fork and exec the child has to do what `subprocess`
-has no hook for (law 12). All that can be prepared or refused is, before the fork.
+What can be refused is refused here, in the worker; how its process comes about, and what
+that does before it is the script, is `becoming.py`'s.
 """
 
-import contextlib
 import errno
 import os
-import resource
-import select
 import shutil
-import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from io import FileIO
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from ..ipc.messages import Conditions
 from . import conditions, trust
-from .conditions import ConditionError, Person, UnusableConditionsError
-from .linux import set_parent_death_signal
+from .becoming import Calling, Preforked, memory
+from .conditions import Person, UnusableConditionsError
 
-#: An exec that takes longer (a file server that hangs) counts as a start; if it fails
-#: later on, the script's exit code says so.
-EXEC_MILLISECONDS_MAX = 5000
 STRAYS_PER_ROUND_MAX = 1000
-#: Where the child keeps its error pipe, behind standard error.
-_ERROR_FD = 3
-_CANNOT_EXEC = 127
-#: All that can be set; known before the fork, after which every moment counts.
-_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
-
 
 _AS_EVER = Conditions()
 
@@ -66,11 +52,11 @@ class Script:
     again until `forget`.
     """
 
-    def __init__(self, pid: int, uid: int, pidfd: int, output: int) -> None:
-        self.pid = pid
+    def __init__(self, process: Preforked, uid: int) -> None:
+        self.pid = process.pid
         self.uid = uid
-        self.pidfd = pidfd
-        self.output = output
+        self.pidfd = process.pidfd
+        self.output = process.output
 
     def ended(self) -> ScriptExit | None:
         """How it ended, if it has. It stays unreaped, so that nobody else gets its pid."""
@@ -88,35 +74,55 @@ class Script:
         os.close(self.output)
 
 
-def start(launch: Launch) -> Script:
+def start(launch: Launch, preforked: Preforked | None = None, lock: int | None = None) -> Script:
     """Start a script; it has become its command when this returns.
 
+    `preforked` is to become it, if it still lives; it is the script's from now on, but for
+    what is refused before that. `lock` is held until the exec, whatever becomes of us.
     Raises `CannotStartError`.
     """
     program = _program(launch)
     _refuse_unusable(launch)
     _refuse_untrusted(program)
     who = _person(launch)
+    environment = dict(launch.environment)
     if who is not None:
-        launch = replace(launch, environment=who.environment | dict(launch.environment))
+        environment = who.environment | environment
+    calling = Calling(
+        program, launch.command, environment, who, launch.conditions, launch.open_files
+    )
     try:
-        with contextlib.ExitStack() as opened:
-            given = opened.enter_context(os.fdopen(_input(launch.input), "rb", buffering=0))
-            output, write_output = _pipe(opened)
-            failure, write_failure = _pipe(opened)
-            worker = os.getpid()
-            pid = os.fork()
-            if pid == 0:
-                streams = (given.fileno(), write_output.fileno(), write_failure.fileno())
-                _become(launch, who, program, streams, worker)
-            write_failure.close()
-            error = _exec_error(failure.fileno())
-            if error is None:
-                return _started(pid, who.uid if who is not None else os.geteuid(), output)
-            os.waitpid(pid, 0)
+        if preforked is not None and not preforked.lives():
+            preforked.discard()
+            preforked = None
+        preforked = preforked or Preforked()
+        error = _become(preforked, calling, launch.input, lock)
     except OSError as problem:
         raise CannotStartError(f"cannot start {program}: {problem.strerror}") from None
-    raise CannotStartError(f"cannot start {program}: {_in_words(launch, program, *error)}")
+    if error is not None:
+        raise CannotStartError(f"cannot start {program}: {_in_words(launch, program, *error)}")
+    return Script(preforked, who.uid if who is not None else os.geteuid())
+
+
+def _become(
+    preforked: Preforked, calling: Calling, content: bytes, lock: int | None
+) -> tuple[int, str] | None:
+    """The error that kept it from becoming the script. Raises `OSError`; either way nothing
+    is left of it then."""
+    try:
+        given = memory(content)
+        try:
+            error = preforked.become(calling, given, lock)
+        finally:
+            os.close(given)
+    except OSError:
+        preforked.discard()
+        raise
+    if error is None:
+        preforked.let_go()
+    else:
+        preforked.discard()
+    return error
 
 
 def reap_strays(script_pid: int) -> None:
@@ -129,16 +135,6 @@ def reap_strays(script_pid: int) -> None:
         if found is None or found.si_pid == script_pid:
             return
         os.waitpid(found.si_pid, 0)
-
-
-def _started(pid: int, uid: int, output: FileIO) -> Script:
-    """Raises `OSError` where we lack descriptors; then the script is gone again."""
-    try:
-        return Script(pid, uid, os.pidfd_open(pid), os.dup(output.fileno()))
-    except OSError:
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
 
 
 def _program(launch: Launch) -> str:
@@ -177,83 +173,6 @@ def _person(launch: Launch) -> Person | None:
         return conditions.person(launch.conditions)
     except UnusableConditionsError as error:
         raise CannotStartError(f"cannot start {launch.command[0]}: {error}") from None
-
-
-def _input(content: bytes) -> int:
-    """A descriptor that reads `content`, then end of file, and needs nobody to write it."""
-    descriptor = os.memfd_create("geosched-input")
-    with os.fdopen(descriptor, "wb", closefd=False) as file:
-        file.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
-
-
-def _pipe(opened: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
-    read, write = os.pipe()
-    return (
-        opened.enter_context(os.fdopen(read, "rb", buffering=0)),
-        opened.enter_context(os.fdopen(write, "wb", buffering=0)),
-    )
-
-
-def _become(
-    launch: Launch,
-    who: Person | None,
-    program: str,
-    streams: tuple[int, int, int],
-    worker: int,
-) -> NoReturn:
-    """In the child: become the script, or tell why not. Never returns, whatever happens."""
-    given, output, failure = streams
-    try:
-        os.setsid()
-        _die_with(worker)
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.dup2(given, 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        failure = os.dup2(failure, _ERROR_FD, inheritable=False)
-        os.closerange(_ERROR_FD + 1, os.sysconf("SC_OPEN_MAX"))
-        if launch.open_files is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, launch.open_files)
-        conditions.limit(launch.conditions)
-        if who is not None:
-            conditions.give(1, who)  # so that it can open /dev/stdout
-            conditions.become(who)
-            _die_with(worker)  # becoming somebody else has called that off (fact P3)
-        conditions.settle(launch.conditions)
-        conditions.limit_address_space(launch.conditions)
-        os.execve(program, launch.command, launch.environment)
-    except ConditionError as error:
-        os.write(failure, f"{error.errno} {error.key}".encode())
-    except OSError as error:
-        os.write(failure, str(error.errno).encode())
-    except MemoryError:
-        os.write(failure, f"{errno.ENOMEM} limits.address_space".encode())
-    finally:
-        os._exit(_CANNOT_EXEC)
-
-
-def _die_with(worker: int) -> None:
-    set_parent_death_signal(signal.SIGKILL)
-    if os.getppid() != worker:
-        os._exit(_CANNOT_EXEC)  # it died before it could take us with it (fact P3)
-
-
-def _exec_error(failure: int) -> tuple[int, str] | None:
-    """The error that kept the child from becoming the script, if one did, and the key of
-    the configuration that it is about, or ""."""
-    poll = select.poll()
-    poll.register(failure, select.POLLIN)
-    if not poll.poll(EXEC_MILLISECONDS_MAX):
-        return None
-    told = os.read(failure, 256).decode()
-    if not told:
-        return None
-    number, _, key = told.partition(" ")
-    return int(number), key
 
 
 def _in_words(launch: Launch, program: str, error: int, key: str) -> str:

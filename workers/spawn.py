@@ -103,11 +103,11 @@ class Zygote:
         heard: list[tuple[FromZygote, int | None]] = []
         while len(heard) < MESSAGES_PER_TURN_MAX:
             try:
-                data, descriptors, _, _ = socket.recv_fds(
-                    self._socket, _MESSAGE_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC
-                )
+                data, descriptors, _, _ = socket.recv_fds(self._socket, _MESSAGE_BYTES_MAX, 1)
             except BlockingIOError:
                 break
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)  # CPython 3.11 drops MSG_CMSG_CLOEXEC
             if not data and heard:
                 break  # told next time
             if not data:

@@ -1,0 +1,213 @@
+"""A process forked before it is known which script it will be: it waits, then becomes it.
+
+Both ends: `Preforked` is the worker's, the rest runs in the child, between fork and exec,
+where `subprocess` has no hook for what must be done (law 12). What a script is refused for
+before that is `script.py`'s.
+"""
+
+import errno
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from setproctitle import setproctitle
+
+from ..ipc.messages import Conditions
+from . import conditions
+from .conditions import ConditionError, Person
+from .linux import set_parent_death_signal
+
+#: An exec that takes longer (a file server that hangs) counts as a start; if it fails
+#: later on, the script's exit code says so.
+EXEC_MILLISECONDS_MAX = 5000
+#: Where the child keeps its end of the channel, behind standard error.
+_CHANNEL_FD = 3
+_CANNOT_EXEC = 127
+#: What is sent along: what to become, its standard input, the lock of its run.
+_DESCRIPTORS_MAX = 3
+_ERROR_BYTES_MAX = 256
+#: All that can be set, with the names by which to do it.
+_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """What the child is to become. `open_files` are its limits, soft and hard, or None to
+    leave them as they are."""
+
+    program: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    who: Person | None
+    conditions: Conditions
+    open_files: tuple[int, int] | None
+
+
+class Preforked:
+    """The leader of a session of its own that waits for its calling, and dies with us.
+
+    `output` is the reading end of what will be its standard output and error.
+    """
+
+    def __init__(self) -> None:
+        """Fork. Raises `OSError`."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            read, write = os.pipe()
+            worker = os.getpid()
+            try:
+                self.pid = os.fork()
+                if self.pid == 0:
+                    _live(theirs.fileno(), write, worker)
+            except OSError:
+                os.close(read)
+                raise
+            finally:
+                os.close(write)
+            try:
+                self.pidfd = os.pidfd_open(self.pid)
+                self._channel = socket.socket(fileno=ours.detach())
+            except OSError:
+                os.close(read)
+                self._end()
+                raise
+        self.output = read
+        self._spent = False
+
+    def lives(self) -> bool:
+        """Whether it still waits: one that was killed meanwhile can become nothing."""
+        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return ended is None
+
+    def become(self, calling: Calling, given: int, lock: int | None) -> tuple[int, str] | None:
+        """Have it become a script whose standard input is `given`, and wait until it has.
+
+        The error that kept it from that, if one did, with the key of the configuration it
+        is about, or "". `lock` is held by it until then. Raises `OSError`.
+        """
+        told = _in_memory("geosched-calling", pickle.dumps(calling))
+        try:
+            held = [told, given] if lock is None else [told, given, lock]
+            socket.send_fds(self._channel, [b"!"], held, socket.MSG_NOSIGNAL)
+        finally:
+            os.close(told)
+        return self._exec_error()
+
+    def _exec_error(self) -> tuple[int, str] | None:
+        """Its end of the channel closes when it has become the script."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        if not poll.poll(EXEC_MILLISECONDS_MAX):
+            return None
+        try:
+            told = self._channel.recv(_ERROR_BYTES_MAX).decode()
+        except ConnectionResetError:
+            told = ""  # it was killed before it had read what to become
+        if not told:
+            return None
+        number, _, key = told.partition(" ")
+        return int(number), key
+
+    def let_go(self) -> None:
+        """It has become the script, whose `pid`, `pidfd` and `output` they are now."""
+        self._spent = True
+        self._channel.close()
+
+    def discard(self) -> None:
+        """It is not needed, or has failed: nothing is left of it. Harmless once it is spent."""
+        if self._spent:
+            return
+        self._spent = True
+        self._channel.close()
+        self._end()
+        os.close(self.pidfd)
+        os.close(self.output)
+
+    def _end(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so nobody else's pid
+        os.waitpid(self.pid, 0)
+
+
+def memory(content: bytes) -> int:
+    """A descriptor that reads `content`, then end of file, and needs nobody to write it.
+    Raises `OSError`."""
+    return _in_memory("geosched-input", content)
+
+
+def _in_memory(name: str, content: bytes) -> int:
+    descriptor = os.memfd_create(name)
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+# --- in the child -----------------------------------------------------------------------
+
+
+def _live(channel: int, output: int, worker: int) -> NoReturn:
+    """Wait, become the script, or tell why not. Never returns, whatever happens."""
+    try:
+        os.setsid()
+        _die_with(worker)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.dup2(channel, _CHANNEL_FD, inheritable=False)
+        os.closerange(_CHANNEL_FD + 1, os.sysconf("SC_OPEN_MAX"))
+        setproctitle("geosched: next script")
+        _become(socket.socket(fileno=_CHANNEL_FD), worker)
+    finally:
+        os._exit(_CANNOT_EXEC)
+
+
+def _become(channel: socket.socket, worker: int) -> None:
+    # As long as its worker lives, which takes it along when it ends.
+    _, descriptors, _, _ = socket.recv_fds(channel, 1, _DESCRIPTORS_MAX)
+    if not descriptors:
+        return  # its worker leaves
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)  # the library drops the flag that would do so
+    told, given = descriptors[:2]
+    with os.fdopen(told, "rb") as file:
+        calling: Calling = pickle.load(file)
+    try:
+        os.dup2(given, 0)
+        _take_on(calling, worker)
+        os.execve(calling.program, calling.command, calling.environment)
+    except ConditionError as error:
+        channel.send(f"{error.errno} {error.key}".encode())
+    except OSError as error:
+        channel.send(str(error.errno).encode())
+    except MemoryError:
+        channel.send(f"{errno.ENOMEM} limits.address_space".encode())
+
+
+def _take_on(calling: Calling, worker: int) -> None:
+    if calling.open_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, calling.open_files)
+    conditions.limit(calling.conditions)
+    if calling.who is not None:
+        conditions.give(1, calling.who)  # so that it can open /dev/stdout
+        conditions.become(calling.who)
+        _die_with(worker)  # becoming somebody else has called that off (fact P3)
+    conditions.settle(calling.conditions)
+    conditions.limit_address_space(calling.conditions)
+
+
+def _die_with(worker: int) -> None:
+    set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != worker:
+        os._exit(_CANNOT_EXEC)  # it died before it could take us with it (fact P3)
