@@ -80,16 +80,12 @@ class Preforked:
         self.output = read
         self._spent = False
 
-    def lives(self) -> bool:
-        """Whether it still waits: one that was killed meanwhile can become nothing."""
-        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        return ended is None
-
     def become(self, calling: Calling, given: int, lock: int | None) -> tuple[int, str] | None:
         """Have it become a script whose standard input is `given`, and wait until it has.
 
         The error that kept it from that, if one did, with the key of the configuration it
-        is about, or "". `lock` is held by it until then. Raises `OSError`.
+        is about, or "". `lock` is held by it until then. Raises `ConnectionError` where it
+        was killed before it could read any of this, `OSError`.
         """
         told = _in_memory("geosched-calling", pickle.dumps(calling))
         try:
@@ -105,10 +101,7 @@ class Preforked:
         poll.register(self._channel, select.POLLIN)
         if not poll.poll(EXEC_MILLISECONDS_MAX):
             return None
-        try:
-            told = self._channel.recv(_ERROR_BYTES_MAX).decode()
-        except ConnectionResetError:
-            told = ""  # it was killed before it had read what to become
+        told = self._channel.recv(_ERROR_BYTES_MAX).decode()
         if not told:
             return None
         number, _, key = told.partition(" ")

@@ -5,6 +5,7 @@ that does before it is the script, is `becoming.py`'s.
 """
 
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from ..ipc.messages import Conditions
 from . import conditions, trust
 from .becoming import Calling, Preforked, memory
 from .conditions import Person, UnusableConditionsError
+
+log = logging.getLogger(__name__)
 
 STRAYS_PER_ROUND_MAX = 1000
 
@@ -92,36 +95,44 @@ def start(launch: Launch, preforked: Preforked | None = None, lock: int | None =
         program, launch.command, environment, who, launch.conditions, launch.open_files
     )
     try:
-        if preforked is not None and not preforked.lives():
-            preforked.discard()
-            preforked = None
-        preforked = preforked or Preforked()
-        error = _become(preforked, calling, launch.input, lock)
+        process, error = _become(calling, launch.input, preforked, lock)
     except OSError as problem:
         raise CannotStartError(f"cannot start {program}: {problem.strerror}") from None
     if error is not None:
         raise CannotStartError(f"cannot start {program}: {_in_words(launch, program, *error)}")
-    return Script(preforked, who.uid if who is not None else os.geteuid())
+    return Script(process, who.uid if who is not None else os.geteuid())
 
 
 def _become(
-    preforked: Preforked, calling: Calling, content: bytes, lock: int | None
-) -> tuple[int, str] | None:
-    """The error that kept it from becoming the script. Raises `OSError`; either way nothing
-    is left of it then."""
+    calling: Calling, content: bytes, preforked: Preforked | None, lock: int | None
+) -> tuple[Preforked, tuple[int, str] | None]:
+    """The process, and the error that kept it from becoming the script. Raises `OSError`;
+    either way nothing is left of it then."""
+    given = memory(content)
     try:
-        given = memory(content)
-        try:
-            error = preforked.become(calling, given, lock)
-        finally:
-            os.close(given)
+        if preforked is not None:
+            try:
+                return preforked, _hand(preforked, calling, given, lock)
+            except ConnectionError:
+                log.warning("What was forked ahead was killed", extra={"event": "fork-lost"})
+        process = Preforked()
+        return process, _hand(process, calling, given, lock)
+    finally:
+        os.close(given)
+
+
+def _hand(
+    process: Preforked, calling: Calling, given: int, lock: int | None
+) -> tuple[int, str] | None:
+    try:
+        error = process.become(calling, given, lock)
     except OSError:
-        preforked.discard()
+        process.discard()
         raise
     if error is None:
-        preforked.let_go()
+        process.let_go()
     else:
-        preforked.discard()
+        process.discard()
     return error
 
 

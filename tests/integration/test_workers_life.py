@@ -58,6 +58,28 @@ def test_a_released_worker_leaves_and_takes_its_identity_back(alone: Host):
     assert exited.pid not in {p.identity.pid for p in read_identities(alone.runtime)}
 
 
+def test_a_released_worker_leaves_nothing_of_what_it_had_forked_ahead(alone: Host):
+    name = alone.worker()
+    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    alone.release(name)
+    alone.wait(lambda: name in alone.exited)
+    assert procfs.stat(ahead) is None
+
+
+def test_what_was_forked_ahead_becomes_the_script(alone: Host):
+    name = alone.worker()
+    ahead = procfs.children(alone.forked[name][0].pid)
+    assert [alone.run(name, alone.order(alone.script("sleep 60"))).script_pid] == ahead
+
+
+def test_a_script_starts_although_what_was_forked_ahead_for_it_was_killed(alone: Host):
+    name = alone.worker()
+    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    os.kill(ahead, signal.SIGKILL)
+    alone.send(name, alone.order(alone.script("exit 7")))
+    assert alone.result(name).exit_code == 7
+
+
 def test_a_worker_that_cannot_tell_who_it_is_goes_on_all_the_same(alone: Host):
     """Where the runtime directory is full, its run is refused for want of a lock."""
     alone.runtime.processes.rename(alone.dir / "elsewhere")
