@@ -133,7 +133,8 @@ class Conditions(msgspec.Struct, frozen=True, array_like=True):
 
 class Run(Message, tag="run", frozen=True):
     """Start this script. `environment` is complete, but for what `conditions.user` adds;
-    `input` is what standard input holds."""
+    `input` is what standard input holds. The script begins when the wall clock reads
+    `not_before_us`, which is a moment ahead at most."""
 
     run_id: str
     title: str
@@ -147,6 +148,7 @@ class Run(Message, tag="run", frozen=True):
     output_path: str
     output_bytes_max: int
     conditions: Conditions = Conditions()
+    not_before_us: int = 0
 
 
 class Stop(Message, tag="stop", frozen=True):

@@ -82,14 +82,22 @@ class Agenda:
                 released.append(action_id)
         return released
 
-    def next_deadline(self, next_edge_us: int | None, now: Instant) -> float | None:
-        """The monotonic instant of the next thing to look at; None where there is none."""
+    def next_edge_us(self, stored_us: int | None) -> int | None:
+        """The first edge ahead: that of daemonDB, or the end of a window in which an action
+        waits."""
         held_end_us = self._held_ends[0][0] if self._held_ends else None
-        ends = (next_edge_us, self.queue.next_end_us(), held_end_us)
-        edges = [edge for edge in ends if edge is not None]
+        edges = (stored_us, self.queue.next_end_us(), held_end_us)
+        return min((edge for edge in edges if edge is not None), default=None)
+
+    def next_deadline(
+        self, stored_us: int | None, now: Instant, *, lead_seconds: float = 0.0
+    ) -> float | None:
+        """The monotonic instant of the next thing to look at, edges so long before they
+        come; None where there is none."""
+        edge_us = self.next_edge_us(stored_us)
         deadlines = [max(self._holds[0][0], self._not_before)] if self._holds else []
-        if edges and now.trusted:
-            ahead = (min(edges) - now.wall_us) / SECOND_US
+        if edge_us is not None and now.trusted:
+            ahead = (edge_us - now.wall_us) / SECOND_US - lead_seconds
             deadlines.append(max(now.monotonic_seconds + ahead, self._not_before))
         return min(deadlines, default=None)
 

@@ -37,6 +37,7 @@ from .core.model import (
 )
 from .deciding import Decider
 from .duties import Duties
+from .foresight import Foresight
 from .liverun import LiveRun
 from .pool import Pool
 from .settings import Settings
@@ -90,6 +91,7 @@ class Loop:
         self.rules = rules
         self.decider = Decider(parts.db, parts.pool)
         self.agenda = self.decider.agenda
+        self.foresight = Foresight(parts.db, parts.pool, self.agenda)
         self.now = parts.clock.read()
         self.control: Control | None = None
         self.leaving: Leaving | None = None
@@ -156,6 +158,7 @@ class Loop:
         self.now = now = parts.clock.read()
         if parts.clock.stepped:
             self.agenda.look_again(now)
+            self.foresight.forget()
         self._take_signals()
         news = parts.children.gather(now.monotonic_seconds)
         self._ended = parts.pool.gather(news, now)
@@ -183,7 +186,7 @@ class Loop:
         else:
             deadlines += [parts.backend.next_deadline(now), self.decider.next_leftover_check]
             deadlines.append(parts.upkeep.next_deadline())
-            deadlines += [*self._next_edges(), *self._others()]
+            deadlines += [*self.foresight.deadlines(now), *self._others()]
         wanted = (deadline for deadline in deadlines if deadline is not None)
         ahead = min(wanted, default=now.monotonic_seconds + IDLE_SECONDS_MAX)
         return min(max(0.0, ahead - parts.clock.monotonic_seconds()), IDLE_SECONDS_MAX)
@@ -197,15 +200,6 @@ class Loop:
     def _unheard(self) -> bool:
         """Runs that ended without any worker, this turn: the next has to hear of them."""
         return self.degraded is None and self.parts.pool.has_unheard
-
-    def _next_edges(self) -> list[float | None]:
-        after = self.agenda.cursor[0] if self.agenda.cursor else 0
-        edge_us = self.parts.db.next_edge_after(after)
-        due = self.agenda.next_deadline(edge_us, self.now)
-        if due is None:
-            return []
-        armed = due - self.settings.daemon.arm_ahead_seconds
-        return [due, armed] if armed > self.now.monotonic_seconds else [due]
 
     def _others(self) -> list[float | None]:
         now = self.now
@@ -232,20 +226,12 @@ class Loop:
         if signal.SIGHUP in numbers:
             self.reload_wanted = True
 
-    def _arm(self) -> None:
-        """Have workers ready for the starts that are near, never more than may run."""
-        now, daemon = self.now, self.settings.daemon
-        free = slots_free(daemon.max_running, self._started())
-        until_us = now.wall_us + int(daemon.arm_ahead_seconds * 1_000_000)
-        looks = free > 0 and now.trusted
-        near = self.parts.db.due(self.agenda.cursor, until_us, free) if looks else []
-        self.parts.pool.arm(min(free, len(near) + daemon.spare_workers))
-
     # --- decide -------------------------------------------------------------------------
 
     def _decide(self) -> tuple[Turn, MetaUpdate | None]:
-        turn = Turn(self.now, self.rules, self.parts.db.read, self._started())
         decider, leaving = self.decider, self.leaving is not None
+        now = self.now if leaving else self.foresight.as_of(self.now)
+        turn = Turn(now, self.rules, self.parts.db.read, self._started())
         decider.runs_ended(turn, self._ended, leaving=leaving)
         for action_id in self._stops_asked:
             turn.happened(action_id, StopAsked())
@@ -266,6 +252,7 @@ class Loop:
         if writes:
             # With what is written anyway: a write of its own would wear the flash.
             meta = replace(meta or MetaUpdate(), clock_mark_us=self.parts.clock.mark_us)
+        begun = self.parts.clock.monotonic_seconds()
         try:
             with step(*steps_in(changes)):
                 committed = self.parts.db.commit(
@@ -284,6 +271,8 @@ class Loop:
         if self.degraded is not None and (writes or not left):
             log.info("daemonDB has taken all there was", extra={"event": "store-recovered"})
             self.degraded, self.store_state = None, STORE_OK
+        if changes:
+            self.foresight.commit_took(self.parts.clock.monotonic_seconds() - begun)
         self.lost_swaps += committed.won.count(False)
         return committed
 
@@ -315,9 +304,10 @@ class Loop:
         else:
             for change, won in zip(turn.changes, committed.won, strict=True):
                 if won:
-                    self._perform_effects(change)
+                    self._perform_effects(change, turn.now)
                 else:
                     self.agenda.look_again(self.now)
+            self.parts.pool.hand_out()
             self._log_events(committed)
             self.parts.upkeep.remove_output(committed.runs_forgotten)
             for result in self._ended:
@@ -327,7 +317,11 @@ class Loop:
         if self.leaving is not None:
             self._ask_all_to_stop(self.leaving)
         else:
-            self._arm()
+            daemon = self.settings.daemon
+            free = slots_free(daemon.max_running, self._started())
+            self.foresight.arm(
+                self.now, free, ahead_seconds=daemon.arm_ahead_seconds, spare=daemon.spare_workers
+            )
         if self.control is not None:
             self.control.answer_waiting(self.now)
 
@@ -336,15 +330,15 @@ class Loop:
         for change in turn.changes:
             for effect in change.effects:
                 if isinstance(effect, StopRun):
-                    self._perform_effect(effect, change.after)
+                    self._perform_effect(effect, change.after, turn.now)
 
-    def _perform_effects(self, change: Change) -> None:
-        self.agenda.note(change.after, self.now)
+    def _perform_effects(self, change: Change, now: Instant) -> None:
+        self.agenda.note(change.after, now)
         for effect in change.effects:
-            self._perform_effect(effect, change.after)
+            self._perform_effect(effect, change.after, now)
 
-    def _perform_effect(self, effect: Effect, record: Record) -> None:
-        pool, now = self.parts.pool, self.now
+    def _perform_effect(self, effect: Effect, record: Record, now: Instant) -> None:
+        pool = self.parts.pool
         match effect:
             case StopRun(run_id, reason):
                 pool.stop(run_id, reason, now)

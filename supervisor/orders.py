@@ -45,6 +45,7 @@ def order(
     instance: str,
     output_path: Path,
     inherited: Mapping[str, str],
+    not_before_us: int = 0,
 ) -> Run:
     """The message that starts this run. `instance` marks this boot and state directory."""
     return Run(
@@ -60,6 +61,7 @@ def order(
         output_path=str(output_path),
         output_bytes_max=script.output_max_bytes,
         conditions=conditions_of(script),
+        not_before_us=not_before_us,
     )
 
 

@@ -98,14 +98,14 @@ class Pool:
     # --- what the loop asks for ---------------------------------------------------------
 
     def start(self, run: LiveRun) -> None:
-        """Give the run to a worker that is ready, or to the next that will be."""
+        """The run waits for `hand_out`."""
         run.last_beat = self.judge.seconds
         self.runs[run.order.run_id] = run
         self._waiting.append(run.order.run_id)
-        self._hand_out()
 
     def stop(self, run_id: str, reason: StopReason, now: Instant) -> None:
-        """Ask the run to stop; more than once does no harm."""
+        """Ask the run to stop, at once or at an instant that is a moment ahead; more than
+        once does no harm."""
         run = self.runs.get(run_id)
         if run is None or run.result is not None:
             return
@@ -115,8 +115,8 @@ class Pool:
         run.stuck_at = now.monotonic_seconds + grace + STUCK_AFTER_GRACE_SECONDS
         if run.worker is None:
             run.end(EndCause.STOPPED, "stopped before it was started", now.wall_us)
-            return
-        self._send_stop(run, now)
+        elif now.monotonic_seconds <= self._now:
+            self._send_stop(run, now)
 
     def fail(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
         """The run cannot be started: it ends before any worker hears of it."""
@@ -165,7 +165,7 @@ class Pool:
         self.judge.tick(now.monotonic_seconds)
         for run in list(self.runs.values()):
             self._watch(run, now)
-        self._hand_out()
+        self.hand_out()
         ended = [run.result for run in self.runs.values() if run.result is not None]
         return ended + [result for result in heard if result.run_id not in self.runs]
 
@@ -337,7 +337,7 @@ class Pool:
         self._workers[name] = _Worker(name, self._now, kill_at=self._now + READY_SECONDS_MAX)
         self.children.fork_worker(name, self.server.endpoint)
 
-    def _hand_out(self) -> None:
+    def hand_out(self) -> None:
         """Runs that wait, to workers that are ready and known to be who they say."""
         self._waiting = [
             run_id for run_id in self._waiting if self._is_waiting(self.runs.get(run_id))

@@ -62,7 +62,7 @@ def live_run(
     instance: str,
     inherited: Mapping[str, str] = os.environ,
 ) -> LiveRun:
-    """The run that a record in state `Running` is to have, ready for the pool.
+    """The run that a record in state `Running` is to have from `now` on, ready for the pool.
 
     Its command is empty where no script is configured for the action's type. A run keeps
     the settings it began with, whatever is reloaded meanwhile.
@@ -81,6 +81,7 @@ def live_run(
         instance=instance,
         output_path=output_path(Path(settings.daemon.log_dir), run.run_id),
         inherited=inherited,
+        not_before_us=now.wall_us,
     )
     return LiveRun(
         message, action.id, record.attempt, script.heartbeat_timeout_seconds, now.monotonic_seconds

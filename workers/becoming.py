@@ -12,6 +12,7 @@ import resource
 import select
 import signal
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
@@ -26,6 +27,8 @@ from .linux import set_parent_death_signal
 #: An exec that takes longer (a file server that hangs) counts as a start; if it fails
 #: later on, the script's exit code says so.
 EXEC_MILLISECONDS_MAX = 5000
+#: A script is not ordered longer than this before its instant.
+AHEAD_SECONDS_MAX = 1.0
 #: Where the child keeps its end of the channel, behind standard error.
 _CHANNEL_FD = 3
 _CANNOT_EXEC = 127
@@ -38,8 +41,8 @@ _SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 @dataclass(frozen=True, slots=True)
 class Calling:
-    """What the child is to become. `open_files` are its limits, soft and hard, or None to
-    leave them as they are."""
+    """What the child is to become, and not before the wall clock reads `not_before_us`.
+    `open_files` are its limits, soft and hard, or None to leave them as they are."""
 
     program: str
     command: tuple[str, ...]
@@ -47,6 +50,7 @@ class Calling:
     who: Person | None
     conditions: Conditions
     open_files: tuple[int, int] | None
+    not_before_us: int = 0
 
 
 class Preforked:
@@ -179,6 +183,7 @@ def _become(channel: socket.socket, worker: int) -> None:
     try:
         os.dup2(given, 0)
         _take_on(calling, worker)
+        _wait_until(calling.not_before_us)
         os.execve(calling.program, calling.command, calling.environment)
     except ConditionError as error:
         channel.send(f"{error.errno} {error.key}".encode())
@@ -186,6 +191,13 @@ def _become(channel: socket.socket, worker: int) -> None:
         channel.send(str(error.errno).encode())
     except MemoryError:
         channel.send(f"{errno.ENOMEM} limits.address_space".encode())
+
+
+def _wait_until(wall_us: int) -> None:
+    """On the wall clock, for it decides; on the other one not for long, should that be set."""
+    deadline = time.monotonic() + AHEAD_SECONDS_MAX
+    while (left := wall_us / 1e6 - time.time()) > 0 and time.monotonic() < deadline:
+        time.sleep(min(left, AHEAD_SECONDS_MAX))
 
 
 def _take_on(calling: Calling, worker: int) -> None:

@@ -200,4 +200,11 @@ def _launch(order: Run, notify_address: str, open_files: tuple[int, int] | None)
     environment = order.environment | {"NOTIFY_SOCKET": notify_address}
     if order.watchdog_seconds:
         environment["WATCHDOG_USEC"] = str(round(order.watchdog_seconds * 1_000_000))
-    return Launch(order.command, environment, order.input, open_files, order.conditions)
+    return Launch(
+        order.command,
+        environment,
+        order.input,
+        open_files,
+        order.conditions,
+        order.not_before_us,
+    )

@@ -38,14 +38,15 @@ class ScriptExit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a script is started with. `open_files` are its limits, soft and hard, or None
-    to leave them as they are."""
+    """What a script is started with, and at what instant of the wall clock at the earliest.
+    `open_files` are its limits, soft and hard, or None to leave them as they are."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     input: bytes
     open_files: tuple[int, int] | None = None
     conditions: Conditions = _AS_EVER
+    not_before_us: int = 0
 
 
 class Script:
@@ -92,7 +93,13 @@ def start(launch: Launch, preforked: Preforked | None = None, lock: int | None =
     if who is not None:
         environment = who.environment | environment
     calling = Calling(
-        program, launch.command, environment, who, launch.conditions, launch.open_files
+        program,
+        launch.command,
+        environment,
+        who,
+        launch.conditions,
+        launch.open_files,
+        launch.not_before_us,
     )
     try:
         process, error = _become(calling, launch.input, preforked, lock)

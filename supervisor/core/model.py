@@ -7,12 +7,13 @@ microseconds since 1970 UTC (`_us`), durations are seconds.
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import msgspec
 
 from ...ipc.actions import Action, ExecutionStatus
+from ...ipc.instants import SECOND_US
 from ...ipc.messages import RunResult, StopReason
 
 
@@ -272,3 +273,13 @@ class Instant:
     boot_seconds: float = 0.0
     trusted: bool = True
     believed: bool = True
+
+    def at(self, wall_us: int) -> "Instant":
+        """What the clocks will read, or have read, when the wall clock reads `wall_us`."""
+        by = (wall_us - self.wall_us) / SECOND_US
+        return replace(
+            self,
+            wall_us=wall_us,
+            monotonic_seconds=self.monotonic_seconds + by,
+            boot_seconds=self.boot_seconds + by,
+        )

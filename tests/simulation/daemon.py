@@ -20,6 +20,7 @@ from geosched.supervisor.core.liveness import JudgeClock
 from geosched.supervisor.core.model import Change, Instant
 from geosched.supervisor.daemon import recover_runs
 from geosched.supervisor.duties import Duties
+from geosched.supervisor.foresight import Foresight
 from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
 from geosched.supervisor.pool import Pool
 from geosched.supervisor.rounds import Rounds
@@ -110,6 +111,16 @@ class WatchedClock(Clock):
         if self.oracle is not None:
             self.oracle.clock_was_read(now)
         return now
+
+
+class WatchedForesight(Foresight):
+    oracle: Oracle | None = None
+
+    def as_of(self, now: Instant) -> Instant:
+        instant = super().as_of(now)
+        if self.oracle is not None:
+            self.oracle.turn_is_for(instant)
+        return instant
 
 
 class WatchedPool(Pool):
@@ -240,6 +251,8 @@ class SimulatedDaemon:
             run_is_gone=lambda run_id: leftovers.end_tree(run_id, None, None),
         )
         loop = poller.loop = Loop(parts, settings, rules_of(settings, self.db.meta.generation))
+        loop.foresight = WatchedForesight(self.db, pool, loop.agenda)
+        loop.foresight.oracle = oracle
         return loop
 
     # --- its life -----------------------------------------------------------------------------

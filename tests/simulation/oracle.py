@@ -34,6 +34,9 @@ from .world import BrokenRuleError, World
 STARTED, NULL = ExecutionStatus.STARTED, ExecutionStatus.NULL
 #: Waking up, and the rounding of a poll to milliseconds.
 LATE_US_MAX = 3_000
+#: A turn decides no further ahead than this; nothing happens ahead, but for rounding.
+AHEAD_US_MAX = 250_000
+ROUNDED_US_MAX = 1
 #: Turns in a row that took no time, and turns in ten seconds: more of them is spinning.
 INSTANT_TURNS_MAX = 60
 TURNS_IN_TEN_SECONDS_MAX = 1_500
@@ -172,6 +175,12 @@ class Oracle:
         self._demand(instant.trusted == trusted, "", f"S19: trusted is {instant.trusted}")
         self.now = Moment(instant.wall_us, trusted, self.world.monotonic_us)
 
+    def turn_is_for(self, instant: Instant) -> None:
+        """What is decided for an edge that is a moment ahead, is decided as of that."""
+        ahead = instant.wall_us - self.now.wall_us
+        self._demand(0 <= ahead <= AHEAD_US_MAX, "", f"S9: decides {ahead} us ahead")
+        self.now = Moment(instant.wall_us, self.now.trusted, self.now.monotonic_us)
+
     # --- what really happens ----------------------------------------------------------------
 
     def run_is_sent(self, order: Run) -> None:
@@ -187,6 +196,13 @@ class Oracle:
 
     def script_starts(self, run_id: str, action_id: str) -> None:
         self.world.note("script of %s starts (%s)", action_id, run_id[-4:])
+        # A further attempt goes on although the clock was set back behind its window.
+        first = action_id in self.known and self.known[action_id].record.attempt == 1
+        stepped = self.world.now_us - self.world.stepped_us < 2 * SECOND_US
+        if first and run_id in self.runs and self.now.trusted and not stepped:
+            from_us = self.runs[run_id].action.from_us
+            early = from_us - self.world.wall_us > ROUNDED_US_MAX
+            self._demand(not early, action_id, "S9: its script starts before its window")
         other = [s for s in self.living.values() if getattr(s, "action_id", "") == action_id]
         self._demand(not other, action_id, "S17: two runs of one action")
 

@@ -20,6 +20,7 @@ from geosched.ipc.messages import (
     StopReason,
     ToWorker,
 )
+from geosched.workers.becoming import AHEAD_SECONDS_MAX
 
 if TYPE_CHECKING:
     from .host import Host, Line
@@ -54,6 +55,7 @@ class Worker:
         self._orphaned = False
         self._missed: deque[ToWorker | tuple[int | None, int | None]] = deque()
         self._beat_us = 0
+        self._waits_until_us = 0  # monotonic
 
     @property
     def script(self) -> Script | None:
@@ -66,7 +68,13 @@ class Worker:
         self._world.after(self._latency, lambda: self._line.deliver(self, message))
 
     def hear(self, message: ToWorker) -> None:
-        self._world.after(self._latency, lambda: self._obey(message))
+        """One after the other: while a script waits for its instant, nothing else is heard."""
+        delay = max(self._latency, (self._waits_until_us - self._world.monotonic_us) / SECOND_US)
+        if isinstance(message, Run):
+            ahead = (message.not_before_us - self._world.wall_us) / SECOND_US
+            delay = max(delay, min(ahead, AHEAD_SECONDS_MAX))
+            self._waits_until_us = self._world.monotonic_us + round(delay * SECOND_US)
+        self._world.after(delay, lambda: self._obey(message))
 
     def beat(self) -> Heartbeat | None:
         """A heartbeat, where one is due; they need no wake-up of their own."""

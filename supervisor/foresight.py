@@ -1,0 +1,116 @@
+"""Ahead of time: when to turn to the next edge, and how many workers are armed by then.
+
+An edge is decided and written down a moment before it comes, as of its own instant, so that
+neither the decision nor the disk makes anybody late. What is started then waits for that
+instant in its own process (`Run.not_before_us`), what is stopped is told so at it
+(`pool.py`). Decides about no status.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from ..ipc.instants import SECOND_US
+from .agenda import Agenda
+from .core.model import Instant
+from .pool import Pool
+from .store.daemondb import DaemonDB
+from .store.records import action_key
+
+#: What is needed besides the commit: the poll's rounding, the turn, the way to a worker; and
+#: for each of those that start at one edge, its order and what the worker prepares.
+LEAD_SECONDS = 0.004
+LEAD_SECONDS_PER_START = 0.0015
+LEAD_SECONDS_MAX = 0.25
+#: The slowest of so many is what the next commit is expected to take.
+COMMITS_REMEMBERED = 8
+FIRST_COMMIT_SECONDS = 0.005
+COMMIT_SECONDS_MAX = 0.05
+#: Forking a worker and hearing that it is ready; so much earlier each further one is armed.
+ARM_SECONDS_PER_WORKER = 0.01
+ARMED_AT_ONCE_MAX = 500
+
+
+class Foresight:
+    def __init__(self, db: DaemonDB, pool: Pool, agenda: Agenda) -> None:
+        self._db = db
+        self._pool = pool
+        self._agenda = agenda
+        self._commits = deque([FIRST_COMMIT_SECONDS], maxlen=COMMITS_REMEMBERED)
+        self._reached: Instant | None = None
+        self._starts = 0  # at the edge that comes first
+        self._arm_at_us: int | None = None
+
+    @property
+    def lead_seconds(self) -> float:
+        """How long before it the next edge is decided."""
+        needed = LEAD_SECONDS + max(self._commits) + self._starts * LEAD_SECONDS_PER_START
+        return min(needed, LEAD_SECONDS_MAX)
+
+    def commit_took(self, seconds: float) -> None:
+        self._commits.append(min(seconds, COMMIT_SECONDS_MAX))
+
+    def forget(self) -> None:
+        """The wall clock was stepped: what was ahead is so no more."""
+        self._reached = None
+
+    def as_of(self, now: Instant) -> Instant:
+        """The instant that a turn decides for: now, or that of an edge which is as good as
+        there. It never goes back, unless the clock does."""
+        reached, edge_us = self._reached, self._next_edge_us()
+        if reached is None or not _is_ahead(reached, now):
+            reached = now
+        until_us = now.wall_us + round(self.lead_seconds * SECOND_US)
+        if now.trusted and edge_us is not None and reached.wall_us < edge_us <= until_us:
+            reached = now.at(edge_us)
+        self._reached = reached
+        return reached
+
+    def deadlines(self, now: Instant) -> list[float]:
+        """The monotonic instants of the next turns that edges ask for."""
+        due = self._agenda.next_deadline(
+            self._next_stored_us(), now, lead_seconds=self.lead_seconds
+        )
+        deadlines = [] if due is None else [due]
+        if self._arm_at_us is not None and self._arm_at_us > now.wall_us:
+            deadlines.append(now.monotonic_seconds + (self._arm_at_us - now.wall_us) / SECOND_US)
+        return deadlines
+
+    def arm(self, now: Instant, free: int, *, ahead_seconds: float, spare: int) -> None:
+        """Have workers ready for the starts that are near, never more than may run."""
+        most = min(free, ARMED_AT_ONCE_MAX)
+        horizon_us = round((ahead_seconds + most * ARM_SECONDS_PER_WORKER) * SECOND_US)
+        running = {action_key(run.action_id) for run in self._pool.runs.values()}
+        limit = most + len(running) if most and now.trusted else 0
+        near = self._db.due(self._agenda.cursor, now.wall_us + horizon_us, limit) if limit else []
+        starts = [edge_us for edge_us, key in near if key not in running]
+        self._starts = starts.count(near[0][0]) if near else 0
+        count, self._arm_at_us = to_arm(starts, now.wall_us, ahead_seconds=ahead_seconds)
+        edge_us = self._next_stored_us()
+        if self._arm_at_us is None and most and edge_us is not None:
+            self._arm_at_us = edge_us - horizon_us
+        self._pool.arm(min(free, count + spare))
+
+    def _next_edge_us(self) -> int | None:
+        return self._agenda.next_edge_us(self._next_stored_us())
+
+    def _next_stored_us(self) -> int | None:
+        cursor = self._agenda.cursor
+        return self._db.next_edge_after(cursor[0] if cursor else 0)
+
+
+def _is_ahead(reached: Instant, now: Instant) -> bool:
+    """By both clocks: while the host sleeps, only one of them stands still."""
+    return reached.wall_us > now.wall_us and reached.monotonic_seconds > now.monotonic_seconds
+
+
+def to_arm(
+    starts_us: Sequence[int], now_us: int, *, ahead_seconds: float
+) -> tuple[int, int | None]:
+    """For how many of the starts that are near, earliest first, a worker has to be armed
+    by now, and the instant at which the next one has to be."""
+    for number, start_us in enumerate(starts_us):
+        before_seconds = ahead_seconds + number * ARM_SECONDS_PER_WORKER
+        arm_at_us = start_us - round(before_seconds * SECOND_US)
+        if arm_at_us > now_us:
+            return number, arm_at_us
+    return len(starts_us), None
