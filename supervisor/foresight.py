@@ -54,16 +54,11 @@ class Foresight:
         self._reached = None
 
     def as_of(self, now: Instant) -> Instant:
-        """The instant that a turn decides for: now, or that of an edge which is as good as
-        there. It never goes back, unless the clock does."""
-        reached, edge_us = self._reached, self._next_edge_us()
-        if reached is None or not _is_ahead(reached, now):
-            reached = now
-        until_us = now.wall_us + round(self.lead_seconds * SECOND_US)
-        if now.trusted and edge_us is not None and reached.wall_us < edge_us <= until_us:
-            reached = now.at(edge_us)
-        self._reached = reached
-        return reached
+        """The instant that a turn decides for: now, or a moment ahead."""
+        self._reached = decided_for(
+            now, self._reached, self._next_edge_us(), lead_seconds=self.lead_seconds
+        )
+        return self._reached
 
     def deadlines(self, now: Instant) -> list[float]:
         """The monotonic instants of the next turns that edges ask for."""
@@ -98,6 +93,18 @@ class Foresight:
         return self._db.next_edge_after(cursor[0] if cursor else 0)
 
 
+def decided_for(
+    now: Instant, reached: Instant | None, edge_us: int | None, *, lead_seconds: float
+) -> Instant:
+    """Now, or the instant of an edge that is as good as there; what was `reached` before is
+    not gone behind again, unless the clock was set back."""
+    latest = reached if reached is not None and _is_ahead(reached, now) else now
+    until_us = now.wall_us + round(lead_seconds * SECOND_US)
+    if now.trusted and edge_us is not None and latest.wall_us < edge_us <= until_us:
+        return now.at(edge_us)
+    return latest
+
+
 def _is_ahead(reached: Instant, now: Instant) -> bool:
     """By both clocks: while the host sleeps, only one of them stands still."""
     return reached.wall_us > now.wall_us and reached.monotonic_seconds > now.monotonic_seconds
@@ -107,10 +114,10 @@ def to_arm(
     starts_us: Sequence[int], now_us: int, *, ahead_seconds: float
 ) -> tuple[int, int | None]:
     """For how many of the starts that are near, earliest first, a worker has to be armed
-    by now, and the instant at which the next one has to be."""
-    for number, start_us in enumerate(starts_us):
-        before_seconds = ahead_seconds + number * ARM_SECONDS_PER_WORKER
-        arm_at_us = start_us - round(before_seconds * SECOND_US)
-        if arm_at_us > now_us:
-            return number, arm_at_us
-    return len(starts_us), None
+    by now, and the instant at which there has to be one more."""
+    arm_us = [
+        start_us - round((ahead_seconds + number * ARM_SECONDS_PER_WORKER) * SECOND_US)
+        for number, start_us in enumerate(starts_us)
+    ]
+    later_us = [at_us for at_us in arm_us if at_us > now_us]
+    return len(arm_us) - len(later_us), min(later_us, default=None)
