@@ -39,6 +39,9 @@ OPEN_RECORDS_PER_TURN_MAX = 500
 #: While more is pending than one exchange takes, the next one begins so much later: after an
 #: outage of weeks all of a fleet has much to say.
 BACKLOG_PAUSE_SECONDS = 1.0
+#: What has just changed is reported so much later: what starts has the host to itself till
+#: then, and what changes meanwhile goes along.
+REPORT_AFTER_SECONDS = 0.1
 
 
 class Backend:
@@ -55,6 +58,7 @@ class Backend:
         self._pull_wanted = False
         self._in_flight: dict[str, int] = {}
         self._backlog_until = 0.0  # on the monotonic clock
+        self._report_at = 0.0  # on the monotonic clock
         self._pulling_from = ""
         self._comparisons = 0
         self.reconfigure(settings)
@@ -149,8 +153,11 @@ class Backend:
             return None
         return MetaUpdate(etag=mark[0], digest=mark[1], source=mark[2])
 
-    def committed(self, now: Instant) -> None:
-        """The turn is on disk: if it held the last slice, the pull is done."""
+    def committed(self, now: Instant, *, changed_at: float | None) -> None:
+        """The turn is on disk: if it held the last slice, the pull is done. `changed_at`:
+        since when (monotonic) some status is another one."""
+        if changed_at is not None and self._report_at <= now.monotonic_seconds:
+            self._report_at = changed_at + REPORT_AFTER_SECONDS
         if self._applying is not None and self._applying.done:
             self._pull_done(self._applying, now)
             self._applying = None
@@ -170,7 +177,8 @@ class Backend:
             if self._pull_wanted:
                 deadlines.append(self._may_at(now, pull=True))
             if self._may_report():
-                deadlines.append(max(self._backlog_until, self._may_at(now, pull=False)))
+                wanted = max(self._backlog_until, self._report_at)
+                deadlines.append(max(wanted, self._may_at(now, pull=False)))
         return min((d for d in deadlines if d is not None), default=None)
 
     def _may_at(self, now: Instant, *, pull: bool) -> float:
@@ -218,7 +226,7 @@ class Backend:
                 now, etag=meta.etag if known else "", digest=meta.digest if known else ""
             )
         elif self._may_report() and self._sync.may(pull=False, now=now):
-            if now.monotonic_seconds >= self._backlog_until:
+            if now.monotonic_seconds >= max(self._backlog_until, self._report_at):
                 self._report(now)
         elif self.asked and not self.asked.done and self.asked.pulled:
             self._finish_asked()

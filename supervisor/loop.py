@@ -313,7 +313,8 @@ class Loop:
             for result in self._ended:
                 self.parts.pool.acknowledge(result.run_id)
             self.decider.forget_settled()
-            self.parts.backend.committed(self.now)
+            changed_at = turn.now.monotonic_seconds if committed.events else None
+            self.parts.backend.committed(self.now, changed_at=changed_at)
         if self.leaving is not None:
             self._ask_all_to_stop(self.leaving)
         else:
