@@ -26,7 +26,15 @@ from support.contract import (
 from support.daemon import Daemon, daemon_installation, entry, lives
 from support.halting import halted, start_halting
 from support.mounts import call, ext4, fill, frozen, mounted
-from support.processes import armed_workers, children_of, is_idle, state_of, synchronisers, zygote
+from support.processes import (
+    armed_workers,
+    children_of,
+    is_idle,
+    next_script,
+    state_of,
+    synchronisers,
+    zygote,
+)
 from support.wait import wait_for
 
 CONTRACT = Path(__file__).parents[2] / "docs" / "crash-contract.md"
@@ -134,6 +142,17 @@ def test_a_killed_armed_worker_is_replaced_and_costs_no_run(daemon: Daemon):
     hit(KILL, old)
     daemon.send([entry("a", -1, LONG)])
     daemon.wait_phase("a", "running")
+
+
+@row("next-script-killed")
+def test_what_a_worker_has_forked_ahead_is_forked_again_where_it_was_killed(daemon: Daemon):
+    daemon.start()
+    (worker,) = wait_for(lambda: armed_workers(daemon))
+    ahead = next_script(worker)
+    assert ahead is not None
+    hit(KILL, ahead)
+    daemon.send([entry("a", -1, LONG)])
+    assert daemon.wait_phase("a", "running")["run"]["workerPid"] == worker
 
 
 @row("armed-worker-stopped")

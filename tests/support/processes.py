@@ -19,9 +19,15 @@ def synchronisers(daemon: Daemon) -> list[int]:
 
 
 def armed_workers(daemon: Daemon) -> list[int]:
-    """Workers without a run: they have no title of a run, and no script."""
+    """Workers without a run: they have no title of a run, and what they forked ahead waits."""
     workers = [pid for pid in children_of(zygote(daemon)) if _is(pid, b"geosched: worker")]
-    return [pid for pid in workers if not children_of(pid)]
+    return [pid for pid in workers if next_script(pid)]
+
+
+def next_script(worker: int) -> int | None:
+    """What a worker without a run has forked ahead."""
+    waiting = (pid for pid in children_of(worker) if _is(pid, b"geosched: next script"))
+    return next(waiting, None)
 
 
 def is_idle(pid: int) -> bool:
