@@ -310,6 +310,7 @@ class Loop:
     # --- perform ------------------------------------------------------------------------
 
     def _perform(self, turn: Turn, committed: Committed | None) -> None:
+        self.parts.pool.committed(self.parts.clock.later(self.now))
         if committed is None:
             self._perform_stops_only(turn)
         else:
@@ -344,7 +345,7 @@ class Loop:
             self._perform_effect(effect, change.after)
 
     def _perform_effect(self, effect: Effect, record: Record) -> None:
-        pool, now = self.parts.pool, self.now
+        pool, now = self.parts.pool, self.parts.clock.later(self.now)
         match effect:
             case StopRun(run_id, reason):
                 pool.stop(run_id, reason, now)
@@ -357,11 +358,12 @@ class Loop:
                     pool.fail(run, EndCause.NO_SCRIPT, detail, now)
 
     def _ask_all_to_stop(self, leaving: Leaving) -> None:
+        now = self.parts.clock.later(self.now)
         for run_id, run in list(self.parts.pool.runs.items()):
             if run_id not in leaving.asked:
                 leaving.asked.add(run_id)
                 if run.stop is None:
-                    self.parts.pool.stop(run_id, StopReason.SHUTDOWN, self.now)
+                    self.parts.pool.stop(run_id, StopReason.SHUTDOWN, now)
 
     def _log_events(self, committed: Committed) -> None:
         for sequence, change in committed.events:

@@ -97,6 +97,11 @@ class Pool:
 
     # --- what the loop asks for ---------------------------------------------------------
 
+    def committed(self, now: Instant) -> None:
+        """Workers asked for from here on have their time from now on: the commit since
+        `gather` may have stalled for longer than all of it."""
+        self._now = now.monotonic_seconds
+
     def start(self, run: LiveRun) -> None:
         """Give the run to a worker that is ready, or to the next that will be."""
         run.last_beat = self.judge.seconds

@@ -220,7 +220,11 @@ class SimulatedDaemon:
         pool.oracle, pool.host = oracle, host
         backoff = Backoff(settings.daemon.runtime_dir / "backoff", now, chance=world.random.random)
         self.synchronisation = synchronisation = WatchedSynchronisation(
-            self.exchanges, children, address(settings.backend), backoff
+            self.exchanges,
+            children,
+            address(settings.backend),
+            backoff,
+            monotonic_seconds=clock.monotonic_seconds,
         )
         synchronisation.oracle, synchronisation.held_by = oracle, self.backend
         self.poller = poller = SimulatedPoller(world, oracle)
