@@ -132,7 +132,7 @@ class WatchedPool(Pool):
         every = [
             due
             for run in self.runs.values()
-            for due in run.deadlines(now.monotonic_seconds)
+            for due in run.deadlines(once_a_second)
             if due != once_a_second
         ]
         return min(every, default=None)
