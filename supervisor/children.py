@@ -8,6 +8,7 @@ import logging
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -63,8 +64,14 @@ class News:
 class Children:
     """Forks through the zygote, and replaces it when it is silent or dead."""
 
-    def __init__(self, start_zygote: Callable[[], Zygote]) -> None:
+    def __init__(
+        self,
+        start_zygote: Callable[[], Zygote],
+        *,
+        monotonic_seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._start_zygote = start_zygote
+        self._monotonic_seconds = monotonic_seconds
         self._epoll = select.epoll()
         self._children: dict[str, Child] = {}
         self._by_pidfd: dict[int, str] = {}
@@ -152,7 +159,7 @@ class Children:
         if self._zygote is None:
             if self._now < self._not_before:
                 return
-            self.start(self._now)
+            self.start(self._monotonic_seconds())
         assert self._zygote is not None
         while self._waiting:
             request = self._waiting[0]
@@ -165,7 +172,8 @@ class Children:
             self._asked.add(request.name)
             self._waiting.pop(0)
         if self._zygote_deadline is None:
-            self._zygote_deadline = self._now + ZYGOTE_SILENCE_SECONDS_MAX
+            # From now on: since the turn began, a commit may have stalled for longer.
+            self._zygote_deadline = self._monotonic_seconds() + ZYGOTE_SILENCE_SECONDS_MAX
 
     def _hear_zygote(self, news: News) -> None:
         if self._zygote is None:

@@ -9,7 +9,7 @@ synchronised now is trusted whatever it reads. What follows is the core's busine
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import RELEASED
 from ..ipc.instants import SECOND_US, format_instant, parse_instant
@@ -68,6 +68,13 @@ class Clock:
 
     def monotonic_seconds(self) -> float:
         return self._readings.monotonic_seconds()
+
+    def later(self, now: Instant) -> Instant:
+        """For what is asked for within a time, once a commit is over: one that stalled must
+        not have used that time up. Nothing is decided by it, so the wall clock stays; what
+        was decided for an instant ahead stays ahead."""
+        reading = max(now.monotonic_seconds, self.monotonic_seconds())
+        return replace(now, monotonic_seconds=reading)
 
     def wait_ends_in(self, now: Instant) -> float | None:
         """Seconds until an untrusted clock is believed all the same; None while it is."""

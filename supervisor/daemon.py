@@ -244,7 +244,11 @@ class Daemon:
         pool = Pool(workers, base.children, base.leftovers, judge)
         backoff = Backoff(base.runtime.backoff, now)
         synchronisation = Synchronisation(
-            exchanges, base.children, address(settings.backend), backoff
+            exchanges,
+            base.children,
+            address(settings.backend),
+            backoff,
+            monotonic_seconds=clock.monotonic_seconds,
         )
         upkeep = Upkeep(base.db, base.children, settings.daemon)
         self._opened.callback(upkeep.close)

@@ -1,11 +1,12 @@
 """A run while it lives: what the pool knows of it, none of which is stored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from ..ipc.messages import EndCause, Run, RunResult, StopReason
+from .core.liveness import look_seconds
 from .core.model import RunRow
 
 #: A run that no worker could be had for so long cannot be started.
@@ -60,8 +61,8 @@ class LiveRun:
             last_heartbeat_us=self.last_beat_us,
         )
 
-    def deadlines(self, now: float) -> Iterator[float]:
-        """The monotonic instants at which it has to be looked at again."""
+    def deadlines(self, look_at: float) -> Iterator[float]:
+        """The monotonic instants at which it has to be looked at again; `look_at` for silence."""
         if self.result is not None:
             return
         if self.stop_at is not None:
@@ -69,4 +70,9 @@ class LiveRun:
         if self.worker is None:
             yield self.asked_at + WORKER_WAIT_SECONDS_MAX
         else:
-            yield now + 1.0  # silence is judged once a second (law 16)
+            yield look_at  # law 16
+
+
+def looks_of(runs: Iterable[LiveRun]) -> float:
+    """How often to look whether one of them is silent."""
+    return look_seconds(run.heartbeat_timeout_seconds for run in runs if run.result is None)

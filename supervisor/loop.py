@@ -299,12 +299,14 @@ class Loop:
     # --- perform ------------------------------------------------------------------------
 
     def _perform(self, turn: Turn, committed: Committed | None) -> None:
+        at = self.parts.clock.later(turn.now)
+        self.parts.pool.committed(self.parts.clock.later(self.now))
         if committed is None:
-            self._perform_stops_only(turn)
+            self._perform_stops_only(turn, at)
         else:
             for change, won in zip(turn.changes, committed.won, strict=True):
                 if won:
-                    self._perform_effects(change, turn.now)
+                    self._perform_effects(change, at)
                 else:
                     self.agenda.look_again(self.now)
             self.parts.pool.hand_out()
@@ -326,37 +328,39 @@ class Loop:
         if self.control is not None:
             self.control.answer_waiting(self.now)
 
-    def _perform_stops_only(self, turn: Turn) -> None:
+    def _perform_stops_only(self, turn: Turn, at: Instant) -> None:
         """Law 4's one exception: a stop is carried out even when it cannot be recorded."""
         for change in turn.changes:
             for effect in change.effects:
                 if isinstance(effect, StopRun):
-                    self._perform_effect(effect, change.after, turn.now)
+                    self._perform_effect(effect, change.after, at)
 
-    def _perform_effects(self, change: Change, now: Instant) -> None:
-        self.agenda.note(change.after, now)
+    def _perform_effects(self, change: Change, at: Instant) -> None:
+        self.agenda.note(change.after, at)
         for effect in change.effects:
-            self._perform_effect(effect, change.after, now)
+            self._perform_effect(effect, change.after, at)
 
-    def _perform_effect(self, effect: Effect, record: Record, now: Instant) -> None:
+    def _perform_effect(self, effect: Effect, record: Record, at: Instant) -> None:
+        """`at` is a moment ahead where an edge is; pool and script wait for it."""
         pool = self.parts.pool
         match effect:
             case StopRun(run_id, reason):
-                pool.stop(run_id, reason, now)
+                pool.stop(run_id, reason, at)
             case StartRun():
-                run = self.parts.make_run(record, now)
+                run = self.parts.make_run(record, at)
                 if run.order.command:
                     pool.start(run)
                 else:
                     detail = f"no script is configured for the type {record.action.type!r}"
-                    pool.fail(run, EndCause.NO_SCRIPT, detail, now)
+                    pool.fail(run, EndCause.NO_SCRIPT, detail, at)
 
     def _ask_all_to_stop(self, leaving: Leaving) -> None:
+        now = self.parts.clock.later(self.now)
         for run_id, run in list(self.parts.pool.runs.items()):
             if run_id not in leaving.asked:
                 leaving.asked.add(run_id)
                 if run.stop is None:
-                    self.parts.pool.stop(run_id, StopReason.SHUTDOWN, self.now)
+                    self.parts.pool.stop(run_id, StopReason.SHUTDOWN, now)
 
     def _log_events(self, committed: Committed) -> None:
         for sequence, change in committed.events:

@@ -30,7 +30,7 @@ from ..ipc.sockets import Peer, ProtocolError, Server
 from .children import Child, Children, News
 from .core.liveness import JudgeClock, is_silent
 from .core.model import Instant
-from .liverun import WORKER_WAIT_SECONDS_MAX, LiveRun
+from .liverun import WORKER_WAIT_SECONDS_MAX, LiveRun, looks_of
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,11 @@ class Pool:
 
     # --- what the loop asks for ---------------------------------------------------------
 
+    def committed(self, now: Instant) -> None:
+        """Workers asked for from here on have their time from now on: the commit since
+        `gather` may have stalled for longer than all of it."""
+        self._now = now.monotonic_seconds
+
     def start(self, run: LiveRun) -> None:
         """The run waits for `hand_out`."""
         run.last_beat = self.judge.seconds
@@ -162,7 +167,7 @@ class Pool:
         self._end_hung_workers(now)
         for name in (*news.gone, *news.failed):
             self._lost(name)
-        self.judge.tick(now.monotonic_seconds)
+        self.judge.tick(now.monotonic_seconds, looks_of(self.runs.values()))
         for run in list(self.runs.values()):
             self._watch(run, now)
         self.hand_out()
@@ -171,8 +176,8 @@ class Pool:
 
     def next_deadline(self, now: Instant) -> float | None:
         """The monotonic instant at which some run has to be looked at again."""
-        at = now.monotonic_seconds
-        deadlines = [due for run in self.runs.values() for due in run.deadlines(at)]
+        look_at = now.monotonic_seconds + looks_of(self.runs.values())
+        deadlines = [due for run in self.runs.values() for due in run.deadlines(look_at)]
         return min(deadlines, default=None)
 
     @property

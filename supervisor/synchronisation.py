@@ -6,7 +6,7 @@ neither statuses nor daemonDB. A snapshot is handed on only when it is whole.
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -97,11 +97,14 @@ class Synchronisation:
         children: Children,
         address: BackendAddress,
         backoff: Backoff,
+        *,
+        monotonic_seconds: Callable[[], float],
     ) -> None:
         self.server = server
         self.address = address
         self.backoff = backoff
         self.bad_messages = 0
+        self._monotonic_seconds = monotonic_seconds
         self._children = children
         self._exchange: _Exchange | None = None
         self._count = 0
@@ -118,10 +121,10 @@ class Synchronisation:
         return not self.busy and self.backoff.may(pull=pull, now=now)
 
     def pull(self, now: Instant, *, etag: str, digest: str) -> None:
-        self._begin(Pull(self._next(), self._address(now), now.wall_us, etag, digest), now)
+        self._begin(Pull(self._next(), self._address(now), now.wall_us, etag, digest))
 
     def report(self, reports: Iterable[Report], now: Instant) -> None:
-        self._begin(Send(self._next(), self._address(now), tuple(reports)), now)
+        self._begin(Send(self._next(), self._address(now), tuple(reports)))
 
     def _address(self, now: Instant) -> BackendAddress:
         return replace(self.address, clock_believed=now.believed)
@@ -155,10 +158,12 @@ class Synchronisation:
         self._count += 1
         return self._count
 
-    def _begin(self, message: Pull | Send, now: Instant) -> None:
+    def _begin(self, message: Pull | Send) -> None:
+        """Its time counts from now, not from the turn's reading: a commit that came between
+        may have stalled for longer than all of it."""
         assert self._exchange is None
         timeout = self.address.timeout_seconds + EXCHANGE_MARGIN_SECONDS
-        self._exchange = _Exchange(self._count, message, now.monotonic_seconds + timeout)
+        self._exchange = _Exchange(self._count, message, self._monotonic_seconds() + timeout)
         self._carry_on()
 
     def _carry_on(self) -> None:

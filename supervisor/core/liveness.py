@@ -5,10 +5,18 @@ counts next to nothing, so neither a suspended host, nor a stopped daemon, nor a
 makes a healthy run look dead.
 """
 
-#: While runs live there is a turn every second: a longer gap is not the workers' doing.
-GAP_SECONDS_MAX = 1.5
+from collections.abc import Iterable
+
+#: While runs live there is a turn so often, and a gap so much longer is not the workers' doing.
+LOOK_SECONDS_MAX = 1.0
+LONG_GAP_LOOKS = 1.5
 #: What such a gap counts; not nothing, so that a loop that is always late still judges.
 LONG_GAP_COUNTED_SECONDS = 0.25
+
+
+def look_seconds(timeouts_seconds: Iterable[float]) -> float:
+    """How often to look for silence; so often that of no time-out one gap is the most."""
+    return min([LOOK_SECONDS_MAX, *(timeout / 3 for timeout in timeouts_seconds)])
 
 
 class JudgeClock:
@@ -18,11 +26,12 @@ class JudgeClock:
         self._last = monotonic_seconds
         self.seconds = 0.0
 
-    def tick(self, monotonic_seconds: float) -> None:
-        """Once a turn, before anyone is judged and after all sockets are drained."""
+    def tick(self, monotonic_seconds: float, looks: float = LOOK_SECONDS_MAX) -> None:
+        """Once a turn, before anyone is judged and after all sockets are drained. `looks` is
+        `look_seconds` of all that live."""
         gap = monotonic_seconds - self._last
-        long = gap > GAP_SECONDS_MAX
-        self.seconds += LONG_GAP_COUNTED_SECONDS if long else min(max(gap, 0.0), 1.0)
+        long = gap > looks * LONG_GAP_LOOKS
+        self.seconds += LONG_GAP_COUNTED_SECONDS if long else min(max(gap, 0.0), looks)
         self._last = monotonic_seconds
 
 

@@ -143,7 +143,7 @@ class WatchedPool(Pool):
         every = [
             due
             for run in self.runs.values()
-            for due in run.deadlines(now.monotonic_seconds)
+            for due in run.deadlines(once_a_second)
             if due != once_a_second
         ]
         return min(every, default=None)
@@ -231,7 +231,11 @@ class SimulatedDaemon:
         pool.oracle, pool.host = oracle, host
         backoff = Backoff(settings.daemon.runtime_dir / "backoff", now, chance=world.random.random)
         self.synchronisation = synchronisation = WatchedSynchronisation(
-            self.exchanges, children, address(settings.backend), backoff
+            self.exchanges,
+            children,
+            address(settings.backend),
+            backoff,
+            monotonic_seconds=clock.monotonic_seconds,
         )
         synchronisation.oracle, synchronisation.held_by = oracle, self.backend
         self.poller = poller = SimulatedPoller(world, oracle)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from geosched.ipc.instants import SECOND_US, format_instant
 from geosched.supervisor.settings import BackendSettings, DaemonSettings
+from msgspec.structs import replace
 
 from .stage import DAY, HOUR, Stage, simulated
 from .world import BEGIN_US, KilledError, World
@@ -121,6 +122,65 @@ def test_s06_nothing_is_forgotten_while_a_snapshot_that_may_hold_it_is_applied(s
     daemon.loop.parts.upkeep.look_for_old()
     turn_until(stage, lambda: asked.done)
     assert statuses(stage)["old"] == "WONT_START"
+
+
+def test_an_exchange_that_follows_a_stalled_commit_has_all_of_its_time(stage: Stage):
+    impatient = replace(stage.settings.backend, timeout_seconds=2.5)
+    stage.settings = replace(stage.settings, backend=impatient)
+    daemon = stage.start_daemon()
+    pull(stage)
+    send(stage, "a", begins=-2 * HOUR, ends=-HOUR)
+    stage.host.slow_commits = 1  # of the snapshot; the report begins right after it
+    asked = daemon.loop.parts.backend.ask()
+    turn_until(stage, lambda: asked.done)
+    assert stage.host.stalled_us > 0
+    assert (asked.error, asked.counts.reported) == (None, 1)
+
+
+def test_an_exchange_that_follows_stalled_reports_has_all_of_its_time(stage: Stage):
+    impatient = replace(stage.settings.backend, timeout_seconds=2.5)
+    stage.settings = replace(stage.settings, backend=impatient)
+    daemon = stage.start_daemon()
+    send(stage, "a", begins=-2 * HOUR, ends=-HOUR)
+    asked = daemon.loop.parts.backend.ask()
+    turn_until(stage, lambda: daemon.db.outbox_depth > 0)
+    stage.host.slow_commits = 1  # that settles the report; the pull begins right after it
+    daemon.loop.parts.backend.want_pull()
+    turn_until(stage, lambda: asked.done)
+    assert stage.host.stalled_us > 0
+    assert asked.error is None
+
+
+def test_s13_a_stop_that_follows_a_stalled_commit_leaves_the_script_its_grace(stage: Stage):
+    """The disk stalls for longer than that grace and all that is granted beyond it."""
+    daemon = stage.start_daemon()
+    send(stage, "a", begins=0, ends=HOUR)
+    stage.backend.entries["a"]["type"] = "again"
+    pull(stage)
+    runs = daemon.loop.parts.pool.runs
+    turn_until(stage, lambda: any(run.script_pid for run in runs.values()))
+    (run,) = runs.values()
+    stage.host.slow_commits = 1
+    stage.oracle.stop_is_asked("a")
+    daemon.loop.ask_stop("a")
+    turn_until(stage, lambda: run.stop is not None)
+    assert stage.host.stalled_us > 0
+    asked = daemon.loop.parts.clock.monotonic_seconds()
+    assert run.stuck_at is not None
+    assert run.stuck_at - asked >= run.order.stop_grace_seconds
+
+
+def test_workers_that_are_asked_for_after_a_stalled_commit_are_waited_for(stage: Stage):
+    """As long as ever: none is asked for besides, and none is killed as one that hangs."""
+    none_spare = replace(stage.settings.daemon, spare_workers=0)
+    stage.settings = replace(stage.settings, daemon=none_spare)
+    daemon = stage.start_daemon()
+    send(stage, "a", begins=0, ends=HOUR)
+    stage.host.slow_commits = 1
+    daemon.loop.parts.backend.ask()
+    turn_until(stage, lambda: stage.host.scripts != {})
+    assert stage.host.stalled_us > 0
+    assert len(stage.host.workers) == 1
 
 
 def test_s08_half_of_a_snapshot_is_not_left_when_the_backend_is_as_it_was_before(stage: Stage):

@@ -5,7 +5,12 @@ from collections import Counter
 
 import pytest
 from geosched.ipc.instants import LAST_US, SECOND_US
-from geosched.supervisor.core.liveness import LONG_GAP_COUNTED_SECONDS, JudgeClock, is_silent
+from geosched.supervisor.core.liveness import (
+    LONG_GAP_COUNTED_SECONDS,
+    JudgeClock,
+    is_silent,
+    look_seconds,
+)
 from geosched.supervisor.core.model import Hold
 from geosched.supervisor.core.restart import (
     JITTER,
@@ -204,6 +209,24 @@ def test_a_stopped_daemon_does_not_make_a_healthy_worker_silent():
     clock.tick(3600.0)
     assert not is_silent(beat, clock.seconds, timeout_seconds=1.0)
     assert clock.seconds == LONG_GAP_COUNTED_SECONDS
+
+
+@given(st.floats(1.0, 3600.0), st.floats(0.0, 1e6))
+def test_no_pause_of_the_daemon_alone_makes_a_healthy_worker_silent(timeout_seconds, pause):
+    """What beat meanwhile may be heard only in the turn after."""
+    between_beats = min(5.0, timeout_seconds / 3)
+    looks = look_seconds([timeout_seconds])
+    clock = JudgeClock(0.0)
+    beat = clock.seconds
+    clock.tick(between_beats, looks)
+    clock.tick(between_beats + pause, looks)
+    assert not is_silent(beat, clock.seconds, timeout_seconds=timeout_seconds)
+
+
+def test_runs_are_looked_at_once_a_second_or_three_times_within_a_short_time_out():
+    assert look_seconds([]) == 1.0
+    assert look_seconds([15.0, 3.0]) == 1.0
+    assert look_seconds([15.0, 1.5]) == 0.5
 
 
 def test_silence_counts_from_the_last_beat_and_only_beyond_the_time_out():
