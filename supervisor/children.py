@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 ZYGOTE_SILENCE_SECONDS_MAX = 2.0
 #: How long the daemon that stops waits for it, so that nothing of it is left then.
 ZYGOTE_LEAVES_SECONDS_MAX = 1.0
+CHILDREN_LEAVE_SECONDS_MAX = 1.0
 #: One that dies at once is not started again more often than that.
 ZYGOTE_RESTART_SECONDS = 1.0
 #: What the zygote's full socket did not take is offered again so soon.
@@ -142,6 +143,14 @@ class Children:
                 return
 
     def close(self) -> None:
+        """Let go of all of them. Those that were told to leave are waited for, but not long,
+        so that a daemon that has stopped has nothing of its own left."""
+        if self._zygote is not None:
+            self._epoll.unregister(self._zygote.fileno())
+        deadline = self._monotonic_seconds() + CHILDREN_LEAVE_SECONDS_MAX
+        while self._children and (left := deadline - self._monotonic_seconds()) > 0:
+            for descriptor, _ in self._epoll.poll(left, EVENTS_PER_TURN_MAX):
+                self._forget(self._by_pidfd[descriptor])
         for name in list(self._children):
             self._forget(name)
         if self._zygote is not None:
