@@ -55,10 +55,11 @@ WAIT_SECONDS_MAX = 60.0
 def main(name: str, endpoint: str, world: World) -> int:
     """Be the worker `name`, in a process of its own; its exit status."""
     become_subreaper()
+    group = _join(world.containment.group(name))
+    # As early as can be: what is written to until then is copied twice.
+    preforked = _prefork()
     setproctitle("geosched: worker")
     declare(world.runtime, Kind.WORKER, name)
-    group = _join(world.containment.group(name))
-    preforked = _prefork()
     context = new_context()
     connection: Connection[ToWorker, FromWorker] = Connection(
         context,
