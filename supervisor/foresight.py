@@ -74,9 +74,11 @@ class Foresight:
         """Have workers ready for the starts that are near, never more than may run."""
         most = min(free, ARMED_AT_ONCE_MAX)
         horizon_us = round((ahead_seconds + most * ARM_SECONDS_PER_WORKER) * SECOND_US)
-        running = {action_key(run.action_id) for run in self._pool.runs.values()}
-        limit = most + len(running) if most and now.trusted else 0
-        near = self._db.due(self._agenda.cursor, now.wall_us + horizon_us, limit) if limit else []
+        near: list[tuple[int, bytes]] = []
+        if most and now.trusted:
+            limit = most + len(self._pool.runs)  # the ends of those are among them
+            near = self._db.due(self._agenda.cursor, now.wall_us + horizon_us, limit)
+        running = {action_key(run.action_id) for run in self._pool.runs.values()} if near else ()
         starts = [edge_us for edge_us, key in near if key not in running]
         self._starts = starts.count(near[0][0]) if near else 0
         count, self._arm_at_us = to_arm(starts, now.wall_us, ahead_seconds=ahead_seconds)
