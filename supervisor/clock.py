@@ -9,7 +9,8 @@ synchronised now is trusted whatever it reads. What follows is the core's busine
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from .. import RELEASED
 from ..ipc.instants import SECOND_US, format_instant, parse_instant
@@ -23,8 +24,7 @@ STEP_SECONDS_MIN = 0.5
 RELEASED_US = parse_instant(RELEASED)
 
 
-@dataclass(frozen=True, slots=True)
-class Readings:
+class Readings(msgspec.Struct, frozen=True):
     """Where the time is read: the host's clocks, unless somebody simulates a host."""
 
     wall_us: Callable[[], int] = lambda: time.time_ns() // 1000

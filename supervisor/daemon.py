@@ -14,8 +14,9 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from .. import __version__
 from ..ipc.control import Call, Reply
@@ -109,8 +110,7 @@ def _check(settings: Settings) -> int:
     return EXIT_SETTINGS if problems else EXIT_STOPPED
 
 
-@dataclass(slots=True)
-class _Foundation:
+class _Foundation(msgspec.Struct):
     """What is there before anything is decided."""
 
     runtime: Runtime

@@ -1,8 +1,8 @@
 """A run while it lives: what the pool knows of it, none of which is stored."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from ..ipc.messages import EndCause, Run, RunResult, StopReason
@@ -12,8 +12,7 @@ from .core.model import RunRow
 WORKER_WAIT_SECONDS_MAX = 60.0
 
 
-@dataclass(slots=True)
-class LiveRun:
+class LiveRun(msgspec.Struct):
     """`last_beat` is a reading of the judge's clock; other instants without a unit in their
     name are monotonic seconds."""
 

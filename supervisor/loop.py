@@ -6,7 +6,6 @@ the only place where the daemon waits, and it ends at the next edge or deadline.
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -294,7 +293,7 @@ class Loop:
         if row is None or live is None or row.ended_us is None:
             return change
         self.output_lost_bytes += live.result.output_lost_bytes if live.result else 0
-        return dataclasses.replace(change, run=live.completed(row))
+        return replace(change, run=live.completed(row))
 
     def _store_failed(self, error: StoreError) -> None:
         if self.degraded != str(error):

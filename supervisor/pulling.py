@@ -8,7 +8,8 @@ none. A crash in between merely pulls again, because the mark is written with th
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..ipc.actions import Action
 from .core.model import Change, Record
@@ -22,8 +23,7 @@ ENTRIES_PER_TURN_MAX = 200
 QUARANTINE_SHOWN_MAX = 10
 
 
-@dataclass(slots=True)
-class Applying:
+class Applying(msgspec.Struct):
     """A snapshot on its way into daemonDB. `counts` is what it has done so far.
 
     `open_ids(cursor)` pages through all records that are not terminal, `ended(cursor)`
@@ -34,10 +34,10 @@ class Applying:
     snapshot: Snapshot
     open_ids: Callable[[str], tuple[list[Record], str]]
     ended: Callable[[bytes], tuple[list[tuple[bytes, bool]], bytes]]
-    counts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
-    seen: set[bytes] = field(default_factory=set)
-    differing: deque[Action] = field(default_factory=deque)
-    missing: deque[Record] = field(default_factory=deque)
+    counts: dict[Verdict, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Verdict, 0))
+    seen: set[bytes] = msgspec.field(default_factory=set)
+    differing: deque[Action] = msgspec.field(default_factory=deque)
+    missing: deque[Record] = msgspec.field(default_factory=deque)
     cursor: str = ""
     ended_cursor: bytes = b""
     sent_done: bool = False

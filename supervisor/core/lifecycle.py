@@ -11,9 +11,9 @@ and S5. While the clock is not trusted (S19), windows count as open and not yet 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import assert_never
 
+import msgspec
 from msgspec.structs import replace
 
 from ...ipc.actions import Action, ExecutionStatus
@@ -48,8 +48,7 @@ from .restart import RestartPolicy
 _NEVER_RESTART = RestartPolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """What decisions depend on besides the record, the event and the time.
 
     `generation` is that of the store: run ids contain it, so that a result kept for an
@@ -57,7 +56,7 @@ class Rules:
     """
 
     generation: str
-    policies: Mapping[str, RestartPolicy] = field(default_factory=dict)
+    policies: Mapping[str, RestartPolicy] = msgspec.field(default_factory=dict)
 
     def policy(self, action: Action) -> RestartPolicy:
         return self.policies.get(action.type, _NEVER_RESTART)

@@ -7,7 +7,6 @@ microseconds since 1970 UTC (`_us`), durations are seconds.
 """
 
 import enum
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
@@ -162,41 +161,35 @@ class StatusChange(msgspec.Struct, frozen=True, array_like=True):
 # --- events: what happened --------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True):
     """The newest snapshot holds the action, like this."""
 
     action: Action
 
 
-@dataclass(frozen=True, slots=True)
-class Absent:
+class Absent(msgspec.Struct, frozen=True):
     """The newest snapshot does not hold it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(msgspec.Struct, frozen=True):
     """Time has come to look: an edge passed, a slot is free, or a hold may be over."""
 
     slot_free: bool
     hold_over: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class StopAsked:
+class StopAsked(msgspec.Struct, frozen=True):
     """An operator wants it stopped."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunEnded:
+class RunEnded(msgspec.Struct, frozen=True):
     """A run and all it left behind are gone. `daemon_leaving`: seen during shutdown."""
 
     result: RunResult
     daemon_leaving: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonStarted:
+class DaemonStarted(msgspec.Struct, frozen=True):
     """No run lives any more (S1). `kept` is the result that its worker left on disk."""
 
     kept: RunResult | None
@@ -208,13 +201,11 @@ Event: TypeAlias = Sent | Absent | Due | StopAsked | RunEnded | DaemonStarted
 # --- what a decision is -----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StartRun:
+class StartRun(msgspec.Struct, frozen=True):
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopRun:
+class StopRun(msgspec.Struct, frozen=True):
     run_id: str
     reason: StopReason
 
@@ -222,8 +213,7 @@ class StopRun:
 Effect: TypeAlias = StartRun | StopRun
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """From one record to its successor, and what has to be done once that is on disk.
 
     `before` is None for an action not known until now. `run` is the row of the run that
@@ -258,8 +248,7 @@ class Change:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Instant:
+class Instant(msgspec.Struct, frozen=True):
     """The clocks, read once a turn.
 
     `wall_us` decides about windows, and only while `trusted` (S19); a clock that is not

@@ -8,14 +8,13 @@ opened at all was found out before, by `opening.py`.
 """
 
 import contextlib
-import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from ...ipc.actions import ExecutionStatus
@@ -42,8 +41,7 @@ MAP_BYTES = 64 * 1024**2
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True):
     """Which changes won their compare-and-swap, the events that came of them, and the runs
     that made room for newer ones in the history: their output is of no use any more."""
 
@@ -52,8 +50,7 @@ class Committed:
     runs_forgotten: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(msgspec.Struct, frozen=True):
     """Actions that were removed, the runs that went with them, and where to look on."""
 
     actions: int
@@ -61,8 +58,7 @@ class Forgotten:
     cursor: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(msgspec.Struct, frozen=True):
     """What is held in memory of the store; replaced when a transaction is committed."""
 
     meta: Meta
@@ -143,7 +139,7 @@ class DaemonDB:
 
     def room(self) -> Room:
         """How full it is."""
-        every = [getattr(self._tables, field.name) for field in fields(Tables)]
+        every = [getattr(self._tables, name) for name in Tables.__struct_fields__]
         return self._read(lambda txn: environment.room(self._env, txn, every))
 
     @property
@@ -352,7 +348,7 @@ class DaemonDB:
             if status is not None:
                 counts[status] -= 1
             runs += self._history.ids_of(gone)
-        return runs, dataclasses.replace(self._known, counts=counts)
+        return runs, replace(self._known, counts=counts)
 
     # --- after damage -------------------------------------------------------------------
 

@@ -6,7 +6,6 @@
 import enum
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ def _look_inside(env: Any, place: Path) -> Examination:
             return Examination(Condition.NEWER if newer else Condition.DAMAGED, str(error))
     tables = Tables.open(lambda name: environment.existing_table(env, name))
     older = number < migrations.FORMAT
-    missing = [f.name for f in fields(Tables) if getattr(tables, f.name) is None]
+    missing = [name for name in Tables.__struct_fields__ if getattr(tables, name) is None]
     if missing and not older:
         return Examination(Condition.DAMAGED, f"it has no table {', '.join(missing)}")
     with env.begin() as txn:
