@@ -44,7 +44,7 @@ from .rules import address, live_run, rules_of
 from .servicemanager import ServiceManager
 from .settings import Settings, SettingsError, load, needs_restart
 from .store.daemondb import DaemonDB, StoreError
-from .store.opening import open_store
+from .store.opening import begin_examination, open_store
 from .sweep import Leftovers
 from .synchronisation import Synchronisation
 from .upkeep import Upkeep
@@ -154,7 +154,8 @@ class Daemon:
     # --- start --------------------------------------------------------------------------
 
     def _found(self) -> _Foundation:
-        """Locks, signals, zygote, sweep, store."""
+        """Locks, signals, sweep, zygote, store (law 15). The store is looked at, and the zygote
+        begins, while this process has other things to do or to wait for."""
         daemon = self.settings.daemon
         runtime = Runtime(daemon.runtime_dir)
         for directory in (daemon.state_dir, daemon.runtime_dir):
@@ -162,16 +163,19 @@ class Daemon:
         make_directories(runtime)
         wakeup = self._record_signals()
         become_subreaper()
+        examination = begin_examination(daemon.state_dir)
         leftovers = Leftovers(runtime, daemon.state_dir)
         leftovers.sweep()
         self._opened.callback(leftovers.close)
         children = self._children(runtime, leftovers.instance)
+        children.start(time.monotonic())
         db = open_store(
             daemon.state_dir,
             now_us=time.time_ns() // 1000,
             map_bytes=daemon.map_size_bytes,
             lock=runtime.store_lock,
             say=self.manager.busy,
+            begun=examination,
         )
         self._opened.callback(db.close)
         return _Foundation(runtime, leftovers, children, db, wakeup)
@@ -239,7 +243,6 @@ class Daemon:
             must_synchronise=settings.daemon.clock_must_sync,
         )
         now = clock.read()
-        base.children.start(now.monotonic_seconds)
         judge = JudgeClock(now.monotonic_seconds)
         pool = Pool(workers, base.children, base.leftovers, judge)
         backoff = Backoff(base.runtime.backoff, now)

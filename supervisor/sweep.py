@@ -66,7 +66,8 @@ class Leftovers:
         while clean < CLEAN_ROUNDS and time.monotonic() - begun < SWEEP_SECONDS_MAX:
             waited = time.monotonic() - begun
             clean = clean + 1 if self._round(patient=waited < WORKERS_LEAVE_SECONDS) else 0
-            time.sleep(ROUND_SECONDS)
+            if clean < CLEAN_ROUNDS:
+                time.sleep(ROUND_SECONDS)
         # A script that we killed did not end of itself, whatever its worker thought.
         self._ended_by_us -= before
         if clean < CLEAN_ROUNDS:

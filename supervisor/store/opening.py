@@ -16,6 +16,7 @@ from . import environment, incidents, storechild, storefile
 from .daemondb import MAP_BYTES, DaemonDB
 from .examination import Condition, Examination
 from .incidents import Incident
+from .storechild import StoreChild
 from .storefile import Places, StoreError, StoreErrorKind
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,17 @@ BACKUP_SECONDS_MAX = 300.0
 Say: TypeAlias = Callable[[str, float], None]
 
 
+def begin_examination(state_dir: Path) -> StoreChild | None:
+    """Have the store looked at while other things are done, by whoever may change it: nobody
+    does, until it is opened. None where that cannot be begun; `open_store` will say why."""
+    places = Places(state_dir)
+    try:
+        places.prepare()
+        return storechild.begin_to_examine(places.store)
+    except (StoreError, OSError):
+        return None
+
+
 def open_store(
     state_dir: Path,
     *,
@@ -33,8 +45,10 @@ def open_store(
     map_bytes: int = MAP_BYTES,
     lock: Path | None = None,
     say: Say = lambda *_: None,
+    begun: StoreChild | None = None,
 ) -> DaemonDB:
-    """`lock` is where LMDB's lock file is kept, if not beside the data.
+    """`lock` is where LMDB's lock file is kept, if not beside the data; `begun` an examination
+    that is under way.
 
     Raises `StoreError` for a store that is newer than this software, which is left as it is,
     and where the disk does not even take another.
@@ -43,7 +57,8 @@ def open_store(
     with environment.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
         places.prepare()
         say("examining daemonDB", storechild.EXAMINE_SECONDS_MAX)
-        found = storechild.examine(places.store)
+        child = begun or storechild.begin_to_examine(places.store)
+        found = storechild.examination(child, places.store)
         match found.condition:
             case Condition.NEWER:
                 raise StoreError(f"cannot use {places.store}: {found.detail}")
