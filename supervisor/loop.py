@@ -66,7 +66,7 @@ class Leaving:
 
 @dataclass(slots=True)
 class Parts:
-    """What the loop turns: made by `daemon.py`, closed there in reverse order."""
+    """What the loop turns: made by `service.py`, closed there in reverse order."""
 
     db: DaemonDB
     clock: Clock

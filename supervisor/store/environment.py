@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import lmdb
-import lmdb.verify
 import msgspec
 
 from . import storefile
@@ -146,6 +145,8 @@ def verify(place: Path) -> str:
     """
     if sys.maxsize < 2**32:
         return ""
+    import lmdb.verify  # only here: a daemon that works has no use for it
+
     check: Callable[[str], list[str]] = lmdb.verify.verify
     try:
         problems = check(str(place))

@@ -3,17 +3,15 @@
 `opening.py`'s.
 """
 
-import enum
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from ..core.model import Record
 from . import environment, migrations, pages, rows, salvage, storefile, storemeta
 from .ended import row_of
+from .findings import Condition, Examination, both
 from .records import KEY_BYTES, edge_key
 from .storefile import StoreError
 from .storemeta import META_KEY
@@ -25,40 +23,10 @@ FAULTS_MAX = 100
 INDEXES = ("due", "ended")
 
 
-class Condition(enum.StrEnum):
-    NEW = "new"  # nothing was ever kept here
-    SOUND = "sound"
-    OLDER = "older"  # sound, and of a format that will be migrated
-    NEWER = "newer"  # not to be touched by this software
-    LOST = "lost"  # a store was here, and is no more
-    DAMAGED = "damaged"
-
-
-class Examination(msgspec.Struct, frozen=True):
-    """`detail` is for people. `damaged` are values that are not what was written, by table
-    and key: they cost themselves, and not the store. `faults` are rows of indexes that do not
-    agree with the records; the indexes are made anew then."""
-
-    condition: Condition
-    detail: str = ""
-    damaged: tuple[tuple[str, bytes], ...] = ()
-    faults: tuple[str, ...] = ()
-
-    @property
-    def usable(self) -> bool:
-        return self.condition in (Condition.SOUND, Condition.OLDER)
-
-
 def examine(place: Path) -> Examination:
     """Raises `StoreError` where it cannot be looked at; does not return where it is such that
     LMDB ends the process."""
     return both(examine_structure(place), lambda: examine_contents(place))
-
-
-def both(structure: Examination, contents: Callable[[], Examination]) -> Examination:
-    """What is said of a file by its structure and, where that is good, by its contents. The
-    two may be looked at at once, in two processes."""
-    return contents() if structure.usable else structure
 
 
 def examine_structure(place: Path) -> Examination:

@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 
 from ...workers.linux import set_parent_death_signal
-from .examination import Examination, both, examine_contents, examine_structure
+from .examination import examine_contents, examine_structure
+from .findings import Examination, both
 from .storefile import StoreError
 
 SECONDS_MAX = 3600

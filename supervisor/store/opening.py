@@ -14,7 +14,7 @@ from typing import TypeAlias
 from ...ipc.instants import format_instant
 from . import environment, incidents, storechild, storefile
 from .daemondb import MAP_BYTES, DaemonDB
-from .examination import Condition, Examination
+from .findings import Condition, Examination
 from .incidents import Incident
 from .storechild import StoreChild
 from .storefile import Places, StoreError, StoreErrorKind
@@ -25,17 +25,6 @@ BACKUP_SECONDS_MAX = 300.0
 
 #: Tells somebody that waits what is being done, and how many seconds it may take.
 Say: TypeAlias = Callable[[str, float], None]
-
-
-def begin_examination(state_dir: Path) -> StoreChild | None:
-    """Have the store looked at while other things are done, by whoever may change it: nobody
-    does, until it is opened. None where that cannot be begun; `open_store` will say why."""
-    places = Places(state_dir)
-    try:
-        places.prepare()
-        return storechild.begin_to_examine(places.store)
-    except (StoreError, OSError):
-        return None
 
 
 def open_store(
@@ -57,8 +46,11 @@ def open_store(
     with environment.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
         places.prepare()
         say("examining daemonDB", storechild.EXAMINE_SECONDS_MAX)
-        child = begun or storechild.begin_to_examine(places.store)
-        found = storechild.examination(child, places.store)
+        found = (
+            storechild.examine(places.store)
+            if begun is None
+            else storechild.examination(begun, places.store)
+        )
         match found.condition:
             case Condition.NEWER:
                 raise StoreError(f"cannot use {places.store}: {found.detail}")

@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 
 from ...workers.spawn import ENVIRONMENT_ALLOWED
-from .examination import Condition, Examination
+from .findings import Condition, Examination
 from .incidents import Incident
-from .storefile import StoreError, StoreErrorKind
+from .storefile import Places, StoreError, StoreErrorKind
 
 #: What LMDB and the kernel end a process with that meets a damaged file (fact 3).
 _KILLED_BY_DAMAGE = frozenset({signal.SIGBUS, signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE})
@@ -126,12 +126,18 @@ def _why(answer: Answer, verb: str | Path, place: str | Path) -> str:
 
 def examine(place: Path) -> Examination:
     """Whatever the file does to whoever opens it. Raises `StoreError`."""
-    return examination(begin_to_examine(place), place)
+    return examination(StoreChild(place, tool=_EXAMINER), place)
 
 
-def begin_to_examine(place: Path) -> StoreChild:
-    """Raises `OSError`."""
-    return StoreChild(place, tool=_EXAMINER)
+def begin_to_examine(state_dir: Path) -> StoreChild | None:
+    """Have a store looked at while other things are done, before it is opened. None where
+    that cannot be begun: whoever opens the store will say why."""
+    places = Places(state_dir)
+    try:
+        places.prepare()
+        return StoreChild(places.store, tool=_EXAMINER)
+    except (StoreError, OSError):
+        return None
 
 
 def examination(child: StoreChild, place: Path) -> Examination:
