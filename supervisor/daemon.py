@@ -57,11 +57,11 @@ def _run(options: argparse.Namespace) -> int:
             log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
         preflight.prepare_directories(settings)
         with contextlib.ExitStack() as opened:
-            base = foundation.lay(settings, opened, log_level=options.log_level)
-            # Not earlier: what it imports takes as long as to look at the store.
+            base = foundation.lay(settings, opened)
+            # Not earlier: what it imports takes as long as the pause that it is imported in.
             from .service import Service
 
-            Service(settings, opened, base).run()
+            Service(settings, opened, base, log_level=options.log_level).run()
         return EXIT_STOPPED
     except SettingsError as error:
         log.error("%s", error)

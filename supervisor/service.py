@@ -13,9 +13,11 @@ from ..ipc.control import Call, Reply
 from ..ipc.messages import FromSynchroniser, FromWorker, ToSynchroniser, ToWorker
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.linux import open_clock_set_timer
+from ..workers.spawn import Zygote
 from . import preflight
 from .backend import Backend
 from .backoff import Backoff
+from .children import Children
 from .clock import Clock
 from .control import Control
 from .core.liveness import JudgeClock
@@ -41,16 +43,27 @@ class Service:
     """Everything that one run of the daemon opens upon its foundation; `opened` closes it in
     reverse."""
 
-    def __init__(self, settings: Settings, opened: contextlib.ExitStack, base: Foundation) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        opened: contextlib.ExitStack,
+        base: Foundation,
+        *,
+        log_level: str,
+    ) -> None:
         self.settings = settings
         self.manager = base.manager
         self._base = base
+        self._log_level = log_level
         self._opened = opened
 
     def run(self) -> None:
         """Until the daemon is to leave. Raises `StoreError`."""
         base = self._base
-        loop = self._loop(base, self._open_store(base))
+        base.leftovers.sweep()
+        children = self._children(base)
+        children.start(time.monotonic())  # it begins while the store is waited for
+        loop = self._loop(base, self._open_store(base), children)
         recover_runs(loop, base.leftovers)
         self._open_control(loop, base)
         rounds = Rounds(loop, self.manager)
@@ -68,6 +81,26 @@ class Service:
         self._leave(loop)
 
     # --- start --------------------------------------------------------------------------
+
+    def _children(self, base: Foundation) -> Children:
+        """The lifeline: only this process holds its write end, so that its end, however
+        it comes about, is seen by every worker (law 11)."""
+        lifeline, held = os.pipe2(os.O_CLOEXEC)
+        self._opened.callback(os.close, lifeline)
+        self._opened.callback(os.close, held)
+
+        def start_zygote() -> Zygote:
+            return Zygote(
+                lifeline=lifeline,
+                runtime_dir=base.runtime.dir,
+                instance=base.leftovers.instance,
+                log_level=self._log_level,
+                open_files=base.open_files,
+            )
+
+        children = Children(start_zygote)
+        self._opened.callback(children.close)
+        return children
 
     def _open_store(self, base: Foundation) -> DaemonDB:
         daemon = self.settings.daemon
@@ -93,7 +126,7 @@ class Service:
         self._opened.callback(os.close, descriptor)
         return descriptor
 
-    def _loop(self, base: Foundation, db: DaemonDB) -> Loop:
+    def _loop(self, base: Foundation, db: DaemonDB, children: Children) -> Loop:
         settings = self.settings
         context = new_context()
         self._opened.callback(context.term)
@@ -115,17 +148,15 @@ class Service:
         )
         now = clock.read()
         judge = JudgeClock(now.monotonic_seconds)
-        pool = Pool(workers, base.children, base.leftovers, judge)
+        pool = Pool(workers, children, base.leftovers, judge)
         backoff = Backoff(base.runtime.backoff, now)
-        synchronisation = Synchronisation(
-            exchanges, base.children, address(settings.backend), backoff
-        )
-        upkeep = Upkeep(db, base.children, settings.daemon)
+        synchronisation = Synchronisation(exchanges, children, address(settings.backend), backoff)
+        upkeep = Upkeep(db, children, settings.daemon)
         self._opened.callback(upkeep.close)
         parts = Parts(
             db=db,
             clock=clock,
-            children=base.children,
+            children=children,
             pool=pool,
             backend=Backend(settings.backend, synchronisation, db),
             upkeep=upkeep,
@@ -138,7 +169,7 @@ class Service:
             ),
             run_is_gone=lambda run_id: base.leftovers.end_tree(run_id, None, None),
         )
-        for readable in (workers, exchanges, base.children.fileno(), base.wakeup):
+        for readable in (workers, exchanges, children.fileno(), base.wakeup):
             parts.poller.watch(readable)
         if parts.clock_set is not None:
             parts.poller.watch(parts.clock_set)

@@ -101,15 +101,20 @@ class ActionRows:
         following = edge_key(*edges[limit]) if len(edges) > limit else b""
         return [record for record in found if record is not None], following
 
-    def started(self, txn: Transaction) -> list[Record]:
+    def started(self, txn: Transaction, count: int) -> list[Record]:
+        """So many are there; behind the last of them nothing is looked at."""
         found: list[Record] = []
         with txn.cursor(self._tables.due) as at:
-            for row, _ in rows_from(at):
+            for row, _ in rows_from(at) if count else ():
                 _, key = edge_of(row)
                 value = txn.get(key, db=self._tables.actions)
-                if value is not None and status_of(value) is ExecutionStatus.STARTED:
-                    record = self._joined(txn, key, value)
-                    found += [] if record is None else [record]
+                if value is None or status_of(value) is not ExecutionStatus.STARTED:
+                    continue
+                record = self._joined(txn, key, value)
+                found += [] if record is None else [record]
+                count -= 1
+                if not count:
+                    break
         return found
 
     # --- writing ------------------------------------------------------------------------

@@ -251,7 +251,8 @@ class DaemonDB:
 
     def started(self) -> list[Record]:
         """Every STARTED record, by the index of what is not terminal."""
-        return self._read(self._actions.started)
+        count = self._known.counts[ExecutionStatus.STARTED]
+        return self._read(lambda txn: self._actions.started(txn, count))
 
     def page(
         self, cursor: str, limit: int, statuses: Collection[ExecutionStatus]
