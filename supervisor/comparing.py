@@ -14,7 +14,7 @@ from ..ipc.actions import Action
 from ..ipc.instants import format_instant
 from ..ipc.views import DifferenceView
 from .core.model import Over, Record
-from .pulling import ENTRIES_PER_TURN_MAX
+from .pulling import ENTRIES_PER_TURN_MIN
 from .synchronisation import Snapshot
 from .turn import Turn
 
@@ -82,7 +82,7 @@ class Comparison(msgspec.Struct):
 
     def _look_at_sent(self, turn: Turn, snapshot: Snapshot) -> None:
         looked_at = 0
-        while snapshot.pages and looked_at < ENTRIES_PER_TURN_MAX:
+        while snapshot.pages and looked_at < ENTRIES_PER_TURN_MIN:
             page = snapshot.pages.popleft()
             looked_at += len(page)
             for action in page:

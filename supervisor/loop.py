@@ -167,14 +167,17 @@ class Loop:
 
     def _wait_seconds(self) -> float:
         """Until the next thing anybody waits for; never 0 because of what cannot be done."""
+        busy = self._stops_asked or self._unheard() or self._more_to_decide()
+        return 0.0 if busy else self._until_due_seconds()
+
+    def _calm_seconds(self) -> float:
+        """For how long nothing is near: not at all while a run waits for its worker."""
+        return 0.0 if self.parts.pool.waits else self._until_due_seconds()
+
+    def _until_due_seconds(self) -> float:
         parts, now = self.parts, self.now
-        if self._stops_asked or self._unheard() or self._more_to_decide():
-            return 0.0
-        deadlines = [
-            parts.children.next_deadline(),
-            parts.pool.next_deadline(now),
-            None if self.control is None else self.control.next_deadline(),
-        ]
+        deadlines = [parts.children.next_deadline(), parts.pool.next_deadline(now)]
+        deadlines.append(None if self.control is None else self.control.next_deadline())
         if self.degraded is not None:
             deadlines.append(now.monotonic_seconds + STORE_RETRY_SECONDS)
         if self.leaving is not None:
@@ -252,7 +255,7 @@ class Loop:
         if leaving:
             return turn, None
         decider.leftovers(turn, self.parts.run_is_gone, self.parts.pool.around.kept_result)
-        meta = self.parts.backend.decide(turn)
+        meta = self.parts.backend.decide(turn, self._calm_seconds)
         decider.edges(turn, self.settings.daemon.max_running)
         return turn, meta
 

@@ -176,6 +176,11 @@ class Pool:
         return min(deadlines, default=None)
 
     @property
+    def waits(self) -> bool:
+        """Whether a run has been asked for and waits for a worker that is ready."""
+        return bool(self._waiting)
+
+    @property
     def has_unheard(self) -> bool:
         """Whether a run ended without any worker since the last `gather`."""
         return any(run.result and run.worker is None for run in self.runs.values())

@@ -29,6 +29,10 @@ class Turn(msgspec.Struct):
     def record(self, action_id: str) -> Record | None:
         return self._newest.get(action_id) or self.read(action_id)
 
+    def decided(self, action_id: str) -> Record | None:
+        """What this turn has made of a record, if anything."""
+        return self._newest.get(action_id)
+
     def happened(self, action_id: str, event: Event) -> Change | None:
         """Decide what an event means for an action, if it is known."""
         record = self.record(action_id)

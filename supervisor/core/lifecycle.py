@@ -102,7 +102,8 @@ def _decide_open(record: Record, event: Event, now: Instant, rules: Rules) -> Ch
 
 def _pulled(record: Record, action: Action, now: Instant, rules: Rules) -> Change | None:
     """S3, S15: the configuration is the backend's; the status moves by S4, S5, S10, S13 only."""
-    new = replace(record, action=action, wanted=action.should_be_executed)
+    same = record.action == action and record.wanted == action.should_be_executed
+    new = record if same else replace(record, action=action, wanted=action.should_be_executed)
     if not new.wanted:
         return _not_wanted(new, now, before=record)
     if _window_over(new, now):

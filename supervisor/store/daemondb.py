@@ -235,11 +235,11 @@ class DaemonDB:
         return len(self._damage)
 
     def read(self, action_id: str) -> Record | None:
-        return self.read_key(action_key(action_id))
+        return self.read_keys([action_key(action_id)])[0]
 
-    def read_key(self, key: bytes) -> Record | None:
-        """The record under a key; None where there is none, or where it is damaged."""
-        return self._read(lambda txn: self._actions.record(txn, key))
+    def read_keys(self, keys: Sequence[bytes]) -> list[Record | None]:
+        """The record under each key; None where there is none, or where it is damaged."""
+        return self._read(lambda txn: [self._actions.record(txn, key) for key in keys])
 
     def counts(self) -> Counter[ExecutionStatus]:
         """How many records have each status."""
@@ -287,6 +287,12 @@ class DaemonDB:
         start = bytes.fromhex(cursor)
         records, following = self._read(lambda txn: self._actions.open_page(txn, start, limit))
         return records, following.hex()
+
+    def open_keys(self, cursor: str, limit: int) -> tuple[list[bytes], str]:
+        """Keys of records that are not terminal, as `open_page` has the records."""
+        start = bytes.fromhex(cursor)
+        keys, following = self._read(lambda txn: self._actions.open_keys(txn, start, limit))
+        return keys, following.hex()
 
     # --- runs, events, outbox -----------------------------------------------------------
 
