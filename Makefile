@@ -23,6 +23,7 @@ $(SET_UP): pyproject.toml setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "geosched needs Python 3.11 or later")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -q ipc workers supervisor
 	mkdir -p .types && ln -sfn .. .types/geosched
 	touch $@
 

@@ -44,7 +44,7 @@ class ExecutionStatus(enum.StrEnum):
         return None if self is ExecutionStatus.NULL else self.value
 
 
-class Action(msgspec.Struct, frozen=True, array_like=True):
+class Action(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One window of time with its configuration, as the backend sent it.
 
     `from_us` and `to_us` are microseconds since 1970 UTC. `args` is canonical JSON text

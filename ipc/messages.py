@@ -314,7 +314,7 @@ class NotModified(Message, tag="not-modified", frozen=True):
     exchange: int
 
 
-class Page(Message, tag="page", frozen=True):
+class Page(Message, tag="page", frozen=True, gc=False):
     """A part of a snapshot that is whole and checked; pages come in order, then `Pulled`."""
 
     exchange: int

@@ -10,6 +10,8 @@ DEFAULT_CONFIG = Path("/etc/geosched/geosched.toml")
 DEFAULT_STATE_DIR = "/var/lib/geosched"
 DEFAULT_RUNTIME_DIR = "/run/geosched"
 DEFAULT_LOG_DIR = "/var/log/geosched"
+#: `sun_path` holds 108 bytes, one of them the end mark (fact Z2).
+ENDPOINT_PATH_BYTES_MAX = 107
 
 
 class Runtime:

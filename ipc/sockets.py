@@ -16,8 +16,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 import zmq
 
-#: `sun_path` holds 108 bytes, one of them the end mark (fact Z2).
-ENDPOINT_PATH_BYTES_MAX = 107
+from .places import ENDPOINT_PATH_BYTES_MAX
+
 FRAME_BYTES_MAX = 256 * 1024
 #: On the socket of the synchroniser: the longest valid action (1000 apps of 255 characters
 #: of four bytes) fits a frame, and so does what is said of a whole snapshot.

@@ -6,6 +6,7 @@ wait for a `sync`. What a snapshot means for an action is `core/reconcile.py`'s.
 """
 
 import logging
+from collections.abc import Callable
 
 from .. import __version__
 from ..ipc.instants import format_optional
@@ -133,16 +134,17 @@ class Backend:
         if done_at is not None and now.monotonic_seconds - done_at > KEPT_SECONDS:
             self.comparison = None
 
-    def decide(self, turn: Turn) -> MetaUpdate | None:
+    def decide(self, turn: Turn, calm_seconds: Callable[[], float]) -> MetaUpdate | None:
         """A slice of the snapshot, if there is one; with the last, the snapshot's mark. With
-        any other that changes something there is none: what is stored then is of two."""
+        any other that changes something there is none: what is stored then is of two.
+        `calm_seconds` tells for how long nothing is near."""
         if self.comparison is not None and self.comparison.looking:
             self.comparison.slice(turn, self._open_records)
         applying = self._applying
         if applying is None:
             return None
         changes = len(turn.changes)
-        applying.slice(turn)
+        applying.slice(turn, calm_seconds())
         if not applying.done and len(turn.changes) == changes and not turn.absences:
             return None
         told = applying.snapshot.told
@@ -260,7 +262,9 @@ class Backend:
             case PullDone(None):
                 self._pull_succeeded(now)
             case PullDone(Snapshot() as snapshot):
-                self._applying = Applying(snapshot, self._open_records, self._db.ended_page)
+                self._applying = Applying(
+                    snapshot, self._db.read_keys, self._db.open_keys, self._db.ended_page
+                )
             case ReportsDone(taken):
                 self._reports_done(list(taken.accepted), list(taken.refused), now)
             case Failed(pull, kind, detail):

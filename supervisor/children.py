@@ -10,7 +10,8 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..ipc.messages import ChildExited, Forked, ForkFailed, ZygoteReady
 from ..workers.spawn import Zygote
@@ -31,8 +32,7 @@ REAPED_PER_TURN_MAX = 100_000
 EVENTS_PER_TURN_MAX = 256
 
 
-@dataclass(slots=True)
-class Child:
+class Child(msgspec.Struct):
     """A process that the zygote forked for us. `pidfd` is open as long as it is known."""
 
     name: str
@@ -46,20 +46,18 @@ class Child:
             return  # it ended a moment ago; its pidfd tells so next turn
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(msgspec.Struct, frozen=True):
     name: str
     endpoint: str
     synchroniser: bool
 
 
-@dataclass(slots=True)
-class News:
+class News(msgspec.Struct):
     """What happened to children since the last turn. `failed` were never there."""
 
-    forked: list[Child] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    forked: list[Child] = msgspec.field(default_factory=list)
+    gone: list[str] = msgspec.field(default_factory=list)
+    failed: list[str] = msgspec.field(default_factory=list)
 
 
 class Children:

@@ -9,7 +9,8 @@ synchronised now is trusted whatever it reads. What follows is the core's busine
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from .. import RELEASED
 from ..ipc.instants import SECOND_US, format_instant, parse_instant
@@ -23,8 +24,7 @@ STEP_SECONDS_MIN = 0.5
 RELEASED_US = parse_instant(RELEASED)
 
 
-@dataclass(frozen=True, slots=True)
-class Readings:
+class Readings(msgspec.Struct, frozen=True):
     """Where the time is read: the host's clocks, unless somebody simulates a host."""
 
     wall_us: Callable[[], int] = lambda: time.time_ns() // 1000
@@ -74,7 +74,7 @@ class Clock:
         not have used that time up. Nothing is decided by it, so the wall clock stays; what
         was decided for an instant ahead stays ahead."""
         reading = max(now.monotonic_seconds, self.monotonic_seconds())
-        return replace(now, monotonic_seconds=reading)
+        return msgspec.structs.replace(now, monotonic_seconds=reading)
 
     def wait_ends_in(self, now: Instant) -> float | None:
         """Seconds until an untrusted clock is believed all the same; None while it is."""

@@ -5,7 +5,6 @@ field by field it is told in pages, by the records as they are by then.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -15,7 +14,7 @@ from ..ipc.actions import Action
 from ..ipc.instants import format_instant
 from ..ipc.views import DifferenceView
 from .core.model import Over, Record
-from .pulling import ENTRIES_PER_TURN_MAX
+from .pulling import ENTRIES_PER_TURN_MIN
 from .synchronisation import Snapshot
 from .turn import Turn
 
@@ -31,8 +30,7 @@ BACKEND, DAEMON = "backend", "daemon"
 OpenPage: TypeAlias = Callable[[str], tuple[list[Record], str]]
 
 
-@dataclass(slots=True)
-class Comparison:
+class Comparison(msgspec.Struct):
     """Asked for, then `pulling`, then looked through, then `done`. `number` tells it from
     others; `different` holds the snapshot's entry, or None where it has none, by id."""
 
@@ -41,9 +39,9 @@ class Comparison:
     error: str | None = None
     done_at: float | None = None  # on the monotonic clock
     set_aside: int = 0
-    different: dict[str, Action | None] = field(default_factory=dict)
+    different: dict[str, Action | None] = msgspec.field(default_factory=dict)
     _snapshot: Snapshot | None = None
-    _seen: set[str] = field(default_factory=set)
+    _seen: set[str] = msgspec.field(default_factory=set)
     _cursor: str = ""
 
     @property
@@ -84,7 +82,7 @@ class Comparison:
 
     def _look_at_sent(self, turn: Turn, snapshot: Snapshot) -> None:
         looked_at = 0
-        while snapshot.pages and looked_at < ENTRIES_PER_TURN_MAX:
+        while snapshot.pages and looked_at < ENTRIES_PER_TURN_MIN:
             page = snapshot.pages.popleft()
             looked_at += len(page)
             for action in page:

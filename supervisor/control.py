@@ -10,8 +10,9 @@ import logging
 import os
 import pwd
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias, assert_never
+
+import msgspec
 
 from .. import __version__
 from ..ipc.control import (
@@ -101,8 +102,7 @@ Acting: TypeAlias = (
 Ready: TypeAlias = Callable[[Instant], Answer | None]
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct):
     """A client whose answer comes later: when `ready` has one, or never, after `until`.
 
     `tell_at` is when it is told next how far things are; None for one that did not ask.

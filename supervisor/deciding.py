@@ -23,6 +23,8 @@ from .pool import Pool
 from .store.daemondb import DaemonDB
 from .turn import Turn
 
+#: Of a record that was never changed.
+FIRST_REVISION = 1
 #: Edges looked at in one turn; more of them make more turns.
 EDGES_PER_TURN_MAX = 500
 LEFTOVER_CHECK_SECONDS = 1.0
@@ -86,7 +88,8 @@ class Decider:
         if now.trusted:
             self._look_at_edges(turn)
         for record in turn.touched:
-            agenda.note(record, now)
+            if record.revision > FIRST_REVISION or record.action.from_us <= now.wall_us:
+                agenda.note(record, now)  # else it is new and lies ahead: nothing waits yet
         for action_id in agenda.take_ended(now):
             turn.happened(action_id, Due(slot_free=False, hold_over=False))
         for action_id in agenda.take_released(now):
@@ -98,9 +101,9 @@ class Decider:
     def _look_at_edges(self, turn: Turn) -> None:
         edges = self._db.due(self.agenda.cursor, turn.now.wall_us, EDGES_PER_TURN_MAX)
         self.more_edges = len(edges) == EDGES_PER_TURN_MAX
-        for edge_us, key in edges:
-            self.agenda.cursor = (edge_us, key)
-            stored = self._db.read_key(key)
+        records = self._db.read_keys([key for _, key in edges])
+        for edge, stored in zip(edges, records, strict=True):
+            self.agenda.cursor = edge
             if stored is None:
                 continue  # damaged: counted and told by the store
             record = turn.record(stored.action.id) or stored

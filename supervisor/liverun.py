@@ -1,8 +1,8 @@
 """A run while it lives: what the pool knows of it, none of which is stored."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from ..ipc.messages import EndCause, Run, RunResult, StopReason
@@ -13,8 +13,7 @@ from .core.model import RunRow
 WORKER_WAIT_SECONDS_MAX = 60.0
 
 
-@dataclass(slots=True)
-class LiveRun:
+class LiveRun(msgspec.Struct):
     """`last_beat` is a reading of the judge's clock; other instants without a unit in their
     name are monotonic seconds."""
 
@@ -38,6 +37,11 @@ class LiveRun:
     ending: EndCause | None = None  # its worker is of no use any more: we end the tree
     detail: str = ""
     result: RunResult | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is still to be given to a worker."""
+        return self.worker is None and self.result is None
 
     def end(self, cause: EndCause, detail: str, ended_us: int) -> None:
         """It ended without a word from its worker."""

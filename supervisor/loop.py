@@ -6,7 +6,6 @@ the only place where the daemon waits, and it ends at the next edge or deadline.
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -68,7 +67,7 @@ class Leaving:
 
 @dataclass(slots=True)
 class Parts:
-    """What the loop turns: made by `daemon.py`, closed there in reverse order."""
+    """What the loop turns: made by `service.py`, closed there in reverse order."""
 
     db: DaemonDB
     clock: Clock
@@ -171,14 +170,17 @@ class Loop:
 
     def _wait_seconds(self) -> float:
         """Until the next thing anybody waits for; never 0 because of what cannot be done."""
+        busy = self._stops_asked or self._unheard() or self._more_to_decide()
+        return 0.0 if busy else self._until_due_seconds()
+
+    def _calm_seconds(self) -> float:
+        """For how long nothing is near: not at all while a run waits for its worker."""
+        return 0.0 if self.parts.pool.waits else self._until_due_seconds()
+
+    def _until_due_seconds(self) -> float:
         parts, now = self.parts, self.now
-        if self._stops_asked or self._unheard() or self._more_to_decide():
-            return 0.0
-        deadlines = [
-            parts.children.next_deadline(),
-            parts.pool.next_deadline(now),
-            None if self.control is None else self.control.next_deadline(),
-        ]
+        deadlines = [parts.children.next_deadline(), parts.pool.next_deadline(now)]
+        deadlines.append(None if self.control is None else self.control.next_deadline())
         if self.degraded is not None:
             deadlines.append(now.monotonic_seconds + STORE_RETRY_SECONDS)
         if self.leaving is not None:
@@ -239,7 +241,7 @@ class Loop:
         if leaving:
             return turn, None
         decider.leftovers(turn, self.parts.run_is_gone, self.parts.pool.around.kept_result)
-        meta = self.parts.backend.decide(turn)
+        meta = self.parts.backend.decide(turn, self._calm_seconds)
         decider.edges(turn, self.settings.daemon.max_running)
         return turn, meta
 
@@ -283,7 +285,7 @@ class Loop:
         if row is None or live is None or row.ended_us is None:
             return change
         self.output_lost_bytes += live.result.output_lost_bytes if live.result else 0
-        return dataclasses.replace(change, run=live.completed(row))
+        return replace(change, run=live.completed(row))
 
     def _store_failed(self, error: StoreError) -> None:
         if self.degraded != str(error):

@@ -7,7 +7,6 @@ hears of it (law 12).
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,6 +66,11 @@ class _Worker:
     def usable(self) -> bool:
         """Whether a run can be given to it, now or once it is ready."""
         return self.run_id is None and not self.leaving
+
+    @property
+    def known(self) -> bool:
+        """Whether the zygote has told of it, too."""
+        return self.claimed is not None and self.claimed.pid == self.pid
 
     def counts(self, now: float) -> bool:
         """Whether a start may rely on it."""
@@ -179,6 +183,11 @@ class Pool:
         look_at = now.monotonic_seconds + looks_of(self.runs.values())
         deadlines = [due for run in self.runs.values() for due in run.deadlines(look_at)]
         return min(deadlines, default=None)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a run has been asked for and waits for a worker that is ready."""
+        return bool(self._waiting)
 
     @property
     def has_unheard(self) -> bool:
@@ -344,9 +353,8 @@ class Pool:
 
     def hand_out(self) -> None:
         """Runs that wait, to workers that are ready and known to be who they say."""
-        self._waiting = [
-            run_id for run_id in self._waiting if self._is_waiting(self.runs.get(run_id))
-        ]
+        waiting = {run_id: self.runs.get(run_id) for run_id in self._waiting}
+        self._waiting = [run_id for run_id, run in waiting.items() if run and run.waits]
         for worker in self._ready_workers():
             if not self._waiting:
                 return
@@ -373,15 +381,8 @@ class Pool:
             if worker.kill_at is not None and self._now > worker.kill_at:
                 self.children.kill(worker.name)
 
-    def _ready_workers(self) -> Iterator[_Worker]:
-        for worker in list(self._workers.values()):
-            known = worker.claimed is not None and worker.claimed.pid == worker.pid
-            if worker.ready and known:
-                yield worker
-
-    @staticmethod
-    def _is_waiting(run: LiveRun | None) -> bool:
-        return run is not None and run.worker is None and run.result is None
+    def _ready_workers(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if worker.ready and worker.known]
 
     def release_all(self) -> None:
         """No more runs will come: idle workers leave."""

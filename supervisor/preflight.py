@@ -13,9 +13,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..ipc.places import Runtime
-from ..ipc.sockets import ENDPOINT_PATH_BYTES_MAX
-from ..workers import tlsfiles, trust
+from ..ipc.places import ENDPOINT_PATH_BYTES_MAX, Runtime
+from ..workers import trust
 from ..workers.conditions import UnusableConditionsError, person, reserved
 from .orders import DEFAULT_PATH, conditions_of
 from .settings import BackendSettings, DaemonSettings, ScriptSettings, Settings, SettingsError
@@ -155,6 +154,8 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
             yield f"backend.{key}: cannot read {path}"
         elif key in _SECRETS and (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
             yield f"backend.{key}: others than its owner can write {path} (mode {mode:04o})"
+    from ..workers import tlsfiles  # only here: a daemon that works has no use for OpenSSL
+
     tls = (backend.ca_file, backend.client_cert, backend.client_key)
     if problem := tlsfiles.why_not(*(str(path or "") for path in tls)):
         yield f"backend.{problem}"

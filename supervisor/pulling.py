@@ -6,97 +6,155 @@ nothing, so that a snapshot with few changes costs one transaction, and most hav
 none. A crash in between merely pulls again, because the mark is written with the last slice.
 """
 
+import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+
+import msgspec
 
 from ..ipc.actions import Action
-from .core.model import Change, Record
+from .core.model import Change, Instant, Record
 from .core.reconcile import Verdict, reconcile_absent, reconcile_sent
 from .store.records import action_key, edge_of
 from .synchronisation import Snapshot
 from .turn import Turn
 
-#: Entries of a slice: some milliseconds of work.
-ENTRIES_PER_TURN_MAX = 200
+#: Entries of a slice while something is near: some milliseconds of work.
+ENTRIES_PER_TURN_MIN = 200
+ENTRIES_PER_TURN_MAX = 4_000
+#: What a turn may use of the processor, and how long it may wait for the disk with it.
+TURN_CPU_SECONDS_MAX = 0.05
+TURN_SECONDS_MAX = 0.125
+#: Nothing is near when nothing is due for so long: twice what a turn may take.
+CALM_SECONDS = 0.25
 QUARANTINE_SHOWN_MAX = 10
 
 
-@dataclass(slots=True)
-class Applying:
+class Pace:
+    """How many entries the next slice has. A commit writes each page anew that it changes,
+    and waits for the disk: few large ones cost a fraction of many small ones."""
+
+    def __init__(self, cpu_seconds: Callable[[], float] = time.thread_time) -> None:
+        self._cpu_seconds = cpu_seconds
+        self._entries = ENTRIES_PER_TURN_MIN
+        self._since: tuple[float, float] | None = None
+
+    def entries(self, now: Instant, calm_seconds: float) -> int:
+        """By what the turn before took. For `calm_seconds` nothing else is due."""
+        if calm_seconds < CALM_SECONDS:
+            self._since = None
+            return min(ENTRIES_PER_TURN_MIN, ENTRIES_PER_TURN_MAX)
+        here = now.monotonic_seconds, self._cpu_seconds()
+        if self._since is not None:
+            took, used = (until - since for until, since in zip(here, self._since, strict=True))
+            if took > TURN_SECONDS_MAX or used > TURN_CPU_SECONDS_MAX:
+                self._entries = max(self._entries // 2, ENTRIES_PER_TURN_MIN)
+            elif took < TURN_SECONDS_MAX / 2 and used < TURN_CPU_SECONDS_MAX / 2:
+                self._entries *= 2
+        self._since = here
+        self._entries = min(self._entries, ENTRIES_PER_TURN_MAX)
+        return self._entries
+
+
+class Differing:
+    """What is to be decided, in the order of its keys: there neighbours share a page of the
+    store, so that a slice changes few. Never sorted as a whole, which takes too long."""
+
+    def __init__(self) -> None:
+        self._by_first_byte: dict[int, list[tuple[bytes, Action]]] = {}
+        self._sorted: deque[tuple[bytes, Action]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._sorted or self._by_first_byte)
+
+    def add(self, key: bytes, action: Action) -> None:
+        self._by_first_byte.setdefault(key[0], []).append((key, action))
+
+    def take(self, entries_max: int) -> list[tuple[bytes, Action]]:
+        while self._by_first_byte and len(self._sorted) < entries_max:
+            share = self._by_first_byte.pop(min(self._by_first_byte))
+            self._sorted += sorted(share, key=itemgetter(0))
+        return [self._sorted.popleft() for _ in range(min(entries_max, len(self._sorted)))]
+
+
+class Applying(msgspec.Struct):
     """A snapshot on its way into daemonDB. `counts` is what it has done so far.
 
-    `open_ids(cursor)` pages through all records that are not terminal, `ended(cursor)`
-    through the rows of those that are, with whether the last snapshot lacked them. `seen`
-    are keys of actions.
+    `read` gives the records of keys, `open_keys(cursor, limit)` pages through those of all
+    records that are not terminal, `ended(cursor)` through the rows of those that are, with
+    whether the last snapshot lacked them. `seen` and `missing` are keys of actions.
     """
 
     snapshot: Snapshot
-    open_ids: Callable[[str], tuple[list[Record], str]]
+    read: Callable[[Sequence[bytes]], list[Record | None]]
+    open_keys: Callable[[str, int], tuple[list[bytes], str]]
     ended: Callable[[bytes], tuple[list[tuple[bytes, bool]], bytes]]
-    counts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
-    seen: set[bytes] = field(default_factory=set)
-    differing: deque[Action] = field(default_factory=deque)
-    missing: deque[Record] = field(default_factory=deque)
+    counts: dict[Verdict, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Verdict, 0))
+    seen: set[bytes] = msgspec.field(default_factory=set)
+    differing: Differing = msgspec.field(default_factory=Differing)
+    missing: deque[bytes] = msgspec.field(default_factory=deque)
     cursor: str = ""
     ended_cursor: bytes = b""
     sent_done: bool = False
     absent_done: bool = False
     ended_done: bool = False
     done: bool = False
+    looking_pace: Pace = msgspec.field(default_factory=Pace)
+    deciding_pace: Pace = msgspec.field(default_factory=Pace)
 
-    def slice(self, turn: Turn) -> None:
+    def slice(self, turn: Turn, calm_seconds: float = 0.0) -> None:
         """Look at the next share, or decide it; `done` once there is nothing left but to
-        commit it."""
+        commit it. For `calm_seconds` nothing else is due."""
         if not self.sent_done:
-            self._look_at_sent(turn)
+            self._look_at_sent(turn, self.looking_pace.entries(turn.now, calm_seconds))
         elif not self.absent_done and not self._unclear:
-            self._look_at_absent()
+            self._look_at_absent(self.looking_pace.entries(turn.now, calm_seconds))
         elif not self.ended_done:
             self._take_ended(turn)
         if self.ended_done:
-            self._decide(turn)
+            self._decide(turn, self.deciding_pace.entries(turn.now, calm_seconds))
 
     @property
     def _unclear(self) -> bool:
         """S8: an id that cannot be read could be any, so nothing is absent for sure."""
         return self.snapshot.told.unreadable_ids > 0
 
-    def _look_at_sent(self, turn: Turn) -> None:
-        looked_at = 0
-        while self.snapshot.pages and looked_at < ENTRIES_PER_TURN_MAX:
-            page = self.snapshot.pages.popleft()
-            looked_at += len(page)
-            for action in page:
-                self.seen.add(action_key(action.id))
-                record = turn.record(action.id)
-                if record is None:
-                    self.differing.append(action)
-                    continue
-                verdict, change = reconcile_sent(record, action, turn.now, turn.rules)
-                if change is None:
-                    self.counts[verdict] += 1
-                else:
-                    self.differing.append(action)
+    def _look_at_sent(self, turn: Turn, entries_max: int) -> None:
+        sent: list[Action] = []
+        while self.snapshot.pages and len(sent) < entries_max:
+            sent += self.snapshot.pages.popleft()
+        keys = [action_key(action.id) for action in sent]
+        self.seen.update(keys)
+        for key, action, stored in zip(keys, sent, self.read(keys), strict=True):
+            record = turn.decided(action.id) or stored
+            if record is None:
+                self.differing.add(key, action)
+                continue
+            verdict, change = reconcile_sent(record, action, turn.now, turn.rules)
+            if change is None:
+                self.counts[verdict] += 1
+            else:
+                self.differing.add(key, action)
         if not self.snapshot.pages:
             self.seen.update(map(action_key, self.snapshot.told.set_aside_ids))
             self.sent_done = True
 
-    def _look_at_absent(self) -> None:
-        records, self.cursor = self.open_ids(self.cursor)
-        self.missing += [r for r in records if action_key(r.action.id) not in self.seen]
+    def _look_at_absent(self, entries_max: int) -> None:
+        keys, self.cursor = self.open_keys(self.cursor, entries_max)
+        self.missing += [key for key in keys if key not in self.seen]
         self.absent_done = not self.cursor
 
-    def _decide(self, turn: Turn) -> None:
+    def _decide(self, turn: Turn, entries_max: int) -> None:
         """What was found, by the records as they are by now: other turns were in between."""
-        for _ in range(ENTRIES_PER_TURN_MAX):
-            if self.differing:
-                action = self.differing.popleft()
-                record = turn.record(action.id)
-                self._take(turn, *reconcile_sent(record, action, turn.now, turn.rules))
-            elif self.missing:
-                stored = self.missing.popleft()
-                record = turn.record(stored.action.id) or stored
+        sent = self.differing.take(entries_max)
+        for (_, action), stored in zip(sent, self.read([key for key, _ in sent]), strict=True):
+            record = turn.decided(action.id) or stored
+            self._take(turn, *reconcile_sent(record, action, turn.now, turn.rules))
+        left = min(entries_max - len(sent), len(self.missing))
+        for missed in self.read([self.missing.popleft() for _ in range(left)]):
+            if missed is not None:  # else it was damaged meanwhile
+                record = turn.decided(missed.action.id) or missed
                 self._take(turn, *reconcile_absent(record, turn.now, turn.rules))
         self.done = not self.differing and not self.missing
 

@@ -53,28 +53,42 @@ class Leftovers:
         self._runtime = runtime
         self._groups = Containment.detect(self.instance)
         self._ended_by_us: set[str] = set()
+        self._before: set[str] = set()
+        self._begun: float | None = None
+        self._looked = 0.0
+        self._clean = 0
 
     @property
     def containment(self) -> str:
         return self._groups.kind
 
+    def begin_sweep(self) -> None:
+        """The first round. What is done from here until `sweep`, is done in its first pause."""
+        self._begun = time.monotonic()
+        self._before = {result.run_id for result in results.load_all(self._runtime)}
+        self._look(waited=0.0)
+
     def sweep(self) -> None:
         """End everything; at most 10 s, and what is left after that is `alive`."""
-        begun = time.monotonic()
-        before = {result.run_id for result in results.load_all(self._runtime)}
-        clean = 0
-        while clean < CLEAN_ROUNDS and time.monotonic() - begun < SWEEP_SECONDS_MAX:
-            waited = time.monotonic() - begun
-            clean = clean + 1 if self._round(patient=waited < WORKERS_LEAVE_SECONDS) else 0
-            time.sleep(ROUND_SECONDS)
+        if self._begun is None:
+            self.begin_sweep()
+        assert self._begun is not None
+        while self._clean < CLEAN_ROUNDS and time.monotonic() - self._begun < SWEEP_SECONDS_MAX:
+            time.sleep(max(0.0, self._looked + ROUND_SECONDS - time.monotonic()))
+            self._look(waited=time.monotonic() - self._begun)
         # A script that we killed did not end of itself, whatever its worker thought.
-        self._ended_by_us -= before
-        if clean < CLEAN_ROUNDS:
+        self._ended_by_us -= self._before
+        if self._clean < CLEAN_ROUNDS:
             self.alive = frozenset(locked_runs(self._runtime) | self._marked_runs())
         for run_id in self.alive:
             log.error(
                 "Cannot end run %s that an earlier daemon left", run_id, extra={"event": "stuck"}
             )
+
+    def _look(self, *, waited: float) -> None:
+        clean = self._round(patient=waited < WORKERS_LEAVE_SECONDS)
+        self._clean = self._clean + 1 if clean else 0
+        self._looked = time.monotonic()
 
     def kept_results(self) -> dict[str, RunResult]:
         """Results that workers left; of scripts the sweep killed, as stopped and not ended."""

@@ -7,8 +7,8 @@ neither statuses nor daemonDB. A snapshot is handed on only when it is whole.
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
+import msgspec
 from msgspec.structs import replace
 
 from ..ipc.actions import Action
@@ -46,28 +46,24 @@ READERS_PER_EXCHANGE_MAX = 2
 LINGER_SECONDS = 10.0
 
 
-@dataclass(slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct):
     """A whole, checked snapshot, taken off page by page."""
 
     pages: deque[tuple[Action, ...]]
     told: Pulled
 
 
-@dataclass(frozen=True, slots=True)
-class PullDone:
+class PullDone(msgspec.Struct, frozen=True):
     """`snapshot` is None where the stored one is still what the backend holds."""
 
     snapshot: Snapshot | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReportsDone:
+class ReportsDone(msgspec.Struct, frozen=True):
     taken: Taken
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """An exchange came to nothing. `pull` tells which kind it was."""
 
     pull: bool
@@ -78,14 +74,13 @@ class Failed:
 Outcome = PullDone | ReportsDone | Failed
 
 
-@dataclass(slots=True)
-class _Exchange:
+class _Exchange(msgspec.Struct):
     number: int
     message: Pull | Send
     deadline: float
     sent: bool = False
     readers_lost: int = 0
-    pages: deque[tuple[Action, ...]] = field(default_factory=deque)
+    pages: deque[tuple[Action, ...]] = msgspec.field(default_factory=deque)
 
 
 class Synchronisation:

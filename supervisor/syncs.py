@@ -1,12 +1,11 @@
 """What is known of exchanges with the backend, for `status` and for who asked for one."""
 
-from dataclasses import dataclass, field
+import msgspec
 
 from ..ipc.views import SyncView
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """What the last pull and the reports came to, for `status` and `sync`."""
 
     last_pull_us: int | None = None
@@ -19,11 +18,10 @@ class Progress:
     ignored_terminal: int = 0
 
 
-@dataclass(slots=True)
-class SyncAsked:
+class SyncAsked(msgspec.Struct):
     """A `sync` under way: a pull, then reports until none is left or one fails."""
 
-    counts: SyncView = field(default_factory=SyncView)
+    counts: SyncView = msgspec.field(default_factory=SyncView)
     begun: bool = False  # a pull that began before it was asked for does not count
     pulled: bool = False
     error: str | None = None

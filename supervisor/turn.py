@@ -5,7 +5,8 @@ together are decided in order and committed in one transaction (law 4).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..ipc.actions import ExecutionStatus
 from ..ipc.crashpoints import Step
@@ -13,8 +14,7 @@ from .core.lifecycle import Rules, decide
 from .core.model import Change, Event, Instant, Record, StartRun
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(msgspec.Struct):
     """`read` looks a record up in daemonDB; `started` counts the STARTED ones there.
     `absences` is which actions that are over the newest snapshot lacks, where that changed."""
 
@@ -22,12 +22,16 @@ class Turn:
     rules: Rules
     read: Callable[[str], Record | None]
     started: int
-    changes: list[Change] = field(default_factory=list)
-    absences: dict[bytes, bool] = field(default_factory=dict)
-    _newest: dict[str, Record] = field(default_factory=dict)
+    changes: list[Change] = msgspec.field(default_factory=list)
+    absences: dict[bytes, bool] = msgspec.field(default_factory=dict)
+    _newest: dict[str, Record] = msgspec.field(default_factory=dict)
 
     def record(self, action_id: str) -> Record | None:
         return self._newest.get(action_id) or self.read(action_id)
+
+    def decided(self, action_id: str) -> Record | None:
+        """What this turn has made of a record, if anything."""
+        return self._newest.get(action_id)
 
     def happened(self, action_id: str, event: Event) -> Change | None:
         """Decide what an event means for an action, if it is known."""

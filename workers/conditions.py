@@ -9,9 +9,10 @@ import os
 import pwd
 import resource
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from ..ipc.messages import Conditions
 
@@ -38,8 +39,7 @@ class ConditionError(OSError):
         self.key = key
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(msgspec.Struct, frozen=True):
     """A user with groups, and what its environment says of it."""
 
     uid: int

@@ -12,7 +12,8 @@ import re
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from . import procfs
 
@@ -30,8 +31,7 @@ _CREDENTIALS = struct.Struct("3i")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(msgspec.Struct, frozen=True):
     """One message of a script. `status` is None where it says nothing of it."""
 
     ready: bool = False

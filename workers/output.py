@@ -12,9 +12,10 @@ import queue
 import re
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,7 @@ def read_output(path: Path, offset: int, limit: int) -> Chunk:
     return Chunk(max(0, offset), b"")
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(msgspec.Struct, frozen=True):
     """Where in the file is what. `cut` is 0 while nothing was cut."""
 
     end: int

@@ -11,9 +11,9 @@ and S5. While the clock is not trusted (S19), windows count as open and not yet 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import assert_never
 
+import msgspec
 from msgspec.structs import replace
 
 from ...ipc.actions import Action, ExecutionStatus
@@ -48,8 +48,7 @@ from .restart import RestartPolicy
 _NEVER_RESTART = RestartPolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """What decisions depend on besides the record, the event and the time.
 
     `generation` is that of the store: run ids contain it, so that a result kept for an
@@ -57,7 +56,7 @@ class Rules:
     """
 
     generation: str
-    policies: Mapping[str, RestartPolicy] = field(default_factory=dict)
+    policies: Mapping[str, RestartPolicy] = msgspec.field(default_factory=dict)
 
     def policy(self, action: Action) -> RestartPolicy:
         return self.policies.get(action.type, _NEVER_RESTART)
@@ -103,7 +102,8 @@ def _decide_open(record: Record, event: Event, now: Instant, rules: Rules) -> Ch
 
 def _pulled(record: Record, action: Action, now: Instant, rules: Rules) -> Change | None:
     """S3, S15: the configuration is the backend's; the status moves by S4, S5, S10, S13 only."""
-    new = replace(record, action=action, wanted=action.should_be_executed)
+    same = record.action == action and record.wanted == action.should_be_executed
+    new = record if same else replace(record, action=action, wanted=action.should_be_executed)
     if not new.wanted:
         return _not_wanted(new, now, before=record)
     if _window_over(new, now):

@@ -3,12 +3,12 @@
 `lifecycle.py` maps a record and an event to a change; `daemondb.py` stores what changes;
 `loop.py` performs the effects. What is persisted and what is a live handle are different
 types: nothing here is a process, a socket or a deadline. Wall-clock instants are
-microseconds since 1970 UTC (`_us`), durations are seconds.
+microseconds since 1970 UTC (`_us`), durations are seconds. None can hold itself, so the
+collector of cycles has no business with them (`gc=False`): a large snapshot makes many.
 """
 
 import enum
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import msgspec
 
@@ -41,14 +41,14 @@ class Reason(enum.StrEnum):
 # --- states: each holds what is true in it ----------------------------------------------
 
 
-class Hold(msgspec.Struct, frozen=True, array_like=True):
+class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A back-off: not before `delay_seconds` after `since_us`."""
 
     since_us: int
     delay_seconds: float
 
 
-class OpenRun(msgspec.Struct, frozen=True, array_like=True):
+class OpenRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A run that was decided on and whose end is not committed yet.
 
     `stop` is the reason it is being stopped for; once there, only `CHANGED` is replaced.
@@ -61,26 +61,29 @@ class OpenRun(msgspec.Struct, frozen=True, array_like=True):
     stop: StopReason | None = None
 
 
-class Null(msgspec.Struct, frozen=True, array_like=True, tag="null"):
+class Null(msgspec.Struct, frozen=True, array_like=True, tag="null", gc=False):
     """Not started (yet, or again). `hold` delays a restart after crashes (S12a)."""
 
+    status: ClassVar = ExecutionStatus.NULL
     hold: Hold | None = None
 
 
-class Running(msgspec.Struct, frozen=True, array_like=True, tag="running"):
+class Running(msgspec.Struct, frozen=True, array_like=True, tag="running", gc=False):
     """STARTED with a run; it may be starting, running, stopping or stuck."""
 
+    status: ClassVar = ExecutionStatus.STARTED
     run: OpenRun
 
 
-class Waiting(msgspec.Struct, frozen=True, array_like=True, tag="waiting"):
+class Waiting(msgspec.Struct, frozen=True, array_like=True, tag="waiting", gc=False):
     """STARTED between two attempts. `last_ok`: the last one exited with 0."""
 
+    status: ClassVar = ExecutionStatus.STARTED
     hold: Hold
     last_ok: bool
 
 
-class Over(msgspec.Struct, frozen=True, array_like=True, tag="over"):
+class Over(msgspec.Struct, frozen=True, array_like=True, tag="over", gc=False):
     """Ended, for ever. `status` is terminal."""
 
     status: ExecutionStatus
@@ -89,7 +92,7 @@ class Over(msgspec.Struct, frozen=True, array_like=True, tag="over"):
 State: TypeAlias = Null | Running | Waiting | Over
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """All that daemonDB knows of one action.
 
     `revision` counts the writes of this record: what a compare-and-swap compares.
@@ -109,13 +112,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def status(self) -> ExecutionStatus:
-        match self.state:
-            case Null():
-                return ExecutionStatus.NULL
-            case Running() | Waiting():
-                return ExecutionStatus.STARTED
-            case Over(status):
-                return status
+        return self.state.status
 
     @property
     def edge_us(self) -> int | None:
@@ -129,7 +126,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
                 return None
 
 
-class RunRow(msgspec.Struct, frozen=True, array_like=True):
+class RunRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One run in the history of its action. `last_heartbeat_us` is filled in at its end."""
 
     run_id: str
@@ -146,7 +143,7 @@ class RunRow(msgspec.Struct, frozen=True, array_like=True):
     last_heartbeat_us: int | None = None
 
 
-class StatusChange(msgspec.Struct, frozen=True, array_like=True):
+class StatusChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One change of status: an event, and what a report is made of."""
 
     at_us: int
@@ -163,41 +160,35 @@ class StatusChange(msgspec.Struct, frozen=True, array_like=True):
 # --- events: what happened --------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True, gc=False):
     """The newest snapshot holds the action, like this."""
 
     action: Action
 
 
-@dataclass(frozen=True, slots=True)
-class Absent:
+class Absent(msgspec.Struct, frozen=True, gc=False):
     """The newest snapshot does not hold it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(msgspec.Struct, frozen=True, gc=False):
     """Time has come to look: an edge passed, a slot is free, or a hold may be over."""
 
     slot_free: bool
     hold_over: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class StopAsked:
+class StopAsked(msgspec.Struct, frozen=True, gc=False):
     """An operator wants it stopped."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunEnded:
+class RunEnded(msgspec.Struct, frozen=True, gc=False):
     """A run and all it left behind are gone. `daemon_leaving`: seen during shutdown."""
 
     result: RunResult
     daemon_leaving: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonStarted:
+class DaemonStarted(msgspec.Struct, frozen=True, gc=False):
     """No run lives any more (S1). `kept` is the result that its worker left on disk."""
 
     kept: RunResult | None
@@ -209,13 +200,11 @@ Event: TypeAlias = Sent | Absent | Due | StopAsked | RunEnded | DaemonStarted
 # --- what a decision is -----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StartRun:
+class StartRun(msgspec.Struct, frozen=True, gc=False):
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopRun:
+class StopRun(msgspec.Struct, frozen=True, gc=False):
     run_id: str
     reason: StopReason
 
@@ -223,8 +212,7 @@ class StopRun:
 Effect: TypeAlias = StartRun | StopRun
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, gc=False):
     """From one record to its successor, and what has to be done once that is on disk.
 
     `before` is None for an action not known until now. `run` is the row of the run that
@@ -259,8 +247,7 @@ class Change:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Instant:
+class Instant(msgspec.Struct, frozen=True, gc=False):
     """The clocks, read once a turn.
 
     `wall_us` decides about windows, and only while `trusted` (S19); a clock that is not
@@ -277,7 +264,7 @@ class Instant:
     def at(self, wall_us: int) -> "Instant":
         """What the clocks will read, or have read, when the wall clock reads `wall_us`."""
         by = (wall_us - self.wall_us) / SECOND_US
-        return replace(
+        return msgspec.structs.replace(
             self,
             wall_us=wall_us,
             monotonic_seconds=self.monotonic_seconds + by,

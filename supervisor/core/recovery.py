@@ -5,15 +5,15 @@ Pairs open runs with the results their workers kept; the rule for each is
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from ...ipc.messages import RunResult
 from .lifecycle import Rules, decide
 from .model import Change, DaemonStarted, Instant, Record, Running
 
 
-@dataclass(frozen=True, slots=True)
-class Recovery:
+class Recovery(msgspec.Struct, frozen=True):
     """`stuck` runs could not be ended: their actions stay STARTED until they are gone.
 
     `strangers` are kept results that fit no open run.

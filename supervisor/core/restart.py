@@ -5,7 +5,8 @@ Only the arithmetic is here; `lifecycle.py` says when it applies.
 
 import enum
 import hashlib
-from dataclasses import dataclass
+
+import msgspec
 
 from ...ipc.instants import SECOND_US
 from .model import Hold
@@ -24,8 +25,7 @@ class RestartMode(enum.StrEnum):
     ALWAYS = "always"
 
 
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
+class RestartPolicy(msgspec.Struct, frozen=True):
     """`delay_seconds` doubles with every failure in a row, up to `delay_seconds_max`.
 
     A run that lasted `delay_seconds_max` was stable: doubling and counting begin anew.

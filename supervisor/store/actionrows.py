@@ -26,7 +26,7 @@ from .records import (
     split,
     status_of,
 )
-from .tables import Damage, Tables, Transaction, rows_from, set_aside
+from .tables import Damage, Tables, Transaction, rows_from, scan, set_aside
 
 #: Rows looked at for one page of a list, whatever is found among them.
 PAGE_ROWS_MAX = 5_000
@@ -96,20 +96,30 @@ class ActionRows:
 
     def open_page(self, txn: Transaction, start: bytes, limit: int) -> tuple[list[Record], bytes]:
         """Records in the order of the index, and the row to go on from, b"" at the end."""
-        edges = self.edges(txn, start, limit + 1)
-        found = [self.record(txn, key) for _, key in edges[:limit]]
-        following = edge_key(*edges[limit]) if len(edges) > limit else b""
+        keys, following = self.open_keys(txn, start, limit)
+        found = [self.record(txn, key) for key in keys]
         return [record for record in found if record is not None], following
 
-    def started(self, txn: Transaction) -> list[Record]:
+    def open_keys(self, txn: Transaction, start: bytes, limit: int) -> tuple[list[bytes], bytes]:
+        """Theirs alone."""
+        rows = [row for row, _ in scan(txn, self._tables.due, start, limit + 1)]
+        following = rows[limit] if len(rows) > limit else b""
+        return [row[-KEY_BYTES:] for row in rows[:limit]], following
+
+    def started(self, txn: Transaction, count: int) -> list[Record]:
+        """So many are there; behind the last of them nothing is looked at."""
         found: list[Record] = []
         with txn.cursor(self._tables.due) as at:
-            for row, _ in rows_from(at):
+            for row, _ in rows_from(at) if count else ():
                 _, key = edge_of(row)
                 value = txn.get(key, db=self._tables.actions)
-                if value is not None and status_of(value) is ExecutionStatus.STARTED:
-                    record = self._joined(txn, key, value)
-                    found += [] if record is None else [record]
+                if value is None or status_of(value) is not ExecutionStatus.STARTED:
+                    continue
+                record = self._joined(txn, key, value)
+                found += [] if record is None else [record]
+                count -= 1
+                if not count:
+                    break
         return found
 
     # --- writing ------------------------------------------------------------------------

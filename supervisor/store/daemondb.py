@@ -8,14 +8,13 @@ opened at all was found out before, by `opening.py`.
 """
 
 import contextlib
-import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from ...ipc.actions import ExecutionStatus
@@ -42,8 +41,7 @@ MAP_BYTES = 64 * 1024**2
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True):
     """Which changes won their compare-and-swap, the events that came of them, and the runs
     that made room for newer ones in the history: their output is of no use any more."""
 
@@ -52,8 +50,7 @@ class Committed:
     runs_forgotten: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(msgspec.Struct, frozen=True):
     """Actions that were removed, the runs that went with them, and where to look on."""
 
     actions: int
@@ -61,8 +58,7 @@ class Forgotten:
     cursor: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(msgspec.Struct, frozen=True):
     """What is held in memory of the store; replaced when a transaction is committed."""
 
     meta: Meta
@@ -143,7 +139,7 @@ class DaemonDB:
 
     def room(self) -> Room:
         """How full it is."""
-        every = [getattr(self._tables, field.name) for field in fields(Tables)]
+        every = [getattr(self._tables, name) for name in Tables.__struct_fields__]
         return self._read(lambda txn: environment.room(self._env, txn, every))
 
     @property
@@ -239,11 +235,11 @@ class DaemonDB:
         return len(self._damage)
 
     def read(self, action_id: str) -> Record | None:
-        return self.read_key(action_key(action_id))
+        return self.read_keys([action_key(action_id)])[0]
 
-    def read_key(self, key: bytes) -> Record | None:
-        """The record under a key; None where there is none, or where it is damaged."""
-        return self._read(lambda txn: self._actions.record(txn, key))
+    def read_keys(self, keys: Sequence[bytes]) -> list[Record | None]:
+        """The record under each key; None where there is none, or where it is damaged."""
+        return self._read(lambda txn: [self._actions.record(txn, key) for key in keys])
 
     def counts(self) -> Counter[ExecutionStatus]:
         """How many records have each status."""
@@ -255,7 +251,8 @@ class DaemonDB:
 
     def started(self) -> list[Record]:
         """Every STARTED record, by the index of what is not terminal."""
-        return self._read(self._actions.started)
+        count = self._known.counts[ExecutionStatus.STARTED]
+        return self._read(lambda txn: self._actions.started(txn, count))
 
     def page(
         self, cursor: str, limit: int, statuses: Collection[ExecutionStatus]
@@ -290,6 +287,12 @@ class DaemonDB:
         start = bytes.fromhex(cursor)
         records, following = self._read(lambda txn: self._actions.open_page(txn, start, limit))
         return records, following.hex()
+
+    def open_keys(self, cursor: str, limit: int) -> tuple[list[bytes], str]:
+        """Keys of records that are not terminal, as `open_page` has the records."""
+        start = bytes.fromhex(cursor)
+        keys, following = self._read(lambda txn: self._actions.open_keys(txn, start, limit))
+        return keys, following.hex()
 
     # --- runs, events, outbox -----------------------------------------------------------
 
@@ -352,7 +355,7 @@ class DaemonDB:
             if status is not None:
                 counts[status] -= 1
             runs += self._history.ids_of(gone)
-        return runs, dataclasses.replace(self._known, counts=counts)
+        return runs, replace(self._known, counts=counts)
 
     # --- after damage -------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """What is in a store, for people: figures, and every row as a line of JSON. Reads only."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def stats(env: Environment, place: Path) -> dict[str, Any]:
     """Sizes in bytes; the oldest rows as instants, null where there are none."""
     info, tables = env.info(), _tables(env)
     with env.begin() as txn:
-        there = {f.name: getattr(tables, f.name) for f in fields(Tables)}
+        there = {name: getattr(tables, name) for name in Tables.__struct_fields__}
         there = {name: table for name, table in there.items() if table is not None}
         room = environment.room(env, txn, there.values())
         rows = {name: _size(txn.stat(table), room.page_bytes) for name, table in there.items()}
@@ -77,7 +76,7 @@ def export(env: Environment, *, progress: Progress) -> Iterator[bytes]:
     in hexadecimal. The first line says what this is."""
     tables = _tables(env)
     with env.begin() as txn:
-        there = [f.name for f in fields(Tables) if getattr(tables, f.name) is not None]
+        there = [name for name in Tables.__struct_fields__ if getattr(tables, name) is not None]
         rows = sum(txn.stat(getattr(tables, name))["entries"] for name in there)
         number = _format(txn, tables, Path(env.path()))
         yield _line({"schemaVersion": SCHEMA_VERSION, "format": number, "rows": rows})

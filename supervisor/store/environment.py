@@ -11,12 +11,11 @@ import errno
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import lmdb
-import lmdb.verify
+import msgspec
 
 from . import storefile
 from .storefile import StoreError, StoreErrorKind
@@ -146,6 +145,8 @@ def verify(place: Path) -> str:
     """
     if sys.maxsize < 2**32:
         return ""
+    import lmdb.verify  # only here: a daemon that works has no use for it
+
     check: Callable[[str], list[str]] = lmdb.verify.verify
     try:
         problems = check(str(place))
@@ -167,8 +168,7 @@ def copy(env: Environment, directory: Path) -> None:
     env.copy(str(directory), compact=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(msgspec.Struct, frozen=True):
     """How full an environment is, in bytes; `used` is what cannot be written over."""
 
     map_bytes: int

@@ -3,18 +3,15 @@
 `opening.py`'s.
 """
 
-import enum
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import fields
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from ..core.model import Record
 from . import environment, migrations, pages, rows, salvage, storefile, storemeta
 from .ended import row_of
+from .findings import Condition, Examination, both
 from .records import KEY_BYTES, edge_key
 from .storefile import StoreError
 from .storemeta import META_KEY
@@ -26,40 +23,10 @@ FAULTS_MAX = 100
 INDEXES = ("due", "ended")
 
 
-class Condition(enum.StrEnum):
-    NEW = "new"  # nothing was ever kept here
-    SOUND = "sound"
-    OLDER = "older"  # sound, and of a format that will be migrated
-    NEWER = "newer"  # not to be touched by this software
-    LOST = "lost"  # a store was here, and is no more
-    DAMAGED = "damaged"
-
-
-class Examination(msgspec.Struct, frozen=True):
-    """`detail` is for people. `damaged` are values that are not what was written, by table
-    and key: they cost themselves, and not the store. `faults` are rows of indexes that do not
-    agree with the records; the indexes are made anew then."""
-
-    condition: Condition
-    detail: str = ""
-    damaged: tuple[tuple[str, bytes], ...] = ()
-    faults: tuple[str, ...] = ()
-
-    @property
-    def usable(self) -> bool:
-        return self.condition in (Condition.SOUND, Condition.OLDER)
-
-
 def examine(place: Path) -> Examination:
     """Raises `StoreError` where it cannot be looked at; does not return where it is such that
     LMDB ends the process."""
     return both(examine_structure(place), lambda: examine_contents(place))
-
-
-def both(structure: Examination, contents: Callable[[], Examination]) -> Examination:
-    """What is said of a file by its structure and, where that is good, by its contents. The
-    two may be looked at at once, in two processes."""
-    return contents() if structure.usable else structure
 
 
 def examine_structure(place: Path) -> Examination:
@@ -127,7 +94,7 @@ def _look_inside(env: Any, place: Path) -> Examination:
             return Examination(Condition.NEWER if newer else Condition.DAMAGED, str(error))
     tables = Tables.open(lambda name: environment.existing_table(env, name))
     older = number < migrations.FORMAT
-    missing = [f.name for f in fields(Tables) if getattr(tables, f.name) is None]
+    missing = [name for name in Tables.__struct_fields__ if getattr(tables, name) is None]
     if missing and not older:
         return Examination(Condition.DAMAGED, f"it has no table {', '.join(missing)}")
     with env.begin() as txn:

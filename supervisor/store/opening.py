@@ -14,8 +14,9 @@ from typing import TypeAlias
 from ...ipc.instants import format_instant
 from . import environment, incidents, storechild, storefile
 from .daemondb import MAP_BYTES, DaemonDB
-from .examination import Condition, Examination
+from .findings import Condition, Examination
 from .incidents import Incident
+from .storechild import StoreChild
 from .storefile import Places, StoreError, StoreErrorKind
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ def open_store(
     map_bytes: int = MAP_BYTES,
     lock: Path | None = None,
     say: Say = lambda *_: None,
+    begun: StoreChild | None = None,
 ) -> DaemonDB:
-    """`lock` is where LMDB's lock file is kept, if not beside the data.
+    """`lock` is where LMDB's lock file is kept, if not beside the data; `begun` an examination
+    that is under way.
 
     Raises `StoreError` for a store that is newer than this software, which is left as it is,
     and where the disk does not even take another.
@@ -43,7 +46,11 @@ def open_store(
     with environment.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
         places.prepare()
         say("examining daemonDB", storechild.EXAMINE_SECONDS_MAX)
-        found = storechild.examine(places.store)
+        found = (
+            storechild.examine(places.store)
+            if begun is None
+            else storechild.examination(begun, places.store)
+        )
         match found.condition:
             case Condition.NEWER:
                 raise StoreError(f"cannot use {places.store}: {found.detail}")

@@ -9,9 +9,10 @@ import os
 import struct
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
+
+import msgspec
 
 _WORD = "Q" if sys.maxsize > 2**32 else "I"
 _PAGE = struct.Struct(f"={_WORD}HHHH")  # its number, nothing, flags, where its nodes end, begin
@@ -48,11 +49,10 @@ class _Head(NamedTuple):
     main: Tree
 
 
-@dataclass(slots=True)
-class Found:
+class Found(msgspec.Struct):
     """The rows that could be read; `whole`: there were no others."""
 
-    rows: dict[bytes, bytes] = field(default_factory=dict)
+    rows: dict[bytes, bytes] = msgspec.field(default_factory=dict)
     whole: bool = True
 
 

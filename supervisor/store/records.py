@@ -98,7 +98,7 @@ def status_of(stored: bytes) -> ExecutionStatus | None:
 # --- records, and what of them is stored apart ------------------------------------------
 
 
-class Stored(msgspec.Struct, frozen=True, array_like=True):
+class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A record as it lies in `actions`.
 
     Where `details` is not empty, `appNames` and `args` are in the table of that name, and

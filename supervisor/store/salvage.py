@@ -4,8 +4,9 @@ The index of edges is not read: it is made anew. Nothing outlives the transactio
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from . import pages, storemeta
 from .pages import Found
@@ -18,20 +19,20 @@ from .tables import Tables, Transaction, rows_from, set_aside
 _ALL = 2**31
 
 
-@dataclass(slots=True)
-class Table:
+class Table(msgspec.Struct):
     """`rows` are sound, `lost` are keys of those that are not. `whole`: there were no others."""
 
-    rows: dict[bytes, bytes] = field(default_factory=dict)
-    lost: set[bytes] = field(default_factory=set)
+    rows: dict[bytes, bytes] = msgspec.field(default_factory=dict)
+    lost: set[bytes] = msgspec.field(default_factory=set)
     whole: bool = False
 
 
-@dataclass(slots=True)
-class Salvage:
+class Salvage(msgspec.Struct):
     """`newest`: nothing that was committed after it can be missing from a whole table."""
 
-    tables: dict[str, Table] = field(default_factory=lambda: {name: Table() for name in TABLES})
+    tables: dict[str, Table] = msgspec.field(
+        default_factory=lambda: {name: Table() for name in TABLES}
+    )
     newest: bool = False
 
     @property

@@ -1,4 +1,5 @@
-"""Runs `storetool.py` in a process of its own, and hears what it says. Decides nothing.
+"""Runs `storetool.py` and `examiner.py` in processes of their own, and hears what they say.
+Decides nothing.
 
 At start and stop the daemon may wait for one; while it works it never does (law 2): then the
 end shows on `pidfd`, and the answer is read from memory afterwards.
@@ -10,15 +11,14 @@ import select
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from ...workers.spawn import ENVIRONMENT_ALLOWED
-from .examination import Condition, Examination, both
+from .findings import Condition, Examination
 from .incidents import Incident
-from .storefile import StoreError, StoreErrorKind
+from .storefile import Places, StoreError, StoreErrorKind
 
 #: What LMDB and the kernel end a process with that meets a damaged file (fact 3).
 _KILLED_BY_DAMAGE = frozenset({signal.SIGBUS, signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE})
@@ -30,13 +30,13 @@ EXAMINE_SECONDS_MAX = 300.0
 #: Two backups are looked at, and a third store is written.
 REPLACE_SECONDS_MAX = 900.0
 _TOOL = "geosched.supervisor.store.storetool"
+_EXAMINER = "geosched.supervisor.store.examiner"
 _STDIN, _STDOUT, _STDERR = range(3)
 _decode_examination = msgspec.json.Decoder(Examination).decode
 _decode_incident = msgspec.json.Decoder(Incident).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """`output` is what it said; `died_of` names the signal that ended it, "" for none."""
 
     output: bytes
@@ -53,13 +53,13 @@ class Answer:
 class StoreChild:
     """One command, from its start on. Its answer is there when `pidfd` is readable."""
 
-    def __init__(self, *arguments: str | Path) -> None:
+    def __init__(self, *arguments: str | Path, tool: str = _TOOL) -> None:
         """Raises `OSError`."""
         self._said = os.memfd_create("storetool")
         self._complained = os.memfd_create("storetool")
         self.pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-m", _TOOL, *map(str, arguments)],
+            [sys.executable, "-P", "-m", tool, *map(str, arguments)],
             {k: v for k, v in os.environ.items() if k in ENVIRONMENT_ALLOWED},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
@@ -125,19 +125,25 @@ def _why(answer: Answer, verb: str | Path, place: str | Path) -> str:
 
 
 def examine(place: Path) -> Examination:
-    """Whatever the file does to whoever opens it. Raises `StoreError`.
-
-    Structure and contents are looked at at once, which halves the time where there are two
-    cores; the second may die of what the first tells.
-    """
-    children = [StoreChild(f"examine-{part}", place) for part in ("structure", "contents")]
-    for child in children:
-        child.wait(EXAMINE_SECONDS_MAX)
-    structure, contents = (child.answer() for child in children)
-    return both(_examination(structure, place), lambda: _examination(contents, place))
+    """Whatever the file does to whoever opens it. Raises `StoreError`."""
+    return examination(StoreChild(place, tool=_EXAMINER), place)
 
 
-def _examination(answer: Answer, place: Path) -> Examination:
+def begin_to_examine(state_dir: Path) -> StoreChild | None:
+    """Have a store looked at while other things are done, before it is opened. None where
+    that cannot be begun: whoever opens the store will say why."""
+    places = Places(state_dir)
+    try:
+        places.prepare()
+        return StoreChild(places.store, tool=_EXAMINER)
+    except (StoreError, OSError):
+        return None
+
+
+def examination(child: StoreChild, place: Path) -> Examination:
+    """What a child that was begun finds, waited for. Raises `StoreError`."""
+    child.wait(EXAMINE_SECONDS_MAX)
+    answer = child.answer()
     if answer.damage:
         return Examination(Condition.DAMAGED, f"reading it ends with {answer.died_of}")
     return _decode_examination(_checked(answer, "examine", place).output)

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import re
-import shutil
 from pathlib import Path
 
 from ...workers import procfs
@@ -199,6 +198,8 @@ def allocated_bytes(place: Path) -> int:
 
 def copy_file(source: Path, target: Path) -> None:
     """For nobody else's eyes at any instant."""
+    import shutil  # only here and in `remove`: whoever looks at a store is waited for
+
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as made, source.open("rb") as there:
         shutil.copyfileobj(there, made)
@@ -342,6 +343,8 @@ def rename(old: Path, new: Path) -> None:
 
 def remove(directory: Path) -> None:
     if directory.is_dir() and not directory.is_symlink():
+        import shutil
+
         shutil.rmtree(directory)
     else:
         directory.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
 """Work on a store's files in a process of its own: `python -m geosched.supervisor.store.storetool`.
 
-The daemon runs it to look at its store before it opens it, to save what can be read of a
-damaged one, and to copy it; `geosched-ctl db` runs it for an operator. What is said is one
-JSON document (`export`: one a line) on standard output. It ends with the process that began
-it. Only `compact` and `restore` change a store, and only one that no daemon runs on.
+The daemon runs it to save what can be read of a damaged store, and to copy its own;
+`geosched-ctl db` runs it for an operator. What is said is one JSON document (`export`: one a
+line) on standard output. It ends with the process that began it. Only `compact` and `restore`
+change a store, and only one that no daemon runs on.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from ...workers.linux import set_parent_death_signal
 from ..locks import AlreadyRunningError, DirectoryLock
 from . import backups, dump, environment, incidents, replacing, storechild, storefile
 from .daemondb import MAP_BYTES
-from .examination import examine_contents, examine_structure
 from .salvage import Salvage
 from .storefile import Places, StoreError
 
@@ -79,8 +78,6 @@ def _parser() -> argparse.ArgumentParser:
         for argument in arguments:
             command.add_argument(argument, type=_TYPES.get(argument, Path))
 
-    verb("examine-structure", lambda options: _say(examine_structure(options.place)), "place")
-    verb("examine-contents", lambda options: _say(examine_contents(options.place)), "place")
     verb("replace", _replace, "state_dir", "why", "map_bytes", "now_us")
     verb("backup-own", _backup_own, "state_dir")
     verb("stats", _stats, "state_dir")

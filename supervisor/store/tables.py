@@ -6,9 +6,10 @@ must be able to do is said here as protocols.
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, Protocol
+
+import msgspec
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,7 @@ class Transaction(Protocol):
     def drop(self, db: Any, delete: bool = ...) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
+class Tables(msgspec.Struct, frozen=True):
     """A handle for each table; the names of the fields are the names on disk."""
 
     actions: Any  # key of the action -> Stored
@@ -49,7 +49,7 @@ class Tables:
 
     @classmethod
     def open(cls, open_table: Callable[[bytes], Any]) -> "Tables":
-        return cls(*(open_table(field.name.encode()) for field in fields(cls)))
+        return cls(*(open_table(name.encode()) for name in cls.__struct_fields__))
 
 
 class Damage:

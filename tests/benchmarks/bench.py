@@ -31,6 +31,7 @@ import memory
 import recovery
 import snapshot
 from figures import Figure, Line, machine, now, refresh, to_json, write_json
+from measuring import compile_product
 
 __all__ = ["Figure", "machine"]  # as bench_flash.py knows them
 
@@ -115,6 +116,7 @@ def main() -> int:
         raise SystemExit("--markdown needs --json FILE, which holds the figures")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
+    compile_product()
     host = machine()
     document: dict[str, Any] = {"schemaVersion": 2, "host": host, "parts": {}}
     if chosen.json is not None and chosen.json.exists():

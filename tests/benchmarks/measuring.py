@@ -1,5 +1,6 @@
 """What a daemon costs, read from outside in `/proc`; and the script that tells the time."""
 
+import compileall
 import os
 import signal
 import subprocess
@@ -15,6 +16,14 @@ MEGABYTE = 1_000_000
 #: Longer than the daemon keeps a synchroniser that has nothing to do.
 REST_SECONDS = 12.0
 SOURCE = Path(__file__).parent / "stamp.c"
+
+
+def compile_product() -> None:
+    """As pip leaves an installation: no start compiles modules anew, which would be most of
+    it, where the environment forbids Python to keep what it compiled."""
+    root = Path(__file__).resolve().parents[2]
+    for folder in ("ipc", "workers", "supervisor"):
+        compileall.compile_dir(root / folder, quiet=1)
 
 
 # --- the script -------------------------------------------------------------------------

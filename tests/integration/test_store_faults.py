@@ -279,7 +279,7 @@ def first_pull(db: DaemonDB) -> None:
 
 def what_is_due_starts(db: DaemonDB) -> None:
     assert db.next_edge_after(NOW_US) is not None
-    due = [db.read_key(key) for _, key in db.due(None, NOW_US, 10)]
+    due = db.read_keys([key for _, key in db.due(None, NOW_US, 10)])
     commit(db, *((record.action.id, Due(slot_free=True)) for record in due if record is not None))
 
 

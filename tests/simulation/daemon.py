@@ -1,6 +1,6 @@
 """The daemon in the simulated host: the real loop and all it turns, put together and watched.
 
-As `supervisor/daemon.py` does it, with the host's side of each seam simulated. Each part
+As `supervisor/service.py` does it, with the host's side of each seam simulated. Each part
 that is watched is the real one: it does its work, and tells the oracle.
 """
 
@@ -18,13 +18,13 @@ from geosched.supervisor.children import News
 from geosched.supervisor.clock import Clock
 from geosched.supervisor.core.liveness import JudgeClock
 from geosched.supervisor.core.model import Change, Instant
-from geosched.supervisor.daemon import recover_runs
 from geosched.supervisor.duties import Duties
 from geosched.supervisor.foresight import Foresight
 from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
 from geosched.supervisor.pool import Pool
 from geosched.supervisor.rounds import Rounds
 from geosched.supervisor.rules import address, live_run, rules_of
+from geosched.supervisor.service import recover_runs
 from geosched.supervisor.settings import Settings
 from geosched.supervisor.store.daemondb import (
     Committed,

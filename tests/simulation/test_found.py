@@ -192,8 +192,8 @@ def test_s08_half_of_a_snapshot_is_not_left_when_the_backend_is_as_it_was_before
         send(stage, f"new-{number}")
     assert stage.daemon is not None
     stage.daemon.loop.parts.backend.ask()
-    turn_until(stage, lambda: "new-0" in stage.oracle.known)  # its first share is on disk
-    assert "new-8" not in stage.oracle.known
+    turn_until(stage, lambda: len(stage.oracle.known) > 1)  # its first share is on disk
+    assert len(stage.oracle.known) < 10
     stage.host.doom(0, KilledError)
     with pytest.raises(KilledError):
         live(stage, HOUR)

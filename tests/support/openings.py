@@ -17,8 +17,8 @@ import msgspec
 from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor.core.lifecycle import decide
 from geosched.supervisor.core.model import Absent
+from geosched.supervisor.store import examiner, storechild, storetool
 from geosched.supervisor.store import incidents as told
-from geosched.supervisor.store import storechild, storetool
 from geosched.supervisor.store.daemondb import DaemonDB
 from geosched.supervisor.store.examination import examine
 from geosched.supervisor.store.opening import open_store
@@ -51,7 +51,7 @@ class Opened(msgspec.Struct):
 
 
 class ForkedChild(StoreChild):
-    def __init__(self, *arguments: str | Path) -> None:
+    def __init__(self, *arguments: str | Path, tool: str = storetool.__name__) -> None:
         self._said = os.memfd_create("storetool")
         self._complained = os.memfd_create("storetool")
         self.pid = os.fork()
@@ -60,7 +60,8 @@ class ForkedChild(StoreChild):
             os.dup2(self._complained, 2)
             code = 1
             try:
-                storetool.main([str(argument) for argument in arguments])
+                main = examiner.main if tool == examiner.__name__ else storetool.main
+                main([str(argument) for argument in arguments])
                 code = 0
             except SystemExit as ended:
                 code = int(ended.code or 0)

@@ -15,7 +15,7 @@ from geosched.supervisor.comparing import (
     differences,
 )
 from geosched.supervisor.core.model import Over, Record
-from geosched.supervisor.pulling import ENTRIES_PER_TURN_MAX
+from geosched.supervisor.pulling import ENTRIES_PER_TURN_MIN
 from geosched.supervisor.synchronisation import Snapshot
 from geosched.supervisor.turn import Turn
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record
@@ -118,7 +118,7 @@ def test_while_an_id_cannot_be_read_nothing_is_missing_for_sure():
 
 
 def test_a_turn_looks_at_no_more_than_its_share():
-    sent = [action(f"{n:04}") for n in range(3 * ENTRIES_PER_TURN_MAX)]
+    sent = [action(f"{n:04}") for n in range(3 * ENTRIES_PER_TURN_MIN)]
     known = Known()
     assert len(known.against(*sent).different) == len(sent)
     assert len(known.turns) == 4

@@ -1,36 +1,51 @@
 """A snapshot applied in slices (SPEC S3 to S8, DESIGN 3)."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import count
 
 import pytest
 from geosched.ipc.actions import Action, ExecutionStatus
 from geosched.ipc.messages import Pulled, SetAside, StopReason
 from geosched.supervisor.core.model import Change, Over, Record, Running, StopRun
 from geosched.supervisor.core.reconcile import Verdict
-from geosched.supervisor.pulling import ENTRIES_PER_TURN_MAX, QUARANTINE_SHOWN_MAX, Applying
+from geosched.supervisor.pulling import (
+    CALM_SECONDS,
+    ENTRIES_PER_TURN_MAX,
+    ENTRIES_PER_TURN_MIN,
+    QUARANTINE_SHOWN_MAX,
+    TURN_CPU_SECONDS_MAX,
+    TURN_SECONDS_MAX,
+    Applying,
+    Pace,
+)
 from geosched.supervisor.store.ended import row_of
 from geosched.supervisor.store.records import action_key
 from geosched.supervisor.synchronisation import Snapshot
 from geosched.supervisor.turn import Turn
+from msgspec.structs import replace
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record, running
 
 PAGE = 2
 
 
 class Store:
-    """What daemonDB is to a pull: records by id, and pages of the open ones."""
+    """What daemonDB is to a pull: records by key, and pages of the keys of open ones."""
 
     def __init__(self, *records: Record) -> None:
         self.records = {each.action.id: each for each in records}
         self.turns: list[list[Change]] = []
         self.absent: dict[bytes, bool] = {}  # of what is over, by row
 
-    def open_ids(self, cursor: str) -> tuple[list[Record], str]:
+    def read(self, keys: Sequence[bytes]) -> list[Record | None]:
+        by_key = {action_key(i): each for i, each in self.records.items()}
+        return [by_key.get(key) for key in keys]
+
+    def open_keys(self, cursor: str, limit: int) -> tuple[list[bytes], str]:
         still_open = sorted(i for i, r in self.records.items() if r.edge_us is not None)
         rest = [i for i in still_open if i >= cursor]
         following = rest[PAGE] if len(rest) > PAGE else ""
-        return [self.records[i] for i in rest[:PAGE]], following
+        return [action_key(i) for i in rest[:PAGE]], following
 
     def ended(self, cursor: bytes) -> tuple[list[tuple[bytes, bool]], bytes]:
         over = (r for r in self.records.values() if r.edge_us is None)
@@ -64,7 +79,10 @@ def applying(
     ids = tuple(entry.id for entry in named if entry.id is not None)
     told = Pulled(1, 0, "", "", named, ids, len(named), unreadable_ids)
     return Applying(
-        Snapshot(deque(tuple(page) for page in pages), told), store.open_ids, store.ended
+        Snapshot(deque(tuple(page) for page in pages), told),
+        store.read,
+        store.open_keys,
+        store.ended,
     )
 
 
@@ -112,7 +130,7 @@ def test_additions_come_first_and_absences_last():
 
 def test_what_changes_is_decided_in_the_turn_that_ends_the_snapshot():
     """So that it shares a transaction with the mark: looking writes nothing."""
-    known = [f"{n:04}" for n in range(3 * ENTRIES_PER_TURN_MAX)]
+    known = [f"{n:04}" for n in range(3 * ENTRIES_PER_TURN_MIN)]
     store = Store(*(record(action_id=i) for i in known))
     sent = [action(i) for i in known[1:]] + [action("new")]
     store.apply(applying(store, sent[:300], sent[300:]))
@@ -209,8 +227,45 @@ def test_a_turn_takes_no_more_than_its_share():
     store = Store()
     pages = [[action(f"{page}-{n}") for n in range(50)] for page in range(9)]
     store.apply(applying(store, *pages))
-    assert max(len(turn) for turn in store.turns) == ENTRIES_PER_TURN_MAX
+    assert max(len(turn) for turn in store.turns) == ENTRIES_PER_TURN_MIN
     assert len(store.records) == 450
+
+
+def paces(
+    cpu_seconds: float, *, took: float = 0.0, calm_seconds: float = CALM_SECONDS
+) -> list[int]:
+    """Of ten turns, each of which uses so much of the processor, and takes longer."""
+    pace = Pace(count(0.0, cpu_seconds).__next__)
+    instants = (replace(NOW, monotonic_seconds=n * max(took, cpu_seconds)) for n in range(10))
+    return [pace.entries(now, calm_seconds) for now in instants]
+
+
+def test_while_nothing_is_near_turns_take_as_much_as_they_have_time_for():
+    found = paces(TURN_CPU_SECONDS_MAX / 4)
+    assert found[0] == ENTRIES_PER_TURN_MIN
+    assert found == sorted(found)
+    assert found[-1] == ENTRIES_PER_TURN_MAX
+
+
+def test_a_slow_machine_takes_small_slices_and_goes_on():
+    assert paces(TURN_CPU_SECONDS_MAX * 2) == [ENTRIES_PER_TURN_MIN] * 10
+
+
+def test_a_slow_disk_keeps_slices_small():
+    assert paces(0.001, took=TURN_SECONDS_MAX * 2) == [ENTRIES_PER_TURN_MIN] * 10
+
+
+def test_a_slice_is_small_while_something_is_near():
+    assert set(paces(0.001, calm_seconds=CALM_SECONDS / 2)) == {ENTRIES_PER_TURN_MIN}
+
+
+def test_additions_of_one_turn_are_neighbours_in_the_store():
+    """So that few of its pages change with each commit."""
+    store = Store()
+    store.apply(applying(store, [action(f"{n:04}") for n in range(3 * ENTRIES_PER_TURN_MIN)]))
+    keys = [action_key(change.after.action.id) for turn in store.turns for change in turn]
+    assert len(keys) == 3 * ENTRIES_PER_TURN_MIN
+    assert keys == sorted(keys)
 
 
 def test_a_snapshot_is_not_done_before_its_absences_are_looked_at():

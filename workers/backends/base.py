@@ -4,8 +4,9 @@ A backend carries out one exchange at a time and either answers it whole or rais
 `ExchangeError`; it keeps nothing between two exchanges that the second depends on.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from ...ipc.actions import Action
 from ...ipc.messages import ErrorKind, NotModified, Pull, Send, SetAside, Taken
@@ -25,8 +26,7 @@ class ExchangeError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """A snapshot that is whole and checked, no id twice. The rest as `Pulled` has it."""
 
     actions: tuple[Action, ...]

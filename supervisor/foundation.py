@@ -1,0 +1,65 @@
+"""What a daemon stands on before it decides anything (law 15): locks, signals, the store being
+looked at, and what an earlier daemon left being ended.
+
+Both take a while of their own, so nothing large is imported before they are begun: neither
+the loop, nor LMDB, nor ZeroMQ.
+"""
+
+import contextlib
+import os
+import signal
+
+import msgspec
+
+from ..ipc.places import Runtime
+from ..workers.identity import make_directories
+from ..workers.linux import become_subreaper, raise_open_files
+from .locks import DirectoryLock
+from .servicemanager import ServiceManager
+from .settings import Settings
+from .store import storechild
+from .store.storechild import StoreChild
+from .sweep import Leftovers
+
+
+class Foundation(msgspec.Struct):
+    """`open_files` is the soft limit that this process was given; `wakeup` the reading end of
+    the pipe that signals are written into; `examination` None where it could not be begun."""
+
+    manager: ServiceManager
+    runtime: Runtime
+    open_files: int
+    wakeup: int
+    examination: StoreChild | None
+    leftovers: Leftovers
+
+
+def lay(settings: Settings, opened: contextlib.ExitStack) -> Foundation:
+    """`opened` closes it in reverse. Raises `AlreadyRunningError`, `OSError`."""
+    open_files = raise_open_files()[0]
+    manager = ServiceManager()
+    opened.callback(manager.close)
+    daemon = settings.daemon
+    runtime = Runtime(daemon.runtime_dir)
+    for directory in (daemon.state_dir, daemon.runtime_dir):
+        opened.callback(DirectoryLock(directory).close)
+    make_directories(runtime)
+    wakeup = _record_signals(opened)
+    become_subreaper()
+    examination = storechild.begin_to_examine(daemon.state_dir)
+    leftovers = Leftovers(runtime, daemon.state_dir)
+    leftovers.begin_sweep()
+    opened.callback(leftovers.close)
+    return Foundation(manager, runtime, open_files, wakeup, examination, leftovers)
+
+
+def _record_signals(opened: contextlib.ExitStack) -> int:
+    """Signals become bytes in a pipe that the loop polls (law 7, fact Z10)."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    opened.callback(os.close, reader)
+    opened.callback(os.close, writer)
+    opened.callback(signal.set_wakeup_fd, -1)
+    return reader

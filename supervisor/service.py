@@ -1,0 +1,259 @@
+"""The daemon at work: opens the store, the sockets and the loop, turns it, reloads, and leaves.
+
+Decides nothing. What has to be there before is `foundation.py`'s; that is closed after.
+"""
+
+import contextlib
+import logging
+import os
+import time
+
+from .. import __version__
+from ..ipc.control import Call, Reply
+from ..ipc.messages import FromSynchroniser, FromWorker, ToSynchroniser, ToWorker
+from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
+from ..workers.linux import open_clock_set_timer
+from ..workers.spawn import Zygote
+from . import preflight
+from .backend import Backend
+from .backoff import Backoff
+from .children import Children
+from .clock import Clock
+from .control import Control
+from .core.liveness import JudgeClock
+from .core.recovery import recover
+from .desk import LoopDesk
+from .duties import Duties
+from .foundation import Foundation
+from .loop import Loop, Parts
+from .pool import Pool
+from .rounds import Rounds
+from .rules import address, live_run, rules_of
+from .settings import Settings, SettingsError, load, needs_restart
+from .store.daemondb import DaemonDB
+from .store.opening import open_store
+from .sweep import Leftovers
+from .synchronisation import Synchronisation
+from .upkeep import Upkeep
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Everything that one run of the daemon opens upon its foundation; `opened` closes it in
+    reverse."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        opened: contextlib.ExitStack,
+        base: Foundation,
+        *,
+        log_level: str,
+    ) -> None:
+        self.settings = settings
+        self.manager = base.manager
+        self._base = base
+        self._log_level = log_level
+        self._opened = opened
+
+    def run(self) -> None:
+        """Until the daemon is to leave. Raises `StoreError`."""
+        base = self._base
+        base.leftovers.sweep()
+        children = self._children(base)
+        children.start(time.monotonic())  # it begins while the store is waited for
+        loop = self._loop(base, self._open_store(base), children)
+        recover_runs(loop, base.leftovers)
+        self._open_control(loop, base)
+        rounds = Rounds(loop, self.manager)
+        rounds.begin(self.settings)
+        loop.turn()
+        log.info("Ready", extra={"event": "ready", "version": __version__})
+        self.manager.ready(rounds.fares())
+        while not loop.finished:
+            loop.turn()
+            if loop.reload_wanted:
+                self._reload(loop, rounds)
+            if loop.leaving is not None and not loop.leaving.told:
+                loop.leaving.told = True
+                self.manager.stopping(loop.leaving.bound_seconds)
+        self._leave(loop)
+
+    # --- start --------------------------------------------------------------------------
+
+    def _children(self, base: Foundation) -> Children:
+        """The lifeline: only this process holds its write end, so that its end, however
+        it comes about, is seen by every worker (law 11)."""
+        lifeline, held = os.pipe2(os.O_CLOEXEC)
+        self._opened.callback(os.close, lifeline)
+        self._opened.callback(os.close, held)
+
+        def start_zygote() -> Zygote:
+            return Zygote(
+                lifeline=lifeline,
+                runtime_dir=base.runtime.dir,
+                instance=base.leftovers.instance,
+                log_level=self._log_level,
+                open_files=base.open_files,
+            )
+
+        children = Children(start_zygote)
+        self._opened.callback(children.close)
+        return children
+
+    def _open_store(self, base: Foundation) -> DaemonDB:
+        daemon = self.settings.daemon
+        db = open_store(
+            daemon.state_dir,
+            now_us=time.time_ns() // 1000,
+            map_bytes=daemon.map_size_bytes,
+            lock=base.runtime.store_lock,
+            say=self.manager.busy,
+            begun=base.examination,
+        )
+        self._opened.callback(db.close)
+        return db
+
+    def _clock_set(self) -> int | None:
+        """Wakes the loop when the wall clock is set; without it a step is seen at the next
+        turn, which is at most half a minute later."""
+        try:
+            descriptor = open_clock_set_timer()
+        except OSError as error:
+            log.warning("Steps of the clock will be seen late: %s", error)
+            return None
+        self._opened.callback(os.close, descriptor)
+        return descriptor
+
+    def _loop(self, base: Foundation, db: DaemonDB, children: Children) -> Loop:
+        settings = self.settings
+        context = new_context()
+        self._opened.callback(context.term)
+        workers: Server[FromWorker, ToWorker] = Server(
+            context, base.runtime.worker_socket, receives=FromWorker
+        )
+        self._opened.callback(workers.close)
+        exchanges: Server[FromSynchroniser, ToSynchroniser] = Server(
+            context,
+            base.runtime.sync_socket,
+            receives=FromSynchroniser,
+            frame_bytes_max=SYNC_FRAME_BYTES_MAX,
+        )
+        self._opened.callback(exchanges.close)
+        clock = Clock(
+            mark_us=db.meta.clock_mark_us,
+            wait_seconds=settings.daemon.clock_wait_seconds,
+            must_synchronise=settings.daemon.clock_must_sync,
+        )
+        now = clock.read()
+        judge = JudgeClock(now.monotonic_seconds)
+        pool = Pool(workers, children, base.leftovers, judge)
+        backoff = Backoff(base.runtime.backoff, now)
+        synchronisation = Synchronisation(
+            exchanges,
+            children,
+            address(settings.backend),
+            backoff,
+            monotonic_seconds=clock.monotonic_seconds,
+        )
+        upkeep = Upkeep(db, children, settings.daemon)
+        self._opened.callback(upkeep.close)
+        parts = Parts(
+            db=db,
+            clock=clock,
+            children=children,
+            pool=pool,
+            backend=Backend(settings.backend, synchronisation, db),
+            upkeep=upkeep,
+            duties=Duties(now.boot_seconds),
+            poller=Poller(),
+            wakeup=base.wakeup,
+            clock_set=self._clock_set(),
+            make_run=lambda record, at: live_run(
+                record, at, self.settings, instance=base.leftovers.instance
+            ),
+            run_is_gone=lambda run_id: base.leftovers.end_tree(run_id, None, None),
+        )
+        for readable in (workers, exchanges, children.fileno(), base.wakeup):
+            parts.poller.watch(readable)
+        if parts.clock_set is not None:
+            parts.poller.watch(parts.clock_set)
+        return Loop(parts, settings, rules_of(settings, db.meta.generation))
+
+    def _open_control(self, loop: Loop, base: Foundation) -> None:
+        context = new_context()
+        self._opened.callback(context.term)
+        server: Server[Call, Reply] = Server(
+            context, base.runtime.control_socket, receives=Call, mode=0o660
+        )
+        self._opened.callback(server.close)
+        desk = LoopDesk(loop, containment=base.leftovers.containment)
+        loop.control = Control(server, desk, self.settings.control.operators)
+        loop.parts.poller.watch(server)
+
+    # --- reload and stop ----------------------------------------------------------------
+
+    def _reload(self, loop: Loop, rounds: Rounds) -> None:
+        """All or nothing: an invalid file changes nothing."""
+        loop.reload_wanted = False
+        self.manager.reloading()
+        try:
+            new = load(self.settings.source)
+            preflight.refuse_untrusted(new)
+        except SettingsError as error:
+            log.error("Not reloaded: %s", error, extra={"event": "reload-refused"})
+        else:
+            self._apply(loop, rounds, new)
+        self.manager.ready(rounds.fares())
+
+    def _apply(self, loop: Loop, rounds: Rounds, new: Settings) -> None:
+        kept = needs_restart(self.settings, new)
+        for key in kept:
+            log.warning("%s needs a restart to change", key, extra={"event": "needs-restart"})
+        if kept:
+            new = new.without_restart(self.settings)
+        self.settings = new
+        loop.settings = new
+        loop.rules = rules_of(new, loop.rules.generation)
+        loop.parts.backend.reconfigure(new.backend)
+        loop.parts.upkeep.settings = new.daemon
+        if loop.control is not None:
+            loop.control.permit(new.control.operators)
+        rounds.replan(new)
+        log.info("Reloaded %s", new.source, extra={"event": "reloaded"})
+
+    def _leave(self, loop: Loop) -> None:
+        for run in loop.parts.pool.runs.values():
+            log.error(
+                "Leaving run %s of action %s behind: it is stuck",
+                run.order.run_id,
+                run.action_id,
+                extra={"event": "left-behind", "id": run.action_id},
+            )
+        loop.parts.pool.release_all()
+        log.info("Stopped", extra={"event": "stopped"})
+
+
+def recover_runs(loop: Loop, leftovers: Leftovers) -> None:
+    """S2, in one transaction; then every action of the past is this daemon's own."""
+    kept = leftovers.kept_results()
+    started = loop.parts.db.started()
+    found = recover(started, kept, leftovers.alive, loop.now, loop.rules)
+    loop.begin(found.changes, found.stuck)
+    for result in found.strangers:
+        log.warning(
+            "Dropped the kept result of run %s: it fits no open run",
+            result.run_id,
+            extra={"event": "stranger-result", "runId": result.run_id},
+        )
+    for run_id in kept.keys() - leftovers.alive:
+        leftovers.forget_result(run_id)
+    for change in found.changes:
+        log.info(
+            "Recovered action %s: %s (%s)",
+            change.after.action.id,
+            change.after.status.value,
+            change.after.reason,
+            extra={"event": "recovered", "id": change.after.action.id},
+        )
