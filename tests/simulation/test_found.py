@@ -193,7 +193,8 @@ def test_s08_half_of_a_snapshot_is_not_left_when_the_backend_is_as_it_was_before
     assert stage.daemon is not None
     stage.daemon.loop.parts.backend.ask()
     turn_until(stage, lambda: len(stage.oracle.known) > 1)  # its first share is on disk
-    assert len(stage.oracle.known) < 10
+    half = stage.oracle.known.keys() - {"a"}
+    assert len(half) < 9
     stage.host.doom(0, KilledError)
     with pytest.raises(KilledError):
         live(stage, HOUR)
@@ -201,7 +202,7 @@ def test_s08_half_of_a_snapshot_is_not_left_when_the_backend_is_as_it_was_before
     stage.backend.entries = before
     stage.start_daemon()
     pull(stage)
-    assert statuses(stage)["new-0"] == "WONT_START"
+    assert {statuses(stage)[one] for one in half} == {"WONT_START"}
     assert statuses(stage)["a"] == "NULL"
 
 
