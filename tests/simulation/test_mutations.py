@@ -115,7 +115,7 @@ MUTATIONS = (
         "attempts are not counted",
         "    attempt = record.attempt + 1\n",
         "    attempt = max(record.attempt, 1)\n",
-        "S18",
+        "S18|S12: it ended",  # two runs of one id: the second is one that was reported, or over
     ),
 )
 
