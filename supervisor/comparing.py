@@ -15,7 +15,7 @@ from ..ipc.instants import format_instant
 from ..ipc.views import DifferenceView
 from .core.model import Over, Record
 from .pulling import ENTRIES_PER_TURN_MIN
-from .synchronisation import Snapshot
+from .synchronisation import Snapshot, unpack
 from .turn import Turn
 
 #: Actions in one page, and how much JSON of theirs: with one more it still fits its frame.
@@ -83,7 +83,7 @@ class Comparison(msgspec.Struct):
     def _look_at_sent(self, turn: Turn, snapshot: Snapshot) -> None:
         looked_at = 0
         while snapshot.pages and looked_at < ENTRIES_PER_TURN_MIN:
-            page = snapshot.pages.popleft()
+            page = unpack(snapshot.pages.popleft())
             looked_at += len(page)
             for action in page:
                 self._seen.add(action.id)

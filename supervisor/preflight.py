@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import pwd
-import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -209,8 +208,13 @@ def _command_problems(settings: Settings) -> Iterator[str]:
 
 def _found(script: ScriptSettings) -> str | None:
     """The program of a script, as its worker will look it up."""
-    path = script.env.get("PATH", os.environ.get("PATH", DEFAULT_PATH))
-    return shutil.which(script.command[0], path=path)
+    program = script.command[0]
+    if os.path.dirname(program):
+        usable = os.access(program, os.X_OK) and not os.path.isdir(program)
+        return program if usable else None
+    import shutil  # not earlier: it loads what compresses, for as long as the daemon lives
+
+    return shutil.which(program, path=script.env.get("PATH", os.environ.get("PATH", DEFAULT_PATH)))
 
 
 def _operator_problems(settings: Settings) -> Iterator[str]:

@@ -9,20 +9,19 @@ none. A crash in between merely pulls again, because the mark is written with th
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 
 import msgspec
 
 from ..ipc.actions import Action
 from .core.model import Change, Instant, Record
 from .core.reconcile import Verdict, reconcile_absent, reconcile_sent
-from .store.records import action_key, edge_of
-from .synchronisation import Snapshot
+from .store.records import KEY_BYTES, action_key, edge_of
+from .synchronisation import Snapshot, pack, unpack
 from .turn import Turn
 
 #: Entries of a slice while something is near: some milliseconds of work.
 ENTRIES_PER_TURN_MIN = 200
-ENTRIES_PER_TURN_MAX = 4_000
+ENTRIES_PER_TURN_MAX = 2_000
 #: What a turn may use of the processor, and how long it may wait for the disk with it.
 TURN_CPU_SECONDS_MAX = 0.05
 TURN_SECONDS_MAX = 0.125
@@ -59,23 +58,27 @@ class Pace:
 
 class Differing:
     """What is to be decided, in the order of its keys: there neighbours share a page of the
-    store, so that a slice changes few. Never sorted as a whole, which takes too long."""
+    store, so that a slice changes few. Never sorted as a whole, which takes too long; each is
+    its key and the packed action."""
 
     def __init__(self) -> None:
-        self._by_first_byte: dict[int, list[tuple[bytes, Action]]] = {}
-        self._sorted: deque[tuple[bytes, Action]] = deque()
+        self._by_first_byte: dict[int, list[bytes]] = {}
+        self._sorted: deque[bytes] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._sorted or self._by_first_byte)
 
     def add(self, key: bytes, action: Action) -> None:
-        self._by_first_byte.setdefault(key[0], []).append((key, action))
+        self._by_first_byte.setdefault(key[0], []).append(key + pack(action))
 
     def take(self, entries_max: int) -> list[tuple[bytes, Action]]:
         while self._by_first_byte and len(self._sorted) < entries_max:
-            share = self._by_first_byte.pop(min(self._by_first_byte))
-            self._sorted += sorted(share, key=itemgetter(0))
-        return [self._sorted.popleft() for _ in range(min(entries_max, len(self._sorted)))]
+            self._sorted += sorted(self._by_first_byte.pop(min(self._by_first_byte)))
+        taken = [self._sorted.popleft() for _ in range(min(entries_max, len(self._sorted)))]
+        return [(entry[:KEY_BYTES], _unpack_action(entry[KEY_BYTES:])) for entry in taken]
+
+
+_unpack_action: Callable[[bytes], Action] = msgspec.msgpack.Decoder(Action).decode
 
 
 class Applying(msgspec.Struct):
@@ -123,7 +126,7 @@ class Applying(msgspec.Struct):
     def _look_at_sent(self, turn: Turn, entries_max: int) -> None:
         sent: list[Action] = []
         while self.snapshot.pages and len(sent) < entries_max:
-            sent += self.snapshot.pages.popleft()
+            sent += unpack(self.snapshot.pages.popleft())
         keys = [action_key(action.id) for action in sent]
         self.seen.update(keys)
         for key, action, stored in zip(keys, sent, self.read(keys), strict=True):

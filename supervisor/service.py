@@ -4,6 +4,7 @@ Decides nothing. What has to be there before is `foundation.py`'s; that is close
 """
 
 import contextlib
+import gc
 import logging
 import os
 import time
@@ -68,6 +69,7 @@ class Service:
         self._open_control(loop, base)
         rounds = Rounds(loop, self.manager)
         rounds.begin(self.settings)
+        gc.freeze()  # what lives as long as the daemon is not looked through again and again
         loop.turn()
         log.info("Ready", extra={"event": "ready", "version": __version__})
         self.manager.ready(rounds.fares())

@@ -5,7 +5,6 @@ then everything is looked at again until nothing is found twice in a row. Also t
 tool for one run: `end_tree`. No status is decided here.
 """
 
-import hashlib
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from ..ipc.digests import blake2b
 from ..ipc.messages import EndCause, RunResult, StopReason
 from ..ipc.places import Runtime
 from ..workers import procfs, results, tree
@@ -39,7 +39,7 @@ CLEAN_ROUNDS = 2
 
 def instance_of(state_dir: Path) -> str:
     """The mark of this boot and this state directory, carried by every script."""
-    place = hashlib.blake2b(os.fsencode(state_dir.resolve()), digest_size=6).hexdigest()
+    place = blake2b(os.fsencode(state_dir.resolve()), digest_size=6).hexdigest()
     return f"{procfs.boot_id()}-{place}"
 
 

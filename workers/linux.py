@@ -46,6 +46,13 @@ def set_parent_death_signal(number: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, number)
 
 
+def give_memory_back() -> None:
+    """Let the system have what this process has freed; not every C library can."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def raise_open_files() -> tuple[int, int]:
     """As many descriptors as the host allows (fact 11: a daemon that runs out of them is
     aborted by its socket library). The limits as they were, for those who inherit."""

@@ -43,6 +43,18 @@ ENVIRONMENT_ALLOWED = frozenset(
 _decode: Callable[[bytes], FromZygote] = msgspec.msgpack.Decoder(FromZygote).decode
 
 
+class Given(msgspec.Struct, frozen=True):
+    """What a zygote is told at its start, as JSON in its one argument. `socket` and
+    `lifeline` are descriptors, `open_files` is the soft limit of scripts, 0 to leave it."""
+
+    socket: int
+    lifeline: int
+    runtime_dir: str
+    instance: str
+    log_level: str = "info"
+    open_files: int = 0
+
+
 class Zygote:
     """A zygote process, from its start on. `pidfd` is readable when it has ended."""
 
@@ -62,16 +74,13 @@ class Zygote:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         with theirs:
+            place = str(runtime_dir.absolute())
+            given = Given(theirs.fileno(), lifeline, place, instance, log_level, open_files)
             self.pid = os.posix_spawn(
                 sys.executable,
                 [
                     *(sys.executable, "-P", "-m", "geosched.workers.zygote"),
-                    *("--socket", str(theirs.fileno())),
-                    *("--lifeline", str(lifeline)),
-                    *("--runtime-dir", str(runtime_dir.absolute())),
-                    *("--instance", instance),
-                    *("--log-level", log_level),
-                    *("--open-files", str(open_files)),
+                    msgspec.json.encode(given).decode(),
                 ],
                 {k: v for k, v in environment.items() if k in ENVIRONMENT_ALLOWED},
                 file_actions=[

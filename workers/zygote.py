@@ -2,10 +2,9 @@
 
 Exec'd by the supervisor before anything is opened: it imports what its children need, has
 one thread, no ZeroMQ context and no database. It decides nothing, and leaves when the
-supervisor does. Run as `python -P -m geosched.workers.zygote`.
+supervisor does. Run as `python -P -m geosched.workers.zygote GIVEN` (`spawn.py`).
 """
 
-import argparse
 import contextlib
 import gc
 import logging
@@ -13,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +40,7 @@ from .identity import Kind, declare, forget_identity
 from .linux import raise_open_files
 from .procfs import descendants, process_table, start_ticks
 from .running import World
+from .spawn import Given
 from .tree import end_instance
 
 log = logging.getLogger("geosched.workers.zygote")
@@ -208,7 +209,7 @@ def _synchronise(name: str, endpoint: str, world: World) -> int:
 
 
 def main() -> None:
-    options = _options()
+    options = msgspec.json.decode(sys.argv[1], type=Given)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
     )
@@ -216,7 +217,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     _close_all_but(options.socket, options.lifeline)
     os.chdir("/")
-    runtime = Runtime(options.runtime_dir)
+    runtime = Runtime(Path(options.runtime_dir))
     declared = declare(runtime, Kind.ZYGOTE, "zygote")
     containment = Containment.detect(options.instance)
     hard = raise_open_files()[1]
@@ -239,17 +240,6 @@ def _warm_up() -> None:
     """What is worked out once, is worked out here and shared, not in every child."""
     setproctitle("geosched: zygote")
     msgspec.msgpack.Decoder(ToWorker)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="geosched-zygote")
-    parser.add_argument("--socket", type=int, required=True, metavar="FD")
-    parser.add_argument("--lifeline", type=int, required=True, metavar="FD")
-    parser.add_argument("--runtime-dir", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--instance", required=True, metavar="MARK")
-    parser.add_argument("--log-level", default="info", metavar="LEVEL")
-    parser.add_argument("--open-files", type=int, default=0, metavar="N", help="of a script")
-    return parser.parse_args()
 
 
 def _close_all_but(*kept: int) -> None:

@@ -9,7 +9,6 @@ A terminal status (`Over`) is never left. A pull reaches a status only through S
 and S5. While the clock is not trusted (S19), windows count as open and not yet due.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import assert_never
 
@@ -17,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ...ipc.actions import Action, ExecutionStatus
+from ...ipc.digests import blake2b
 from ...ipc.instants import SECOND_US
 from ...ipc.messages import EndCause, RunResult, StopReason
 from . import restart
@@ -363,7 +363,7 @@ def _null_again(record: Record, kept: RunResult | None, now: Instant, rules: Rul
 def new_run_id(generation: str, action_id: str, attempt: int) -> str:
     """Unique over stores, actions and attempts; safe as a file name and on a screen."""
     seed = f"{generation}\0{action_id}".encode()
-    return f"{hashlib.blake2b(seed, digest_size=8).hexdigest()}-{attempt}"
+    return f"{blake2b(seed, digest_size=8).hexdigest()}-{attempt}"
 
 
 def _window_open(record: Record, now: Instant) -> bool:

@@ -4,10 +4,10 @@ Only the arithmetic is here; `lifecycle.py` says when it applies.
 """
 
 import enum
-import hashlib
 
 import msgspec
 
+from ...ipc.digests import blake2b
 from ...ipc.instants import SECOND_US
 from .model import Hold
 
@@ -71,7 +71,7 @@ def delay_after(policy: RestartPolicy, failures: int, *, run_id: str) -> float:
 
 def _chance(seed: str) -> float:
     """A number in [0, 1) that is always the same for one text."""
-    return int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=6).digest()) / 2**48
+    return int.from_bytes(blake2b(seed.encode(), digest_size=6).digest()) / 2**48
 
 
 def remaining_seconds(hold: Hold, now_us: int) -> float:

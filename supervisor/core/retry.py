@@ -1,6 +1,6 @@
 """When to speak to the backend again (facts B8): pure arithmetic, chance is an argument."""
 
-from hashlib import blake2b
+from ...ipc.digests import blake2b
 
 RETRY_BASE_SECONDS = 2.0
 RETRY_CAP_SECONDS = 900.0

@@ -5,7 +5,6 @@ own (fact L7): a value that was damaged is found here, and costs that one value.
 byte of a record is its status, so that counting needs no decoding.
 """
 
-import hashlib
 import struct
 import zlib
 from typing import Generic, TypeVar
@@ -14,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ...ipc.actions import ExecutionStatus
+from ...ipc.digests import blake2b
 from ..core.model import Record
 
 VALUE_FORMAT = 1
@@ -147,7 +147,7 @@ def decode_stored(value: bytes) -> Stored:
 
 
 def _digest(details: bytes) -> bytes:
-    return hashlib.blake2b(details, digest_size=8).digest()
+    return blake2b(details, digest_size=8).digest()
 
 
 # --- keys -------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _digest(details: bytes) -> bytes:
 
 def action_key(action_id: str) -> bytes:
     """16 bytes for an id of any length (fact L26: LMDB's keys are short)."""
-    return hashlib.blake2b(action_id.encode(), digest_size=KEY_BYTES).digest()
+    return blake2b(action_id.encode(), digest_size=KEY_BYTES).digest()
 
 
 def number_key(number: int) -> bytes:

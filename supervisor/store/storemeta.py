@@ -4,7 +4,7 @@ Nothing outlives the transaction it is given.
 """
 
 import logging
-import secrets
+import os
 import struct
 from typing import Any
 
@@ -63,6 +63,11 @@ def put(txn: Transaction, tables: Tables, meta: Meta) -> None:
     txn.put(META_KEY, _META.encode(meta), db=tables.meta)
 
 
+def new_name() -> str:
+    """One that no other store or device has."""
+    return os.urandom(8).hex()
+
+
 def read_or_make(txn: Transaction, tables: Tables) -> Meta:
     """What is stored. New in a new store, and where it was damaged: then as if the store
     had been restored, with another generation and no snapshot applied."""
@@ -72,7 +77,7 @@ def read_or_make(txn: Transaction, tables: Tables) -> Meta:
             return _META.decode(stored)
     except DamagedRecordError as error:
         log.error("Began a new generation of daemonDB: %s", error, extra={"event": "damaged-meta"})
-    meta = Meta(secrets.token_hex(8), secrets.token_hex(8))
+    meta = Meta(new_name(), new_name())
     put(txn, tables, meta)
     return meta
 
@@ -85,7 +90,7 @@ def renew(txn: Transaction, tables: Tables, *, last: int, whole: bool, now_us: i
     floor = max(last, meta.sequence_floor)
     if not whole:
         floor = max(floor + SEQUENCES_SKIPPED, now_us // SECOND_US)
-    fresh = Meta(secrets.token_hex(8), meta.device, sequence_floor=floor)
+    fresh = Meta(new_name(), meta.device, sequence_floor=floor)
     kept = {"clock_mark_us": meta.clock_mark_us, "outbox_dropped": meta.outbox_dropped}
     put(txn, tables, replace(fresh, **kept))
 

@@ -6,7 +6,6 @@ and commit of a scenario is the one that fails, once for every kind of failure.
 
 import errno
 import itertools
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from geosched.supervisor.core.model import (
     Sent,
 )
 from geosched.supervisor.core.restart import RestartMode, RestartPolicy
-from geosched.supervisor.store import history, outbox, storefile
+from geosched.supervisor.store import history, outbox, storefile, storemeta
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
 from geosched.supervisor.store.records import action_key
 from geosched.supervisor.turn import Turn
@@ -419,7 +418,7 @@ def _small_bounds_and_no_chance() -> Iterator[None]:
         patch.setattr(history, "RUNS_KEPT", 2)
         patch.setattr(outbox, "REFUSALS_MAX", 3)
         patch.setattr(outbox, "REFUSED_ROWS_MAX", REFUSED_ROWS_MAX)
-        patch.setattr(secrets, "token_hex", lambda size: "5a" * size)
+        patch.setattr(storemeta, "new_name", lambda: "5a" * 8)
         yield
 
 

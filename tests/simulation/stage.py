@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import random
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -20,7 +19,7 @@ from geosched.supervisor.settings import (
     ScriptSettings,
     Settings,
 )
-from geosched.supervisor.store import ended
+from geosched.supervisor.store import ended, storemeta
 from geosched.workers import synchroniser
 
 from .daemon import SimulatedDaemon
@@ -122,10 +121,14 @@ def simulated(world: World) -> Iterator[None]:
     """Chance is the world's alone. The loop sleeps until its own deadlines, not only for 30
     seconds: one that it forgets is then found, and a year has fewer turns. What is done in
     shares is done in small ones, so that little makes many."""
+
+    def new_name() -> str:
+        return world.random.randbytes(8).hex()
+
     logging.disable(logging.CRITICAL)
     try:
         with (
-            mock.patch.object(secrets, "token_hex", lambda n: world.random.randbytes(n).hex()),
+            mock.patch.object(storemeta, "new_name", new_name),
             mock.patch.object(backoff, "boot_id", world.boot_id),
             mock.patch.object(loop_module, "IDLE_SECONDS_MAX", 400 * DAY),
             mock.patch.object(rounds, "HOUSEKEEPING_SECONDS", 3 * DAY),

@@ -35,13 +35,13 @@ WORKERS_SHARED = {
 CORE_MAY_IMPORT = {
     "geosched.supervisor.core",
     "geosched.ipc.actions",
+    "geosched.ipc.digests",
     "geosched.ipc.instants",
     "geosched.ipc.messages",
     "msgspec",
     "collections",
     "dataclasses",
     "enum",
-    "hashlib",
     "heapq",
     "typing",
 }

@@ -16,7 +16,7 @@ from geosched.supervisor.comparing import (
 )
 from geosched.supervisor.core.model import Over, Record
 from geosched.supervisor.pulling import ENTRIES_PER_TURN_MIN
-from geosched.supervisor.synchronisation import Snapshot
+from geosched.supervisor.synchronisation import Snapshot, pack
 from geosched.supervisor.turn import Turn
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record
 
@@ -41,7 +41,7 @@ class Known:
         named = tuple(set_aside)
         ids = tuple(each.id for each in named if each.id is not None)
         told = Pulled(1, len(sent), "", "", named, ids, len(named), unreadable_ids)
-        pages = deque(tuple(sent[n : n + 50]) for n in range(0, len(sent), 50))
+        pages = deque(pack(sent[n : n + 50]) for n in range(0, len(sent), 50))
         comparison = Comparison(1)
         comparison.pulled(Snapshot(pages, told))
         while comparison.looking:

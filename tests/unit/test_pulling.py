@@ -21,7 +21,7 @@ from geosched.supervisor.pulling import (
 )
 from geosched.supervisor.store.ended import row_of
 from geosched.supervisor.store.records import action_key
-from geosched.supervisor.synchronisation import Snapshot
+from geosched.supervisor.synchronisation import Snapshot, pack
 from geosched.supervisor.turn import Turn
 from msgspec.structs import replace
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record, running
@@ -79,7 +79,7 @@ def applying(
     ids = tuple(entry.id for entry in named if entry.id is not None)
     told = Pulled(1, 0, "", "", named, ids, len(named), unreadable_ids)
     return Applying(
-        Snapshot(deque(tuple(page) for page in pages), told),
+        Snapshot(deque(pack(tuple(page)) for page in pages), told),
         store.read,
         store.open_keys,
         store.ended,
