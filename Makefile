@@ -6,6 +6,7 @@ SEED ?=
 SEEDS ?= 1000
 FIRST ?= 1
 BENCH ?=
+JOBS ?= 2
 BIN := .venv/bin
 SET_UP := .venv/.complete
 
@@ -13,7 +14,7 @@ SET_UP := .venv/.complete
 
 help:
 	@echo "make demo    the main job, live in the terminal (under 40 s)"
-	@echo "make test    all checks but benchmarks"
+	@echo "make test    all checks but benchmarks, JOBS=2 tests at a time"
 	@echo "make soak    everything killed, stopped and broken at random, MINUTES=10 [SEED=...]"
 	@echo "make simulate  years of a simulated host, SEEDS=1000"
 	@echo "make bench   figures, beside their goals and other software (12 min; BENCH=--quick)"
@@ -30,8 +31,10 @@ $(SET_UP): pyproject.toml setup.cfg constraints.txt
 demo: $(SET_UP)
 	$(BIN)/python tests/demo/demo.py
 
+# Most tests wait more than they compute, so two share the host; some must have it alone.
 test: $(SET_UP) check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 check: $(SET_UP)
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The built wheel in an environment of its own: what a user installs is what is tested."""
 
-import os
+import fcntl
 import subprocess
 import sys
 import tempfile
@@ -20,17 +20,23 @@ def _run(*command: object) -> None:
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def wheel_environment() -> Iterator[Path]:
     """Where the wheel's commands are. Built from the tree under test, once a session."""
     with tempfile.TemporaryDirectory(prefix="geosched-wheel-") as place:
         root = Path(place)
-        _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", root, ROOT)
+        with (ROOT / "pyproject.toml").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a build writes into the tree
+            _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", root, ROOT)
         (wheel,) = root.glob("geosched-*.whl")
         venv.create(root / "env", with_pip=True)
         python = root / "env/bin/python"
         constraints = ROOT / "constraints.txt"
         _run(python, "-m", "pip", "install", "--quiet", "-c", constraints, wheel)
-        os.environ["GEOSCHED_TEST_BIN"] = str(root / "env/bin")
         yield root / "env/bin"
-        del os.environ["GEOSCHED_TEST_BIN"]
+
+
+@pytest.fixture(autouse=True)
+def _commands_of_the_wheel(wheel_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For these tests only: others that the same process makes have those of the tree."""
+    monkeypatch.setenv("GEOSCHED_TEST_BIN", str(wheel_environment))

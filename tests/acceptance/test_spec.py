@@ -24,6 +24,7 @@ STUBBORN = "trap '' TERM\nnote began\nsleep 600 & while :; do sleep 0.1; done"
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
     with daemon_installation() as installed:
+        installed.by_command = True
         yield installed
 
 
@@ -160,8 +161,8 @@ def test_s06_a_terminal_action_stays_what_it_is_whatever_the_backend_says(ready:
 
 
 def test_s07_a_wanted_action_starts_at_its_instant_and_not_before(ready: Daemon):
-    ready.send([entry("a", 1.5, LONG, type="quick")])
     ready.start()
+    ready.send([entry("a", 3, LONG, type="quick")])
     shown = ready.wait_phase("a", "scheduled")
     assert ready.json("status")["nextEdge"] == shown["fromDate"]
     after = ready.wait_status("a", "FINISHED")
@@ -207,8 +208,8 @@ def test_s10_an_action_that_found_no_room_in_its_window_wont_start(ready: Daemon
     ready.config.write_text(
         ready.config.read_text().replace("[daemon]", "[daemon]\nmax_running = 1")
     )
-    ready.send([entry("first", -2, LONG), entry("second", -1, 2.5)])
     ready.start()
+    ready.send([entry("first", -2, LONG), entry("second", -1, 3)])
     began(ready, "first")
     ready.wait_phase("second", "queued")
     assert ready.wait_status("second", "WONT_START")["reason"] == "window-missed"
@@ -221,8 +222,8 @@ def test_s11_an_action_whose_window_is_open_starts_at_once(ready: Daemon):
 
 
 def test_s11a_what_ran_and_could_not_run_again_wont_finish(ready: Daemon):
-    ready.send([entry("a", -2, 4), entry("b", -3, LONG)])
     ready.start()
+    ready.send([entry("a", -2, 4), entry("b", -3, LONG)])
     began(ready, "a")
     ready.kill()
     one = ready.config.read_text().replace("[daemon]", "[daemon]\nmax_running = 1")
@@ -292,9 +293,10 @@ def test_s12a_restarts_are_counted_over_a_restart_of_the_daemon_and_then_given_u
 
 @pytest.mark.parametrize("kind", ["default", "stubborn"])
 def test_s13_a_run_at_the_end_of_its_window_is_stopped_and_finished(ready: Daemon, kind: str):
-    ready.send([entry("a", -1, 2.5, type=kind)])
     ready.start()
+    ready.send([entry("a", -1, LONG, type=kind)])
     pid = int(began(ready, "a")[0][3])
+    ready.send([entry("a", -1, 0.5, type=kind)])
     assert ready.wait_status("a", "FINISHED")["reason"] == "window-over"
     assert not lives(pid)
 

@@ -217,15 +217,17 @@ def test_a_run_that_ends_of_itself_is_settled_once_whoever_dies(daemon: Daemon, 
 def test_a_stop_that_is_decided_is_carried_out_whoever_dies(daemon: Daemon, case: Case, why: str):
     # A deaf script makes a round of SIGKILL needed; only then is that step reached.
     kind = "deaf" if case.step is Step.KILL_TREE else "long"
-    daemon.send([entry("a", -1, 3.0 if why == "window-over" else LONG, type=kind)])
+    undecided = case.point == f"before-{Step.COMMIT_STOP}"
+    daemon.send([entry("a", -1, LONG, type=kind)])
     mark = start_halting(daemon, case.point)
     wait_for(lambda: daemon.notes("begin"), seconds=20, what=f"a run: {daemon.log_text()}")
+    if why == "window-over":  # a supervisor that dies before it decides has the new end on disk
+        daemon.send([entry("a", -1, 3.0 if undecided else 0.3, type=kind)])
     if why == "withdrawn":
         daemon.send([])
     if why == "operator":
         daemon.ctl("--timeout", "0.5", "stop", "a")
     kill(daemon, case, halted(daemon, mark))
-    undecided = case.point == f"before-{Step.COMMIT_STOP}"
     if undecided and why == "operator":
         # The wish died with the supervisor, and whoever had it was told so.
         daemon.wait_phase("a", "running")

@@ -108,13 +108,28 @@ def ctl_at(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return ctl("--socket", str(place / "control.sock"), *arguments)
 
 
+_STARTED: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on() -> Iterator[None]:
+    """What a test that fails leaves behind would be held against another test, later."""
+    yield
+    while _STARTED:
+        with _STARTED.pop() as process:
+            process.kill()
+
+
 def started(place: Path, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [COMMAND, "--socket", place / "control.sock", *arguments],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=stderr,
+        bufsize=0,  # a second line that was read with the first is not seen by `select`
     )
+    _STARTED.append(process)
+    return process
 
 
 def answering(*answers: Answer) -> Script:

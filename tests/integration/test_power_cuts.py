@@ -30,7 +30,7 @@ COMMIT_SECONDS = 0.0006
 #: The opening of a new store, from its first step to some commits behind its last one.
 OPENING_SECONDS = 0.01
 
-pytestmark = pytest.mark.timeout(60 + 5 * CUTS)
+pytestmark = [pytest.mark.timeout(60 + 5 * CUTS), pytest.mark.alone]
 
 
 @dataclass

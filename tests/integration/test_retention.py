@@ -272,9 +272,9 @@ def daemon() -> Iterator[Daemon]:
 
 
 def test_the_daemon_forgets_what_the_backend_has_forgotten_and_its_output(daemon: Daemon):
+    daemon.start()
     known = [entry("a", -1, 3), entry("kept", -1, 3)]
     daemon.send(known)
-    daemon.start()
     run = daemon.wait_status("a", "FINISHED")["run"]
     output = daemon.root / "log" / f"{run['runId']}.log"
     assert output.read_text() == "hello\n"

@@ -221,7 +221,7 @@ def test_a_user_with_too_many_processes_gets_no_other(daemon: Daemon):
 def test_a_deaf_script_of_another_user_is_stopped_like_any(daemon: Daemon):
     run(daemon, "trap '' TERM; note began; sleep 600 & wait; sleep 600", user="nobody")
     wait_for(lambda: daemon.notes("began"))
-    pid = daemon.action("a")["run"]["scriptPid"]
+    pid = daemon.wait_phase("a", "running")["run"]["scriptPid"]
     assert daemon.ctl("stop", "a").returncode == 0
     assert not lives(pid)
     assert not daemon.left_of("a")
@@ -232,7 +232,7 @@ def test_a_deaf_script_of_another_user_is_stopped_like_any(daemon: Daemon):
 def test_a_script_that_became_another_user_dies_with_its_worker_all_the_same(daemon: Daemon):
     run(daemon, "note began; exec sleep 600", user="nobody")
     wait_for(lambda: daemon.notes("began"))
-    shown = daemon.action("a")["run"]
+    shown = daemon.wait_phase("a", "running")["run"]
     assert daemon.process is not None
     # With its supervisor stopped nobody but the kernel ends it.
     daemon.process.send_signal(signal.SIGSTOP)
@@ -243,7 +243,7 @@ def test_a_script_that_became_another_user_dies_with_its_worker_all_the_same(dae
 def test_what_another_user_left_behind_is_swept_like_anything(daemon: Daemon):
     run(daemon, "setsid sleep 600 & note began; sleep 600", user="nobody")
     wait_for(lambda: daemon.notes("began"))
-    shown = daemon.action("a")["run"]
+    shown = daemon.wait_phase("a", "running")["run"]
     mark = f"GEOSCHED_RUN_ID={shown['runId']}\0"
     zygote = procfs.stat(shown["workerPid"]).ppid
     # None of those that could end it is spared: only the next start is left.

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,9 @@ def run_as_nobody(daemon: Daemon, body: str, *arguments: str, **script: Any) -> 
 
 
 def running(daemon: Daemon) -> dict[str, Any]:
+    """Its script has begun, and the daemon knows of it."""
     wait_for(lambda: daemon.notes("began"))
-    shown = daemon.action("a")
-    assert shown is not None
-    return shown["run"]
+    return daemon.wait_phase("a", "running")["run"]
 
 
 def test_no_group_of_the_daemon_stays_with_a_script_of_another_user(daemon: Daemon):
@@ -74,9 +74,9 @@ def test_nothing_of_another_users_script_is_left_when_the_daemon_is_gone(daemon:
     deaf = "trap '' TERM; setsid sleep 600 & note began; sleep 600; sleep 600"
     run_as_nobody(daemon, deaf)
     script = running(daemon)["scriptPid"]
+    wait_for(lambda: len(daemon.left_of("a")) >= 3, what="all that the script starts")
     family = daemon.left_of("a")
     assert script in family
-    assert len(family) >= 3
     daemon.kill()
     wait_for(lambda: not any(map(lives, family)), seconds=NOTHING_LEFT_SECONDS)
 
@@ -112,11 +112,11 @@ def test_no_value_of_its_variables_is_ever_logged(daemon: Daemon):
 
 
 @pytest.fixture
-def settings_file(tmp_path: Path) -> Path:
-    """In reach of every user."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    return tmp_path / "geosched.toml"
+def settings_file() -> Iterator[Path]:
+    """In reach of every user, as directories that pytest makes are not."""
+    with tempfile.TemporaryDirectory(prefix="gs-", dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        yield Path(made) / "geosched.toml"
 
 
 def as_nobody(act: Callable[[], object]) -> Any:

@@ -22,6 +22,7 @@ HITS_MIN = 100
 
 
 @pytest.mark.soak
+@pytest.mark.alone
 @pytest.mark.timeout(MINUTES * 60 + 240)
 def test_whatever_is_killed_stopped_or_broken_no_run_is_doubled_left_or_lost(
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,5 @@
-"""A real `geoschedd` in directories of its own, driven through its commands only."""
+"""A real `geoschedd` in directories of its own, driven through its commands; what is
+looked at again and again is asked for as they do."""
 
 import json
 import os
@@ -14,9 +15,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from geosched.ipc.client import Client, ClientError, Wanted
+from geosched.ipc.control import ActionIs, Ping, Pong, Request, ShowAction
+from geosched.ipc.places import control_socket
 
 from .wait import wait_for
+
+#: How often to look at an action: a daemon that is asked without a break does little else.
+LOOK_SECONDS = 0.05
 
 
 def commands() -> Path:
@@ -75,6 +83,7 @@ class Daemon:
         self.journal = root / "journal"  # scripts append a line here when they begin and end
         self.process: subprocess.Popen[bytes] | None = None
         self.stderr = root / "daemon.log"
+        self.by_command = False  # whether everything is asked for by commands
         self.send([])
 
     # --- configuration ------------------------------------------------------------------
@@ -136,7 +145,9 @@ class Daemon:
             raise AssertionError(
                 f"geoschedd left with {self.process.returncode}: {self.log_text()}"
             )
-        return self.ctl("ping").returncode == 0
+        if self.by_command:
+            return self.ctl("ping").returncode == 0
+        return self.asked(Ping(), Pong) is not None
 
     def log_text(self) -> str:
         return self.stderr.read_text()[-4000:] if self.stderr.exists() else ""
@@ -156,8 +167,25 @@ class Daemon:
         return json.loads(done.stdout)
 
     def action(self, action_id: str) -> dict[str, Any] | None:
-        done = self.ctl("-o", "json", "show", action_id)
-        return json.loads(done.stdout)["action"] if done.returncode == 0 else None
+        """As `show` prints it; None where it is not known, or nobody answers."""
+        if self.by_command:
+            done = self.ctl("-o", "json", "show", action_id)
+            return json.loads(done.stdout)["action"] if done.returncode == 0 else None
+        found = self.asked(ShowAction(action_id), ActionIs)
+        return None if found is None else json.loads(msgspec.json.encode(found.action))
+
+    def asked(self, request: Request, expected: type[Wanted]) -> Wanted | None:
+        """An answer by way of the socket: a command takes a hundred times as long, most of
+        it to begin, and what is waited for is looked at again and again."""
+        try:
+            with Client(control_socket(self.config)) as client:
+                return client.ask(request, expected)
+        except (ClientError, OSError, ValueError):
+            return None
+
+    def actions(self) -> dict[str, dict[str, Any]]:
+        """All of them at one look, by their id."""
+        return {shown["id"]: shown for shown in self.json("list")["actions"]}
 
     def wait_phase(self, action_id: str, phase: str, *, seconds: float = 15) -> dict[str, Any]:
         return self._wait(action_id, "phase", phase, seconds)
@@ -173,7 +201,7 @@ class Daemon:
             return last[0] if last[0] and last[0][key] == value else None
 
         try:
-            return wait_for(reached, seconds=seconds)
+            return wait_for(reached, seconds=seconds, pause_seconds=LOOK_SECONDS)
         except AssertionError:
             raise AssertionError(
                 f"{action_id}: {key} is not {value} within {seconds} s: {last}\n{self.log_text()}"

@@ -7,7 +7,13 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def wait_for(condition: Callable[[], Value], *, seconds: float = 10.0, what: str = "") -> Value:
+def wait_for(
+    condition: Callable[[], Value],
+    *,
+    seconds: float = 10.0,
+    what: str = "",
+    pause_seconds: float = 0.01,
+) -> Value:
     """The first truthy value of `condition`. Fails, naming `what`, when none came in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -16,4 +22,4 @@ def wait_for(condition: Callable[[], Value], *, seconds: float = 10.0, what: str
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
-        time.sleep(0.01)
+        time.sleep(pause_seconds)
