@@ -4,7 +4,6 @@ It orders the synchroniser, one exchange at a time, and gathers what comes back;
 neither statuses nor daemonDB. A snapshot is handed on only when it is whole.
 """
 
-import gc
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -271,5 +270,4 @@ class Synchronisation:
         if self._exchange is None and self._name is not None and lingered:
             self.server.send(self._name.encode(), Leave())
             self._name, self._connected = None, False
-            gc.collect()  # with what Python keeps for later: two milliseconds
             give_memory_back()

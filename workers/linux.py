@@ -4,6 +4,7 @@ Each function is one call; what it is good for is decided by its callers.
 """
 
 import ctypes
+import gc
 import os
 import resource
 import sys
@@ -47,7 +48,9 @@ def set_parent_death_signal(number: int) -> None:
 
 
 def give_memory_back() -> None:
-    """Let the system have what this process has freed; not every C library can."""
+    """Let the system have what this process has freed, with what Python keeps for later; not
+    every C library can."""
+    gc.collect()
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 from unittest import mock
 
-from geosched.supervisor import backend, backoff, deciding, pulling, rounds
+from geosched.supervisor import backend, backoff, deciding, pulling, rounds, synchronisation
 from geosched.supervisor import loop as loop_module
 from geosched.supervisor.rules import rules_of
 from geosched.supervisor.settings import (
@@ -130,6 +130,7 @@ def simulated(world: World) -> Iterator[None]:
         with (
             mock.patch.object(storemeta, "new_name", new_name),
             mock.patch.object(backoff, "boot_id", world.boot_id),
+            mock.patch.object(synchronisation, "give_memory_back"),
             mock.patch.object(loop_module, "IDLE_SECONDS_MAX", 400 * DAY),
             mock.patch.object(rounds, "HOUSEKEEPING_SECONDS", 3 * DAY),
             mock.patch.object(rounds, "DAY_SECONDS", 3 * DAY),
