@@ -134,7 +134,8 @@ class Conditions(msgspec.Struct, frozen=True, array_like=True):
 class Run(Message, tag="run", frozen=True):
     """Start this script. `environment` is complete, but for what `conditions.user` adds;
     `input` is what standard input holds. The script begins when the wall clock reads
-    `not_before_us`, which is a moment ahead at most."""
+    `not_before_us`, which is a moment ahead at most; its worker keeps still for
+    `still_seconds` more, while others begin that share the instant."""
 
     run_id: str
     title: str
@@ -149,6 +150,7 @@ class Run(Message, tag="run", frozen=True):
     output_bytes_max: int
     conditions: Conditions = Conditions()
     not_before_us: int = 0
+    still_seconds: float = 0.0
 
 
 class Stop(Message, tag="stop", frozen=True):

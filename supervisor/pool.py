@@ -10,6 +10,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from ..ipc.crashpoints import Step, step
 from ..ipc.messages import (
     Ack,
@@ -30,6 +32,7 @@ from .children import Child, Children, News
 from .core.liveness import JudgeClock, is_silent
 from .core.model import Instant
 from .liverun import WORKER_WAIT_SECONDS_MAX, LiveRun, looks_of
+from .pooledworker import PooledWorker
 
 log = logging.getLogger(__name__)
 
@@ -39,42 +42,17 @@ FORKS_PER_TURN_MAX = 32
 #: A worker not ready so long after it was asked for, or not gone so long after it was told
 #: to leave, hangs.
 READY_SECONDS_MAX = 30.0
-#: One that takes longer than this is not waited for: another is asked for.
-READY_SECONDS_EXPECTED = 5.0
 LEAVE_SECONDS_MAX = 5.0
 #: A run not gone so long after its grace is stuck (S13a), and is killed again so often.
 STUCK_AFTER_GRACE_SECONDS = 5.0
 KILL_AGAIN_SECONDS = 30.0
 #: How often an unfinished tree is looked at, and a stop that did not go out is sent again.
 TREE_ROUND_SECONDS = 0.05
+#: So long workers keep still after an instant, for each of the scripts that begin at it: what
+#: they have to do would make the last of those late.
+STILL_SECONDS_EACH = 0.0007
+STILL_SECONDS_MAX = 0.35
 RESEND_SECONDS = 1.0
-
-
-@dataclass(slots=True)
-class _Worker:
-    name: str
-    asked_at: float  # monotonic
-    pid: int | None = None
-    claimed: Peer | None = None
-    ready: bool = False
-    run_id: str | None = None
-    leaving: bool = False
-    acknowledged: str | None = None
-    kill_at: float | None = None  # monotonic: it has to be ready, or gone, by then
-
-    @property
-    def usable(self) -> bool:
-        """Whether a run can be given to it, now or once it is ready."""
-        return self.run_id is None and not self.leaving
-
-    @property
-    def known(self) -> bool:
-        """Whether the zygote has told of it, too."""
-        return self.claimed is not None and self.claimed.pid == self.pid
-
-    def counts(self, now: float) -> bool:
-        """Whether a start may rely on it."""
-        return self.usable and (self.ready or now < self.asked_at + READY_SECONDS_EXPECTED)
 
 
 class Surroundings(Protocol):
@@ -94,7 +72,7 @@ class Pool:
     judge: JudgeClock
     runs: dict[str, LiveRun] = field(default_factory=dict)
     bad_messages: int = 0
-    _workers: dict[str, _Worker] = field(default_factory=dict)
+    _workers: dict[str, PooledWorker] = field(default_factory=dict)
     _waiting: list[str] = field(default_factory=list)
     _number: int = 0
     _now: float = 0.0
@@ -147,7 +125,7 @@ class Pool:
         else:
             self.around.forget_result(run_id)
 
-    def _send_ack(self, worker: _Worker, run_id: str) -> bool:
+    def _send_ack(self, worker: PooledWorker, run_id: str) -> bool:
         with step(Step.SEND_ACK):
             return self.server.send(worker.name.encode(), Ack(run_id))
 
@@ -204,7 +182,7 @@ class Pool:
         strangers: list[RunResult] = []
         for peer, message in self.server.drain(MESSAGES_PER_TURN_MAX):
             worker = self._workers.get(peer.routing_id.decode("ascii", "replace"))
-            if isinstance(message, ProtocolError) or worker is None or not _is(worker, peer):
+            if isinstance(message, ProtocolError) or worker is None or not worker.is_peer(peer):
                 self._refuse(peer, message)
                 continue
             match message:
@@ -348,19 +326,21 @@ class Pool:
     def _fork(self) -> None:
         self._number += 1
         name = f"worker-{self._number}"
-        self._workers[name] = _Worker(name, self._now, kill_at=self._now + READY_SECONDS_MAX)
+        self._workers[name] = PooledWorker(name, self._now, kill_at=self._now + READY_SECONDS_MAX)
         self.children.fork_worker(name, self.server.endpoint)
 
     def hand_out(self) -> None:
         """Runs that wait, to workers that are ready and known to be who they say."""
         waiting = {run_id: self.runs.get(run_id) for run_id in self._waiting}
         self._waiting = [run_id for run_id, run in waiting.items() if run and run.waits]
+        still_seconds = min(len(self._waiting) * STILL_SECONDS_EACH, STILL_SECONDS_MAX)
         for worker in self._ready_workers():
             if not self._waiting:
                 return
             run = self.runs[self._waiting[0]]
+            order = replace(run.order, still_seconds=still_seconds)
             with step(Step.SEND_RUN):
-                sent = self.server.send(worker.name.encode(), run.order)
+                sent = self.server.send(worker.name.encode(), order)
             if not sent:
                 self._is_to_leave(worker)  # it does not read: not to be counted on
                 continue
@@ -369,7 +349,7 @@ class Pool:
             run.worker, run.worker_pid = worker.name, worker.pid
             run.last_beat = self.judge.seconds
 
-    def _is_to_leave(self, worker: _Worker) -> None:
+    def _is_to_leave(self, worker: PooledWorker) -> None:
         worker.ready = False
         worker.leaving = True
         worker.kill_at = self._now + LEAVE_SECONDS_MAX
@@ -381,7 +361,7 @@ class Pool:
             if worker.kill_at is not None and self._now > worker.kill_at:
                 self.children.kill(worker.name)
 
-    def _ready_workers(self) -> list[_Worker]:
+    def _ready_workers(self) -> list[PooledWorker]:
         return [worker for worker in self._workers.values() if worker.ready and worker.known]
 
     def release_all(self) -> None:
@@ -389,11 +369,3 @@ class Pool:
         for worker in self._workers.values():
             if worker.run_id is None:
                 self.server.send(worker.name.encode(), Release())
-
-
-def _is(worker: _Worker, peer: Peer) -> bool:
-    """Whether the kernel says that the peer is the process we had forked (fact Z5).
-
-    Before the zygote's word has come, a claim is only noted; no run is given on it.
-    """
-    return worker.pid is None or worker.pid == peer.pid

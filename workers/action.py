@@ -198,7 +198,7 @@ class Worker:
         except CannotStartError as error:
             self._refuse(str(error), now)
             return
-        self._say(Started(order.run_id, self._running.script_pid, wall_us()))
+        self._say(Started(order.run_id, self._running.script_pid, self._running.began_us))
         self._say_again_at = now + order.heartbeat_seconds
         # Not earlier: it costs a moment, and wipes the environment that marks us (fact P16).
         setproctitle(order.title)

@@ -35,6 +35,7 @@ _CANNOT_EXEC = 127
 #: What is sent along: what to become, its standard input, the lock of its run.
 _DESCRIPTORS_MAX = 3
 _ERROR_BYTES_MAX = 256
+_BEGINS = "at "
 #: All that can be set, with the names by which to do it.
 _SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
@@ -56,7 +57,8 @@ class Calling:
 class Preforked:
     """The leader of a session of its own that waits for its calling, and dies with us.
 
-    `output` is the reading end of what will be its standard output and error.
+    `output` is the reading end of what will be its standard output and error; `began_us`
+    is when it became the script, by the wall clock.
     """
 
     def __init__(self) -> None:
@@ -82,10 +84,14 @@ class Preforked:
                 self._end()
                 raise
         self.output = read
+        self.began_us = 0
         self._spent = False
 
-    def become(self, calling: Calling, given: int, lock: int | None) -> tuple[int, str] | None:
-        """Have it become a script whose standard input is `given`, and wait until it has.
+    def become(
+        self, calling: Calling, given: int, lock: int | None, *, still_seconds: float
+    ) -> tuple[int, str] | None:
+        """Have it become a script whose standard input is `given`, and wait until it has;
+        without a stir of our own until `still_seconds` after its instant.
 
         The error that kept it from that, if one did, with the key of the configuration it
         is about, or "". `lock` is held by it until then. Raises `ConnectionError` where it
@@ -97,19 +103,27 @@ class Preforked:
             socket.send_fds(self._channel, [b"!"], held, socket.MSG_NOSIGNAL)
         finally:
             os.close(told)
-        return self._exec_error()
+        self.began_us = 0
+        if calling.not_before_us * 1000 > time.time_ns():
+            wait_until(calling.not_before_us + round(still_seconds * 1e6))
+        error = self._exec_error()
+        self.began_us = self.began_us or time.time_ns() // 1000
+        return error
 
     def _exec_error(self) -> tuple[int, str] | None:
-        """Its end of the channel closes when it has become the script."""
+        """It says when it is about to become the script; its end of the channel closes when
+        it has."""
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
-        if not poll.poll(EXEC_MILLISECONDS_MAX):
-            return None
-        told = self._channel.recv(_ERROR_BYTES_MAX).decode()
-        if not told:
-            return None
-        number, _, key = told.partition(" ")
-        return int(number), key
+        while poll.poll(EXEC_MILLISECONDS_MAX):
+            told = self._channel.recv(_ERROR_BYTES_MAX).decode()
+            if not told:
+                return None
+            if not told.startswith(_BEGINS):
+                number, _, key = told.partition(" ")
+                return int(number), key
+            self.began_us = int(told.removeprefix(_BEGINS))
+        return None
 
     def let_go(self) -> None:
         """It has become the script, whose `pid`, `pidfd` and `output` they are now."""
@@ -183,7 +197,8 @@ def _become(channel: socket.socket, worker: int) -> None:
     try:
         os.dup2(given, 0)
         _take_on(calling, worker)
-        _wait_until(calling.not_before_us)
+        wait_until(calling.not_before_us)
+        channel.send(f"{_BEGINS}{time.time_ns() // 1000}".encode())
         os.execve(calling.program, calling.command, calling.environment)
     except ConditionError as error:
         channel.send(f"{error.errno} {error.key}".encode())
@@ -193,7 +208,7 @@ def _become(channel: socket.socket, worker: int) -> None:
         channel.send(f"{errno.ENOMEM} limits.address_space".encode())
 
 
-def _wait_until(wall_us: int) -> None:
+def wait_until(wall_us: int) -> None:
     """On the wall clock, for it decides; on the other one not for long, should that be set."""
     deadline = time.monotonic() + AHEAD_SECONDS_MAX
     while (left := wall_us / 1e6 - time.time()) > 0 and time.monotonic() < deadline:

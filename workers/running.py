@@ -95,6 +95,10 @@ class Running:
     def script_pid(self) -> int:
         return self._script.pid
 
+    @property
+    def began_us(self) -> int:
+        return self._script.began_us
+
     def heartbeat(self) -> Heartbeat:
         reap_strays(self.script_pid)
         found = procfs.stat(self.script_pid) if self._exit is None else None
@@ -207,4 +211,5 @@ def _launch(order: Run, notify_address: str, open_files: tuple[int, int] | None)
         open_files,
         order.conditions,
         order.not_before_us,
+        order.still_seconds,
     )

@@ -47,6 +47,7 @@ class Launch:
     open_files: tuple[int, int] | None = None
     conditions: Conditions = _AS_EVER
     not_before_us: int = 0
+    still_seconds: float = 0.0
 
 
 class Script:
@@ -61,6 +62,7 @@ class Script:
         self.uid = uid
         self.pidfd = process.pidfd
         self.output = process.output
+        self.began_us = process.began_us
 
     def ended(self) -> ScriptExit | None:
         """How it ended, if it has. It stays unreaped, so that nobody else gets its pid."""
@@ -102,7 +104,7 @@ def start(launch: Launch, preforked: Preforked | None = None, lock: int | None =
         launch.not_before_us,
     )
     try:
-        process, error = _become(calling, launch.input, preforked, lock)
+        process, error = _become(calling, launch, preforked, lock)
     except OSError as problem:
         raise CannotStartError(f"cannot start {program}: {problem.strerror}") from None
     if error is not None:
@@ -111,28 +113,29 @@ def start(launch: Launch, preforked: Preforked | None = None, lock: int | None =
 
 
 def _become(
-    calling: Calling, content: bytes, preforked: Preforked | None, lock: int | None
+    calling: Calling, launch: Launch, preforked: Preforked | None, lock: int | None
 ) -> tuple[Preforked, tuple[int, str] | None]:
     """The process, and the error that kept it from becoming the script. Raises `OSError`;
     either way nothing is left of it then."""
-    given = memory(content)
+    given = memory(launch.input)
+    still = launch.still_seconds
     try:
         if preforked is not None:
             try:
-                return preforked, _hand(preforked, calling, given, lock)
+                return preforked, _hand(preforked, calling, given, lock, still)
             except ConnectionError:
                 log.warning("What was forked ahead was killed", extra={"event": "fork-lost"})
         process = Preforked()
-        return process, _hand(process, calling, given, lock)
+        return process, _hand(process, calling, given, lock, still)
     finally:
         os.close(given)
 
 
 def _hand(
-    process: Preforked, calling: Calling, given: int, lock: int | None
+    process: Preforked, calling: Calling, given: int, lock: int | None, still_seconds: float
 ) -> tuple[int, str] | None:
     try:
-        error = process.become(calling, given, lock)
+        error = process.become(calling, given, lock, still_seconds=still_seconds)
     except OSError:
         process.discard()
         raise
