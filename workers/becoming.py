@@ -5,7 +5,9 @@ where `subprocess` has no hook for what must be done (law 12). What a script is 
 before that is `script.py`'s.
 """
 
+import contextlib
 import errno
+import logging
 import os
 import pickle
 import resource
@@ -14,7 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from setproctitle import setproctitle
@@ -22,13 +24,18 @@ from setproctitle import setproctitle
 from ..ipc.messages import Conditions
 from . import conditions
 from .conditions import ConditionError, Person
-from .linux import set_parent_death_signal
+from .linux import HELD_AT_EXEC, hold_at_exec, let_run, set_parent_death_signal
 
 #: An exec that takes longer (a file server that hangs) counts as a start; if it fails
 #: later on, the script's exit code says so.
 EXEC_MILLISECONDS_MAX = 5000
+log = logging.getLogger(__name__)
+
 #: A script is not ordered longer than this before its instant.
 AHEAD_SECONDS_MAX = 1.0
+#: From its exec on a program is held within a moment; it may have to be read from a disk.
+HELD_SECONDS_MAX = 1.0
+HELD_LOOK_SECONDS = 0.0005
 #: Where the child keeps its end of the channel, behind standard error.
 _CHANNEL_FD = 3
 _CANNOT_EXEC = 127
@@ -42,7 +49,8 @@ _SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 @dataclass(frozen=True, slots=True)
 class Calling:
-    """What the child is to become, and not before the wall clock reads `not_before_us`.
+    """What the child is to become, and not before the wall clock reads `not_before_us`: it
+    is `held` before its first instruction until then, or waits for its exec.
     `open_files` are its limits, soft and hard, or None to leave them as they are."""
 
     program: str
@@ -52,6 +60,7 @@ class Calling:
     conditions: Conditions
     open_files: tuple[int, int] | None
     not_before_us: int = 0
+    held: bool = False
 
 
 class Preforked:
@@ -97,18 +106,31 @@ class Preforked:
         is about, or "". `lock` is held by it until then. Raises `ConnectionError` where it
         was killed before it could read any of this, `OSError`.
         """
+        if calling.held and not self._hold():
+            calling = replace(calling, held=False)
         told = _in_memory("geosched-calling", pickle.dumps(calling))
         try:
             held = [told, given] if lock is None else [told, given, lock]
             socket.send_fds(self._channel, [b"!"], held, socket.MSG_NOSIGNAL)
         finally:
             os.close(told)
-        self.began_us = 0
-        if calling.not_before_us * 1000 > time.time_ns():
+        ahead = calling.not_before_us * 1000 > time.time_ns()
+        if ahead and not calling.held:
             wait_until(calling.not_before_us + round(still_seconds * 1e6))
         error = self._exec_error()
+        if calling.held:
+            self._let_run(calling.not_before_us)
+            wait_until(calling.not_before_us + round(still_seconds * 1e6))
         self.began_us = self.began_us or time.time_ns() // 1000
         return error
+
+    def _hold(self) -> bool:
+        try:
+            hold_at_exec(self.pid)
+        except OSError as error:
+            log.debug("Cannot hold a script before its first instruction: %s", error)
+            return False
+        return True
 
     def _exec_error(self) -> tuple[int, str] | None:
         """It says when it is about to become the script; its end of the channel closes when
@@ -124,6 +146,24 @@ class Preforked:
                 return int(number), key
             self.began_us = int(told.removeprefix(_BEGINS))
         return None
+
+    def _let_run(self, wall_us: int) -> None:
+        """It is held before its first instruction, or will be in a moment; what takes longer
+        than that is let go by whoever looks at it (`Script.ended`)."""
+        deadline = time.monotonic() + HELD_SECONDS_MAX
+        wait_until(wall_us)
+        while time.monotonic() < deadline:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None:
+                time.sleep(HELD_LOOK_SECONDS)
+                continue
+            if found.si_code != os.CLD_TRAPPED:
+                return
+            with contextlib.suppress(ProcessLookupError):
+                let_run(self.pid, found.si_status)
+            if found.si_status == HELD_AT_EXEC:
+                self.began_us = time.time_ns() // 1000
+                return
 
     def let_go(self) -> None:
         """It has become the script, whose `pid`, `pidfd` and `output` they are now."""
@@ -197,8 +237,9 @@ def _become(channel: socket.socket, worker: int) -> None:
     try:
         os.dup2(given, 0)
         _take_on(calling, worker)
-        wait_until(calling.not_before_us)
-        channel.send(f"{_BEGINS}{time.time_ns() // 1000}".encode())
+        if not calling.held:
+            wait_until(calling.not_before_us)
+            channel.send(f"{_BEGINS}{time.time_ns() // 1000}".encode())
         os.execve(calling.program, calling.command, calling.environment)
     except ConditionError as error:
         channel.send(f"{error.errno} {error.key}".encode())

@@ -17,7 +17,17 @@ _TIME_ERROR = 5
 _TFD_TIMER_ABSTIME = 1
 _TFD_TIMER_CANCEL_ON_SET = 2
 
+_PTRACE_CONT = 7
+_PTRACE_DETACH = 17
+_PTRACE_SEIZE = 0x4206
+_PTRACE_O_TRACEEXEC = 1 << 4
+_PTRACE_O_EXITKILL = 1 << 20
+#: `si_status` of a process that `hold_at_exec` has stopped: SIGTRAP, and PTRACE_EVENT_EXEC.
+HELD_AT_EXEC = 5 | 4 << 8
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.restype = ctypes.c_long
+_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
 
 class _Timex(ctypes.Structure):
@@ -93,6 +103,30 @@ def open_clock_set_timer() -> int:
         os.close(descriptor)
         raise error
     return int(descriptor)
+
+
+def hold_at_exec(child: int) -> None:
+    """Have a child stop before its first instruction once it has become another program.
+
+    It is killed should the calling thread end before it lets it go. A program whose file
+    gives it rights does not get them while it is held so (ptrace(2), execve(2)). Raises
+    `OSError`: not every host allows it.
+    """
+    _ptrace(_PTRACE_SEIZE, child, _PTRACE_O_TRACEEXEC | _PTRACE_O_EXITKILL)
+
+
+def let_run(child: int, si_status: int) -> None:
+    """Let a child go on that `waitid` says is trapped: for good where it was held at its
+    exec, else with the signal that it was about to get. Raises `OSError` where it is gone."""
+    if si_status == HELD_AT_EXEC:
+        _ptrace(_PTRACE_DETACH, child, 0)
+    else:
+        _ptrace(_PTRACE_CONT, child, 0 if si_status >> 8 else si_status)
+
+
+def _ptrace(request: int, pid: int, data: int) -> None:
+    if _libc.ptrace(request, pid, None, data) != 0:
+        raise _last_error("ptrace")
 
 
 def _last_error(call: str) -> OSError:

@@ -8,8 +8,10 @@ import errno
 import logging
 import os
 import shutil
+import stat
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +19,12 @@ from ..ipc.messages import Conditions
 from . import conditions, trust
 from .becoming import Calling, Preforked, memory
 from .conditions import Person, UnusableConditionsError
+from .linux import let_run
 
 log = logging.getLogger(__name__)
 
 STRAYS_PER_ROUND_MAX = 1000
+_NOT_PERMITTED = ((errno.EPERM, ""), (errno.EACCES, ""))
 
 _AS_EVER = Conditions()
 
@@ -69,6 +73,9 @@ class Script:
         found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
             return None
+        if found.si_code == os.CLD_TRAPPED:  # held at an exec that took its time
+            let_run(self.pid, found.si_status)
+            return None
         if found.si_code == os.CLD_EXITED:
             return ScriptExit(found.si_status, None)
         return ScriptExit(None, found.si_status)
@@ -102,6 +109,7 @@ def start(launch: Launch, preforked: Preforked | None = None, lock: int | None =
         launch.conditions,
         launch.open_files,
         launch.not_before_us,
+        held=launch.not_before_us * 1000 > time.time_ns() and not _gives_rights(program),
     )
     try:
         process, error = _become(calling, launch, preforked, lock)
@@ -122,9 +130,14 @@ def _become(
     try:
         if preforked is not None:
             try:
-                return preforked, _hand(preforked, calling, given, lock, still)
+                error = _hand(preforked, calling, given, lock, still)
             except ConnectionError:
                 log.warning("What was forked ahead was killed", extra={"event": "fork-lost"})
+            else:
+                if not calling.held or error not in _NOT_PERMITTED:
+                    return preforked, error
+                # Security modules may refuse what is held, as they would a debugger.
+                calling = replace(calling, held=False)
         process = Preforked()
         return process, _hand(process, calling, given, lock, still)
     finally:
@@ -180,6 +193,16 @@ def _refuse_unusable(launch: Launch) -> None:
             raise CannotStartError(
                 f"cannot start {launch.command[0]}: the environment variable {name!r} is unusable"
             )
+
+
+def _gives_rights(program: str) -> bool:
+    """Whether its file gives a program rights, which it would not get while it is held."""
+    try:
+        if os.stat(program).st_mode & (stat.S_ISUID | stat.S_ISGID):
+            return True
+        return bool(os.getxattr(program, "security.capability"))
+    except OSError:  # it has none, its file system knows none, or exec will say what is wrong
+        return False
 
 
 def _refuse_untrusted(program: str) -> None:
