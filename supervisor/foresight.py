@@ -20,7 +20,7 @@ from .store.records import action_key
 #: for each of those that start at one edge, its order and what the worker prepares.
 LEAD_SECONDS = 0.004
 LEAD_SECONDS_PER_START = 0.002
-LEAD_SECONDS_MAX = 0.5
+LEAD_SECONDS_MAX = 0.75
 #: The slowest of so many is what the next commit is expected to take.
 COMMITS_REMEMBERED = 8
 FIRST_COMMIT_SECONDS = 0.005
@@ -28,6 +28,10 @@ COMMIT_SECONDS_MAX = 0.05
 #: Forking a worker and hearing that it is ready; so much earlier each further one is armed.
 ARM_SECONDS_PER_WORKER = 0.01
 ARMED_AT_ONCE_MAX = 500
+#: What is about to start, and has its workers, has the host to itself from so long before its
+#: turn until so long after its instant; each further start takes its own time.
+QUIET_SECONDS = 0.05
+QUIET_SECONDS_PER_START = 0.001
 
 
 class Foresight:
@@ -38,6 +42,7 @@ class Foresight:
         self._commits = deque([FIRST_COMMIT_SECONDS], maxlen=COMMITS_REMEMBERED)
         self._reached: Instant | None = None
         self._starts = 0  # at the edge that comes first
+        self._quiet_until_us = 0
         self._arm_at_us: int | None = None
 
     @property
@@ -52,12 +57,15 @@ class Foresight:
     def forget(self) -> None:
         """The wall clock was stepped: what was ahead is so no more."""
         self._reached = None
+        self._quiet_until_us = 0
 
     def as_of(self, now: Instant) -> Instant:
         """The instant that a turn decides for: now, or a moment ahead."""
-        self._reached = decided_for(
-            now, self._reached, self._next_edge_us(), lead_seconds=self.lead_seconds
-        )
+        edge_us = self._next_edge_us()
+        self._reached = decided_for(now, self._reached, edge_us, lead_seconds=self.lead_seconds)
+        if self._starts and self._reached.wall_us == edge_us:
+            lasts = QUIET_SECONDS + self._starts * QUIET_SECONDS_PER_START
+            self._quiet_until_us = edge_us + round(lasts * SECOND_US)
         return self._reached
 
     def deadlines(self, now: Instant) -> list[float]:
@@ -81,6 +89,13 @@ class Foresight:
         running = {action_key(run.action_id) for run in self._pool.runs.values()} if near else ()
         starts = [edge_us for edge_us, key in near if key not in running]
         self._starts = starts.count(near[0][0]) if near else 0
+        quiet_us = self._quiet_until_us
+        if self._starts and self._pool.idle >= self._starts:
+            begins_us = near[0][0] - round((self.lead_seconds + QUIET_SECONDS) * SECOND_US)
+            quiet_us = near[0][0] if begins_us <= now.wall_us else quiet_us
+        if now.wall_us < quiet_us:
+            self._arm_at_us = quiet_us
+            return
         count, self._arm_at_us = to_arm(starts, now.wall_us, ahead_seconds=ahead_seconds)
         edge_us = self._next_stored_us()
         if self._arm_at_us is None and most and edge_us is not None:

@@ -129,6 +129,12 @@ class Pool:
         with step(Step.SEND_ACK):
             return self.server.send(worker.name.encode(), Ack(run_id))
 
+    @property
+    def idle(self) -> int:
+        """Workers that are ready or on their way, beyond those that runs wait for."""
+        counted = sum(worker.counts(self._now) for worker in self._workers.values())
+        return counted - len(self._waiting)
+
     def arm(self, count: int) -> None:
         """See that so many workers are ready, or on their way, beyond those with a run."""
         idle = [worker for worker in self._workers.values() if worker.counts(self._now)]
