@@ -1,5 +1,6 @@
 """A worker among others: armed, given a run, its results kept, its supervisor lost."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages import Ack, EndCause, Ended, Heartbeat, Ready, StopReason
+from geosched.ipc.messages import Ack, EndCause, Ended, Heartbeat, Ready, Run, Started, StopReason
 from geosched.workers import procfs, results
 from geosched.workers.identity import (
     RunLockedError,
@@ -78,6 +79,68 @@ def test_a_script_starts_although_what_was_forked_ahead_for_it_was_killed(alone:
     os.kill(ahead, signal.SIGKILL)
     alone.send(name, alone.order(alone.script("exit 7")))
     assert alone.result(name).exit_code == 7
+
+
+def ordered_ahead(host: Host, seconds: float = 0.6) -> tuple[str, Run]:
+    """A worker with a run that begins so much later, and whose script tells that it has."""
+    name = host.worker()
+    at_us = time.time_ns() // 1000 + round(seconds * 1e6)
+    order = host.order(
+        ("/bin/bash", host.script("echo ${EPOCHREALTIME/./} > $HERE/begun; sleep 60")),
+        not_before_us=at_us,
+    )
+    host.send(name, order)
+    return name, order
+
+
+def begun_us(host: Host) -> int:
+    told = host.dir / "begun"
+    return int(host.wait(lambda: told.exists() and told.read_text()))
+
+
+def test_a_script_that_is_ordered_ahead_is_there_and_does_nothing_before_its_instant(alone: Host):
+    name, order = ordered_ahead(alone)
+    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    wait_for(lambda: b"bash" in Path(f"/proc/{ahead}/cmdline").read_bytes())
+    assert time.time_ns() // 1000 < order.not_before_us
+    assert begun_us(alone) >= order.not_before_us
+    assert begun_us(alone) >= alone.wait_said(name, Started).at_us >= order.not_before_us
+    assert "TracerPid:\t0" in Path(f"/proc/{ahead}/status").read_text()
+
+
+def test_a_script_whose_worker_is_killed_before_its_instant_does_nothing_at_it(alone: Host):
+    name, order = ordered_ahead(alone)
+    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    wait_for(lambda: b"bash" in Path(f"/proc/{ahead}/cmdline").read_bytes())
+    os.kill(alone.forked[name][0].pid, signal.SIGKILL)
+    wait_for(lambda: not lives(ahead))
+    wait_for(lambda: time.time_ns() // 1000 > order.not_before_us)
+    assert not (alone.dir / "begun").exists()
+
+
+def test_a_program_that_somebody_traces_cannot_be_held_and_waits_for_its_instant(alone: Host):
+    name = alone.worker()
+    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    traced(ahead)
+    at_us = time.time_ns() // 1000 + 600_000
+    alone.send(
+        name,
+        alone.order(
+            ("/bin/bash", alone.script("echo ${EPOCHREALTIME/./} > $HERE/begun")),
+            not_before_us=at_us,
+        ),
+    )
+    assert begun_us(alone) >= at_us
+    os.waitpid(ahead, 0)  # who traces is told of its end first
+    assert alone.result(name).exit_code == 0
+
+
+def traced(pid: int) -> None:
+    """As a debugger does it, which never stops it; nobody else can trace it then."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    if libc.ptrace(0x4206, pid, None, None) != 0:  # PTRACE_SEIZE, without options
+        pytest.skip("this host does not allow tracing")
 
 
 def test_a_worker_that_cannot_tell_who_it_is_goes_on_all_the_same(alone: Host):
