@@ -26,11 +26,11 @@ from . import conditions
 from .conditions import ConditionError, Person
 from .linux import HELD_AT_EXEC, hold_at_exec, let_run, set_parent_death_signal
 
+log = logging.getLogger(__name__)
+
 #: An exec that takes longer (a file server that hangs) counts as a start; if it fails
 #: later on, the script's exit code says so.
 EXEC_MILLISECONDS_MAX = 5000
-log = logging.getLogger(__name__)
-
 #: A script is not ordered longer than this before its instant.
 AHEAD_SECONDS_MAX = 1.0
 #: From its exec on a program is held within a moment; it may have to be read from a disk.
@@ -150,8 +150,8 @@ class Preforked:
     def _let_run(self, wall_us: int) -> None:
         """It is held before its first instruction, or will be in a moment; what takes longer
         than that is let go by whoever looks at it (`Script.ended`)."""
-        deadline = time.monotonic() + HELD_SECONDS_MAX
         wait_until(wall_us)
+        deadline = time.monotonic() + HELD_SECONDS_MAX
         while time.monotonic() < deadline:
             found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if found is None:
@@ -182,7 +182,8 @@ class Preforked:
 
     def _end(self) -> None:
         os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so nobody else's pid
-        os.waitpid(self.pid, 0)
+        while os.WIFSTOPPED(os.waitpid(self.pid, 0)[1]):
+            pass  # it was held when it was killed: its end comes next
 
 
 def memory(content: bytes) -> int:

@@ -4,6 +4,7 @@ What can be refused is refused here, in the worker; how its process comes about,
 that does before it is the script, is `becoming.py`'s.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -74,7 +75,8 @@ class Script:
         if found is None:
             return None
         if found.si_code == os.CLD_TRAPPED:  # held at an exec that took its time
-            let_run(self.pid, found.si_status)
+            with contextlib.suppress(ProcessLookupError):
+                let_run(self.pid, found.si_status)
             return None
         if found.si_code == os.CLD_EXITED:
             return ScriptExit(found.si_status, None)
