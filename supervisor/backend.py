@@ -40,9 +40,6 @@ OPEN_RECORDS_PER_TURN_MAX = 500
 #: While more is pending than one exchange takes, the next one begins so much later: after an
 #: outage of weeks all of a fleet has much to say.
 BACKLOG_PAUSE_SECONDS = 1.0
-#: What has just changed is reported so much later: what starts has the host to itself till
-#: then, and what changes meanwhile goes along.
-REPORT_AFTER_SECONDS = 0.1
 
 
 class Backend:
@@ -155,11 +152,12 @@ class Backend:
             return None
         return MetaUpdate(etag=mark[0], digest=mark[1], source=mark[2])
 
-    def committed(self, now: Instant, *, changed_at: float | None) -> None:
-        """The turn is on disk: if it held the last slice, the pull is done. `changed_at`:
-        since when (monotonic) some status is another one."""
-        if changed_at is not None and self._report_at <= now.monotonic_seconds:
-            self._report_at = changed_at + REPORT_AFTER_SECONDS
+    def committed(self, now: Instant, *, quiet_seconds: float) -> None:
+        """The turn is on disk: if it held the last slice, the pull is done. For
+        `quiet_seconds` the host belongs to what starts, and reports wait; once, not for one
+        start after the other."""
+        if self._report_at <= now.monotonic_seconds:
+            self._report_at = now.monotonic_seconds + quiet_seconds
         if self._applying is not None and self._applying.done:
             self._pull_done(self._applying, now)
             self._applying = None

@@ -68,6 +68,10 @@ class Foresight:
             self._quiet_until_us = edge_us + round(lasts * SECOND_US)
         return self._reached
 
+    def quiet_seconds(self, now: Instant) -> float:
+        """For how long the host belongs to what starts."""
+        return max(0.0, (self._quiet_until_us - now.wall_us) / SECOND_US)
+
     def deadlines(self, now: Instant) -> list[float]:
         """The monotonic instants of the next turns that edges ask for."""
         due = self._agenda.next_deadline(

@@ -317,8 +317,8 @@ class Loop:
             for result in self._ended:
                 self.parts.pool.acknowledge(result.run_id)
             self.decider.forget_settled()
-            changed_at = turn.now.monotonic_seconds if committed.events else None
-            self.parts.backend.committed(self.now, changed_at=changed_at)
+            quiet_seconds = self.foresight.quiet_seconds(self.now)
+            self.parts.backend.committed(self.now, quiet_seconds=quiet_seconds)
         if self.leaving is not None:
             self._ask_all_to_stop(self.leaving)
         else:

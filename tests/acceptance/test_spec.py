@@ -271,8 +271,12 @@ def test_s12a_a_restart_policy_makes_another_attempt_without_leaving_started(rea
     ended = ready.wait_status("a", "FAILED")
     assert ended["attempt"] >= 3
     assert ended["reason"] == "exit-code"
-    reported = [report["executionStatus"] for report in ready.reports() if report["id"] == "a"]
-    assert reported == ["STARTED", "FAILED"]
+
+    def reported() -> list[str]:
+        return [report["executionStatus"] for report in ready.reports() if report["id"] == "a"]
+
+    wait_for(lambda: len(reported()) > 1)
+    assert reported() == ["STARTED", "FAILED"]
 
 
 def test_s12a_restarts_are_counted_over_a_restart_of_the_daemon_and_then_given_up(ready: Daemon):
