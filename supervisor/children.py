@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 ZYGOTE_SILENCE_SECONDS_MAX = 2.0
 #: How long the daemon that stops waits for it, so that nothing of it is left then.
 ZYGOTE_LEAVES_SECONDS_MAX = 1.0
-CHILDREN_LEAVE_SECONDS_MAX = 1.0
+CHILDREN_LEAVE_SECONDS_MAX = 0.5
 #: One that dies at once is not started again more often than that.
 ZYGOTE_RESTART_SECONDS = 1.0
 #: What the zygote's full socket did not take is offered again so soon.

@@ -66,6 +66,10 @@ class Foresight:
         if self._starts and self._reached.wall_us == edge_us:
             lasts = QUIET_SECONDS + self._starts * QUIET_SECONDS_PER_START
             self._quiet_until_us = edge_us + round(lasts * SECOND_US)
+        cursor = self._agenda.cursor
+        if cursor is not None and cursor[0] > self._reached.wall_us:
+            # Set back by less than counts as a step: what is behind the cursor would be lost.
+            self._agenda.look_again(now)
         return self._reached
 
     def quiet_seconds(self, now: Instant) -> float:
@@ -97,7 +101,7 @@ class Foresight:
         if self._starts and self._pool.idle >= self._starts:
             begins_us = near[0][0] - round((self.lead_seconds + QUIET_SECONDS) * SECOND_US)
             quiet_us = near[0][0] if begins_us <= now.wall_us else quiet_us
-        if now.wall_us < quiet_us:
+        if now.wall_us < quiet_us and self._pool.idle >= 0:
             self._arm_at_us = quiet_us
             return
         count, self._arm_at_us = to_arm(starts, now.wall_us, ahead_seconds=ahead_seconds)

@@ -91,8 +91,8 @@ class Pool:
         self._waiting.append(run.order.run_id)
 
     def stop(self, run_id: str, reason: StopReason, now: Instant) -> None:
-        """Ask the run to stop, at once or at an instant that is a moment ahead; more than
-        once does no harm."""
+        """Ask the run to stop, at once, or because its window will be over in a moment, and
+        then at that instant; more than once does no harm."""
         run = self.runs.get(run_id)
         if run is None or run.result is not None:
             return
@@ -102,7 +102,7 @@ class Pool:
         run.stuck_at = now.monotonic_seconds + grace + STUCK_AFTER_GRACE_SECONDS
         if run.worker is None:
             run.end(EndCause.STOPPED, "stopped before it was started", now.wall_us)
-        elif now.monotonic_seconds <= self._now:
+        elif reason is not StopReason.WINDOW_OVER or now.monotonic_seconds <= self._now:
             self._send_stop(run, now)
 
     def fail(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:

@@ -95,6 +95,7 @@ class Worker:
         self._running: Running | None = None
         self._result: RunResult | None = None
         self._say_again_at = 0.0
+        self._told_begun = False
         self._orphaned = False
         self._leaving = False
 
@@ -198,10 +199,18 @@ class Worker:
         except CannotStartError as error:
             self._refuse(str(error), now)
             return
-        self._say(Started(order.run_id, self._running.script_pid, self._running.began_us))
+        self._tell_begun()
         self._say_again_at = now + order.heartbeat_seconds
         # Not earlier: it costs a moment, and wipes the environment that marks us (fact P16).
         setproctitle(order.title)
+
+    def _tell_begun(self) -> None:
+        assert self._order is not None
+        began_us = None if self._running is None else self._running.began_us
+        if self._running is None or began_us is None or self._told_begun:
+            return
+        self._told_begun = True
+        self._say(Started(self._order.run_id, self._running.script_pid, began_us))
 
     def _refuse(self, detail: str, now: float) -> None:
         assert self._order is not None
@@ -213,6 +222,7 @@ class Worker:
             return
         if self._running is not None:
             result = self._running.turn(now)
+            self._tell_begun()
             if result is not None:
                 self._running = None
                 self._end(result, now)

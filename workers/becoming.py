@@ -5,7 +5,6 @@ where `subprocess` has no hook for what must be done (law 12). What a script is 
 before that is `script.py`'s.
 """
 
-import contextlib
 import errno
 import logging
 import os
@@ -30,12 +29,10 @@ log = logging.getLogger(__name__)
 
 #: An exec that takes longer (a file server that hangs) counts as a start; if it fails
 #: later on, the script's exit code says so.
-EXEC_MILLISECONDS_MAX = 5000
+EXEC_SECONDS_MAX = 5.0
+EXEC_LOOK_MILLISECONDS = 20
 #: A script is not ordered longer than this before its instant.
 AHEAD_SECONDS_MAX = 1.0
-#: From its exec on a program is held within a moment; it may have to be read from a disk.
-HELD_SECONDS_MAX = 1.0
-HELD_LOOK_SECONDS = 0.0005
 #: Where the child keeps its end of the channel, behind standard error.
 _CHANNEL_FD = 3
 _CANNOT_EXEC = 127
@@ -50,7 +47,7 @@ _SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 @dataclass(frozen=True, slots=True)
 class Calling:
     """What the child is to become, and not before the wall clock reads `not_before_us`: it
-    is `held` before its first instruction until then, or waits for its exec.
+    is to be `held` before its first instruction until somebody lets it run, or waits.
     `open_files` are its limits, soft and hard, or None to leave them as they are."""
 
     program: str
@@ -67,7 +64,7 @@ class Preforked:
     """The leader of a session of its own that waits for its calling, and dies with us.
 
     `output` is the reading end of what will be its standard output and error; `began_us`
-    is when it became the script, by the wall clock.
+    is when it became the script, by the wall clock, unless it is `held` before that.
     """
 
     def __init__(self) -> None:
@@ -93,18 +90,20 @@ class Preforked:
                 self._end()
                 raise
         self.output = read
+        self.held = False
         self.began_us = 0
         self._spent = False
 
     def become(
         self, calling: Calling, given: int, lock: int | None, *, still_seconds: float
     ) -> tuple[int, str] | None:
-        """Have it become a script whose standard input is `given`, and wait until it has;
-        without a stir of our own until `still_seconds` after its instant.
+        """Have it become a script whose standard input is `given`, and wait until it has.
 
-        The error that kept it from that, if one did, with the key of the configuration it
-        is about, or "". `lock` is held by it until then. Raises `ConnectionError` where it
-        was killed before it could read any of this, `OSError`.
+        It is then `held`, if that was wanted and can be done here; else it has begun at its
+        instant, and we have kept still until `still_seconds` after that. The error that
+        kept it from its exec, if one did, with the key of the configuration it is about, or
+        "". `lock` is held by it until then. Raises `ConnectionError` where it was killed
+        before it could read any of this, `OSError`.
         """
         if calling.held and not self._hold():
             calling = replace(calling, held=False)
@@ -114,14 +113,15 @@ class Preforked:
             socket.send_fds(self._channel, [b"!"], held, socket.MSG_NOSIGNAL)
         finally:
             os.close(told)
-        ahead = calling.not_before_us * 1000 > time.time_ns()
-        if ahead and not calling.held:
+        if not calling.held and calling.not_before_us * 1000 > time.time_ns():
             wait_until(calling.not_before_us + round(still_seconds * 1e6))
-        error = self._exec_error()
-        if calling.held:
-            self._let_run(calling.not_before_us)
-            wait_until(calling.not_before_us + round(still_seconds * 1e6))
-        self.began_us = self.began_us or time.time_ns() // 1000
+        error = self._exec_error(calling)
+        if error is not None:
+            wait_until(calling.not_before_us)  # it could not be started then: not before
+        elif calling.held:
+            self.held = True
+        else:
+            self.began_us = self.began_us or time.time_ns() // 1000
         return error
 
     def _hold(self) -> bool:
@@ -132,12 +132,17 @@ class Preforked:
             return False
         return True
 
-    def _exec_error(self) -> tuple[int, str] | None:
+    def _exec_error(self, calling: Calling) -> tuple[int, str] | None:
         """It says when it is about to become the script; its end of the channel closes when
         it has."""
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
-        while poll.poll(EXEC_MILLISECONDS_MAX):
+        deadline = time.monotonic() + EXEC_SECONDS_MAX
+        while time.monotonic() < deadline:
+            if not poll.poll(EXEC_LOOK_MILLISECONDS):
+                if calling.held and (status := trapped(self.pid)) not in (None, HELD_AT_EXEC):
+                    let_run(self.pid, status)  # by a signal that came before its exec
+                continue
             told = self._channel.recv(_ERROR_BYTES_MAX).decode()
             if not told:
                 return None
@@ -146,24 +151,6 @@ class Preforked:
                 return int(number), key
             self.began_us = int(told.removeprefix(_BEGINS))
         return None
-
-    def _let_run(self, wall_us: int) -> None:
-        """It is held before its first instruction, or will be in a moment; what takes longer
-        than that is let go by whoever looks at it (`Script.ended`)."""
-        wait_until(wall_us)
-        deadline = time.monotonic() + HELD_SECONDS_MAX
-        while time.monotonic() < deadline:
-            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if found is None:
-                time.sleep(HELD_LOOK_SECONDS)
-                continue
-            if found.si_code != os.CLD_TRAPPED:
-                return
-            with contextlib.suppress(ProcessLookupError):
-                let_run(self.pid, found.si_status)
-            if found.si_status == HELD_AT_EXEC:
-                self.began_us = time.time_ns() // 1000
-                return
 
     def let_go(self) -> None:
         """It has become the script, whose `pid`, `pidfd` and `output` they are now."""
@@ -184,6 +171,12 @@ class Preforked:
         os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so nobody else's pid
         while os.WIFSTOPPED(os.waitpid(self.pid, 0)[1]):
             pass  # it was held when it was killed: its end comes next
+
+
+def trapped(child: int) -> int | None:
+    """The `si_status` of a child that is traced and stands still; None where it does not."""
+    found = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return found.si_status if found is not None and found.si_code == os.CLD_TRAPPED else None
 
 
 def memory(content: bytes) -> int:
@@ -250,9 +243,11 @@ def _become(channel: socket.socket, worker: int) -> None:
         channel.send(f"{errno.ENOMEM} limits.address_space".encode())
 
 
-def wait_until(wall_us: int) -> None:
+def wait_until(wall_us: int, monotonic_seconds_max: float | None = None) -> None:
     """On the wall clock, for it decides; on the other one not for long, should that be set."""
     deadline = time.monotonic() + AHEAD_SECONDS_MAX
+    if monotonic_seconds_max is not None:
+        deadline = min(deadline, monotonic_seconds_max)
     while (left := wall_us / 1e6 - time.time()) > 0 and time.monotonic() < deadline:
         time.sleep(min(left, AHEAD_SECONDS_MAX))
 

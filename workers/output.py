@@ -189,20 +189,27 @@ class Output:
         with self._lock:
             self._waiting_bytes += len(data)
         self._queue.put(data)
-        self._writer()
+        self._writer()  # if none can be had now, then with the next data
 
     def close(self, *, timeout_seconds: float) -> None:
         """Wait for the disk, but not longer than that; what is then unwritten is lost."""
         self._queue.put(None)
         writer = self._writer()
-        writer.join(timeout_seconds)
-        if writer.is_alive():
+        if writer is not None:
+            writer.join(timeout_seconds)
+        if writer is None or writer.is_alive():
             self._lose(self._waiting_bytes)
 
-    def _writer(self) -> threading.Thread:
+    def _writer(self) -> threading.Thread | None:
+        """None where the host allows no thread: a script may have used up all there are."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._write_all, name="output", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._write_all, name="output", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._complain(error)
+                return None
+            self._thread = thread
         return self._thread
 
     def _lose(self, count: int) -> None:
@@ -237,7 +244,7 @@ class Output:
             self._complain(error)
             self._lose(len(data))
 
-    def _complain(self, error: OSError) -> None:
+    def _complain(self, error: Exception) -> None:
         if self.lost_bytes == 0:
             log.warning(
                 "Cannot keep output in %s, it is lost: %s",

@@ -14,7 +14,7 @@ from ..ipc.messages import EndCause, Heartbeat, Run, RunResult, StopReason
 from ..ipc.places import Runtime
 from ..ipc.sockets import Poller
 from . import procfs
-from .becoming import Preforked
+from .becoming import Preforked, wait_until
 from .containment import Containment, Group
 from .ending import Ending
 from .notify import NotifySocket, Watchdog
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 #: When the daemon is gone its scripts get no longer grace than this (S17).
 ORPHAN_GRACE_SECONDS_MAX = 3.0
+#: So long before its instant a worker attends to nothing but a script that is held.
+ATTENTION_SECONDS = 0.003
+#: How often to look whether a slow exec is over, once the instant is there.
+HELD_LOOK_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Running:
         except CannotStartError:
             self._notify.close()
             raise
+        self._begins_at = time.monotonic() + (order.not_before_us - wall_us()) / 1e6
         self._notify.admit(self._script.uid)
         self._tree = RunTree(world.instance, order.run_id, self.script_pid, os.getpid(), group)
         self._watchdog = Watchdog(order.watchdog_seconds, time.monotonic())
@@ -96,8 +101,9 @@ class Running:
         return self._script.pid
 
     @property
-    def began_us(self) -> int:
-        return self._script.began_us
+    def began_us(self) -> int | None:
+        """When the script began, by the wall clock; None where it has not."""
+        return self._script.began_us or None
 
     def heartbeat(self) -> Heartbeat:
         reap_strays(self.script_pid)
@@ -120,6 +126,7 @@ class Running:
         if self._ending is None:
             self._reason = reason
             self._begin_ending(EndCause.STOPPED, grace, now)
+            self._script.call_off()
             return
         if reason is StopReason.ORPHANED:
             self._ending.shorten(grace, now)
@@ -128,6 +135,7 @@ class Running:
 
     def turn(self, now: float) -> RunResult | None:
         """Do what is due; the result, once the whole tree is gone."""
+        self._let_run(now)
         self._hear_script()
         self._pump.turn(now)
         self._notice_exit(now)
@@ -139,9 +147,24 @@ class Running:
             return self._end()
         return None
 
+    def _let_run(self, now: float) -> None:
+        """Exactly at its instant, and then nothing for a while: others begin that share it."""
+        if not self._script.held or now < self._attention_at():
+            return
+        wait_until(self._order.not_before_us, self._begins_at)
+        if self._script.let_run():
+            time.sleep(self._order.still_seconds)
+
+    def _attention_at(self) -> float:
+        """The poll is exact to a millisecond, and waking up takes a share of the processor:
+        the more begin together, the earlier nothing else is looked at."""
+        return self._begins_at - ATTENTION_SECONDS - self._order.still_seconds / 2
+
     def next_deadline(self, now: float) -> float | None:
         """The monotonic instant of the next turn that is due; None where none is."""
         deadlines = [self._pump.next_deadline(now)]
+        if self._script.held:
+            deadlines.append(max(self._attention_at(), now + HELD_LOOK_SECONDS))
         if self._ending is None:
             deadlines.append(self._watchdog.next_deadline())
         else:

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import shutil
+import signal
 import stat
 import time
 from collections.abc import Mapping
@@ -18,13 +19,16 @@ from typing import NamedTuple
 
 from ..ipc.messages import Conditions
 from . import conditions, trust
-from .becoming import Calling, Preforked, memory
+from .becoming import Calling, Preforked, memory, trapped
 from .conditions import Person, UnusableConditionsError
-from .linux import let_run
+from .linux import HELD_AT_EXEC, let_run
 
 log = logging.getLogger(__name__)
 
 STRAYS_PER_ROUND_MAX = 1000
+#: As many as the kernel follows, and as much of a first line as it reads.
+INTERPRETERS_MAX = 5
+INTERPRETER_LINE_BYTES_MAX = 256
 _NOT_PERMITTED = ((errno.EPERM, ""), (errno.EACCES, ""))
 
 _AS_EVER = Conditions()
@@ -68,19 +72,35 @@ class Script:
         self.pidfd = process.pidfd
         self.output = process.output
         self.began_us = process.began_us
+        self.held = process.held
 
     def ended(self) -> ScriptExit | None:
         """How it ended, if it has. It stays unreaped, so that nobody else gets its pid."""
         found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
             return None
-        if found.si_code == os.CLD_TRAPPED:  # held at an exec that took its time
-            with contextlib.suppress(ProcessLookupError):
-                let_run(self.pid, found.si_status)
-            return None
+        if found.si_code == os.CLD_TRAPPED:
+            return None  # held
         if found.si_code == os.CLD_EXITED:
             return ScriptExit(found.si_status, None)
         return ScriptExit(None, found.si_status)
+
+    def let_run(self) -> bool:
+        """Have it begin where it is held; whether it has, for its exec may not be over yet."""
+        status = trapped(self.pid)
+        if status is not None:
+            with contextlib.suppress(ProcessLookupError):
+                let_run(self.pid, status)
+        if status == HELD_AT_EXEC or self.ended() is not None:
+            self.held = False
+            self.began_us = time.time_ns() // 1000
+        return not self.held
+
+    def call_off(self) -> None:
+        """Where it is held, it ends without having begun."""
+        if self.held:
+            os.kill(self.pid, signal.SIGKILL)
+            self.held = False
 
     def forget(self) -> None:
         """Reap it; only once its tree is gone."""
@@ -198,13 +218,24 @@ def _refuse_unusable(launch: Launch) -> None:
 
 
 def _gives_rights(program: str) -> bool:
-    """Whether its file gives a program rights, which it would not get while it is held."""
-    try:
-        if os.stat(program).st_mode & (stat.S_ISUID | stat.S_ISGID):
-            return True
-        return bool(os.getxattr(program, "security.capability"))
-    except OSError:  # it has none, its file system knows none, or exec will say what is wrong
-        return False
+    """Whether its file, or that of its interpreter, gives a program rights, which it would
+    not get while it is held."""
+    for _ in range(INTERPRETERS_MAX):
+        try:
+            with open(program, "rb") as file:
+                first = file.read(INTERPRETER_LINE_BYTES_MAX).split(b"\n", 1)[0]
+                if os.fstat(file.fileno()).st_mode & (stat.S_ISUID | stat.S_ISGID):
+                    return True
+        except OSError:
+            return True  # who may execute it but not read it cannot tell
+        with contextlib.suppress(OSError):  # it has none, or its file system knows none
+            if os.getxattr(program, "security.capability"):
+                return True
+        named = first.removeprefix(b"#!").split()
+        if not first.startswith(b"#!") or not named:
+            return False
+        program = os.fsdecode(named[0])
+    return True
 
 
 def _refuse_untrusted(program: str) -> None:

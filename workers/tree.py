@@ -133,7 +133,8 @@ class RunTree:
         """Whether a child of the keeper's has ended. Its pid is given back then, but for
         the script's, whose end is told by `script.py`."""
         keep = os.WNOWAIT if child == self.script_pid else 0
-        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | keep) is not None
+        found = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | keep)
+        return found is not None and found.si_code != os.CLD_TRAPPED  # that one is held
 
 
 def end_tree(instance: str, run_id: str, script_pid: int | None, group: Group | None) -> bool:

@@ -200,7 +200,7 @@ def _run_ended(record: Record, event: RunEnded, now: Instant, rules: Rules) -> C
             pass
         case _:
             return None  # the end of a run that is settled: repeated, or from an older store
-    reason = _final_reason(run, result)
+    reason = _final_reason(record, run, result, now)
     if reason in _SETTLED_BY_STOP:
         return _settled_by_stop(record, result, reason, now)
     if reason is StopReason.CHANGED and not event.daemon_leaving:
@@ -218,17 +218,26 @@ _SETTLED_BY_STOP = {
 }
 
 
-def _final_reason(run: OpenRun, result: RunResult | None) -> StopReason | None:
-    """The recorded reason; else the one the worker was given.
-
-    A stop is carried out even when its record cannot be written (law 4): then only the
-    result knows.
-    """
+def _final_reason(
+    record: Record, run: OpenRun, result: RunResult | None, now: Instant
+) -> StopReason | None:
+    """The recorded reason; else the one the worker was given, for a stop is carried out
+    even when its record cannot be written (law 4). That its window will be over is recorded
+    a moment ahead: what ends of itself in that moment has ended before it was over (S12)."""
+    if run.stop is StopReason.WINDOW_OVER and _ended_before(record, result):
+        return None if _window_over(record, now) else run.stop
     if run.stop is not None:
         return run.stop
     if result is not None and result.cause is EndCause.STOPPED:
         return result.stop_reason
     return None
+
+
+def _ended_before(record: Record, result: RunResult | None) -> bool:
+    """Whether a run has ended, of itself, before its window was over."""
+    if result is None or result.cause is EndCause.STOPPED:
+        return False
+    return result.ended_us < record.action.to_us
 
 
 def _ended_well_told(result: RunResult) -> bool:
@@ -329,7 +338,7 @@ def _daemon_started(
             return None  # NULL starts when due; a back-off goes on where it was (S12a)
     if kept is not None and kept.run_id != run.run_id:
         kept = None
-    reason = _final_reason(run, kept)
+    reason = _final_reason(record, run, kept, now)
     if kept is not None and reason is None:
         return _settled_of_itself(record, kept, now, rules)
     if reason in _SETTLED_BY_STOP:

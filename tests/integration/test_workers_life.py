@@ -118,6 +118,40 @@ def test_a_script_whose_worker_is_killed_before_its_instant_does_nothing_at_it(a
     assert not (alone.dir / "begun").exists()
 
 
+def test_a_stop_before_its_instant_calls_a_script_off(alone: Host):
+    name, order = ordered_ahead(alone)
+    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    wait_for(lambda: b"bash" in Path(f"/proc/{ahead}/cmdline").read_bytes())
+    alone.stop(name, order, StopReason.WITHDRAWN)
+    ended = alone.result(name)
+    assert time.time_ns() // 1000 < order.not_before_us
+    assert (ended.cause, ended.stop_reason) == (EndCause.STOPPED, StopReason.WITHDRAWN)
+    assert not alone.said(name, Started)
+    wait_for(lambda: time.time_ns() // 1000 > order.not_before_us)
+    assert not (alone.dir / "begun").exists()
+
+
+def test_a_script_whose_supervisor_is_gone_before_its_instant_is_called_off(alone: Host):
+    name, order = ordered_ahead(alone)
+    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    wait_for(lambda: b"bash" in Path(f"/proc/{ahead}/cmdline").read_bytes())
+    alone.cut_lifeline()
+    wait_for(lambda: not lives(ahead))
+    wait_for(lambda: time.time_ns() // 1000 > order.not_before_us)
+    assert not (alone.dir / "begun").exists()
+
+
+def test_a_signal_to_what_becomes_a_script_does_not_hold_it_up(alone: Host):
+    name = alone.worker()
+    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    os.kill(ahead, signal.SIGSTOP)
+    wait_for(lambda: "State:\tT" in Path(f"/proc/{ahead}/status").read_text())
+    at_us = time.time_ns() // 1000 + 600_000
+    body = alone.script("echo ${EPOCHREALTIME/./} > $HERE/begun")
+    alone.send(name, alone.order(("/bin/bash", body), not_before_us=at_us))
+    assert 0 <= begun_us(alone) - at_us < 2_000_000
+
+
 def test_a_program_that_somebody_traces_cannot_be_held_and_waits_for_its_instant(alone: Host):
     name = alone.worker()
     (ahead,) = procfs.children(alone.forked[name][0].pid)

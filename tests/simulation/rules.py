@@ -242,12 +242,21 @@ def _s12_end(case: Case) -> Iterator[str]:
         yield f"{found}, and not {' or '.join(sorted(expected)) or 'as it was'}: {case.phase}"
 
 
+def _ended_before(case: Case, result: RunResult | None) -> bool:
+    """S12: of itself, before its window was over."""
+    if result is None or result.cause is EndCause.STOPPED:
+        return False
+    return result.ended_us < case.after.action.to_us
+
+
 def _expected(case: Case) -> set[str]:
     """How the action may go on; empty where the end settles nothing."""
     assert case.before is not None
     starting = case.phase is Phase.STARTING
     result = case.kept if starting else case.result
     reason = case.run_stop
+    if reason is StopReason.WINDOW_OVER and case.over and _ended_before(case, result):
+        reason = None  # it was decided a moment ahead, and the run has ended in that moment
     if reason is None and result is not None and result.cause is EndCause.STOPPED:
         reason = result.stop_reason  # S13a, where its record could not be written
     if starting and result is not None and reason is None:

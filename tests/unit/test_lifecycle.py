@@ -39,6 +39,7 @@ from support.build import (
 UNTRUSTED_AFTER = Instant(AFTER.wall_us, trusted=False)
 ALWAYS = Rules(GENERATION, {"default": RestartPolicy(RestartMode.ALWAYS)})
 ON_FAILURE = Rules(GENERATION, {"default": RestartPolicy(RestartMode.ON_FAILURE)})
+TO_US = action().to_us
 FINAL_STOPS = (StopReason.WINDOW_OVER, StopReason.WITHDRAWN, StopReason.OPERATOR)
 
 
@@ -225,6 +226,24 @@ def test_s13_a_run_at_the_end_of_its_window_is_asked_to_stop():
 def test_s13a_a_stopped_run_is_settled_by_its_reason_however_the_script_takes_it(stop, status, how):
     ended = result(cause=EndCause.STOPPED, stop_reason=stop, **how)
     assert decide(running(stop=stop), RunEnded(ended), NOW, RULES).after.status is status
+
+
+@pytest.mark.parametrize(
+    ("ended_us", "how", "status"),
+    [
+        (AFTER.wall_us - 1, {"exit_code": 3}, S.FINISHED),
+        (TO_US - 1, {"exit_code": 3}, S.FAILED),
+        (TO_US - 1, {"cause": EndCause.WORKER_LOST}, S.FAILED),
+        (TO_US - 1, {"exit_code": 0}, S.FINISHED),
+    ],
+)
+@pytest.mark.parametrize("event", [RunEnded, DaemonStarted])
+def test_s12_what_ends_of_itself_before_its_window_does_so_although_a_stop_was_recorded_ahead(
+    event, ended_us, how, status
+):
+    ended = result(ended_us=ended_us, **how)
+    after = decide(running(stop=StopReason.WINDOW_OVER), event(ended), AFTER, RULES).after
+    assert after.status is status
 
 
 @pytest.mark.parametrize("event", [Absent(), StopAsked(), Due(slot_free=False)])

@@ -2,6 +2,7 @@
 
 import random
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +172,25 @@ def test_what_a_full_disk_costs_is_counted():
     output.put(b"12345")
     output.close(timeout_seconds=5)
     assert output.lost_bytes == 5
+
+
+def test_where_no_thread_can_be_had_output_waits_for_one_and_is_counted_at_the_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        output, lost = Output(path, 4096), Output(path, 4096)
+        output.put(b"early ")
+        lost.put(b"never")
+        lost.close(timeout_seconds=1)
+    output.put(b"late")
+    output.close(timeout_seconds=10)
+    assert (path.read_bytes(), output.lost_bytes, lost.lost_bytes) == (b"early late", 0, 5)
+
+
+def no_thread(_: threading.Thread) -> None:
+    """As CPython says it where the host allows none."""
+    raise RuntimeError("can't start new thread")
 
 
 def test_a_run_without_output_has_an_empty_file(path: Path):
