@@ -87,13 +87,13 @@ class Script:
 
     def let_run(self) -> bool:
         """Have it begin where it is held; whether it has, for its exec may not be over yet."""
-        status = trapped(self.pid)
+        status, now_us = trapped(self.pid), time.time_ns() // 1000
         if status is not None:
             with contextlib.suppress(ProcessLookupError):
                 let_run(self.pid, status)
         if status == HELD_AT_EXEC or self.ended() is not None:
             self.held = False
-            self.began_us = time.time_ns() // 1000
+            self.began_us = now_us
         return not self.held
 
     def call_off(self) -> None:

@@ -29,7 +29,7 @@ def bench(quick: bool) -> Iterator[Line]:
         command = [str(stamp), str(daemon.root / "stamps"), "3600", "{id}"]
         daemon.configure(
             scripts={"default": {"command": command, "stop_grace": "1s"}},
-            backend={"poll_interval": "60s"},
+            backend={"poll_interval": "60s", "max_actions": 2 * waiting},
             max_running=running,
         )
         daemon.start()

@@ -149,6 +149,8 @@ def test_a_signal_to_what_becomes_a_script_does_not_hold_it_up(alone: Host):
     at_us = time.time_ns() // 1000 + 600_000
     body = alone.script("echo ${EPOCHREALTIME/./} > $HERE/begun")
     alone.send(name, alone.order(("/bin/bash", body), not_before_us=at_us))
+    wait_for(lambda: "TracerPid:\t0" not in Path(f"/proc/{ahead}/status").read_text())
+    os.kill(ahead, signal.SIGCONT)
     assert 0 <= begun_us(alone) - at_us < 2_000_000
 
 
