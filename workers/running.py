@@ -1,7 +1,7 @@
 """One run, from the start of its script until all of its tree is gone and its end is known.
 
 Decides what ended it (`RunResult.cause`); what that means for an action, the supervisor
-does. It is driven by turns and never waits.
+does. It is driven by turns, and waits for nothing but the instant of a script that is held.
 """
 
 import logging
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 ORPHAN_GRACE_SECONDS_MAX = 3.0
 #: So long before its instant a worker attends to nothing but a script that is held.
 ATTENTION_SECONDS = 0.003
+#: A clock that is set back meanwhile makes it late by no more than this.
+SET_BACK_SECONDS_MAX = 0.05
 #: How often to look whether a slow exec is over, once the instant is there.
 HELD_LOOK_SECONDS = 0.002
 
@@ -135,11 +137,12 @@ class Running:
 
     def turn(self, now: float) -> RunResult | None:
         """Do what is due; the result, once the whole tree is gone."""
-        self._let_run(now)
+        if self._waits and self._let_run(now):
+            return None  # that took a while: the next turn has another `now`
         self._hear_script()
         self._pump.turn(now)
         self._notice_exit(now)
-        late = self._watchdog.turn(now)
+        late = not self._script.held and self._watchdog.turn(now)
         if late and self._ending is None:
             self._detail = f"no WATCHDOG=1 for {self._order.watchdog_seconds:g} s"
             self._begin_ending(EndCause.WATCHDOG, self._order.stop_grace_seconds, now)
@@ -147,13 +150,21 @@ class Running:
             return self._end()
         return None
 
-    def _let_run(self, now: float) -> None:
-        """Exactly at its instant, and then nothing for a while: others begin that share it."""
-        if not self._script.held or now < self._attention_at():
-            return
-        wait_until(self._order.not_before_us, self._begins_at)
-        if self._script.let_run():
-            time.sleep(self._order.still_seconds)
+    @property
+    def _waits(self) -> bool:
+        return self._script.held and self._ending is None
+
+    def _let_run(self, now: float) -> bool:
+        """Exactly at its instant, and then nothing for a while, for others begin that share
+        it; whether the script has begun."""
+        if now < self._attention_at():
+            return False
+        wait_until(self._order.not_before_us, self._begins_at + SET_BACK_SECONDS_MAX)
+        if not self._script.let_run():
+            return False
+        time.sleep(self._order.still_seconds)
+        self._watchdog = Watchdog(self._order.watchdog_seconds, time.monotonic())
+        return True
 
     def _attention_at(self) -> float:
         """The poll is exact to a millisecond, and waking up takes a share of the processor:
@@ -163,9 +174,9 @@ class Running:
     def next_deadline(self, now: float) -> float | None:
         """The monotonic instant of the next turn that is due; None where none is."""
         deadlines = [self._pump.next_deadline(now)]
-        if self._script.held:
+        if self._waits:
             deadlines.append(max(self._attention_at(), now + HELD_LOOK_SECONDS))
-        if self._ending is None:
+        elif self._ending is None:
             deadlines.append(self._watchdog.next_deadline())
         else:
             deadlines.append(self._ending.next_deadline())
