@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from figures import Figure, Line, Remark
 from measuring import MEGABYTE, idle, pss_bytes, rest
 from snapshot import pulled, waiting_actions
-from support.daemon import daemon_installation, entry
+from support.daemon import Daemon, daemon_installation, entry
 from support.wait import wait_for
 
 HOUR_SECONDS = 3600
@@ -34,6 +34,7 @@ def _waiting(count: int, watches: tuple[Watch, ...]) -> Iterator[Line]:
     with pulled(waiting_actions(count)) as found:
         for interval, when, seconds, cpu_goal, wakes_goal in watches:
             found.pull_every(interval)
+            _wait_for_backup(found.daemon)
             rest(found.daemon)
             if when == "between pulls":
                 memory = pss_bytes(found.daemon) / MEGABYTE
@@ -50,6 +51,11 @@ def _waiting(count: int, watches: tuple[Watch, ...]) -> Iterator[Line]:
         "wakes are the voluntary context switches of every thread of supervisor, zygote, "
         "synchroniser and spare workers; the backend is asked over HTTP, and answers 304"
     )
+
+
+def _wait_for_backup(daemon: Daemon) -> None:
+    """What has changed is backed up once a day, the first time a minute after a start."""
+    wait_for(lambda: daemon.json("status")["store"]["lastBackupAt"], seconds=120, what="the backup")
 
 
 def _queued(count: int, seconds: float) -> Iterator[Line]:
