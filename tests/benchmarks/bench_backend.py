@@ -23,9 +23,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from bench import FIRST_START_SECONDS, Figure, machine, stamped, with_stamp
+from bench import Figure, machine
 from geosched.ipc.client import Client
 from geosched.ipc.control import GetStatus, Ping, Pong, StatusIs, Sync, Synced
+from measuring import build_stamp, read_stamps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,6 +35,8 @@ from support.daemon import Daemon, daemon_installation, entry
 from support.wait import wait_for
 
 TIMEOUT_SECONDS = 2.0
+#: From the plan to its first start.
+FIRST_START_SECONDS = 4.0
 #: Between two actions that start while the backend is hostile.
 SPREAD_SECONDS = 0.37
 STARTS_PER_CASE = 4
@@ -121,7 +124,10 @@ def host(backend: Remote, actions_max: int) -> Iterator[tuple[Daemon, Client]]:
     in_memory = Path("/dev/shm")
     state = tempfile.TemporaryDirectory(dir=in_memory if in_memory.is_dir() else None)
     with state as state_dir, daemon_installation() as daemon:
-        with_stamp(daemon)
+        command = [str(build_stamp(daemon.root)), str(daemon.root / "stamps"), "0", "{id}"]
+        daemon.configure(
+            scripts={"default": {"command": command}}, backend={"poll_interval": "60s"}
+        )
         text = daemon.config.read_text()
         http = f'kind = "http"\nurl = "{backend.url}"\ntimeout = "{TIMEOUT_SECONDS:g}s"'
         http += f"\nmax_actions = {actions_max}"
@@ -255,11 +261,11 @@ def lateness(
     def all_started() -> bool:
         if fault:
             client.ask(Sync(), Synced)
-        return due.keys() <= stamped(stamps).keys()
+        return due.keys() <= dict(read_stamps(stamps)).keys()
 
     wait_for(all_started, seconds=60)
     longest = pings.stop()
-    began = stamped(stamps)
+    began = dict(read_stamps(stamps))
     return max(began[each] / 1e9 - moment for each, moment in due.items()), longest
 
 

@@ -18,10 +18,13 @@ from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.core.lifecycle import Rules, decide, first_seen
 from geosched.supervisor.core.model import Change, Due, Instant
 from geosched.supervisor.core.reconcile import reconcile_sent
+from geosched.supervisor.pulling import ENTRIES_PER_TURN_MAX
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
 from geosched.supervisor.store.opening import open_store
+from geosched.supervisor.store.records import action_key
 
-SLICE = 200
+#: What of a large snapshot is stored in a turn, in the order of the keys.
+SLICE = ENTRIES_PER_TURN_MAX
 MAP_BYTES = 1024**3
 HOUR_US = 3600 * SECOND_US
 NOW = Instant(1_795_420_800 * SECOND_US)
@@ -91,12 +94,13 @@ def main(directory: str | None, count: int) -> None:
     with tempfile.TemporaryDirectory(dir=directory) as place:
         state_dir = Path(place) / "state"
         db = opened(state_dir)
-        new = [first_seen(entry, NOW, RULES) for entry in entries]
+        in_order = sorted(entries, key=lambda entry: action_key(entry.id))
+        new = [first_seen(entry, NOW, RULES) for entry in in_order]
         measured(f"store {count} new actions, {SLICE} a turn", count, lambda: commit(db, new))
         measured(f"compare {count} unchanged ones", count, lambda: compare(db, entries))
         changes = list(started(db, entries[:1000]))
         measured("start 100 actions, one a turn", 100, lambda: single(db, changes[:100]))
-        measured("start 900 actions, 200 a turn", 900, lambda: commit(db, changes[100:]))
+        measured("start 900 actions, in one turn", 900, lambda: commit(db, changes[100:]))
         measured("look for what is due, 1000 times", 1000, lambda: ask_for_due(db))
         print(f"{'used of the map':<46} {db.room().used_bytes / 1024**2:8.1f} MiB")
         db.close()
