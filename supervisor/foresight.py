@@ -90,25 +90,35 @@ class Foresight:
         """Have workers ready for the starts that are near, never more than may run."""
         most = min(free, ARMED_AT_ONCE_MAX)
         horizon_us = round((ahead_seconds + most * ARM_SECONDS_PER_WORKER) * SECOND_US)
-        near: list[tuple[int, bytes]] = []
-        if most and now.trusted:
-            limit = most + len(self._pool.runs)  # the ends of those are among them
-            near = self._db.due(self._agenda.cursor, now.wall_us + horizon_us, limit)
-        running = {action_key(run.action_id) for run in self._pool.runs.values()} if near else ()
-        starts = [edge_us for edge_us, key in near if key not in running]
-        self._starts = starts.count(near[0][0]) if near else 0
-        quiet_us = self._quiet_until_us
-        if self._starts and self._pool.idle >= self._starts:
-            begins_us = near[0][0] - round((self.lead_seconds + QUIET_SECONDS) * SECOND_US)
-            quiet_us = near[0][0] if begins_us <= now.wall_us else quiet_us
+        first_us, starts_us = self._near(now, horizon_us, most)
+        self._starts = starts_us.count(first_us) if first_us is not None else 0
+        quiet_us = self._quiet_us(now, first_us)
         if now.wall_us < quiet_us and self._pool.idle >= 0:
             self._arm_at_us = quiet_us
             return
-        count, self._arm_at_us = to_arm(starts, now.wall_us, ahead_seconds=ahead_seconds)
+        count, self._arm_at_us = to_arm(starts_us, now.wall_us, ahead_seconds=ahead_seconds)
         edge_us = self._next_stored_us()
         if self._arm_at_us is None and most and edge_us is not None:
             self._arm_at_us = edge_us - horizon_us
         self._pool.arm(min(free, count + spare))
+
+    def _near(self, now: Instant, horizon_us: int, most: int) -> tuple[int | None, list[int]]:
+        """The first edge within the horizon, and those at which something may start."""
+        if not most or not now.trusted:
+            return None, []
+        limit = most + len(self._pool.runs)  # the ends of those are among them
+        near = self._db.due(self._agenda.cursor, now.wall_us + horizon_us, limit)
+        if not near:
+            return None, []
+        running = {action_key(run.action_id) for run in self._pool.runs.values()}
+        return near[0][0], [edge_us for edge_us, key in near if key not in running]
+
+    def _quiet_us(self, now: Instant, first_us: int | None) -> int:
+        """Until when nothing is armed: what starts next has its workers, or has just begun."""
+        if first_us is None or not 0 < self._starts <= self._pool.idle:
+            return self._quiet_until_us
+        begins_us = first_us - round((self.lead_seconds + QUIET_SECONDS) * SECOND_US)
+        return first_us if begins_us <= now.wall_us else self._quiet_until_us
 
     def _next_edge_us(self) -> int | None:
         return self._agenda.next_edge_us(self._next_stored_us())

@@ -43,7 +43,7 @@ class Pace:
         """By what the turn before took. For `calm_seconds` nothing else is due."""
         if calm_seconds < CALM_SECONDS:
             self._since = None
-            return min(ENTRIES_PER_TURN_MIN, ENTRIES_PER_TURN_MAX)
+            return ENTRIES_PER_TURN_MIN
         here = now.monotonic_seconds, self._cpu_seconds()
         if self._since is not None:
             took, used = (until - since for until, since in zip(here, self._since, strict=True))

@@ -93,6 +93,13 @@ def ordered_ahead(host: Host, seconds: float = 0.6) -> tuple[str, Run]:
     return name, order
 
 
+def held(host: Host, name: str) -> int:
+    """What a worker has forked ahead, once it is the script."""
+    (ahead,) = procfs.children(host.forked[name][0].pid)
+    wait_for(lambda: b"bash" in Path(f"/proc/{ahead}/cmdline").read_bytes())
+    return ahead
+
+
 def begun_us(host: Host) -> int:
     told = host.dir / "begun"
     return int(host.wait(lambda: told.exists() and told.read_text()))
@@ -100,8 +107,7 @@ def begun_us(host: Host) -> int:
 
 def test_a_script_that_is_ordered_ahead_is_there_and_does_nothing_before_its_instant(alone: Host):
     name, order = ordered_ahead(alone)
-    (ahead,) = procfs.children(alone.forked[name][0].pid)
-    wait_for(lambda: b"bash" in Path(f"/proc/{ahead}/cmdline").read_bytes())
+    ahead = held(alone, name)
     assert time.time_ns() // 1000 < order.not_before_us
     assert begun_us(alone) >= order.not_before_us
     assert begun_us(alone) >= alone.wait_said(name, Started).at_us >= order.not_before_us
@@ -110,8 +116,7 @@ def test_a_script_that_is_ordered_ahead_is_there_and_does_nothing_before_its_ins
 
 def test_a_script_whose_worker_is_killed_before_its_instant_does_nothing_at_it(alone: Host):
     name, order = ordered_ahead(alone)
-    (ahead,) = procfs.children(alone.forked[name][0].pid)
-    wait_for(lambda: b"bash" in Path(f"/proc/{ahead}/cmdline").read_bytes())
+    ahead = held(alone, name)
     os.kill(alone.forked[name][0].pid, signal.SIGKILL)
     wait_for(lambda: not lives(ahead))
     wait_for(lambda: time.time_ns() // 1000 > order.not_before_us)
@@ -120,8 +125,7 @@ def test_a_script_whose_worker_is_killed_before_its_instant_does_nothing_at_it(a
 
 def test_a_stop_before_its_instant_calls_a_script_off(alone: Host):
     name, order = ordered_ahead(alone)
-    (ahead,) = procfs.children(alone.forked[name][0].pid)
-    wait_for(lambda: b"bash" in Path(f"/proc/{ahead}/cmdline").read_bytes())
+    held(alone, name)
     alone.stop(name, order, StopReason.WITHDRAWN)
     ended = alone.result(name)
     assert time.time_ns() // 1000 < order.not_before_us
@@ -133,8 +137,7 @@ def test_a_stop_before_its_instant_calls_a_script_off(alone: Host):
 
 def test_a_script_whose_supervisor_is_gone_before_its_instant_is_called_off(alone: Host):
     name, order = ordered_ahead(alone)
-    (ahead,) = procfs.children(alone.forked[name][0].pid)
-    wait_for(lambda: b"bash" in Path(f"/proc/{ahead}/cmdline").read_bytes())
+    ahead = held(alone, name)
     alone.cut_lifeline()
     wait_for(lambda: not lives(ahead))
     wait_for(lambda: time.time_ns() // 1000 > order.not_before_us)

@@ -134,6 +134,7 @@ def simulated(world: World) -> Iterator[None]:
             mock.patch.object(loop_module, "IDLE_SECONDS_MAX", 400 * DAY),
             mock.patch.object(rounds, "HOUSEKEEPING_SECONDS", 3 * DAY),
             mock.patch.object(rounds, "DAY_SECONDS", 3 * DAY),
+            mock.patch.object(pulling, "ENTRIES_PER_TURN_MIN", 4),
             mock.patch.object(pulling, "ENTRIES_PER_TURN_MAX", 4),
             mock.patch.object(backend, "OPEN_RECORDS_PER_TURN_MAX", 6),
             mock.patch.object(ended, "ROWS_PER_TURN_MAX", 60),
