@@ -127,6 +127,7 @@ class Oracle:
         self.changes = 0
         self.statuses: Counter[str] = Counter()
         self.now = Moment(0, False, 0)
+        self._read_us = 0  # what the clock read at the beginning of the turn
         self._mark_us = 0
         self._was_synchronised = False
         self._believe_from_us = 0
@@ -174,6 +175,7 @@ class Oracle:
         trusted = believed or self.world.boot_us >= self._believe_from_us
         self._demand(instant.trusted == trusted, "", f"S19: trusted is {instant.trusted}")
         self.now = Moment(instant.wall_us, trusted, self.world.monotonic_us)
+        self._read_us = instant.wall_us
 
     def turn_is_for(self, instant: Instant) -> None:
         """What is decided for an edge that is a moment ahead, is decided as of that."""
@@ -271,6 +273,7 @@ class Oracle:
             before=None if seen is None else seen.record,
             after=change.after,
             now=self.now,
+            wall_us=self._read_us,
             phase=Phase.STARTING if run and run.daemon != self.daemon else self.phase,
             sent=self.told.of(change.after.action.id),
             stop_asked=change.after.action.id in self.stops_asked,

@@ -52,11 +52,13 @@ class Case:
     `sent`: what the backend sent of it, newest last (None: absent); several, while a
     snapshot is being applied. The run is the one open before: its recorded stop, the
     action as it was started with, its worker's word, the kept result, whether it lives.
+    `now` is what the turn decides as of, a moment ahead perhaps of what the clock reads.
     """
 
     before: Record | None
     after: Record
     now: Moment
+    wall_us: int
     phase: Phase
     sent: list[Action | None]
     stop_asked: bool
@@ -243,10 +245,11 @@ def _s12_end(case: Case) -> Iterator[str]:
 
 
 def _ended_before(case: Case, result: RunResult | None) -> bool:
-    """S12: of itself, before its window was over."""
-    if result is None or result.cause is EndCause.STOPPED:
-        return False
-    return result.ended_us < case.after.action.to_us
+    """S12: of itself, before its window was over; or it was found before that, that its
+    worker is lost."""
+    if result is None:
+        return case.phase is not Phase.STARTING and case.wall_us < case.after.action.to_us
+    return result.cause is not EndCause.STOPPED and result.ended_us < case.after.action.to_us
 
 
 def _expected(case: Case) -> set[str]:
