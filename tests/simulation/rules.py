@@ -248,7 +248,8 @@ def _ended_before(case: Case, result: RunResult | None) -> bool:
     """S12: of itself, before its window was over; or it was found before that, that its
     worker is lost."""
     if result is None:
-        return case.phase is not Phase.STARTING and case.wall_us < case.after.action.to_us
+        heard = case.run_given and case.phase is not Phase.STARTING
+        return heard and case.wall_us < case.after.action.to_us
     return result.cause is not EndCause.STOPPED and result.ended_us < case.after.action.to_us
 
 
