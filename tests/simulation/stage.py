@@ -75,6 +75,8 @@ class Stage:
         self.daemon = daemon = SimulatedDaemon(
             self.world, self.host, self.oracle, self.backend, self.settings, self._wakeup
         )
+        # Those of a reload that was asked for meanwhile.
+        daemon.settings = daemon.loop.settings = self.settings
         self.world.daemon_lives = True
         return daemon
 
