@@ -170,7 +170,11 @@ class Release(Message, tag="release", frozen=True):
     """Leave; there is no run for you. Ignored by a worker that has one."""
 
 
-ToWorker: TypeAlias = Run | Stop | Ack | Release
+class Prepare(Message, tag="prepare", frozen=True):
+    """A run is near: fork what will be its script. Ignored by a worker that has done so."""
+
+
+ToWorker: TypeAlias = Run | Stop | Ack | Release | Prepare
 
 
 class Ready(Message, tag="ready", frozen=True):

@@ -3,7 +3,6 @@
 `geosched-ctl` learns the daemon's socket here without reading the rest of its settings.
 """
 
-import tomllib
 from pathlib import Path
 
 DEFAULT_CONFIG = Path("/etc/geosched/geosched.toml")
@@ -44,6 +43,8 @@ def state_dir(config: Path) -> Path:
 
 
 def _directory(config: Path, key: str, default: str) -> Path:
+    import tomllib  # not earlier: a worker has no use for it
+
     with config.open("rb") as file:
         document = tomllib.load(file)
     daemon = document.get("daemon", {})

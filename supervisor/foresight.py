@@ -100,7 +100,8 @@ class Foresight:
         edge_us = self._next_stored_us()
         if self._arm_at_us is None and most and edge_us is not None:
             self._arm_at_us = edge_us - horizon_us
-        self._pool.arm(min(free, count + spare))
+        near = min(free, count)
+        self._pool.arm(near, min(free - near, spare))
 
     def _near(self, now: Instant, horizon_us: int, most: int) -> tuple[int | None, list[int]]:
         """The first edge within the horizon, and those at which something may start."""

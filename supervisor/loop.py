@@ -10,8 +10,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 from msgspec.structs import replace
 
 from ..ipc.actions import ExecutionStatus
@@ -55,18 +55,16 @@ STORE_RETRY_SECONDS = 1.0
 LEAVING_MARGIN_SECONDS = 5.0
 
 
-@dataclass(slots=True)
-class Leaving:
+class Leaving(msgspec.Struct):
     """Shutdown is a state: nothing is admitted, all runs are asked to stop (law 7)."""
 
     deadline: float
     bound_seconds: float
     told: bool = False  # the service manager knows
-    asked: set[str] = field(default_factory=set)
+    asked: set[str] = msgspec.field(default_factory=set)
 
 
-@dataclass(slots=True)
-class Parts:
+class Parts(msgspec.Struct):
     """What the loop turns: made by `service.py`, closed there in reverse order."""
 
     db: DaemonDB

@@ -7,7 +7,6 @@ hears of it (law 12).
 """
 
 import logging
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -19,6 +18,7 @@ from ..ipc.messages import (
     Ended,
     FromWorker,
     Heartbeat,
+    Prepare,
     Ready,
     Release,
     RunResult,
@@ -64,18 +64,24 @@ class Surroundings(Protocol):
     def forget_run(self, run_id: str) -> None: ...
 
 
-@dataclass(slots=True)
 class Pool:
-    server: Server[FromWorker, ToWorker]
-    children: Children
-    around: Surroundings
-    judge: JudgeClock
-    runs: dict[str, LiveRun] = field(default_factory=dict)
-    bad_messages: int = 0
-    _workers: dict[str, PooledWorker] = field(default_factory=dict)
-    _waiting: list[str] = field(default_factory=list)
-    _number: int = 0
-    _now: float = 0.0
+    def __init__(
+        self,
+        server: Server[FromWorker, ToWorker],
+        children: Children,
+        around: Surroundings,
+        judge: JudgeClock,
+    ) -> None:
+        self.server = server
+        self.children = children
+        self.around = around
+        self.judge = judge
+        self.runs: dict[str, LiveRun] = {}
+        self.bad_messages = 0
+        self._workers: dict[str, PooledWorker] = {}
+        self._waiting: list[str] = []
+        self._number = 0
+        self._now = 0.0
 
     # --- what the loop asks for ---------------------------------------------------------
 
@@ -135,13 +141,19 @@ class Pool:
         counted = sum(worker.counts(self._now) for worker in self._workers.values())
         return counted - len(self._waiting)
 
-    def arm(self, count: int) -> None:
-        """See that so many workers are ready, or on their way, beyond those with a run."""
+    def arm(self, near: int, spare: int) -> None:
+        """See that so many workers are ready, or on their way, beyond those with a run; those
+        whose start is near prepare for it, which a spare one would only take memory for."""
         idle = [worker for worker in self._workers.values() if worker.counts(self._now)]
-        missing = count + len(self._waiting) - len(idle)
+        missing = near + spare + len(self._waiting) - len(idle)
         for _ in range(min(missing, FORKS_PER_TURN_MAX)):
             self._fork()
-        for worker in [w for w in idle if w.ready][: max(0, -missing)]:
+        unprepared = [worker for worker in idle if worker.ready and not worker.prepared]
+        lacking = near - sum(worker.prepared for worker in idle)
+        for worker in unprepared[: max(0, lacking)]:
+            worker.prepared = self.server.send(worker.name.encode(), Prepare())
+        ready = sorted((worker for worker in idle if worker.ready), key=lambda w: w.prepared)
+        for worker in ready[: max(0, -missing)]:
             self.server.send(worker.name.encode(), Release())
             self._is_to_leave(worker)
 
@@ -368,7 +380,8 @@ class Pool:
                 self.children.kill(worker.name)
 
     def _ready_workers(self) -> list[PooledWorker]:
-        return [worker for worker in self._workers.values() if worker.ready and worker.known]
+        ready = [worker for worker in self._workers.values() if worker.ready and worker.known]
+        return sorted(ready, key=lambda worker: not worker.prepared)
 
     def release_all(self) -> None:
         """No more runs will come: idle workers leave."""

@@ -1,6 +1,6 @@
 """A worker as the pool knows it: forked, ready, with a run, leaving. Decides nothing."""
 
-from dataclasses import dataclass
+import msgspec
 
 from ..ipc.sockets import Peer
 
@@ -8,8 +8,7 @@ from ..ipc.sockets import Peer
 READY_SECONDS_EXPECTED = 5.0
 
 
-@dataclass(slots=True)
-class PooledWorker:
+class PooledWorker(msgspec.Struct):
     """`claimed` is who said that it is ready, by the kernel's word."""
 
     name: str
@@ -17,6 +16,7 @@ class PooledWorker:
     pid: int | None = None
     claimed: Peer | None = None
     ready: bool = False
+    prepared: bool = False  # it was told to be
     run_id: str | None = None
     leaving: bool = False
     acknowledged: str | None = None

@@ -17,6 +17,7 @@ from ..ipc.messages import (
     EndCause,
     Ended,
     FromWorker,
+    Prepare,
     Ready,
     Release,
     Run,
@@ -56,8 +57,6 @@ def main(name: str, endpoint: str, world: World) -> int:
     """Be the worker `name`, in a process of its own; its exit status."""
     become_subreaper()
     group = _join(world.containment.group(name))
-    # As early as can be: what is written to until then is copied twice.
-    preforked = _prefork()
     setproctitle("geosched: worker")
     declare(world.runtime, Kind.WORKER, name)
     context = new_context()
@@ -68,7 +67,7 @@ def main(name: str, endpoint: str, world: World) -> int:
         name=name,
         frame_bytes_max=RUN_FRAME_BYTES_MAX,
     )
-    Worker(connection, world, group, preforked).live()
+    Worker(connection, world, group).live()
     connection.close(linger_milliseconds=0)
     context.term()
     forget_identity(world.runtime, os.getpid())
@@ -83,12 +82,11 @@ class Worker:
         connection: Connection[ToWorker, FromWorker],
         world: World,
         group: Group | None = None,
-        preforked: Preforked | None = None,
     ) -> None:
         self._connection = connection
         self._world = world
         self._group = group
-        self._preforked = preforked
+        self._preforked: Preforked | None = None
         self._poller = Poller()
         self._order: Run | None = None
         self._lock: int | None = None
@@ -154,6 +152,8 @@ class Worker:
                     with step(Step.FORGET_RESULT):
                         results.remove(self._world.runtime, run_id)
                 self._leaving = True
+            case Prepare() if self._order is None and self._preforked is None:
+                self._preforked = _prefork()
             case Release() if self._order is None:
                 self._leaving = True
             case _:
@@ -280,7 +280,7 @@ def _join(group: Group | None) -> Group | None:
 
 
 def _prefork() -> Preforked | None:
-    """What will be the script, forked while there is time, and before there are threads."""
+    """What will be the script, forked while there is time."""
     try:
         return Preforked()
     except OSError as error:

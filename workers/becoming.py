@@ -5,6 +5,7 @@ where `subprocess` has no hook for what must be done (law 12). What a script is 
 before that is `script.py`'s.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -15,15 +16,16 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import NoReturn
 
+import msgspec
+from msgspec.structs import replace
 from setproctitle import setproctitle
 
 from ..ipc.messages import Conditions
 from . import conditions
 from .conditions import ConditionError, Person
-from .linux import HELD_AT_EXEC, hold_at_exec, let_run, set_parent_death_signal
+from .linux import HELD_AT_EXEC, hold_at_exec, let_run, merge_pages, set_parent_death_signal
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,7 @@ _BEGINS = "at "
 _SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
-@dataclass(frozen=True, slots=True)
-class Calling:
+class Calling(msgspec.Struct, frozen=True):
     """What the child is to become, and not before the wall clock reads `not_before_us`: it
     is to be `held` before its first instruction until somebody lets it run, or waits.
     `open_files` are its limits, soft and hard, or None to leave them as they are."""
@@ -205,6 +206,8 @@ def _live(channel: int, output: int, worker: int) -> NoReturn:
     try:
         os.setsid()
         _die_with(worker)
+        with contextlib.suppress(OSError):
+            merge_pages(False)  # scripts have not asked for it
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -9,16 +9,16 @@ import contextlib
 import logging
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 log = logging.getLogger(__name__)
 
 CGROUP2, CGROUP1, TREE = "cgroup2", "cgroup1", "tree"
 
 
-@dataclass(frozen=True, slots=True)
-class _Hierarchy:
+class _Hierarchy(msgspec.Struct, frozen=True):
     """How one kind of cgroup is joined and frozen: the files, and what to write."""
 
     kind: str
@@ -34,8 +34,7 @@ _UNIFIED = _Hierarchy(CGROUP2, "cgroup.procs", "cgroup.freeze", "1", "0")
 _FREEZER = _Hierarchy(CGROUP1, "tasks", "freezer.state", "FROZEN", "THAWED")
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """The cgroup of one worker and its run.
 
     A worker joins when it is armed: moving a process can take the kernel 10 to 20 ms, which
@@ -94,8 +93,7 @@ class Group:
                 return
 
 
-@dataclass(frozen=True, slots=True)
-class Containment:
+class Containment(msgspec.Struct, frozen=True):
     """Where the groups of one instance are; `base` is None for "tree"."""
 
     kind: str

@@ -12,6 +12,7 @@ import time
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_MEMORY_MERGE = 67
 _STA_UNSYNC = 0x0040
 _TIME_ERROR = 5
 _TFD_TIMER_ABSTIME = 1
@@ -55,6 +56,14 @@ def set_parent_death_signal(number: int) -> None:
     It does nothing when that has happened already: compare `os.getppid()` afterwards.
     """
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def merge_pages(wanted: bool) -> None:
+    """Let the kernel keep only once what is alike in this process, in others that allow it, and
+    in what they fork and execute from here on; which it does where the host has that turned
+    on (Documentation/admin-guide/mm/ksm.rst). Raises `OSError`: before Linux 6.4, and
+    without CAP_SYS_RESOURCE."""
+    _prctl(_PR_SET_MEMORY_MERGE, int(wanted))
 
 
 def give_memory_back() -> None:

@@ -7,8 +7,9 @@ does. It is driven by turns, and waits for nothing but the instant of a script t
 import logging
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ..ipc.messages import EndCause, Heartbeat, Run, RunResult, StopReason
 from ..ipc.places import Runtime
@@ -35,8 +36,7 @@ SET_BACK_SECONDS_MAX = 0.05
 HELD_LOOK_SECONDS = 0.002
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(msgspec.Struct, frozen=True):
     """What a worker has from its zygote."""
 
     runtime: Runtime

@@ -8,14 +8,15 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import signal
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from ..ipc.messages import Conditions
 from . import conditions, trust
@@ -45,8 +46,7 @@ class ScriptExit(NamedTuple):
     signal: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True):
     """What a script is started with, and at what instant of the wall clock at the earliest.
     `open_files` are its limits, soft and hard, or None to leave them as they are."""
 
@@ -201,10 +201,12 @@ def _program(launch: Launch) -> str:
     name = launch.command[0]
     if "/" in name:
         return name
-    found = shutil.which(name, path=launch.environment.get("PATH", os.defpath))
-    if found is None:
-        raise CannotStartError(f"cannot start {name}: no such command in its PATH")
-    return os.path.join(os.getcwd(), found)
+    # `shutil` would do it, and bring its compressors into every worker.
+    for directory in os.get_exec_path(launch.environment):
+        found = os.path.join(os.getcwd(), directory, name)
+        if os.path.isfile(found) and os.access(found, os.X_OK):
+            return found
+    raise CannotStartError(f"cannot start {name}: no such command in its PATH")
 
 
 def _refuse_unusable(launch: Launch) -> None:

@@ -8,7 +8,8 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from . import procfs
 from .containment import Containment, Group
@@ -21,8 +22,7 @@ LOOKS_MAX = 20
 NEWEST_MAX = 32
 
 
-@dataclass(frozen=True, slots=True)
-class RunTree:
+class RunTree(msgspec.Struct, frozen=True):
     """One run as something to be found and ended.
 
     `keeper` is the pid of the subreaper whose only children are this run's (the worker's

@@ -30,7 +30,7 @@ from support.processes import (
     armed_workers,
     children_of,
     is_idle,
-    next_script,
+    prepared_workers,
     state_of,
     synchronisers,
     zygote,
@@ -146,12 +146,10 @@ def test_a_killed_armed_worker_is_replaced_and_costs_no_run(daemon: Daemon):
 
 @row("next-script-killed")
 def test_what_a_worker_has_forked_ahead_is_forked_again_where_it_was_killed(daemon: Daemon):
+    daemon.send([entry("a", 4, LONG)])
     daemon.start()
-    (worker,) = wait_for(lambda: armed_workers(daemon))
-    ahead = next_script(worker)
-    assert ahead is not None
+    ((worker, ahead),) = wait_for(lambda: prepared_workers(daemon))
     hit(KILL, ahead)
-    daemon.send([entry("a", -1, LONG)])
     assert daemon.wait_phase("a", "running")["run"]["workerPid"] == worker
 
 

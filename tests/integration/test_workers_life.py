@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages import Ack, EndCause, Ended, Heartbeat, Ready, Run, Started, StopReason
+from geosched.ipc.messages import (
+    Ack,
+    EndCause,
+    Ended,
+    Heartbeat,
+    Prepare,
+    Ready,
+    Run,
+    Started,
+    StopReason,
+)
 from geosched.workers import procfs, results
 from geosched.workers.identity import (
     RunLockedError,
@@ -60,30 +70,45 @@ def test_a_released_worker_leaves_and_takes_its_identity_back(alone: Host):
 
 
 def test_a_released_worker_leaves_nothing_of_what_it_had_forked_ahead(alone: Host):
-    name = alone.worker()
-    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    name, ahead = prepared(alone)
     alone.release(name)
     alone.wait(lambda: name in alone.exited)
     assert procfs.stat(ahead) is None
 
 
 def test_what_was_forked_ahead_becomes_the_script(alone: Host):
+    name, ahead = prepared(alone)
+    assert alone.run(name, alone.order(alone.script("sleep 60"))).script_pid == ahead
+
+
+def test_what_is_forked_ahead_is_forked_once_and_only_when_asked_for(alone: Host):
     name = alone.worker()
-    ahead = procfs.children(alone.forked[name][0].pid)
-    assert [alone.run(name, alone.order(alone.script("sleep 60"))).script_pid] == ahead
+    assert procfs.children(alone.forked[name][0].pid) == []
+    alone.send(name, Prepare())
+    alone.send(name, Prepare())
+    assert alone.run(name, alone.order(alone.script("sleep 60")))
+    assert len(procfs.children(alone.forked[name][0].pid)) == 1
 
 
 def test_a_script_starts_although_what_was_forked_ahead_for_it_was_killed(alone: Host):
-    name = alone.worker()
-    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    name, ahead = prepared(alone)
     os.kill(ahead, signal.SIGKILL)
+    wait_for(lambda: not lives(ahead))
     alone.send(name, alone.order(alone.script("exit 7")))
     assert alone.result(name).exit_code == 7
 
 
-def ordered_ahead(host: Host, seconds: float = 0.6) -> tuple[str, Run]:
-    """A worker with a run that begins so much later, and whose script tells that it has."""
+def prepared(host: Host) -> tuple[str, int]:
+    """A worker that was told that a run is near, and what it has forked ahead."""
     name = host.worker()
+    host.send(name, Prepare())
+    (ahead,) = wait_for(lambda: procfs.children(host.forked[name][0].pid))
+    return name, ahead
+
+
+def ordered_ahead(host: Host, *, is_prepared: bool = True, seconds: float = 0.6) -> tuple[str, Run]:
+    """A worker with a run that begins so much later, and whose script tells that it has."""
+    name = prepared(host)[0] if is_prepared else host.worker()
     at_us = time.time_ns() // 1000 + round(seconds * 1e6)
     order = host.order(
         ("/bin/bash", host.script("echo ${EPOCHREALTIME/./} > $HERE/begun; sleep 60")),
@@ -94,8 +119,8 @@ def ordered_ahead(host: Host, seconds: float = 0.6) -> tuple[str, Run]:
 
 
 def held(host: Host, name: str) -> int:
-    """What a worker has forked ahead, once it is the script."""
-    (ahead,) = procfs.children(host.forked[name][0].pid)
+    """What will be the script, once it has executed it."""
+    (ahead,) = wait_for(lambda: procfs.children(host.forked[name][0].pid))
     wait_for(lambda: b"bash" in Path(f"/proc/{ahead}/cmdline").read_bytes())
     return ahead
 
@@ -105,8 +130,11 @@ def begun_us(host: Host) -> int:
     return int(host.wait(lambda: told.exists() and told.read_text()))
 
 
-def test_a_script_that_is_ordered_ahead_is_there_and_does_nothing_before_its_instant(alone: Host):
-    name, order = ordered_ahead(alone)
+@pytest.mark.parametrize("is_prepared", [True, False])
+def test_a_script_that_is_ordered_ahead_is_there_and_does_nothing_before_its_instant(
+    alone: Host, is_prepared: bool
+):
+    name, order = ordered_ahead(alone, is_prepared=is_prepared)
     ahead = held(alone, name)
     assert time.time_ns() // 1000 < order.not_before_us
     assert begun_us(alone) >= order.not_before_us
@@ -145,8 +173,7 @@ def test_a_script_whose_supervisor_is_gone_before_its_instant_is_called_off(alon
 
 
 def test_a_signal_to_what_becomes_a_script_does_not_hold_it_up(alone: Host):
-    name = alone.worker()
-    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    name, ahead = prepared(alone)
     os.kill(ahead, signal.SIGSTOP)
     wait_for(lambda: "State:\tT" in Path(f"/proc/{ahead}/status").read_text())
     at_us = time.time_ns() // 1000 + 600_000
@@ -158,8 +185,7 @@ def test_a_signal_to_what_becomes_a_script_does_not_hold_it_up(alone: Host):
 
 
 def test_a_program_that_somebody_traces_cannot_be_held_and_waits_for_its_instant(alone: Host):
-    name = alone.worker()
-    (ahead,) = procfs.children(alone.forked[name][0].pid)
+    name, ahead = prepared(alone)
     traced(ahead)
     at_us = time.time_ns() // 1000 + 600_000
     alone.send(
@@ -191,6 +217,30 @@ def test_a_worker_that_cannot_tell_who_it_is_goes_on_all_the_same(alone: Host):
     ended = alone.result(name)
     assert ended.cause is EndCause.CANNOT_START
     assert "cannot lock run" in ended.detail
+
+
+def merges(pid: int) -> bool:
+    """Whether the kernel may keep a page of a process once that is alike in another."""
+    try:
+        told = Path(f"/proc/{pid}/ksm_stat").read_text()
+    except OSError:
+        pytest.skip("this kernel merges no pages, or does not tell")
+    if "ksm_merge_any" not in told:
+        pytest.skip("this kernel does not tell whether it may merge pages")
+    return "ksm_merge_any: yes" in told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may have pages merged")
+def test_pages_of_workers_may_be_merged_but_not_those_of_scripts_and_of_what_has_secrets(
+    alone: Host,
+):
+    name = alone.worker()
+    script = alone.run(name, alone.order(alone.script("sleep 60"))).script_pid
+    assert merges(alone.forked[name][0].pid)
+    assert not merges(script)
+    assert alone.zygote.fork_synchroniser("sync", alone.server.endpoint)
+    alone.wait(lambda: "sync" in alone.forked)
+    wait_for(lambda: not merges(alone.forked["sync"][0].pid))
 
 
 def test_workers_ignore_the_signals_that_are_meant_for_the_supervisor(alone: Host):

@@ -19,15 +19,21 @@ def synchronisers(daemon: Daemon) -> list[int]:
 
 
 def armed_workers(daemon: Daemon) -> list[int]:
-    """Workers without a run: they have no title of a run, and what they forked ahead waits."""
+    """Workers without a run: they have no title of a run, and no script."""
     workers = [pid for pid in children_of(zygote(daemon)) if _is(pid, b"geosched: worker")]
-    return [pid for pid in workers if next_script(pid)]
+    return [pid for pid in workers if children_of(pid) in ([], [next_script(pid)])]
 
 
 def next_script(worker: int) -> int | None:
-    """What a worker without a run has forked ahead."""
+    """What a worker whose run is near has forked ahead."""
     waiting = (pid for pid in children_of(worker) if _is(pid, b"geosched: next script"))
     return next(waiting, None)
+
+
+def prepared_workers(daemon: Daemon) -> list[tuple[int, int]]:
+    """Armed workers that have forked ahead, and what."""
+    found = ((worker, next_script(worker)) for worker in armed_workers(daemon))
+    return [(worker, ahead) for worker, ahead in found if ahead is not None]
 
 
 def is_idle(pid: int) -> bool:
