@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -17,6 +18,7 @@ _STA_UNSYNC = 0x0040
 _TIME_ERROR = 5
 _TFD_TIMER_ABSTIME = 1
 _TFD_TIMER_CANCEL_ON_SET = 2
+_MADV_DONTNEED = 4
 
 _PTRACE_CONT = 7
 _PTRACE_DETACH = 17
@@ -68,11 +70,25 @@ def merge_pages(wanted: bool) -> None:
 
 def give_memory_back() -> None:
     """Let the system have what this process has freed, with what Python keeps for later; not
-    every C library can."""
+    every C library can. And what it has read of files that it maps and shares, which stays in
+    the cache of the kernel as long as that likes."""
     gc.collect()
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         trim(0)
+    for begin, end in _shared_maps():
+        _libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_DONTNEED)
+
+
+def _shared_maps() -> Iterator[tuple[int, int]]:
+    """The addresses of maps of files that are shared (`MAP_SHARED`): nothing in them is ours
+    alone, so that nothing is lost when they are read anew."""
+    with open("/proc/self/maps") as lines:
+        for line in lines:
+            addresses, rights, *_, name = line.split(maxsplit=5)
+            if rights.endswith("s") and name.startswith("/"):
+                begin, end = addresses.split("-")
+                yield int(begin, 16), int(end, 16)
 
 
 def raise_open_files() -> tuple[int, int]:

@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ import memory
 import recovery
 import snapshot
 from figures import Figure, Line, machine, now, refresh, to_json, write_json
-from measuring import compile_product
+from support.installed import install
 
 __all__ = ["Figure", "machine"]  # as bench_flash.py knows them
 
@@ -116,7 +117,12 @@ def main() -> int:
         raise SystemExit("--markdown needs --json FILE, which holds the figures")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
-    compile_product()
+    with tempfile.TemporaryDirectory(prefix="geosched-bench-") as place:
+        os.environ["GEOSCHED_TEST_BIN"] = str(install(Path(place)))
+        return run(chosen)
+
+
+def run(chosen: argparse.Namespace) -> int:
     host = machine()
     document: dict[str, Any] = {"schemaVersion": 2, "host": host, "parts": {}}
     if chosen.json is not None and chosen.json.exists():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from figures import Figure, Line, Remark
-from measuring import MEGABYTE, idle, pss_bytes, rest
+from measuring import MEGABYTE, idle, pss_bytes_at_rest, rest
 from snapshot import pulled, waiting_actions
 from support.daemon import Daemon, daemon_installation, entry
 from support.wait import wait_for
@@ -35,10 +35,11 @@ def _waiting(count: int, watches: tuple[Watch, ...]) -> Iterator[Line]:
         for interval, when, seconds, cpu_goal, wakes_goal in watches:
             found.pull_every(interval)
             _wait_for_backup(found.daemon)
-            rest(found.daemon)
             if when == "between pulls":
-                memory = pss_bytes(found.daemon) / MEGABYTE
+                memory = pss_bytes_at_rest(found.daemon) / MEGABYTE
                 yield Figure(f"memory (PSS), {count} waiting", memory, "MB")
+            else:
+                rest(found.daemon)
             seen = idle(found.daemon, seconds)
             hour = seen.cpu_percent / 100 * HOUR_SECONDS
             what = f"{count} waiting, {when}"
@@ -69,4 +70,5 @@ def _queued(count: int, seconds: float) -> Iterator[Line]:
         wait_for(lambda: daemon.json("status")["queued"] == count - 1, seconds=60)
         rest(daemon)
         yield Figure(f"CPU, {count} queued", idle(daemon, seconds).cpu_percent, "%", 1)
-        yield Figure(f"memory (PSS), {count} queued", pss_bytes(daemon) / MEGABYTE, "MB")
+        memory = pss_bytes_at_rest(daemon) / MEGABYTE
+        yield Figure(f"memory (PSS), {count} queued", memory, "MB")

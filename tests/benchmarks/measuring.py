@@ -1,6 +1,5 @@
 """What a daemon costs, read from outside in `/proc`; and the script that tells the time."""
 
-import compileall
 import os
 import signal
 import subprocess
@@ -15,15 +14,8 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 MEGABYTE = 1_000_000
 #: Longer than the daemon keeps a synchroniser that has nothing to do.
 REST_SECONDS = 12.0
+RESTS_MAX = 5
 SOURCE = Path(__file__).parent / "stamp.c"
-
-
-def compile_product() -> None:
-    """As pip leaves an installation: no start compiles modules anew, which would be most of
-    it, where the environment forbids Python to keep what it compiled."""
-    root = Path(__file__).resolve().parents[2]
-    for folder in ("ipc", "workers", "supervisor"):
-        compileall.compile_dir(root / folder, quiet=1)
 
 
 # --- the script -------------------------------------------------------------------------
@@ -149,14 +141,26 @@ class Idle:
     wakes_per_second: float
 
 
-def rest(daemon: Daemon, seconds: float = REST_SECONDS) -> None:
-    """Until no process came or went for so long: a synchroniser, for one, outlasts its pull."""
+def pss_bytes_at_rest(daemon: Daemon, seconds: float = REST_SECONDS) -> int:
+    """Memory in use between pulls: none begins while it is looked at."""
+    for _ in range(RESTS_MAX):
+        known = rest(daemon, seconds)
+        used = pss_bytes(daemon)
+        if set(processes(daemon)) == known:
+            return used
+    raise RuntimeError(f"processes came or went after each of {RESTS_MAX} rests")
+
+
+def rest(daemon: Daemon, seconds: float = REST_SECONDS) -> set[int]:
+    """Until no process came or went for so long: a synchroniser, for one, outlasts its pull.
+    The pids of those that are there."""
     limit = time.monotonic() + 4 * seconds
     known, since = set(processes(daemon)), time.monotonic()
     while time.monotonic() < min(since + seconds, limit):
         time.sleep(0.5)
         if (now := set(processes(daemon))) != known:
             known, since = now, time.monotonic()
+    return known
 
 
 def idle(daemon: Daemon, seconds: float) -> Idle:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 
 from figures import Figure, Line, Remark
 from measuring import (
@@ -11,8 +12,7 @@ from measuring import (
     cpu_seconds,
     idle,
     kill_all,
-    pss_bytes,
-    rest,
+    pss_bytes_at_rest,
     wall_seconds,
 )
 from support.daemon import Daemon, daemon_installation, entry
@@ -39,8 +39,7 @@ def bench(quick: bool) -> Iterator[Line]:
         _sent(daemon, actions, "NULL", waiting)
         used = cpu_seconds(daemon) - used
         yield Figure(f"CPU to pull, store and schedule {waiting} actions (file)", used, "s")
-        rest(daemon, rest_seconds)
-        before = pss_bytes(daemon)
+        before = pss_bytes_at_rest(daemon, rest_seconds)
         goal = None if quick else 40
         yield Figure(f"memory (PSS), {waiting} waiting", before / MEGABYTE, "MB", goal)
         walls = [wall_seconds(daemon, "status") for _ in range(5)]
@@ -49,16 +48,22 @@ def bench(quick: bool) -> Iterator[Line]:
         yield Figure(f"CPU, {waiting} waiting, {idle_seconds:.0f} s", percent, "%")
         now = [entry(f"runs-{n:03}", -1, 3600) for n in range(running)]
         _sent(daemon, actions + now, "STARTED", running)
-        rest(daemon, rest_seconds)
-        each = (pss_bytes(daemon) - before) / running
+        each = (pss_bytes_at_rest(daemon, rest_seconds) - before) / running
         kill_all(daemon)
         yield Figure(
             f"memory (PSS) per running action, {running} running", each / MEGABYTE, "MB", 2
         )
         yield Remark(
             "of supervisor, zygote, synchroniser and workers, without the scripts; "
-            "poll_interval 60 s"
+            f"poll_interval 60 s; the kernel's merging of alike pages is {_merging()}"
         )
+
+
+def _merging() -> str:
+    try:
+        return "on" if Path("/sys/kernel/mm/ksm/run").read_text().strip() == "1" else "off"
+    except OSError:
+        return "not there"
 
 
 def _sent(daemon: Daemon, actions: list[dict[str, object]], status: str, count: int) -> None:
