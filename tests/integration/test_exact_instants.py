@@ -5,6 +5,7 @@ from datetime import datetime
 
 import pytest
 from support.daemon import Daemon, daemon_installation, entry
+from support.processes import armed_workers, is_idle, prepared_workers
 from support.wait import wait_for
 
 TOGETHER = 30
@@ -68,3 +69,19 @@ def test_nothing_is_told_to_stop_before_its_window_is_over(daemon: Daemon):
     )
     for action in actions:
         assert ended[action["id"]] >= at_us(action["toDate"])
+
+
+def test_as_many_workers_fork_ahead_as_starts_are_near_and_spare_ones_do_not(daemon: Daemon):
+    daemon.start()
+    (spare,) = wait_for(lambda: armed_workers(daemon))
+    wait_for(lambda: is_idle(spare), what="a worker that waits")
+    assert prepared_workers(daemon) == []
+    daemon.send([entry(f"a{number}", 4, 3600) for number in range(2)])
+    prepared = wait_for(lambda: len(found := prepared_workers(daemon)) == 2 and found)
+    assert {worker for worker, _ in prepared} < set(armed_workers(daemon))
+    begun = wait_for(lambda: len(told(daemon, "begin")) == 2 and daemon.actions())
+    scripts = {action["run"]["scriptPid"] for action in begun.values()}
+    assert scripts == {ahead for _, ahead in prepared}
+    (spare,) = wait_for(lambda: armed_workers(daemon))
+    wait_for(lambda: is_idle(spare), what="a worker that waits")
+    assert prepared_workers(daemon) == []
