@@ -24,10 +24,12 @@ class Message(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fields=
 
 
 class ForkWorker(Message, tag="fork-worker", frozen=True):
-    """Fork a worker that connects to `endpoint` under the name `name`."""
+    """Fork a worker that connects to `endpoint` under the name `name`; before that it forks
+    what will be its script, if it is to do so ahead."""
 
     name: str
     endpoint: str
+    forks_ahead: bool = False
 
 
 class ForkSynchroniser(Message, tag="fork-synchroniser", frozen=True):
@@ -170,11 +172,7 @@ class Release(Message, tag="release", frozen=True):
     """Leave; there is no run for you. Ignored by a worker that has one."""
 
 
-class Prepare(Message, tag="prepare", frozen=True):
-    """A run is near: fork what will be its script. Ignored by a worker that has done so."""
-
-
-ToWorker: TypeAlias = Run | Stop | Ack | Release | Prepare
+ToWorker: TypeAlias = Run | Stop | Ack | Release
 
 
 class Ready(Message, tag="ready", frozen=True):

@@ -13,7 +13,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..ipc.messages import ChildExited, Forked, ForkFailed, ZygoteReady
+from ..ipc.messages import (
+    ChildExited,
+    Forked,
+    ForkFailed,
+    ForkSynchroniser,
+    ForkWorker,
+    ToZygote,
+    ZygoteReady,
+)
 from ..workers.spawn import Zygote
 
 log = logging.getLogger(__name__)
@@ -46,12 +54,6 @@ class Child(msgspec.Struct):
             return  # it ended a moment ago; its pidfd tells so next turn
 
 
-class _Request(msgspec.Struct, frozen=True):
-    name: str
-    endpoint: str
-    synchroniser: bool
-
-
 class News(msgspec.Struct):
     """What happened to children since the last turn. `failed` were never there."""
 
@@ -75,7 +77,7 @@ class Children:
         self._children: dict[str, Child] = {}
         self._by_pidfd: dict[int, str] = {}
         self._asked: set[str] = set()
-        self._waiting: list[_Request] = []
+        self._waiting: list[ToZygote] = []
         self._now = 0.0
         self._not_before = 0.0
         self._zygote: Zygote | None = None
@@ -91,11 +93,11 @@ class Children:
         # Its imports take a while: the first request may be answered as late as that.
         self._zygote_deadline = monotonic_seconds + 5 * ZYGOTE_SILENCE_SECONDS_MAX
 
-    def fork_worker(self, name: str, endpoint: str) -> None:
-        self._ask(_Request(name, endpoint, synchroniser=False))
+    def fork_worker(self, name: str, endpoint: str, *, forks_ahead: bool) -> None:
+        self._ask(ForkWorker(name, endpoint, forks_ahead))
 
     def fork_synchroniser(self, name: str, endpoint: str) -> None:
-        self._ask(_Request(name, endpoint, synchroniser=True))
+        self._ask(ForkSynchroniser(name, endpoint))
 
     def adopt(self, child: Child) -> None:
         """Tell of the end of a process that was started elsewhere; its pidfd is ours now."""
@@ -141,21 +143,23 @@ class Children:
                 return
 
     def close(self) -> None:
-        """Let go of all of them. Those that were told to leave are waited for, but not long,
-        so that a daemon that has stopped has nothing of its own left."""
+        """Let go of all of them, who see by their lifeline that they may leave. They are waited
+        for, but not long, so that a daemon that has stopped has nothing of its own left."""
         if self._zygote is not None:
             self._epoll.unregister(self._zygote.fileno())
         deadline = self._monotonic_seconds() + CHILDREN_LEAVE_SECONDS_MAX
         while self._children and (left := deadline - self._monotonic_seconds()) > 0:
             for descriptor, _ in self._epoll.poll(left, EVENTS_PER_TURN_MAX):
                 self._forget(self._by_pidfd[descriptor])
+        if self._zygote is not None and self._children:
+            self._zygote.close()  # it ends those that hang, and leaves after them (S17)
+        elif self._zygote is not None:
+            self._zygote.leave(ZYGOTE_LEAVES_SECONDS_MAX)
         for name in list(self._children):
             self._forget(name)
-        if self._zygote is not None:
-            self._zygote.leave(ZYGOTE_LEAVES_SECONDS_MAX)
         self._epoll.close()
 
-    def _ask(self, request: _Request) -> None:
+    def _ask(self, request: ToZygote) -> None:
         """Now, or when there is a zygote again."""
         self._waiting.append(request)
         self._pass_on()
@@ -170,10 +174,7 @@ class Children:
         assert self._zygote is not None
         while self._waiting:
             request = self._waiting[0]
-            fork = (
-                self._zygote.fork_synchroniser if request.synchroniser else self._zygote.fork_worker
-            )
-            if not fork(request.name, request.endpoint):
+            if not self._zygote.ask(request):
                 self._not_before = self._now + REQUEST_AGAIN_SECONDS  # its socket is full
                 break
             self._asked.add(request.name)

@@ -42,13 +42,14 @@ class Foresight:
         self._commits = deque([FIRST_COMMIT_SECONDS], maxlen=COMMITS_REMEMBERED)
         self._reached: Instant | None = None
         self._starts = 0  # at the edge that comes first
+        self._prepare_seconds = 0.0  # of lead, for what starts at it and soon after it
         self._quiet_until_us = 0
         self._arm_at_us: int | None = None
 
     @property
     def lead_seconds(self) -> float:
         """How long before it the next edge is decided."""
-        needed = LEAD_SECONDS + max(self._commits) + self._starts * LEAD_SECONDS_PER_START
+        needed = LEAD_SECONDS + max(self._commits) + self._prepare_seconds
         return min(needed, LEAD_SECONDS_MAX)
 
     def commit_took(self, seconds: float) -> None:
@@ -92,6 +93,7 @@ class Foresight:
         horizon_us = round((ahead_seconds + most * ARM_SECONDS_PER_WORKER) * SECOND_US)
         first_us, starts_us = self._near(now, horizon_us, most)
         self._starts = starts_us.count(first_us) if first_us is not None else 0
+        self._prepare_seconds = prepare_seconds(starts_us, first_us or 0)
         quiet_us = self._quiet_us(now, first_us)
         if now.wall_us < quiet_us and self._pool.idle >= 0:
             self._arm_at_us = quiet_us
@@ -144,6 +146,16 @@ def decided_for(
 def _is_ahead(reached: Instant, now: Instant) -> bool:
     """By both clocks: while the host sleeps, only one of them stands still."""
     return reached.wall_us > now.wall_us and reached.monotonic_seconds > now.monotonic_seconds
+
+
+def prepare_seconds(starts_us: Sequence[int], edge_us: int) -> float:
+    """How long before an edge it has to be turned to, so that each of the starts that are
+    near, earliest first, has its share of time before its own instant."""
+    needed = (
+        number * LEAD_SECONDS_PER_START - (start_us - edge_us) / SECOND_US
+        for number, start_us in enumerate(starts_us, 1)
+    )
+    return max(0.0, max(needed, default=0.0))
 
 
 def to_arm(

@@ -18,7 +18,6 @@ from ..ipc.messages import (
     Ended,
     FromWorker,
     Heartbeat,
-    Prepare,
     Ready,
     Release,
     RunResult,
@@ -142,20 +141,16 @@ class Pool:
         return counted - len(self._waiting)
 
     def arm(self, near: int, spare: int) -> None:
-        """See that so many workers are ready, or on their way, beyond those with a run; those
-        whose start is near prepare for it, which a spare one would only take memory for."""
+        """See that so many workers are ready, or on their way, beyond those with a run. Those
+        whose start is near fork its process ahead, which in spare ones only takes memory."""
         idle = [worker for worker in self._workers.values() if worker.counts(self._now)]
-        missing = near + spare + len(self._waiting) - len(idle)
-        for _ in range(min(missing, FORKS_PER_TURN_MAX)):
-            self._fork()
-        unprepared = [worker for worker in idle if worker.ready and not worker.prepared]
-        lacking = near - sum(worker.prepared for worker in idle)
-        for worker in unprepared[: max(0, lacking)]:
-            worker.prepared = self.server.send(worker.name.encode(), Prepare())
-        ready = sorted((worker for worker in idle if worker.ready), key=lambda w: w.prepared)
-        for worker in ready[: max(0, -missing)]:
-            self.server.send(worker.name.encode(), Release())
-            self._is_to_leave(worker)
+        for forks_ahead, count in ((True, near + len(self._waiting)), (False, spare)):
+            there = [worker for worker in idle if worker.forks_ahead is forks_ahead]
+            for _ in range(min(count - len(there), FORKS_PER_TURN_MAX)):
+                self._fork(forks_ahead=forks_ahead)
+            for worker in [w for w in there if w.ready][: max(0, len(there) - count)]:
+                self.server.send(worker.name.encode(), Release())
+                self._is_to_leave(worker)
 
     # --- gather -------------------------------------------------------------------------
 
@@ -341,11 +336,12 @@ class Pool:
 
     # --- workers ------------------------------------------------------------------------
 
-    def _fork(self) -> None:
+    def _fork(self, *, forks_ahead: bool) -> None:
         self._number += 1
         name = f"worker-{self._number}"
-        self._workers[name] = PooledWorker(name, self._now, kill_at=self._now + READY_SECONDS_MAX)
-        self.children.fork_worker(name, self.server.endpoint)
+        kill_at = self._now + READY_SECONDS_MAX
+        self._workers[name] = PooledWorker(name, self._now, forks_ahead, kill_at=kill_at)
+        self.children.fork_worker(name, self.server.endpoint, forks_ahead=forks_ahead)
 
     def hand_out(self) -> None:
         """Runs that wait, to workers that are ready and known to be who they say."""
@@ -381,7 +377,7 @@ class Pool:
 
     def _ready_workers(self) -> list[PooledWorker]:
         ready = [worker for worker in self._workers.values() if worker.ready and worker.known]
-        return sorted(ready, key=lambda worker: not worker.prepared)
+        return sorted(ready, key=lambda worker: not worker.forks_ahead)
 
     def release_all(self) -> None:
         """No more runs will come: idle workers leave."""

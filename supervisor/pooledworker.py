@@ -13,10 +13,10 @@ class PooledWorker(msgspec.Struct):
 
     name: str
     asked_at: float  # monotonic
+    forks_ahead: bool = False  # what will be its script
     pid: int | None = None
     claimed: Peer | None = None
     ready: bool = False
-    prepared: bool = False  # it was told to be
     run_id: str | None = None
     leaving: bool = False
     acknowledged: str | None = None

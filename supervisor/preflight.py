@@ -15,6 +15,7 @@ from pathlib import Path
 from ..ipc.places import ENDPOINT_PATH_BYTES_MAX, Runtime
 from ..workers import trust
 from ..workers.conditions import UnusableConditionsError, person, reserved
+from ..workers.lookup import find_program
 from .orders import DEFAULT_PATH, conditions_of
 from .settings import BackendSettings, DaemonSettings, ScriptSettings, Settings, SettingsError
 
@@ -212,9 +213,8 @@ def _found(script: ScriptSettings) -> str | None:
     if os.path.dirname(program):
         usable = os.access(program, os.X_OK) and not os.path.isdir(program)
         return program if usable else None
-    import shutil  # not earlier: it loads what compresses, for as long as the daemon lives
-
-    return shutil.which(program, path=script.env.get("PATH", os.environ.get("PATH", DEFAULT_PATH)))
+    path = script.env.get("PATH", os.environ.get("PATH", DEFAULT_PATH))
+    return find_program(program, {"PATH": path})
 
 
 def _operator_problems(settings: Settings) -> Iterator[str]:

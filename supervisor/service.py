@@ -89,7 +89,6 @@ class Service:
         it comes about, is seen by every worker (law 11)."""
         lifeline, held = os.pipe2(os.O_CLOEXEC)
         self._opened.callback(os.close, lifeline)
-        self._opened.callback(os.close, held)
 
         def start_zygote() -> Zygote:
             return Zygote(
@@ -102,6 +101,8 @@ class Service:
 
         children = Children(start_zygote)
         self._opened.callback(children.close)
+        # Before they are waited for: who was forked a moment ago hears of it in no other way.
+        self._opened.callback(os.close, held)
         return children
 
     def _open_store(self, base: Foundation) -> DaemonDB:

@@ -17,7 +17,6 @@ from ..ipc.messages import (
     EndCause,
     Ended,
     FromWorker,
-    Prepare,
     Ready,
     Release,
     Run,
@@ -39,7 +38,7 @@ from .identity import (
     release_run_lock,
     take_run_lock,
 )
-from .linux import become_subreaper
+from .linux import become_subreaper, merge_pages
 from .running import Running, World, wall_us
 from .script import CannotStartError
 
@@ -53,10 +52,12 @@ ENDED_AGAIN_SECONDS = 1.0
 WAIT_SECONDS_MAX = 60.0
 
 
-def main(name: str, endpoint: str, world: World) -> int:
+def main(name: str, endpoint: str, world: World, *, forks_ahead: bool = False) -> int:
     """Be the worker `name`, in a process of its own; its exit status."""
     become_subreaper()
     group = _join(world.containment.group(name))
+    # As early as can be: what is written to until then is copied twice.
+    preforked = _prefork() if forks_ahead else None
     setproctitle("geosched: worker")
     declare(world.runtime, Kind.WORKER, name)
     context = new_context()
@@ -67,7 +68,7 @@ def main(name: str, endpoint: str, world: World) -> int:
         name=name,
         frame_bytes_max=RUN_FRAME_BYTES_MAX,
     )
-    Worker(connection, world, group).live()
+    Worker(connection, world, group, preforked).live()
     connection.close(linger_milliseconds=0)
     context.term()
     forget_identity(world.runtime, os.getpid())
@@ -82,11 +83,12 @@ class Worker:
         connection: Connection[ToWorker, FromWorker],
         world: World,
         group: Group | None = None,
+        preforked: Preforked | None = None,
     ) -> None:
         self._connection = connection
         self._world = world
         self._group = group
-        self._preforked: Preforked | None = None
+        self._preforked = preforked
         self._poller = Poller()
         self._order: Run | None = None
         self._lock: int | None = None
@@ -152,8 +154,6 @@ class Worker:
                     with step(Step.FORGET_RESULT):
                         results.remove(self._world.runtime, run_id)
                 self._leaving = True
-            case Prepare() if self._order is None and self._preforked is None:
-                self._preforked = _prefork()
             case Release() if self._order is None:
                 self._leaving = True
             case _:
@@ -203,6 +203,7 @@ class Worker:
         self._say_again_at = now + order.heartbeat_seconds
         # Not earlier: it costs a moment, and wipes the environment that marks us (fact P16).
         setproctitle(order.title)
+        _merge_pages()
 
     def _tell_begun(self) -> None:
         assert self._order is not None
@@ -280,12 +281,21 @@ def _join(group: Group | None) -> Group | None:
 
 
 def _prefork() -> Preforked | None:
-    """What will be the script, forked while there is time."""
+    """What will be the script, forked while there is time, and before there are threads."""
     try:
         return Preforked()
     except OSError as error:
         log.warning("Cannot fork ahead: %s", error, extra={"event": "not-preforked"})
         return None
+
+
+def _merge_pages() -> None:
+    """Workers that have a run count references in the same pages, each in its own copy, which
+    are alike. Not earlier: what is forked would have its pages merged, too."""
+    try:
+        merge_pages()
+    except OSError as error:
+        log.debug("Alike pages of workers are not merged: %s", error)
 
 
 def _at_end(pipe: int) -> bool:

@@ -5,7 +5,6 @@ where `subprocess` has no hook for what must be done (law 12). What a script is 
 before that is `script.py`'s.
 """
 
-import contextlib
 import errno
 import logging
 import os
@@ -25,7 +24,7 @@ from setproctitle import setproctitle
 from ..ipc.messages import Conditions
 from . import conditions
 from .conditions import ConditionError, Person
-from .linux import HELD_AT_EXEC, hold_at_exec, let_run, merge_pages, set_parent_death_signal
+from .linux import HELD_AT_EXEC, hold_at_exec, let_run, set_parent_death_signal
 
 log = logging.getLogger(__name__)
 
@@ -206,8 +205,6 @@ def _live(channel: int, output: int, worker: int) -> NoReturn:
     try:
         os.setsid()
         _die_with(worker)
-        with contextlib.suppress(OSError):
-            merge_pages(False)  # scripts have not asked for it
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

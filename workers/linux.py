@@ -3,6 +3,7 @@
 Each function is one call; what it is good for is decided by its callers.
 """
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -60,12 +61,11 @@ def set_parent_death_signal(number: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, number)
 
 
-def merge_pages(wanted: bool) -> None:
+def merge_pages() -> None:
     """Let the kernel keep only once what is alike in this process, in others that allow it, and
-    in what they fork and execute from here on; which it does where the host has that turned
-    on (Documentation/admin-guide/mm/ksm.rst). Raises `OSError`: before Linux 6.4, and
-    without CAP_SYS_RESOURCE."""
-    _prctl(_PR_SET_MEMORY_MERGE, int(wanted))
+    in what they fork from here on; which it does where the host has that turned on
+    (Documentation/admin-guide/mm/ksm.rst). Raises `OSError`: before Linux 6.4."""
+    _prctl(_PR_SET_MEMORY_MERGE, 1)
 
 
 def give_memory_back() -> None:
@@ -76,8 +76,9 @@ def give_memory_back() -> None:
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         trim(0)
-    for begin, end in _shared_maps():
-        _libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_DONTNEED)
+    with contextlib.suppress(OSError):  # then it keeps them
+        for begin, end in _shared_maps():
+            _libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_DONTNEED)
 
 
 def _shared_maps() -> Iterator[tuple[int, int]]:

@@ -23,6 +23,7 @@ from . import conditions, trust
 from .becoming import Calling, Preforked, memory, trapped
 from .conditions import Person, UnusableConditionsError
 from .linux import HELD_AT_EXEC, let_run
+from .lookup import find_program
 
 log = logging.getLogger(__name__)
 
@@ -194,19 +195,16 @@ def reap_strays(script_pid: int) -> None:
 
 
 def _program(launch: Launch) -> str:
-    """The file to execute: a path as it is, a bare name as found in the script's PATH, and
-    absolute, so that what is looked at here is what is executed from another directory."""
+    """The file to execute: a path as it is, a bare name as found in the script's PATH."""
     if not launch.command or not launch.command[0]:
         raise CannotStartError("cannot start the script: its command is empty")
     name = launch.command[0]
     if "/" in name:
         return name
-    # `shutil` would do it, and bring its compressors into every worker.
-    for directory in os.get_exec_path(launch.environment):
-        found = os.path.join(os.getcwd(), directory, name)
-        if os.path.isfile(found) and os.access(found, os.X_OK):
-            return found
-    raise CannotStartError(f"cannot start {name}: no such command in its PATH")
+    found = find_program(name, launch.environment)
+    if found is None:
+        raise CannotStartError(f"cannot start {name}: no such command in its PATH")
+    return found
 
 
 def _refuse_unusable(launch: Launch) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ..ipc import crashpoints
-from ..ipc.messages import Forked, ForkSynchroniser, ForkWorker, FromZygote, ToZygote
+from ..ipc.messages import Forked, FromZygote, ToZygote
 
 MESSAGES_PER_TURN_MAX = 256
 _MESSAGE_BYTES_MAX = 8192
@@ -97,13 +97,6 @@ class Zygote:
         """Readable when there is something to `receive`."""
         return self._socket.fileno()
 
-    def fork_worker(self, name: str, endpoint: str) -> bool:
-        """Whether it was asked; the answer comes by `receive`."""
-        return self._ask(ForkWorker(name, endpoint))
-
-    def fork_synchroniser(self, name: str, endpoint: str) -> bool:
-        return self._ask(ForkSynchroniser(name, endpoint))
-
     def receive(self) -> list[tuple[FromZygote, int | None]]:
         """What it said, with the pidfd that came along, which is the caller's to close.
 
@@ -144,7 +137,8 @@ class Zygote:
             os.close(self.pidfd)
             self.pidfd = -1
 
-    def _ask(self, request: ToZygote) -> bool:
+    def ask(self, request: ToZygote) -> bool:
+        """Whether it was asked; the answer comes by `receive`."""
         try:
             self._socket.send(msgspec.msgpack.encode(request))
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):

@@ -37,7 +37,7 @@ from ..ipc.places import Runtime
 from . import action
 from .containment import Containment
 from .identity import Kind, declare, forget_identity
-from .linux import merge_pages, raise_open_files
+from .linux import raise_open_files
 from .procfs import descendants, process_table, start_ticks
 from .running import World
 from .spawn import Given
@@ -167,8 +167,9 @@ class Zygote:
         for pidfd in self._children:
             os.close(pidfd)
         match asked:
-            case ForkWorker(name, endpoint):
-                return partial(action.main, name, endpoint, self._world)
+            case ForkWorker(name, endpoint, forks_ahead):
+                main = partial(action.main, forks_ahead=forks_ahead)
+                return partial(main, name, endpoint, self._world)
             case ForkSynchroniser(name, endpoint):
                 return partial(_synchronise, name, endpoint, self._world)
 
@@ -199,8 +200,6 @@ class Zygote:
 
 
 def _synchronise(name: str, endpoint: str, world: World) -> int:
-    with contextlib.suppress(OSError):
-        merge_pages(False)  # it has secrets, and how long a write takes tells what is alike
     declare(world.runtime, Kind.SYNCHRONISER, name)
     # Not earlier: what it imports is large, and no worker needs it.
     from .synchroniser import main as synchronise
@@ -228,7 +227,6 @@ def main() -> None:
     _warm_up()
     gc.collect()
     gc.freeze()  # so that collections in children do not copy what is shared
-    _merge_pages()
     requests = socket.socket(fileno=options.socket)
     child_main = Zygote(requests, world, declared=declared).serve()
     if child_main is None:
@@ -243,14 +241,6 @@ def _warm_up() -> None:
     """What is worked out once, is worked out here and shared, not in every child."""
     setproctitle("geosched: zygote")
     msgspec.msgpack.Decoder(ToWorker)
-
-
-def _merge_pages() -> None:
-    """Workers count references in the same pages, each in a copy of its own, all alike."""
-    try:
-        merge_pages(True)
-    except OSError as error:
-        log.debug("Alike pages of workers are not merged: %s", error)
 
 
 def _close_all_but(*kept: int) -> None:

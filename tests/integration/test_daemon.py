@@ -200,6 +200,14 @@ def test_a_full_run_is_seen_by_ps_and_leaves_nothing_behind(daemon: Daemon):
     assert list((daemon.root / "run" / "processes").iterdir()) == []
 
 
+def test_a_daemon_that_is_stopped_while_its_first_children_begin_leaves_none_behind(
+    daemon: Daemon,
+):
+    daemon.start()
+    daemon.terminate()
+    assert list((daemon.root / "run" / "processes").iterdir()) == []
+
+
 def test_when_the_log_directory_fails_output_is_lost_and_counted_and_never_a_run(daemon: Daemon):
     script = daemon.script("loud", "echo out; echo err >&2; exit 0")
     daemon.configure(scripts={"default": {"command": [script]}})

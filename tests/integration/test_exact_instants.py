@@ -78,10 +78,8 @@ def test_as_many_workers_fork_ahead_as_starts_are_near_and_spare_ones_do_not(dae
     assert prepared_workers(daemon) == []
     daemon.send([entry(f"a{number}", 4, 3600) for number in range(2)])
     prepared = wait_for(lambda: len(found := prepared_workers(daemon)) == 2 and found)
-    assert {worker for worker, _ in prepared} < set(armed_workers(daemon))
+    wait_for(lambda: armed_workers(daemon) == [spare, *(worker for worker, _ in prepared)])
     begun = wait_for(lambda: len(told(daemon, "begin")) == 2 and daemon.actions())
     scripts = {action["run"]["scriptPid"] for action in begun.values()}
     assert scripts == {ahead for _, ahead in prepared}
-    (spare,) = wait_for(lambda: armed_workers(daemon))
-    wait_for(lambda: is_idle(spare), what="a worker that waits")
-    assert prepared_workers(daemon) == []
+    assert armed_workers(daemon) == [spare]

@@ -15,7 +15,6 @@ from geosched.ipc.messages import (
     EndCause,
     Ended,
     Heartbeat,
-    Prepare,
     Ready,
     Run,
     Started,
@@ -81,13 +80,11 @@ def test_what_was_forked_ahead_becomes_the_script(alone: Host):
     assert alone.run(name, alone.order(alone.script("sleep 60"))).script_pid == ahead
 
 
-def test_what_is_forked_ahead_is_forked_once_and_only_when_asked_for(alone: Host):
+def test_nothing_is_forked_ahead_that_was_not_asked_for(alone: Host):
     name = alone.worker()
     assert procfs.children(alone.forked[name][0].pid) == []
-    alone.send(name, Prepare())
-    alone.send(name, Prepare())
-    assert alone.run(name, alone.order(alone.script("sleep 60")))
-    assert len(procfs.children(alone.forked[name][0].pid)) == 1
+    assert alone.run(name, alone.order(alone.script("exit 7")))
+    assert alone.result(name).exit_code == 7
 
 
 def test_a_script_starts_although_what_was_forked_ahead_for_it_was_killed(alone: Host):
@@ -99,10 +96,9 @@ def test_a_script_starts_although_what_was_forked_ahead_for_it_was_killed(alone:
 
 
 def prepared(host: Host) -> tuple[str, int]:
-    """A worker that was told that a run is near, and what it has forked ahead."""
-    name = host.worker()
-    host.send(name, Prepare())
-    (ahead,) = wait_for(lambda: procfs.children(host.forked[name][0].pid))
+    """A worker that forks ahead, and what it has forked."""
+    name = host.worker(forks_ahead=True)
+    (ahead,) = procfs.children(host.forked[name][0].pid)
     return name, ahead
 
 
@@ -221,26 +217,23 @@ def test_a_worker_that_cannot_tell_who_it_is_goes_on_all_the_same(alone: Host):
 
 def merges(pid: int) -> bool:
     """Whether the kernel may keep a page of a process once that is alike in another."""
-    try:
-        told = Path(f"/proc/{pid}/ksm_stat").read_text()
-    except OSError:
-        pytest.skip("this kernel merges no pages, or does not tell")
-    if "ksm_merge_any" not in told:
-        pytest.skip("this kernel does not tell whether it may merge pages")
-    return "ksm_merge_any: yes" in told
+    return "ksm_merge_any: yes" in Path(f"/proc/{pid}/ksm_stat").read_text()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may have pages merged")
-def test_pages_of_workers_may_be_merged_but_not_those_of_scripts_and_of_what_has_secrets(
-    alone: Host,
-):
+def tells_what_merges() -> bool:
+    told = Path("/proc/self/ksm_stat")
+    return told.exists() and "ksm_merge_any" in told.read_text()
+
+
+@pytest.mark.skipif(not tells_what_merges(), reason="this kernel does not tell what it merges")
+def test_pages_of_workers_with_a_run_may_be_merged_and_those_of_nothing_else(alone: Host):
     name = alone.worker()
+    worker = alone.forked[name][0].pid
+    assert not merges(worker)
     script = alone.run(name, alone.order(alone.script("sleep 60"))).script_pid
-    assert merges(alone.forked[name][0].pid)
+    wait_for(lambda: merges(worker))
     assert not merges(script)
-    assert alone.zygote.fork_synchroniser("sync", alone.server.endpoint)
-    alone.wait(lambda: "sync" in alone.forked)
-    wait_for(lambda: not merges(alone.forked["sync"][0].pid))
+    assert not merges(alone.zygote.pid)
 
 
 def test_workers_ignore_the_signals_that_are_meant_for_the_supervisor(alone: Host):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages import ZygoteReady
+from geosched.ipc.messages import ForkSynchroniser, ForkWorker, ZygoteReady
 from geosched.workers import procfs
 from geosched.workers.identity import read_identities
 from support.wait import wait_for
@@ -88,7 +88,7 @@ def test_a_request_that_cannot_be_read_costs_nothing_else(alone: Host):
 def test_many_requests_at_once_are_all_answered(alone: Host):
     names = [f"worker-{number}" for number in range(20)]
     for name in names:
-        assert alone.zygote.fork_worker(name, alone.server.endpoint)
+        assert alone.zygote.ask(ForkWorker(name, alone.server.endpoint))
     alone.wait(lambda: alone.forked.keys() >= set(names))
     assert len({forked.pid for forked, _ in alone.forked.values()}) == 20
 
@@ -112,7 +112,7 @@ def test_a_zygote_that_was_killed_is_seen_at_once_though_its_workers_live(alone:
     name = alone.worker()
     alone.zygote.kill()
     wait_for(lambda: ended(alone.zygote.pid))
-    assert not alone.zygote.fork_worker("worker-1", alone.server.endpoint)
+    assert not alone.zygote.ask(ForkWorker("worker-1", alone.server.endpoint))
     with pytest.raises((EOFError, ConnectionResetError)):
         alone.zygote.receive()
     assert not ended(alone.forked[name][0].pid)
@@ -120,13 +120,13 @@ def test_a_zygote_that_was_killed_is_seen_at_once_though_its_workers_live(alone:
 
 def test_a_stuck_zygote_never_blocks_the_supervisor(alone: Host):
     os.kill(alone.zygote.pid, signal.SIGSTOP)
-    asked = [alone.zygote.fork_worker(f"w-{n}", alone.server.endpoint) for n in range(2000)]
+    asked = [alone.zygote.ask(ForkWorker(f"w-{n}", alone.server.endpoint)) for n in range(2000)]
     assert not asked[-1]
     assert alone.zygote.receive() == []
 
 
 def test_a_synchroniser_is_forked_under_its_name_and_leaves_with_the_supervisor(alone: Host):
-    assert alone.zygote.fork_synchroniser("sync-1", alone.server.endpoint)
+    assert alone.zygote.ask(ForkSynchroniser("sync-1", alone.server.endpoint))
     alone.wait(lambda: "sync-1" in alone.forked)
     pid = alone.forked["sync-1"][0].pid
     wait_for(lambda: pid in {p.identity.pid for p in read_identities(alone.runtime)})

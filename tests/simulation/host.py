@@ -166,7 +166,7 @@ class Children:
             if name in line.processes:
                 line.processes[name].be_killed()
 
-    def fork_worker(self, name: str, _endpoint: str) -> None:
+    def fork_worker(self, name: str, _endpoint: str, *, forks_ahead: bool) -> None:
         def make(pid: int) -> Process:
             worker = self._host.workers[name] = Worker(self._host, self._workers, name, pid)
             self._world.after(self._world.random.uniform(0.005, 0.05), lambda: ready(worker))

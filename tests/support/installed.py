@@ -15,7 +15,7 @@ def install(place: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a build writes into the tree
         _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", place, ROOT)
     (wheel,) = place.glob("geosched-*.whl")
-    venv.create(place / "env", with_pip=True)
+    venv.create(place / "env", symlinks=True, with_pip=True)
     constraints = ROOT / "constraints.txt"
     _run(place / "env/bin/python", "-m", "pip", "install", "--quiet", "-c", constraints, wheel)
     return place / "env/bin"

@@ -15,6 +15,7 @@ from geosched.ipc.messages import (
     ChildExited,
     Ended,
     Forked,
+    ForkWorker,
     FromWorker,
     FromZygote,
     Heartbeat,
@@ -99,8 +100,8 @@ class Host:
     def zygote_ready(self) -> None:
         self.wait(lambda: any(isinstance(m, ZygoteReady) for m in self.from_zygote))
 
-    def worker(self, name: str = "worker-1") -> str:
-        assert self.zygote.fork_worker(name, self.server.endpoint)
+    def worker(self, name: str = "worker-1", *, forks_ahead: bool = False) -> str:
+        assert self.zygote.ask(ForkWorker(name, self.server.endpoint, forks_ahead))
         self.wait_said(name, Ready)
         self.wait(lambda: name in self.forked)
         return name

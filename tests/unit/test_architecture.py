@@ -23,6 +23,7 @@ WORKERS_SHARED = {
     "containment",
     "identity",
     "linux",
+    "lookup",
     "output",
     "procfs",
     "results",

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from geosched.ipc.messages import ToZygote
 from geosched.supervisor.children import ZYGOTE_SILENCE_SECONDS_MAX, Children
 
 STALL_SECONDS = 5 * ZYGOTE_SILENCE_SECONDS_MAX
@@ -20,7 +21,7 @@ class SilentZygote:
     def fileno(self) -> int:
         return self._reading
 
-    def fork_worker(self, name: str, endpoint: str) -> bool:
+    def ask(self, request: ToZygote) -> bool:
         return True
 
     def kill(self) -> None:
@@ -64,7 +65,7 @@ def children(time: Time, zygotes: list[SilentZygote]) -> Iterator[Children]:
 def test_a_zygote_that_leaves_a_request_unanswered_is_replaced(
     children: Children, time: Time, zygotes: list[SilentZygote]
 ) -> None:
-    children.fork_worker("worker-1", "ipc://nowhere")
+    children.fork_worker("worker-1", "ipc://nowhere", forks_ahead=False)
     time.seconds += ZYGOTE_SILENCE_SECONDS_MAX
     assert children.gather(time.seconds).failed == []
     time.seconds += 0.1
@@ -77,6 +78,6 @@ def test_a_zygote_that_is_asked_after_a_stalled_commit_has_all_of_its_time(
 ) -> None:
     children.gather(time.seconds)
     time.seconds += STALL_SECONDS
-    children.fork_worker("worker-1", "ipc://nowhere")
+    children.fork_worker("worker-1", "ipc://nowhere", forks_ahead=False)
     assert children.gather(time.seconds).failed == []
     assert not zygotes[0].killed

@@ -3,7 +3,13 @@
 import pytest
 from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.core.model import Instant
-from geosched.supervisor.foresight import ARM_SECONDS_PER_WORKER, decided_for, to_arm
+from geosched.supervisor.foresight import (
+    ARM_SECONDS_PER_WORKER,
+    LEAD_SECONDS_PER_START,
+    decided_for,
+    prepare_seconds,
+    to_arm,
+)
 
 NOW_US = 1_800_000_000 * SECOND_US
 NOW = Instant(NOW_US, 1000.0, 2000.0)
@@ -46,6 +52,24 @@ def test_no_edge_is_as_good_as_there_for_a_clock_that_is_not_trusted():
 def test_after_a_sleep_of_the_host_it_is_now():
     woken = Instant(NOW_US + 60 * SECOND_US, 1000.001, 2060.001)
     assert decided_for(woken, ahead(5), None, lead_seconds=LEAD_SECONDS) == woken
+
+
+@pytest.mark.parametrize(
+    ("starts_ms", "seconds"),
+    [
+        ([], 0.0),
+        ([0], LEAD_SECONDS_PER_START),
+        ([0] * 50, 50 * LEAD_SECONDS_PER_START),
+        ([0, *[20] * 50], 51 * LEAD_SECONDS_PER_START - 0.02),  # a crowd behind a single one
+        ([0, *[20_000] * 50], LEAD_SECONDS_PER_START),  # there is time in between
+        ([20] * 5, 0.0),  # the edge is that of an end, and there is time after it
+    ],
+)
+def test_an_edge_is_turned_to_early_enough_for_what_starts_soon_after_it(
+    starts_ms: list[int], seconds: float
+):
+    starts_us = [NOW_US + start_ms * MILLISECOND_US for start_ms in starts_ms]
+    assert prepare_seconds(starts_us, NOW_US) == pytest.approx(seconds)
 
 
 def test_workers_are_armed_the_earlier_the_more_of_them_are_needed():
