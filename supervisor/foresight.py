@@ -17,10 +17,11 @@ from .store.daemondb import DaemonDB
 from .store.records import action_key
 
 #: What is needed besides the commit: the poll's rounding, the turn, the way to a worker; and
-#: for each of those that start at one edge, its order and what the worker prepares.
+#: for each of those that start at one edge, its order and what the worker prepares (on two
+#: cores; with half of that, 500 were late by two to five times as much).
 LEAD_SECONDS = 0.004
-LEAD_SECONDS_PER_START = 0.002
-LEAD_SECONDS_MAX = 0.75
+LEAD_SECONDS_PER_START = 0.004
+LEAD_SECONDS_MAX = 1.5
 #: The slowest of so many is what the next commit is expected to take.
 COMMITS_REMEMBERED = 8
 FIRST_COMMIT_SECONDS = 0.005

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 EXEC_SECONDS_MAX = 5.0
 EXEC_LOOK_MILLISECONDS = 20
 #: A script is not ordered longer than this before its instant.
-AHEAD_SECONDS_MAX = 1.0
+AHEAD_SECONDS_MAX = 2.0
 #: Where the child keeps its end of the channel, behind standard error.
 _CHANNEL_FD = 3
 _CANNOT_EXEC = 127

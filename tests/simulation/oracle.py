@@ -35,7 +35,7 @@ STARTED, NULL = ExecutionStatus.STARTED, ExecutionStatus.NULL
 #: Waking up, and the rounding of a poll to milliseconds.
 LATE_US_MAX = 3_000
 #: A turn decides no further ahead than this; nothing happens ahead, but for rounding.
-AHEAD_US_MAX = 750_000
+AHEAD_US_MAX = 1_500_000
 ROUNDED_US_MAX = 1
 #: Turns in a row that took no time, and turns in ten seconds: more of them is spinning.
 INSTANT_TURNS_MAX = 60
