@@ -18,6 +18,7 @@ class BackendYear:
     def __init__(self, world: World, backend: SimulatedBackend, days: float, actions: int) -> None:
         self.world, self.backend = world, backend
         self.edges: list[int] = []
+        self.over = False  # nothing that is planned happens any more
         self._chance = world.random
         self._number = 0
         begins: list[float] = []
@@ -156,6 +157,8 @@ class BackendYear:
             self.unwant()
 
         def undo() -> None:
+            if self.over:
+                return
             self.world.note("backend: is as it was before")
             self.backend.entries.clear()
             self.backend.entries.update(before)

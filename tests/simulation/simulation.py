@@ -143,6 +143,7 @@ class _Year:
         that came before them are over by then."""
         stage, year = self._stage, self._year
         self._troubles.over, stage.backend.fault, stage.host.disk_full = True, "", False
+        year.over = True
         stage.backend.refused.clear()
         stage.backend.broken.clear()
         self._world.set_wall(0, synchronised=True)
