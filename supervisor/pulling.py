@@ -8,7 +8,7 @@ none. A crash in between merely pulls again, because the mark is written with th
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -28,7 +28,6 @@ TURN_SECONDS_MAX = 0.125
 #: Nothing is near when nothing is due for so long: twice what a turn may take.
 CALM_SECONDS = 0.25
 QUARANTINE_SHOWN_MAX = 10
-_LENGTH_BYTES = 4
 
 
 class Pace:
@@ -60,34 +59,23 @@ class Pace:
 class Differing:
     """What is to be decided, in the order of its keys: there neighbours share a page of the
     store, so that a slice changes few. Never sorted as a whole, which takes too long; each is
-    its key and the packed action, behind their length. Few long arrays: what Python takes for
-    many short texts, it does not give back."""
+    its key and the packed action."""
 
     def __init__(self) -> None:
-        self._by_first_byte: dict[int, bytearray] = {}
+        self._by_first_byte: dict[int, list[bytes]] = {}
         self._sorted: deque[bytes] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._sorted or self._by_first_byte)
 
     def add(self, key: bytes, action: Action) -> None:
-        entry = key + pack(action)
-        kept = self._by_first_byte.setdefault(key[0], bytearray())
-        kept += len(entry).to_bytes(_LENGTH_BYTES) + entry
+        self._by_first_byte.setdefault(key[0], []).append(key + pack(action))
 
     def take(self, entries_max: int) -> list[tuple[bytes, Action]]:
         while self._by_first_byte and len(self._sorted) < entries_max:
-            self._sorted += sorted(_entries(self._by_first_byte.pop(min(self._by_first_byte))))
+            self._sorted += sorted(self._by_first_byte.pop(min(self._by_first_byte)))
         taken = [self._sorted.popleft() for _ in range(min(entries_max, len(self._sorted)))]
         return [(entry[:KEY_BYTES], _unpack_action(entry[KEY_BYTES:])) for entry in taken]
-
-
-def _entries(kept: bytearray) -> Iterator[bytes]:
-    at = 0
-    while at < len(kept):
-        begin = at + _LENGTH_BYTES
-        at = begin + int.from_bytes(kept[at:begin])
-        yield bytes(kept[begin:at])
 
 
 _unpack_action: Callable[[bytes], Action] = msgspec.msgpack.Decoder(Action).decode
