@@ -1,4 +1,4 @@
-"""Where the program of a script is; whether it can be executed is not asked of a path."""
+"""Where the program of a script is whose command is a bare name."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ def find_program(name: str, environment: Mapping[str, str]) -> str | None:
 
     `shutil.which` would do it, and bring its compressors into every process of the daemon.
     """
-    for directory in os.get_exec_path(dict(environment)):
+    for directory in os.get_exec_path(environment):
         found = os.path.join(os.getcwd(), directory, name)
         if os.path.isfile(found) and os.access(found, os.X_OK):
             return found

@@ -168,8 +168,7 @@ class Zygote:
             os.close(pidfd)
         match asked:
             case ForkWorker(name, endpoint, forks_ahead):
-                main = partial(action.main, forks_ahead=forks_ahead)
-                return partial(main, name, endpoint, self._world)
+                return partial(action.main, name, endpoint, self._world, forks_ahead=forks_ahead)
             case ForkSynchroniser(name, endpoint):
                 return partial(_synchronise, name, endpoint, self._world)
 
