@@ -22,7 +22,7 @@ from ..ipc.messages import (
     ToZygote,
     ZygoteReady,
 )
-from ..workers.spawn import Zygote
+from ..workers.zygote_client import Zygote
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import msgspec
 
 from .. import RELEASED
 from ..ipc.instants import SECOND_US, format_instant, parse_instant
-from ..workers.linux import clock_synchronised
+from ..workers.host.linux import clock_synchronised
 from .core.model import Instant
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from ..ipc.control import (
 )
 from ..ipc.instants import format_instant, format_optional
 from ..ipc.views import ActionView, ClockView, DaemonView, OutboxView, StatusView, StoreView
-from ..workers.output import read_output
+from ..workers.runfiles.output import read_output
 from .comparing import Comparison
 from .core.model import Instant, Null, Over, Record, RunRow, Waiting
 from .loop import Loop

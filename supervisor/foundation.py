@@ -12,8 +12,8 @@ import signal
 import msgspec
 
 from ..ipc.places import Runtime
-from ..workers.identity import make_directories
-from ..workers.linux import become_subreaper, raise_open_files
+from ..workers.host.linux import become_subreaper, raise_open_files
+from ..workers.runfiles.processes import make_directories
 from .locks import DirectoryLock
 from .servicemanager import ServiceManager
 from .settings import Settings

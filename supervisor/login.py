@@ -1,6 +1,6 @@
 """The first half of `geosched-ctl login`: from the configuration to who is to log in where.
 
-It becomes the second half, `workers/backends/login.py`, which speaks to the network and
+It becomes the second half, `workers/sync/auth/device_flow.py`, which speaks to the network and
 knows nothing of the configuration file. What it says is in `ipc/login.py`.
 
     python -P -m geosched.supervisor.login CONFIG SECONDS
@@ -18,7 +18,7 @@ from . import preflight
 from .rules import address
 from .settings import BackendSettings, SettingsError, load
 
-WORKER = "geosched.workers.backends.login"
+WORKER = "geosched.workers.sync.auth.device_flow"
 
 
 def main() -> None:

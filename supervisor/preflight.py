@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..ipc.places import ENDPOINT_PATH_BYTES_MAX, Runtime
-from ..workers import trust
-from ..workers.conditions import UnusableConditionsError, person, reserved
-from ..workers.lookup import find_program
+from ..workers.host import trust
+from ..workers.host.execution import UnusableConditionsError, person, reserved
+from ..workers.host.lookup import find_program
 from .orders import DEFAULT_PATH, conditions_of
 from .settings import BackendSettings, DaemonSettings, ScriptSettings, Settings, SettingsError
 
@@ -154,10 +154,10 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
             yield f"backend.{key}: cannot read {path}"
         elif key in _SECRETS and (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
             yield f"backend.{key}: others than its owner can write {path} (mode {mode:04o})"
-    from ..workers import tlsfiles  # only here: a daemon that works has no use for OpenSSL
+    from ..workers.host import tls_files  # only here: a daemon that works has no use for OpenSSL
 
     tls = (backend.ca_file, backend.client_cert, backend.client_key)
-    if problem := tlsfiles.why_not(*(str(path or "") for path in tls)):
+    if problem := tls_files.why_not(*(str(path or "") for path in tls)):
         yield f"backend.{problem}"
     if backend.kind != "file" or backend.path is None:
         return

@@ -13,8 +13,8 @@ from .. import __version__
 from ..ipc.control import Call, Reply
 from ..ipc.messages import FromSynchroniser, FromWorker, ToSynchroniser, ToWorker
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
-from ..workers.linux import open_clock_set_timer
-from ..workers.spawn import Zygote
+from ..workers.host.linux import open_clock_set_timer
+from ..workers.zygote_client import Zygote
 from . import preflight
 from .backend import Backend
 from .backoff import Backoff

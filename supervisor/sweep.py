@@ -16,9 +16,10 @@ from msgspec.structs import replace
 from ..ipc.digests import blake2b
 from ..ipc.messages import EndCause, RunResult, StopReason
 from ..ipc.places import Runtime
-from ..workers import procfs, results, tree
-from ..workers.containment import Containment
-from ..workers.identity import (
+from ..workers.host import process_tree, procfs
+from ..workers.host.cgroups import Containment
+from ..workers.runfiles import results
+from ..workers.runfiles.processes import (
     KnownProcess,
     RunLockedError,
     forget_identity,
@@ -115,7 +116,7 @@ class Leftovers:
     def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
         """One round of killing a run whose worker is of no use; whether nothing is left."""
         group = None if worker is None else self._groups.group(worker)
-        gone = tree.end_tree(self.instance, run_id, script_pid, group)
+        gone = process_tree.end_tree(self.instance, run_id, script_pid, group)
         if gone:
             self._drop_lock(run_id)
         return gone
@@ -137,7 +138,7 @@ class Leftovers:
         self._ended_by_us |= self._marked_runs() | locked_runs(self._runtime)
         children = self._children()
         spared = frozenset(known.identity.pid for known in children) if patient else frozenset()
-        scripts = tree.end_instance(self.instance, self._groups, spared)
+        scripts = process_tree.end_instance(self.instance, self._groups, spared)
         if not patient:
             for known in children:
                 self._kill(known.identity)

@@ -29,7 +29,7 @@ from ..ipc.messages import (
     ToSynchroniser,
 )
 from ..ipc.sockets import ProtocolError, Server
-from ..workers.linux import give_memory_back
+from ..workers.host.linux import give_memory_back
 from .backoff import Backoff
 from .children import Children, News
 from .core.model import Instant

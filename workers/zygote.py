@@ -2,7 +2,7 @@
 
 Exec'd by the supervisor before anything is opened: it imports what its children need, has
 one thread, no ZeroMQ context and no database. It decides nothing, and leaves when the
-supervisor does. Run as `python -P -m geosched.workers.zygote GIVEN` (`spawn.py`).
+supervisor does. Run as `python -P -m geosched.workers.zygote GIVEN` (`zygote_client.py`).
 """
 
 import contextlib
@@ -34,14 +34,14 @@ from ..ipc.messages import (
     ZygoteReady,
 )
 from ..ipc.places import Runtime
-from . import action
-from .containment import Containment
-from .identity import Kind, declare, forget_identity
-from .linux import raise_open_files
-from .procfs import descendants, process_table, start_ticks
-from .running import World
-from .spawn import Given
-from .tree import end_instance
+from .host.cgroups import Containment
+from .host.linux import raise_open_files
+from .host.process_tree import end_instance
+from .host.procfs import descendants, process_table, start_ticks
+from .runfiles.processes import Kind, declare, forget_identity
+from .runs import worker
+from .runs.run import World
+from .zygote_client import Given
 
 log = logging.getLogger("geosched.workers.zygote")
 
@@ -168,7 +168,7 @@ class Zygote:
             os.close(pidfd)
         match asked:
             case ForkWorker(name, endpoint, forks_ahead):
-                return partial(action.main, name, endpoint, self._world, forks_ahead=forks_ahead)
+                return partial(worker.main, name, endpoint, self._world, forks_ahead=forks_ahead)
             case ForkSynchroniser(name, endpoint):
                 return partial(_synchronise, name, endpoint, self._world)
 
@@ -201,7 +201,7 @@ class Zygote:
 def _synchronise(name: str, endpoint: str, world: World) -> int:
     declare(world.runtime, Kind.SYNCHRONISER, name)
     # Not earlier: what it imports is large, and no worker needs it.
-    from .synchroniser import main as synchronise
+    from .sync.synchroniser import main as synchronise
 
     synchronise(name, endpoint, world.lifeline)
     forget_identity(world.runtime, os.getpid())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...workers.linux import set_parent_death_signal
+from ...workers.host.linux import set_parent_death_signal
 from .examination import examine_contents, examine_structure
 from .findings import Examination, both
 from .storefile import StoreError

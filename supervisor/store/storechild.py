@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...workers.spawn import ENVIRONMENT_ALLOWED
+from ...workers.zygote_client import ENVIRONMENT_ALLOWED
 from .findings import Condition, Examination
 from .incidents import Incident
 from .storefile import Places, StoreError, StoreErrorKind

@@ -12,7 +12,7 @@ import os
 import re
 from pathlib import Path
 
-from ...workers import procfs
+from ...workers.host import procfs
 
 log = logging.getLogger(__name__)
 

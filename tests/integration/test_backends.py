@@ -20,9 +20,9 @@ from geosched.ipc.messages import (
     Send,
     Taken,
 )
-from geosched.workers.backends.base import Backend, ExchangeError, Snapshot
-from geosched.workers.backends.file import FileBackend
-from geosched.workers.backends.http import HttpBackend
+from geosched.workers.sync.backends.file import FileBackend
+from geosched.workers.sync.backends.http import HttpBackend
+from geosched.workers.sync.base import Backend, ExchangeError, Snapshot
 from support.backend import (
     FAULTS,
     GOOD_DESPITE_ITS_NAME,

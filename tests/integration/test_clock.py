@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from geosched.supervisor.clock import RELEASED_US, Clock, Readings
-from geosched.workers.linux import open_clock_set_timer
+from geosched.workers.host.linux import open_clock_set_timer
 
 DAY_US = 86_400 * 1_000_000
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from geosched.workers import containment, procfs
-from geosched.workers.containment import Containment, Group
-from geosched.workers.tree import RunTree, end_instance, end_tree
+from geosched.workers.host import cgroups, procfs
+from geosched.workers.host.cgroups import Containment, Group
+from geosched.workers.host.process_tree import RunTree, end_instance, end_tree
 from support.wait import wait_for
 
 INSTANCE = f"test-containment-{os.getpid()}"
@@ -17,8 +17,8 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 def of_kind(kind: str) -> Containment:
     """The containment that a host with only this kind would find."""
-    for hierarchy, own in containment._own_groups():
-        if hierarchy.kind == kind and containment._usable(own / INSTANCE / "probe", hierarchy):
+    for hierarchy, own in cgroups._own_groups():
+        if hierarchy.kind == kind and cgroups._usable(own / INSTANCE / "probe", hierarchy):
             return Containment(kind, own / INSTANCE, hierarchy)
     pytest.skip(f"no {kind} can be made on this host")
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from geosched.ipc.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why
 from geosched.ipc.messages import BackendAddress
-from geosched.workers.backends import login
-from geosched.workers.backends.base import ExchangeError
+from geosched.workers.sync.auth import device_flow
+from geosched.workers.sync.base import ExchangeError
 from support.backend import BackendServer, address
 from support.daemon import Daemon, commands, daemon_installation, entry
 from support.oauth import ACCESS, DEVICE, REFRESH, Answer, OAuthServer, kept_tokens
@@ -42,14 +42,14 @@ def pauses_of(where: BackendAddress, oauth: OAuthServer, *answers: Answer) -> li
     pauses: list[float] = []
     assert where.oauth is not None
     oauth.answers = list(answers)
-    login.log_in(where, where.oauth, WAIT_SECONDS, lambda _: None, pauses.append)
+    device_flow.log_in(where, where.oauth, WAIT_SECONDS, lambda _: None, pauses.append)
     return pauses
 
 
 def outcome_of(where: BackendAddress, seconds: float = WAIT_SECONDS) -> Said:
     """The last thing that is said."""
     said: list[Said] = []
-    assert login.run(where, seconds, said.append) is isinstance(said[-1], LoggedIn)
+    assert device_flow.run(where, seconds, said.append) is isinstance(said[-1], LoggedIn)
     return said[-1]
 
 
@@ -65,7 +65,7 @@ def test_a_person_is_shown_a_code_and_the_tokens_are_kept_for_the_owner_only(
 ) -> None:
     said: list[Said] = []
     oauth.confirmed = True
-    assert login.run(where, WAIT_SECONDS, said.append)
+    assert device_flow.run(where, WAIT_SECONDS, said.append)
     assert said == [
         CodeGiven(
             "https://login.example/activate",
@@ -84,7 +84,7 @@ def test_a_person_is_shown_a_code_and_the_tokens_are_kept_for_the_owner_only(
         },
         {
             "path": "/token",
-            "grant_type": login.DEVICE_CODE_GRANT,
+            "grant_type": device_flow.DEVICE_CODE_GRANT,
             "device_code": DEVICE,
             "client_id": "device-1",
         },
@@ -183,7 +183,7 @@ def test_tokens_that_cannot_be_kept_are_found_out_before_anybody_is_asked(
     (tmp_path / "tokens.json.lock").mkdir()
     assert where.oauth is not None
     with pytest.raises(ExchangeError, match="cannot keep new tokens"):
-        login.log_in(where, where.oauth, WAIT_SECONDS, lambda _: None)
+        device_flow.log_in(where, where.oauth, WAIT_SECONDS, lambda _: None)
     assert oauth.asked == []
 
 

@@ -4,7 +4,7 @@ import mmap
 import os
 from pathlib import Path
 
-from geosched.workers.linux import give_memory_back
+from geosched.workers.host.linux import give_memory_back
 
 PAGES = 256
 

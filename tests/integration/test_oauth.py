@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 import pytest
 from geosched.ipc.messages import BackendAddress, ErrorKind, Pull
-from geosched.workers.backends.base import ExchangeError, Snapshot
-from geosched.workers.backends.http import HttpBackend
-from geosched.workers.backends.tokenfile import TOKENS_BYTES_MAX
+from geosched.workers.sync.auth.tokens import TOKENS_BYTES_MAX
+from geosched.workers.sync.backends.http import HttpBackend
+from geosched.workers.sync.base import ExchangeError, Snapshot
 from support.backend import BackendServer, address, entry
 from support.mounts import fill, mounted
 from support.oauth import ACCESS, REFRESH, Answer, OAuthServer, keep_tokens, kept_tokens
@@ -401,7 +401,7 @@ def test_a_full_disk_is_found_out_before_a_token_is_asked_for(
 PULLER = """
 import sys, msgspec
 from geosched.ipc.messages import BackendAddress, Pull
-from geosched.workers.backends.http import HttpBackend
+from geosched.workers.sync.backends.http import HttpBackend
 HttpBackend().pull(Pull(1, msgspec.json.decode(sys.argv[1], type=BackendAddress), 0))
 """
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from geosched.ipc.messages import Conditions
-from geosched.workers import procfs
-from geosched.workers.conditions import become, person
+from geosched.workers.host import procfs
+from geosched.workers.host.execution import become, person
 from support.daemon import Daemon, entry, installation_for_everybody, lives, processes_marked
 from support.wait import wait_for
 

@@ -14,7 +14,7 @@ import pytest
 from geosched.ipc.messages import Conditions
 from geosched.supervisor import preflight
 from geosched.supervisor.settings import load
-from geosched.workers.script import CannotStartError, Launch, start
+from geosched.workers.runs.launch import CannotStartError, Launch, start
 from support.daemon import Daemon, entry, installation_for_everybody, lives
 from support.processes import zygote
 from support.wait import wait_for

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from geosched.workers.linux import clock_synchronised
+from geosched.workers.host.linux import clock_synchronised
 from support.daemon import Daemon, daemon_installation, entry
 from support.stepped import SteppedClock
 from support.wait import wait_for

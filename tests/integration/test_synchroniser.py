@@ -31,12 +31,12 @@ from geosched.ipc.messages import (
     Taken,
     ToSynchroniser,
 )
-from geosched.workers.synchroniser import MEMORY_BODIES_MAX, MEMORY_BYTES_BASE, NICER_BY
+from geosched.workers.sync.synchroniser import MEMORY_BODIES_MAX, MEMORY_BYTES_BASE, NICER_BY
 from support.backend import MEBIBYTE, BackendServer, address, entry
 from support.wait import wait_for
 
 PROGRAM = (
-    "import sys; from geosched.workers.synchroniser import main;"
+    "import sys; from geosched.workers.sync.synchroniser import main;"
     "main(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
 )
 

@@ -12,8 +12,8 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 from geosched.ipc.messages import BackendAddress, ErrorKind, Pull
-from geosched.workers.backends.base import ExchangeError, Snapshot
-from geosched.workers.backends.http import HttpBackend
+from geosched.workers.sync.backends.http import HttpBackend
+from geosched.workers.sync.base import ExchangeError, Snapshot
 from support.backend import BackendServer, address, entry
 from support.oauth import OAuthServer, keep_tokens
 from support.tls import Dripping, Proxy, authority, ca_file, client_files, server_context

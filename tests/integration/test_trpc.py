@@ -16,8 +16,8 @@ from geosched.ipc.messages import (
     Send,
     Taken,
 )
-from geosched.workers.backends.base import ExchangeError, Snapshot
-from geosched.workers.backends.trpc import FAILED_REPORTS_MAX, TrpcBackend
+from geosched.workers.sync.backends.trpc import FAILED_REPORTS_MAX, TrpcBackend
+from geosched.workers.sync.base import ExchangeError, Snapshot
 from support import daemon as installations
 from support.backend import FAULTS, BackendServer, address, entry
 from support.daemon import Daemon, daemon_installation

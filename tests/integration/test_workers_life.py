@@ -20,8 +20,9 @@ from geosched.ipc.messages import (
     Started,
     StopReason,
 )
-from geosched.workers import procfs, results
-from geosched.workers.identity import (
+from geosched.workers.host import procfs
+from geosched.workers.runfiles import results
+from geosched.workers.runfiles.processes import (
     RunLockedError,
     locked_runs,
     read_identities,

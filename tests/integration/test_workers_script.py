@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from geosched.ipc.messages import EndCause, Ended, StopReason
-from geosched.workers.output import read_output
+from geosched.workers.runfiles.output import read_output
 from support.wait import wait_for
 from support.workers import Host, host
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from geosched.ipc.messages import ForkSynchroniser, ForkWorker, ZygoteReady
-from geosched.workers import procfs
-from geosched.workers.identity import read_identities
+from geosched.workers.host import procfs
+from geosched.workers.runfiles.processes import read_identities
 from support.wait import wait_for
 from support.workers import Host, host
 

@@ -20,9 +20,9 @@ from geosched.ipc.messages import (
     Taken,
     ToSynchroniser,
 )
-from geosched.workers.backends.base import ExchangeError, Snapshot
-from geosched.workers.backends.snapshot import digest_of, read_snapshot
-from geosched.workers.synchroniser import answers
+from geosched.workers.sync.base import ExchangeError, Snapshot
+from geosched.workers.sync.bodies.snapshot import digest_of, read_snapshot
+from geosched.workers.sync.synchroniser import answers
 
 from .world import World
 

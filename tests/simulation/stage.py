@@ -20,7 +20,7 @@ from geosched.supervisor.settings import (
     Settings,
 )
 from geosched.supervisor.store import ended, storemeta
-from geosched.workers import synchroniser
+from geosched.workers.sync import synchroniser
 
 from .daemon import SimulatedDaemon
 from .exchange import SimulatedBackend

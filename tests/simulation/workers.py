@@ -20,7 +20,7 @@ from geosched.ipc.messages import (
     StopReason,
     ToWorker,
 )
-from geosched.workers.becoming import AHEAD_SECONDS_MAX
+from geosched.workers.runs.prefork import AHEAD_SECONDS_MAX
 
 if TYPE_CHECKING:
     from .host import Host, Line

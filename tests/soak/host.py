@@ -9,8 +9,8 @@ from pathlib import Path
 from geosched.ipc.client import Client, ClientError
 from geosched.ipc.control import ActionsAre, GetStatus, ListActions, StatusIs
 from geosched.ipc.places import Runtime
-from geosched.workers import procfs
-from geosched.workers.identity import read_identities
+from geosched.workers.host import procfs
+from geosched.workers.runfiles.processes import read_identities
 from support.daemon import Daemon
 
 #: What the supervisor itself takes up: file descriptors, threads, kilobytes, zombies.

@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from geosched.workers import procfs
-from geosched.workers.procfs import children as children_of
+from geosched.workers.host import procfs
+from geosched.workers.host.procfs import children as children_of
 
 from .daemon import Daemon
 

@@ -31,10 +31,10 @@ from geosched.ipc.messages import (
 )
 from geosched.ipc.places import Runtime
 from geosched.ipc.sockets import ProtocolError, Server, new_context
-from geosched.workers import tree
-from geosched.workers.containment import Containment
-from geosched.workers.identity import make_directories
-from geosched.workers.spawn import Zygote
+from geosched.workers.host import process_tree
+from geosched.workers.host.cgroups import Containment
+from geosched.workers.runfiles.processes import make_directories
+from geosched.workers.zygote_client import Zygote
 
 from .wait import wait_for
 
@@ -176,7 +176,7 @@ class Host:
 
     def members(self, order: Run) -> set[int]:
         """Living processes of a run, wherever they went."""
-        return set(tree.RunTree(self.instance, order.run_id).members())
+        return set(process_tree.RunTree(self.instance, order.run_id).members())
 
     # --- ending -------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class Host:
             os.close(pidfd)
         containment = Containment.detect(self.instance)
         deadline = time.monotonic() + 5
-        while tree.end_instance(self.instance, containment) and time.monotonic() < deadline:
+        while process_tree.end_instance(self.instance, containment) and time.monotonic() < deadline:
             time.sleep(0.02)
         containment.remove()
         os.close(self.lifeline)

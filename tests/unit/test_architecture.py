@@ -18,20 +18,7 @@ LINES_MAX = 400
 LONGER = {"supervisor/core/lifecycle.py": 450}
 
 #: What both sides of a fork must know; all else of `workers` is the child's own.
-WORKERS_SHARED = {
-    "conditions",
-    "containment",
-    "identity",
-    "linux",
-    "lookup",
-    "output",
-    "procfs",
-    "results",
-    "spawn",
-    "tlsfiles",
-    "tree",
-    "trust",
-}
+WORKERS_SHARED = {"host", "runfiles", "zygote_client"}
 #: Nothing in here can read a clock, a file, a socket or chance.
 CORE_MAY_IMPORT = {
     "geosched.supervisor.core",
@@ -49,8 +36,8 @@ CORE_MAY_IMPORT = {
 IMPORTERS = {
     "zmq": {"ipc/sockets.py"},
     "lmdb": {"supervisor/store/environment.py"},
-    "requests": {"workers/backends/transport.py"},
-    "ctypes": {"workers/linux.py"},
+    "requests": {"workers/sync/http/client.py"},
+    "ctypes": {"workers/host/linux.py"},
     "schedule": {"supervisor/duties.py"},
     "rich": {"ipc/ctl/output.py"},
 }

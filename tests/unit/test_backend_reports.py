@@ -4,7 +4,12 @@ import json
 
 import pytest
 from geosched.ipc.messages import Report
-from geosched.workers.backends.reports import as_json, batch_body, batch_key, read_verdicts
+from geosched.workers.sync.bodies.status_reports import (
+    as_json,
+    batch_body,
+    batch_key,
+    read_verdicts,
+)
 
 
 def report(key: str, **fields: object) -> Report:

@@ -10,7 +10,7 @@ import pytest
 from geosched.supervisor.backoff import FAILURES_MAX, Backoff
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.core.retry import RETRY_AFTER_SECONDS_MAX, RETRY_CAP_SECONDS
-from geosched.workers.procfs import boot_id
+from geosched.workers.host.procfs import boot_id
 
 BACKEND = "http https://backend.example/api"
 BOOT_SECONDS = 5_000.0

@@ -1,7 +1,7 @@
 """What scripts say, and when their silence is too long."""
 
 import pytest
-from geosched.workers.notify import STATUS_CHARS_MAX, Notice, Watchdog, parse
+from geosched.workers.runs.notify import STATUS_CHARS_MAX, Notice, Watchdog, parse
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.workers.output import CappedFile, Output, read_output
+from geosched.workers.runfiles.output import CappedFile, Output, read_output
 
 MARK = re.compile(rb"\n\[geosched: (\d+) bytes cut\]\n")
 

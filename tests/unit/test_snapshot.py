@@ -8,9 +8,9 @@ import pytest
 from geosched.ipc.actions import Action
 from geosched.ipc.messages import ErrorKind, NotModified, Page, Pull, Pulled
 from geosched.ipc.sockets import SYNC_FRAME_BYTES_MAX
-from geosched.workers.backends.base import ExchangeError, Snapshot
-from geosched.workers.backends.snapshot import SET_ASIDE_MAX, digest_of, read_snapshot
-from geosched.workers.synchroniser import PAGE_ACTIONS_MAX, PAGE_BYTES_MAX, pages
+from geosched.workers.sync.base import ExchangeError, Snapshot
+from geosched.workers.sync.bodies.snapshot import SET_ASIDE_MAX, digest_of, read_snapshot
+from geosched.workers.sync.synchroniser import PAGE_ACTIONS_MAX, PAGE_BYTES_MAX, pages
 from support.backend import address, entry
 
 NOW_US = 1_795_420_800_000_000  # 2026-11-23T08:00:00Z, when the windows of `entry` open

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from geosched.ipc.messages import ErrorKind, Report
-from geosched.workers.backends import trpc
-from geosched.workers.backends.base import ExchangeError
+from geosched.workers.sync.backends import trpc
+from geosched.workers.sync.base import ExchangeError
 
 ACTIONS = (
     '{"result":{"data":{"json":[{"id":"act-1","appNames":["Firefox","Slack"],'

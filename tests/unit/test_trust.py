@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from geosched.workers.trust import why_not
+from geosched.workers.host.trust import why_not
 
 NOBODY = 65534
 

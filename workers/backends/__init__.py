@@ -1,1 +1,0 @@
-"""The backends a synchroniser can speak to, one file each."""

@@ -1,0 +1,1 @@
+"""Linux primitives that both sides of a fork use: processes, control groups, files, credentials."""

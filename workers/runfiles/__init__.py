@@ -1,0 +1,1 @@
+"""Files through which a worker and the supervisor meet."""

@@ -1,0 +1,91 @@
+"""How runs ended, kept on disk until the supervisor has committed it (law 14).
+
+One small file a run in `runtime_dir/results`, there whole or not at all. It knows nothing
+of what a result means.
+"""
+
+import logging
+import os
+import zlib
+
+import msgspec
+
+from ...ipc.messages import RunResult
+from ...ipc.places import Runtime
+from ..host.files import sync_folder
+
+log = logging.getLogger(__name__)
+
+_TEMPORARY = ".tmp"
+#: No result is nearly as long; whatever is longer was not written here.
+RESULT_BYTES_MAX = 64 * 1024
+
+_decode = msgspec.json.Decoder(RunResult).decode
+
+
+def keep(runtime: Runtime, result: RunResult) -> None:
+    """Make a result outlive this process and a power cut. Raises `OSError`."""
+    runtime.results.mkdir(mode=0o700, exist_ok=True)
+    content = msgspec.json.encode(result)
+    temporary = runtime.results / f"{result.run_id}{_TEMPORARY}"
+    try:
+        with temporary.open("wb") as file:
+            file.write(f"{zlib.crc32(content):08x}\n".encode() + content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(runtime.results / result.run_id)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(runtime.results)
+
+
+def load(runtime: Runtime, run_id: str) -> RunResult | None:
+    """The kept result of a run; one that cannot be read is logged, dropped, and None."""
+    path = runtime.results / run_id
+    try:
+        with path.open("rb") as file:
+            checksum, content = file.read(RESULT_BYTES_MAX).split(b"\n", 1)
+        if int(checksum, 16) != zlib.crc32(content):
+            raise ValueError("its checksum is wrong")
+        result = _decode(content)
+        if result.run_id != run_id:
+            raise ValueError(f"it is of run {result.run_id}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning(
+            "Cannot read the kept result %s, dropping it: %s",
+            path,
+            error,
+            extra={"event": "result-unreadable", "runId": run_id},
+        )
+        remove(runtime, run_id)
+        return None
+    return result
+
+
+def load_all(runtime: Runtime) -> list[RunResult]:
+    """Every kept result, by run id; halves that a crash left behind are removed."""
+    try:
+        names = sorted(os.listdir(runtime.results))
+    except FileNotFoundError:
+        return []
+    for name in names:
+        if name.endswith(_TEMPORARY):
+            remove(runtime, name)
+    found = (load(runtime, name) for name in names if not name.endswith(_TEMPORARY))
+    return [result for result in found if result is not None]
+
+
+def remove(runtime: Runtime, run_id: str) -> None:
+    """Forget a result. One that cannot be removed comes again, and is then answered again."""
+    try:
+        (runtime.results / run_id).unlink(missing_ok=True)
+    except OSError as error:
+        log.warning(
+            "Cannot remove the kept result of run %s: %s",
+            run_id,
+            error,
+            extra={"event": "result-not-removed", "runId": run_id},
+        )

@@ -1,0 +1,1 @@
+"""A run in its worker: launch, watch, stop."""

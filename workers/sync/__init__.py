@@ -1,0 +1,1 @@
+"""The synchroniser: all exchanges with a backend."""

@@ -1,0 +1,1 @@
+"""Authentication of the synchroniser towards a backend."""

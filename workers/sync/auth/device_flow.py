@@ -1,0 +1,164 @@
+"""The second half of `geosched-ctl login`: the device authorization grant (RFC 8628).
+
+A person confirms a code in a browser anywhere, while this asks the token server in the
+pace that it wants. The tokens are on the disk before success is told. Who logs in where is
+an argument; how it looks to the person is `ipc/ctl/login.py`'s.
+
+    python -P -m geosched.workers.sync.auth.device_flow ADDRESS SECONDS
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+
+from ....ipc.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, encode
+from ....ipc.messages import BackendAddress, ErrorKind, OAuthClient
+from ..base import ExchangeError
+from ..bodies.snapshot import decode_strictly
+from ..http.client import Exchange
+from ..http.errors import shown
+from .oauth import OAuthError, grant, post_form
+from .tokens import TokenFile, Tokens
+
+DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+
+INTERVAL_SECONDS = 5.0  # where the server names none
+INTERVAL_SECONDS_MIN = 1.0
+INTERVAL_SECONDS_MAX = 60.0
+#: `slow_down` makes the interval so much longer, for good.
+SLOW_DOWN_SECONDS = 5.0
+VALID_SECONDS_MAX = 3600.0
+
+#: No answer, or none for now: the next try may have one (RFC 8628, 3.5).
+_TRANSIENT = (ErrorKind.UNREACHABLE, ErrorKind.TIMEOUT, ErrorKind.BUSY)
+
+
+class _Device(msgspec.Struct):
+    """What the server answers to a wish to log in."""
+
+    device_code: Annotated[str, msgspec.Meta(min_length=1)]
+    user_code: Annotated[str, msgspec.Meta(min_length=1)]
+    verification_uri: Annotated[str, msgspec.Meta(min_length=1)]
+    expires_in: float
+    verification_uri_complete: str = ""
+    interval: float = INTERVAL_SECONDS
+
+
+_decode_device = msgspec.json.Decoder(_Device, strict=False).decode
+
+
+class NotLoggedInError(Exception):
+    def __init__(self, why: Why, detail: str) -> None:
+        super().__init__(detail)
+        self.why = why
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a traceback
+    where, seconds = sys.argv[1:]
+    backend = msgspec.json.decode(where, type=BackendAddress)
+    sys.exit(0 if run(backend, float(seconds), _say) else 1)
+
+
+def _say(said: Said) -> None:
+    sys.stdout.write(f"{encode(said).decode()}\n")
+    sys.stdout.flush()
+
+
+def run(backend: BackendAddress, seconds: float, say: Callable[[Said], None]) -> bool:
+    """Whether somebody logged in, within so many seconds. What happens is said."""
+    assert backend.oauth is not None
+    try:
+        log_in(backend, backend.oauth, seconds, say)
+    except NotLoggedInError as error:
+        say(NotLoggedIn(error.why, str(error)))
+    except ExchangeError as error:
+        why = Why.DENIED if error.kind is ErrorKind.UNAUTHORIZED else Why.FAILED
+        say(NotLoggedIn(why, f"cannot log in: {error.detail}"))
+    else:
+        return True
+    return False
+
+
+def log_in(
+    backend: BackendAddress,
+    client: OAuthClient,
+    seconds: float,
+    say: Callable[[Said], None],
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Raises `NotLoggedInError`, or `ExchangeError` where a server cannot be spoken to."""
+    file = TokenFile(backend.token_file)
+    with file.locked(backend.timeout_seconds):
+        pass  # if it cannot be kept, nobody has to get a browser out
+    device = _device(backend, client)
+    valid_seconds = min(device.expires_in, VALID_SECONDS_MAX, seconds)
+    say(
+        CodeGiven(
+            device.verification_uri,
+            device.verification_uri_complete,
+            device.user_code,
+            valid_seconds,
+        )
+    )
+    tokens = _wait(backend, client, device, time.monotonic() + valid_seconds, pause)
+    # Only now again: a daemon may need the lock while a person looks for the code.
+    with file.locked(backend.timeout_seconds) as replace:
+        replace(tokens)
+    say(LoggedIn(backend.token_file, bool(tokens.refresh_token)))
+
+
+def _device(backend: BackendAddress, client: OAuthClient) -> _Device:
+    wish = {"scope": client.scope, "audience": client.audience}
+    with Exchange(backend) as exchange:
+        body = post_form(exchange, client, client.device_url, wish)
+    return decode_strictly(body, _decode_device, f"device code of {shown(client.device_url)}")
+
+
+def _wait(
+    backend: BackendAddress,
+    client: OAuthClient,
+    device: _Device,
+    ends: float,
+    pause: Callable[[float], None],
+) -> Tokens:
+    """The tokens, once the code is confirmed. The first pause comes before the first try."""
+    asked = {"grant_type": DEVICE_CODE_GRANT, "device_code": device.device_code}
+    interval = min(max(device.interval, INTERVAL_SECONDS_MIN), INTERVAL_SECONDS_MAX)
+    while True:
+        if time.monotonic() + interval > ends:
+            raise NotLoggedInError(Why.NOT_CONFIRMED, "cannot log in: the code was not confirmed")
+        pause(interval)
+        try:
+            with Exchange(backend) as exchange:
+                return grant(exchange, client, time.time(), asked)
+        except OAuthError as error:
+            interval = _after(error, interval)
+        except ExchangeError as error:
+            if error.kind not in _TRANSIENT:
+                raise
+            interval = min(interval * 2, INTERVAL_SECONDS_MAX)
+
+
+def _after(error: OAuthError, interval: float) -> float:
+    """The next pause. Raises where there is nothing more to wait for."""
+    match error.error:
+        case "authorization_pending":
+            return interval
+        case "slow_down":
+            return interval + SLOW_DOWN_SECONDS
+        case "access_denied":
+            raise NotLoggedInError(Why.DENIED, "cannot log in: it was denied") from None
+        case "expired_token":
+            raise NotLoggedInError(
+                Why.NOT_CONFIRMED, "cannot log in: the code was not confirmed in time"
+            ) from None
+    raise error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Tokens by OAuth 2.0: what is asked of a token server, and when (RFC 6749).
+
+A refresh token is kept until a newer one is on the disk: neither an error of the token
+server nor a refused access token proves it bad. What a person does to log in is
+`device_flow.py`'s, how the file is kept `tokens.py`'s.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+import msgspec
+
+from ....ipc.messages import BackendAddress, ErrorKind, OAuthClient
+from ..base import ExchangeError
+from ..bodies.snapshot import decode_strictly
+from ..bodies.status_reports import printable
+from ..http.client import Exchange
+from ..http.errors import refusal, shown
+from ..http.secrets import is_secret, read_secret
+from .tokens import TokenFile, Tokens
+
+#: A token is renewed so long before it expires: it should not do so on the way.
+EXPIRY_MARGIN_SECONDS = 30.0
+ANSWER_BYTES_MAX = 64 * 1024
+#: A longer life is none that a server means; it has to stay a number in a file.
+LIFE_SECONDS_MAX = 10 * 365 * 86_400.0
+
+#: Errors by which a server says that it does not accept who asks.
+_UNAUTHORIZED = (
+    "invalid_grant",
+    "invalid_client",
+    "unauthorized_client",
+    "access_denied",
+    "expired_token",
+)
+_BUSY = ("slow_down", "temporarily_unavailable")
+
+log = logging.getLogger(__name__)
+
+
+class OAuthError(ExchangeError):
+    """A token server answered with an error; `error` is the standard's word for it."""
+
+    def __init__(self, kind: ErrorKind, detail: str, error: str, retry_after: float) -> None:
+        super().__init__(kind, detail, retry_after)
+        self.error = error
+
+
+class _Answer(msgspec.Struct):
+    """Some servers answer errors with 200: the field decides, not the status."""
+
+    error: str = ""
+    error_description: str = ""
+
+
+class _Granted(msgspec.Struct):
+    access_token: str
+    token_type: str
+    expires_in: float = 0
+    refresh_token: str = ""
+    scope: str = ""
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_granted = msgspec.json.Decoder(_Granted, strict=False).decode
+
+
+class OAuthIdentity:
+    """The tokens of one exchange; they are renewed in it at most once."""
+
+    def __init__(self, backend: BackendAddress, client: OAuthClient) -> None:
+        self._client = client
+        self._file = TokenFile(backend.token_file)
+        self._current = ""
+        self._failure: ExchangeError | None = None
+        self._renewed = False
+
+    def token(self, exchange: Exchange) -> str:
+        """The access token in the file; a new one where that is about to expire by our
+        clock, if one can be had: should the clock be wrong, the old one is still good."""
+        if self._current:
+            return self._current
+        tokens = self._file.read()
+        if tokens is None:
+            return self._renew(exchange)
+        self._current = tokens.access_token
+        if 0 < tokens.expires_at < time.time() + EXPIRY_MARGIN_SECONDS:
+            try:
+                self._renew(exchange)
+            except ExchangeError as error:
+                log.info("Go on with a token that seems expired: %s", error.detail)
+        return self._current
+
+    def renewed(self, exchange: Exchange) -> str:
+        if self._failure is not None:
+            raise self._failure
+        return "" if self._renewed else self._renew(exchange)
+
+    def _renew(self, exchange: Exchange) -> str:
+        """A token that is not the current one, from the file or from the token server."""
+        self._renewed = True
+        try:
+            with self._file.locked(exchange.deadline.left_seconds) as replace:
+                tokens = self._file.read()
+                if tokens is None or tokens.access_token == self._current:
+                    tokens = self._granted(exchange, tokens)
+                    replace(tokens)
+        except ExchangeError as error:
+            self._failure = error
+            raise
+        self._current = tokens.access_token
+        return self._current
+
+    def _granted(self, exchange: Exchange, tokens: Tokens | None) -> Tokens:
+        client, refresh_token = self._client, tokens.refresh_token if tokens else ""
+        if client.grant == "client_credentials":
+            return grant(exchange, client, time.time(), {"grant_type": client.grant})
+        if not refresh_token:
+            missing = "has no refresh token" if tokens else "is not there"
+            raise _log_in(f"the token file {self._file.path} {missing}")
+        asked = {"grant_type": client.grant, "refresh_token": refresh_token}
+        try:
+            new = grant(exchange, client, time.time(), asked)
+        except OAuthError as error:
+            if error.error == "invalid_grant":
+                raise _log_in(error.detail) from None
+            raise
+        # A server that does not rotate refresh tokens sends none: the old one stays good.
+        return msgspec.structs.replace(new, refresh_token=new.refresh_token or refresh_token)
+
+
+def _log_in(reason: str) -> ExchangeError:
+    detail = f"cannot get a token: {reason}; log in with geosched-ctl login"
+    return ExchangeError(ErrorKind.UNAUTHORIZED, detail)
+
+
+def grant(exchange: Exchange, client: OAuthClient, now: float, asked: Mapping[str, str]) -> Tokens:
+    """The tokens that are granted for `asked`, at `now` by our clock.
+
+    Raises `OAuthError` where the server says why not, else `ExchangeError`.
+    """
+    if asked["grant_type"] == "client_credentials":
+        asked = {**asked, "scope": client.scope, "audience": client.audience}
+    body = post_form(exchange, client, client.token_url, asked)
+    granted = decode_strictly(body, _decode_granted, f"tokens of {shown(client.token_url)}")
+    if granted.token_type.lower() != "bearer" or not is_secret(granted.access_token):
+        detail = f"cannot use the answer of {shown(client.token_url)}: no bearer token"
+        raise ExchangeError(ErrorKind.BAD_ANSWER, detail)
+    return Tokens(
+        granted.access_token,
+        granted.refresh_token,
+        "Bearer",
+        granted.scope,
+        now + min(granted.expires_in, LIFE_SECONDS_MAX) if granted.expires_in > 0 else 0,
+    )
+
+
+def post_form(
+    exchange: Exchange, client: OAuthClient, url: str, fields: Mapping[str, str]
+) -> bytes:
+    """What a server answers to a form that the client sends, where it is no error.
+
+    Raises as `grant` does. Empty fields are left out.
+    """
+    secret = read_secret(client.client_secret_file, "client secret file")
+    form = {**fields, "client_id": client.client_id, "client_secret": secret}
+    given = {name: value for name, value in form.items() if value}
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = exchange.fetch("POST", url, headers, urlencode(given).encode())
+    if 300 <= answer.status < 400:
+        raise answer.refusal()
+    body = answer.read(ANSWER_BYTES_MAX)
+    try:
+        said = decode_strictly(body, _decode_answer, f"OAuth answer of {shown(url)}")
+    except ExchangeError:
+        if answer.status == 200:
+            raise
+        raise answer.refusal() from None
+    if said.error:
+        secrets = {value for name, value in given.items() if name in _SECRET_FIELDS}
+        raise _oauth_error(said, secrets, refusal(answer.status, answer.headers, url), url)
+    if answer.status != 200:
+        raise answer.refusal()
+    return body
+
+
+_SECRET_FIELDS = ("client_secret", "refresh_token", "device_code")
+
+
+def _oauth_error(
+    said: _Answer, secrets: set[str], by_status: ExchangeError, url: str
+) -> OAuthError:
+    """By the error's own word, else by the status."""
+    text = f"{said.error}: {said.error_description}" if said.error_description else said.error
+    for secret in secrets:
+        text = text.replace(secret, "...")  # a server that quotes what it was asked
+    kind = by_status.kind
+    if said.error in _UNAUTHORIZED:
+        kind = ErrorKind.UNAUTHORIZED
+    elif said.error in _BUSY:
+        kind = ErrorKind.BUSY
+    detail = f"{shown(url)} answers {printable(text)}"
+    return OAuthError(kind, detail, said.error, by_status.retry_after_seconds)

@@ -1,0 +1,139 @@
+"""The tokens of OAuth 2.0, in a file that is ours to keep: read, locked, replaced.
+
+The file is never written in place: the new one is made beside it, reaches the disk and is
+then renamed, so that at any instant one of the two is there whole. What the tokens are for
+and where new ones come from is `oauth.py`'s.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from ....ipc.messages import ErrorKind
+from ...host.files import sync_folder
+from ..base import ExchangeError
+from ..http.secrets import is_secret, read_private, unusable
+
+TOKENS_BYTES_MAX = 64 * 1024
+#: How often it is looked whether another process has let go of the lock.
+LOCK_POLL_SECONDS = 0.05
+
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """As the token server gave them, but for `expires_at`: seconds since 1970 by the clock
+    of this host, which may be wrong, or 0 where it is not known."""
+
+    access_token: str
+    refresh_token: str = ""
+    token_type: str = "Bearer"
+    scope: str = ""
+    expires_at: float = 0
+
+
+_decode = msgspec.json.Decoder(Tokens).decode
+
+
+class TokenFile:
+    """The file, and the lock beside it. One process at a time asks for new tokens: to a
+    server that renews the refresh token with each use, a second one looks like a thief."""
+
+    def __init__(self, path: str) -> None:
+        """A link stays one: what it leads to is replaced."""
+        self.path = Path(os.path.realpath(path))
+        self._new = Path(f"{self.path}.new")
+        self._lock = Path(f"{self.path}.lock")
+
+    def read(self) -> Tokens | None:
+        """None where there is no such file. Raises `ExchangeError` (unauthorized)."""
+        try:
+            tokens = _decode(read_private(str(self.path), TOKENS_BYTES_MAX))
+            if not is_secret(tokens.access_token):
+                raise ValueError("its access token is none that a header can carry")
+        except FileNotFoundError:
+            return None
+        except RecursionError:
+            raise unusable(str(self.path), "token file", ValueError("nested too deep")) from None
+        except (OSError, ValueError) as error:
+            raise unusable(str(self.path), "token file", error) from None
+        return tokens
+
+    @contextlib.contextmanager
+    def locked(self, seconds: float) -> Iterator[Callable[[Tokens], None]]:
+        """Nobody else replaces the file meanwhile; what is yielded does so, and both raise
+        `ExchangeError` (local).
+
+        The new file has its room on the disk from the beginning: a full disk is found out
+        before a token server gives away, and forgets, a refresh token.
+        """
+        with contextlib.ExitStack() as closing:
+            try:
+                lock = _open_or_create(self._lock)
+                closing.callback(os.close, lock)
+                self._acquire(lock, seconds)
+                self._new.unlink(missing_ok=True)  # of one who did not come to an end
+                new = _create(self._new)
+                closing.callback(os.close, new)
+                closing.callback(self._new.unlink, missing_ok=True)
+                _write_all(new, bytes(TOKENS_BYTES_MAX))
+            except OSError as error:
+                raise self._unwritable(error) from None
+            yield partial(self._replace, new)
+
+    def _replace(self, new: int, tokens: Tokens) -> None:
+        content = msgspec.json.encode(tokens) + b"\n"
+        try:
+            os.lseek(new, 0, os.SEEK_SET)
+            _write_all(new, content)
+            os.ftruncate(new, len(content))
+            os.fsync(new)
+            self._new.rename(self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _acquire(self, lock: int, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > ends:
+                    raise OSError(f"another process has held {self._lock} too long") from None
+                time.sleep(LOCK_POLL_SECONDS)
+
+    def _unwritable(self, error: OSError) -> ExchangeError:
+        reason = error.strerror or str(error)
+        detail = f"cannot keep new tokens in {self.path}: {reason}"
+        return ExchangeError(ErrorKind.LOCAL, detail)
+
+
+def _create(path: Path) -> int:
+    """A new file that only its owner can use: for root, the owner of the directory, so that
+    a login by root is of use to a daemon that is not."""
+    descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    owner = path.parent.stat()
+    if os.geteuid() == 0 and (owner.st_uid, owner.st_gid) != (0, 0):
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor
+
+
+def _open_or_create(path: Path) -> int:
+    """What is there already is given to nobody: it may be another name of any file."""
+    try:
+        return _create(path)
+    except FileExistsError:
+        return os.open(path, _FLAGS)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]

@@ -1,0 +1,66 @@
+"""The backend `file`: actions in a JSON file, reports appended to one beside it.
+
+The file of reports grows until its reader moves or empties it; it is opened anew for
+every exchange.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from ....ipc.messages import ErrorKind, NotModified, Pull, Send, Taken
+from ...host.files import sync_folder
+from ..base import ExchangeError, Snapshot
+from ..bodies.snapshot import digest_of, read_snapshot
+from ..bodies.status_reports import as_json
+
+
+class FileBackend:
+    """Actions are the operator's to write; a file that is missing is not an empty one."""
+
+    def pull(self, pull: Pull) -> Snapshot | NotModified:
+        body = _read(pull.backend.path, pull.backend.body_bytes_max)
+        return read_snapshot(body, digest_of(body), pull)
+
+    def send(self, send: Send) -> Taken:
+        """Append one line a report; all are accepted once the disk has them."""
+        path = Path(f"{send.backend.path}.status.jsonl")
+        lines = b"".join(msgspec.json.encode(as_json(report)) + b"\n" for report in send.reports)
+        try:
+            _append(path, lines)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            detail = f"cannot write the reports to {path}: {reason}"
+            raise ExchangeError(ErrorKind.LOCAL, detail) from None
+        return Taken(send.exchange, tuple(report.key for report in send.reports))
+
+
+def _read(path: str, bytes_max: int) -> bytes:
+    try:
+        # Without O_NONBLOCK, a FIFO would hold the exchange until somebody writes.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError("it is not a regular file")
+            body = file.read(bytes_max + 1)
+    except OSError as error:
+        detail = f"cannot read the actions from {path}: {error.strerror or error}"
+        raise ExchangeError(ErrorKind.LOCAL, detail) from None
+    if len(body) > bytes_max:
+        detail = f"cannot read the actions from {path}: it is longer than {bytes_max} bytes"
+        raise ExchangeError(ErrorKind.TOO_LARGE, detail)
+    return body
+
+
+def _append(path: Path, lines: bytes) -> None:
+    """Append and wait for the disk. A half line that a crash left stays a line of its own."""
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+            file.write(b"\n")
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    if not size:
+        sync_folder(path.parent)

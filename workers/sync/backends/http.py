@@ -1,0 +1,93 @@
+"""The backend `http`: a JSON array of actions, and reports in batches (INTERFACE).
+
+How bytes travel, and how long that may take, is `http/client.py`'s; what a body means is
+decided in `snapshot.py` and `status_reports.py`.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+
+from ....ipc.messages import ErrorKind, NotModified, Pull, Report, Send, Taken
+from ..auth.session import BackendExchange
+from ..base import ExchangeError, Snapshot
+from ..bodies.snapshot import read_snapshot
+from ..bodies.status_reports import batch_body, batch_key, read_verdicts
+from ..http.client import Answer
+
+log = logging.getLogger(__name__)
+#: What we keep of an ETag, to send it back: an opaque word.
+_ETAG = re.compile(r"[\x21-\x7e]{1,256}")
+#: Whole-batch answers that may be about one report in it.
+_ABOUT_A_REPORT = (400, 413, 422)
+
+
+class HttpBackend:
+    """`GET {url}/actions` and `POST {url}/actions/status` (INTERFACE, "plain HTTP")."""
+
+    def pull(self, pull: Pull) -> Snapshot | NotModified:
+        headers = {"If-None-Match": pull.etag} if pull.etag else {}
+        with BackendExchange(pull.backend) as exchange:
+            answer = exchange.ask("GET", "/actions", headers)
+            if answer.status == 304 and pull.etag:
+                return NotModified(pull.exchange)
+            if answer.status != 200:
+                raise answer.refusal()
+            body = answer.read()
+        etag = answer.headers.get("ETag", "")
+        return read_snapshot(body, etag if _ETAG.fullmatch(etag) else "", pull)
+
+    def send(self, send: Send) -> Taken:
+        """All at once; a batch that is refused as a whole is halved down to the culprit.
+
+        An error after something was settled ends the exchange with what was: repeated as
+        a whole, a long halving might never come to its end.
+        """
+        accepted: list[str] = []
+        refused: dict[str, str] = {}
+        waiting: list[Sequence[Report]] = [send.reports] if send.reports else []
+        with BackendExchange(send.backend) as exchange:
+            while waiting:
+                batch = waiting.pop()
+                try:
+                    answer = _post(exchange, batch)
+                    if answer.status in _ABOUT_A_REPORT and len(batch) > 1:
+                        middle = len(batch) // 2
+                        waiting += [batch[middle:], batch[:middle]]
+                        continue
+                    newly_accepted, newly_refused = _verdicts(answer, batch)
+                except ExchangeError as error:
+                    if not accepted and not refused:
+                        raise
+                    log.warning(
+                        "Reports are cut short: %s",
+                        error.detail,
+                        extra={"event": "reports-cut-short"},
+                    )
+                    break
+                accepted += newly_accepted
+                refused |= newly_refused
+        return Taken(send.exchange, tuple(accepted), tuple(refused.items()))
+
+
+def _post(exchange: BackendExchange, batch: Sequence[Report]) -> Answer:
+    headers = {"Content-Type": "application/json", "Idempotency-Key": batch_key(batch)}
+    return exchange.ask("POST", "/actions/status", headers, batch_body(batch))
+
+
+def _verdicts(answer: Answer, batch: Sequence[Report]) -> tuple[list[str], dict[str, str]]:
+    """What an answer says of a batch that is not halved further."""
+    if answer.status in _ABOUT_A_REPORT:
+        return [], {report.key: answer.refusal().detail for report in batch}
+    if not 200 <= answer.status < 300:
+        raise answer.refusal()
+    body = answer.read()
+    if not body:
+        return [report.key for report in batch], {}
+    try:
+        if answer.status != 200:
+            raise ValueError(f"a {answer.status} with a body")
+        return read_verdicts(answer.discreet(body), batch)
+    except ValueError as error:
+        detail = f"cannot use the answer to a report: {error}"
+        raise ExchangeError(ErrorKind.BAD_ANSWER, detail) from None

@@ -1,0 +1,240 @@
+"""The backend `trpc`: the original backend, which speaks tRPC 11 with superjson.
+
+`actions.getAll` is a query, `actions.setExecutionStatus` a mutation that takes one status
+at a time. Each call is a request of its own in tRPC's plain form; answers are understood
+in the form of a batch of one too. How bytes travel is `http/client.py`'s, what the entries
+of a snapshot mean is `snapshot.py`'s.
+
+Superjson's notes on types stay unread: the dates of an action are ISO texts with or
+without them, and null stands for undefined. Errors are told apart by their status, never
+by their text.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ....ipc.instants import format_instant
+from ....ipc.messages import ErrorKind, NotModified, Pull, Report, Send, Taken
+from ..auth.session import BackendExchange
+from ..base import ExchangeError, Snapshot
+from ..bodies.snapshot import decode_strictly, read_snapshot
+from ..bodies.status_reports import printable
+from ..http.client import Answer
+from ..http.errors import refusal, shown
+
+QUERY = "/actions.getAll"
+MUTATION = "/actions.setExecutionStatus"
+
+#: Reports that may fail in one exchange, each for a reason that may be its own.
+FAILED_REPORTS_MAX = 5
+
+_NOT_FOUND = 404
+#: Statuses by which a report is refused: what it says is wrong, and stays so.
+_ABOUT_THE_REPORT = (400, _NOT_FOUND, 409, 412, 413, 422)
+#: Statuses that may be about the report or about all: others are tried, it stays pending.
+_PERHAPS_ABOUT_THE_REPORT = (403, 500)
+#: A batch of one has its call's status; 207 is for calls that differ.
+_ANSWERED = (200, 207)
+
+log = logging.getLogger(__name__)
+
+
+class _ErrorData(msgspec.Struct):
+    code: str = ""
+    http_status: int = msgspec.field(default=0, name="httpStatus")
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    data: _ErrorData = msgspec.field(default_factory=_ErrorData)
+
+
+class _WrappedError(msgspec.Struct):
+    json: _Error
+
+
+class _Entry(msgspec.Struct):
+    """The answer to one call: a result or an error."""
+
+    result: msgspec.Raw = msgspec.Raw()
+    error: _WrappedError | None = None
+
+
+class _Data(msgspec.Struct):
+    json: list[msgspec.Raw]
+
+
+class _Actions(msgspec.Struct):
+    data: _Data
+
+
+_Body: TypeAlias = list[_Entry] | _Entry
+_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_actions = msgspec.json.Decoder(_Actions).decode
+
+
+class CallError(ExchangeError):
+    """The backend answered a call by an error, whose HTTP status is `status`."""
+
+    def __init__(self, failed: ExchangeError, status: int, said: str) -> None:
+        detail = f"{failed.detail} ({said})" if said else failed.detail
+        super().__init__(failed.kind, detail, failed.retry_after_seconds)
+        self.status = status
+
+
+class TrpcBackend:
+    """The calls of one daemon to the original backend (INTERFACE, "Backend over tRPC")."""
+
+    def pull(self, pull: Pull) -> Snapshot | NotModified:
+        with BackendExchange(pull.backend) as exchange:
+            body = _answered(exchange.ask("GET", QUERY, {}))
+        return read_snapshot(body, "", pull, actions_in)
+
+    def send(self, send: Send) -> Taken:
+        """One call a report. What was settled before an error counts."""
+        with BackendExchange(send.backend) as exchange:
+            reporting = _Reporting(exchange)
+            for report in send.reports:
+                if not reporting.goes_on(report):
+                    break
+        return reporting.taken(send.exchange)
+
+
+class _Reporting:
+    """What becomes of reports that are sent one after the other."""
+
+    def __init__(self, exchange: BackendExchange) -> None:
+        self._exchange = exchange
+        self._accepted: list[str] = []
+        self._refused: list[tuple[str, str]] = []
+        self._failures: list[ExchangeError] = []
+        self._takes_reports = False  # as far as it is known
+
+    def goes_on(self, report: Report) -> bool:
+        """Send one report. Whether the next is worth trying."""
+        try:
+            self._tell(report)
+        except CallError as error:
+            if error.status in _ABOUT_THE_REPORT:
+                self._refused.append((report.key, error.detail))
+                return True
+            self._failures.append(error)
+            perhaps_alone = error.status in _PERHAPS_ABOUT_THE_REPORT
+            return perhaps_alone and len(self._failures) < FAILED_REPORTS_MAX
+        except ExchangeError as error:
+            self._failures.append(error)
+            return False
+        self._accepted.append(report.key)
+        return True
+
+    def taken(self, exchange: int) -> Taken:
+        """Raises the first failure where nothing was settled."""
+        if self._failures:
+            if not self._accepted and not self._refused:
+                raise self._failures[0]
+            log.warning(
+                "Reports are cut short: %s",
+                self._failures[0].detail,
+                extra={"event": "reports-cut-short"},
+            )
+        return Taken(exchange, tuple(self._accepted), tuple(self._refused))
+
+    def _tell(self, report: Report) -> None:
+        headers = {"Content-Type": "application/json"}
+        try:
+            _answered(self._exchange.ask("POST", MUTATION, headers, mutation_body(report)))
+        except CallError as error:
+            if error.status == _NOT_FOUND:
+                self._require_the_mutation()
+            raise
+
+    def _require_the_mutation(self) -> None:
+        """A missing procedure and a missing action are the same error to a POST. A GET is
+        405 for a mutation that is there, and does nothing."""
+        if self._takes_reports:
+            return
+        answer = self._exchange.ask("GET", MUTATION, {})
+        try:
+            _answered(answer)
+        except CallError as error:
+            if error.status == _NOT_FOUND:
+                detail = (
+                    f"the backend takes no reports: {error.detail}"
+                    " (report = false in the configuration stops the attempts)"
+                )
+                raise ExchangeError(ErrorKind.NO_REPORTS, detail) from None
+        self._takes_reports = True
+
+
+def mutation_body(report: Report) -> bytes:
+    """The input of the mutation. Its date needs superjson's note, or it stays a text."""
+    told: dict[str, Any] = {
+        "id": report.action_id,
+        "executionStatus": report.status,
+        "at": format_instant(report.at_us),
+        "idempotencyKey": report.key,
+    }
+    return msgspec.json.encode({"json": told, "meta": {"values": {"at": ["Date"]}, "v": 1}})
+
+
+def _answered(answer: Answer) -> bytes:
+    """The body of an answer that holds a result. Raises `ExchangeError`.
+
+    What comes from before a backend (a gateway's page, a portal) is told by its status.
+    """
+    if 300 <= answer.status < 400:
+        raise answer.refusal()
+    body = answer.read()
+    try:
+        error = error_in(answer.discreet(body), answer.status, answer.headers, answer.url)
+    except ExchangeError:
+        if answer.status in _ANSWERED:
+            raise
+        raise answer.refusal() from None
+    if error is not None:
+        raise error
+    if answer.status not in _ANSWERED:
+        raise answer.refusal()
+    return body
+
+
+def error_in(body: bytes, status: int, headers: Mapping[str, str], url: str) -> CallError | None:
+    """The error that a body holds, or None for a result. Raises `ExchangeError` (bad-answer).
+
+    The error's own status counts: the answer may have that of a whole batch.
+    """
+    wrapped = _only_entry(body).error
+    if wrapped is None:
+        return None
+    data = wrapped.json.data
+    status = data.http_status if 400 <= data.http_status < 600 else status
+    said = printable(": ".join(part for part in (data.code, wrapped.json.message) if part))
+    if status < 400:
+        detail = f"cannot use the answer of {shown(url)}: it is an error without a status"
+        return CallError(ExchangeError(ErrorKind.BAD_ANSWER, detail), status, said)
+    return CallError(refusal(status, headers, url), status, said)
+
+
+def actions_in(body: bytes) -> list[msgspec.Raw]:
+    """The entries of the list that the query answers. Raises `ExchangeError` (bad-answer)."""
+    result = bytes(_only_entry(body).result)
+    return decode_strictly(result, _decode_actions, "tRPC result with a list of actions").data.json
+
+
+def _only_entry(body: bytes) -> _Entry:
+    """The answer to the one call that was made. Raises `ExchangeError` (bad-answer)."""
+    return decode_strictly(body, _the_one, "tRPC answer")
+
+
+def _the_one(body: bytes) -> _Entry:
+    decoded: _Body = _decode_body(body)
+    entries = decoded if isinstance(decoded, list) else [decoded]
+    if len(entries) != 1:
+        raise ValueError(f"{len(entries)} answers to one call")
+    (entry,) = entries
+    if entry.error is None and not bytes(entry.result):
+        raise ValueError("neither a result nor an error")
+    return entry

@@ -1,0 +1,150 @@
+"""From the body of an answer to a checked snapshot (SPEC S8). Pure; knows no transport.
+
+The body counts as a whole or not at all; within it, an entry that cannot be used is set
+aside alone. What a snapshot means for the actions that are known is not decided here.
+"""
+
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from ....ipc.actions import Action, EntryError, parse_entry
+from ....ipc.instants import SECOND_US
+from ....ipc.messages import ErrorKind, NotModified, Pull, SetAside
+from ..base import ExchangeError, Snapshot
+
+#: Entries that were set aside and are named with their reason.
+SET_ASIDE_MAX = 100
+#: Ids of entries that were set aside, together: they travel in one frame.
+SET_ASIDE_IDS_BYTES_MAX = 1024 * 1024
+#: What msgpack adds to a string, at most.
+_STRING_BYTES_MORE = 5
+#: An entry is long over when its window ended so long ago; it does not count.
+LONG_OVER_US = 24 * 60 * 60 * SECOND_US
+
+_DIFFERENT_TWINS = "cannot use the entry: its id is sent twice with different content"
+
+
+class _Wrapped(msgspec.Struct):
+    actions: list[msgspec.Raw]
+
+
+Decoded = TypeVar("Decoded")
+_Body: TypeAlias = list[msgspec.Raw] | _Wrapped
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
+def unwrap_array(body: bytes) -> list[msgspec.Raw]:
+    """The entries of a JSON array, bare or under `actions`."""
+    decoded = decode_strictly(body, _decode_body, "JSON array of actions")
+    return decoded.actions if isinstance(decoded, _Wrapped) else decoded
+
+
+def decode_strictly(body: bytes, decode: Callable[[bytes], Decoded], what: str) -> Decoded:
+    """What `decode` makes of a body; `what` is the word for what that is to be.
+
+    Raises `ExchangeError` (bad-answer).
+    """
+    try:
+        body.decode()  # strict for all of it, the fields that nobody reads included
+        return decode(body)
+    except (ValueError, RecursionError) as error:
+        reason = "it is HTML" if body.lstrip()[:1] == b"<" else str(error) or "nested too deep"
+        detail = f"cannot use the answer: no {what}: {reason}"
+        raise ExchangeError(ErrorKind.BAD_ANSWER, detail) from None
+
+
+def read_snapshot(
+    body: bytes,
+    etag: str,
+    pull: Pull,
+    unwrap: Callable[[bytes], list[msgspec.Raw]] = unwrap_array,
+) -> Snapshot | NotModified:
+    """What `body` says, answered under `etag` ("" for none) to `pull`.
+
+    `unwrap` takes the entries out of the body, and raises `ExchangeError` where it cannot.
+    The body whose digest `pull` names is not read again, but for its new ETag.
+    Raises `ExchangeError` (bad-answer, too-large).
+    """
+    digest = digest_of(body)
+    if digest == pull.digest and etag in ("", pull.etag):
+        return NotModified(pull.exchange)
+    sorted_out = _SortedOut()
+    for raw in unwrap(body):
+        sorted_out.add(raw)
+        if sorted_out.nameless_total > pull.backend.actions_max:
+            break  # too many already, and there may be millions
+    _refuse_too_many(sorted_out, pull)
+    return sorted_out.snapshot(etag, digest)
+
+
+def digest_of(body: bytes) -> str:
+    return blake2b(body, digest_size=16).hexdigest()
+
+
+class _SortedOut:
+    """The entries of one body: good and bad ones by id, and those without a readable id.
+
+    An id is bad as soon as one of its entries is, or when two of them differ.
+    """
+
+    def __init__(self) -> None:
+        self.good: dict[str, Action] = {}
+        self.bad: dict[str, str] = {}
+        self.nameless_total = 0
+        self._nameless: list[SetAside] = []
+
+    def add(self, raw: msgspec.Raw) -> None:
+        try:
+            action = parse_entry(raw)
+        except EntryError as error:
+            self._set_aside(error)
+            return
+        if self.good.setdefault(action.id, action) != action:
+            self.bad.setdefault(action.id, _DIFFERENT_TWINS)
+
+    def _set_aside(self, error: EntryError) -> None:
+        if error.id is not None:
+            self.bad.setdefault(error.id, error.reason)
+            return
+        self.nameless_total += 1
+        if self.nameless_total <= SET_ASIDE_MAX:
+            self._nameless.append(SetAside(None, error.reason))
+
+    def snapshot(self, etag: str, digest: str) -> Snapshot:
+        ids = _that_fit(self.bad)
+        named = [SetAside(action_id, reason) for action_id, reason in self.bad.items()]
+        return Snapshot(
+            tuple(action for action in self.good.values() if action.id not in self.bad),
+            etag,
+            digest,
+            set_aside=tuple((named + self._nameless)[:SET_ASIDE_MAX]),
+            set_aside_ids=ids,
+            set_aside_total=len(self.bad) + self.nameless_total,
+            # An id that is not passed on protects its action like one that cannot be read.
+            unreadable_ids=self.nameless_total + len(self.bad) - len(ids),
+        )
+
+
+def _that_fit(ids: Iterable[str]) -> tuple[str, ...]:
+    """As many ids, in their order, as fit their part of a frame."""
+    fitting: list[str] = []
+    left_bytes = SET_ASIDE_IDS_BYTES_MAX
+    for action_id in ids:
+        left_bytes -= len(action_id.encode()) + _STRING_BYTES_MORE
+        if left_bytes < 0:
+            break
+        fitting.append(action_id)
+    return tuple(fitting)
+
+
+def _refuse_too_many(sorted_out: _SortedOut, pull: Pull) -> None:
+    long_over_us = pull.now_us - LONG_OVER_US
+    over = sum(1 for action in sorted_out.good.values() if action.to_us < long_over_us)
+    known_bad = sum(1 for action_id in sorted_out.bad if action_id not in sorted_out.good)
+    counted = len(sorted_out.good) - over + known_bad + sorted_out.nameless_total
+    if counted > pull.backend.actions_max:
+        detail = f"cannot use the answer: {counted} actions, more than {pull.backend.actions_max}"
+        raise ExchangeError(ErrorKind.TOO_LARGE, detail)

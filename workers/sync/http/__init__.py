@@ -1,0 +1,1 @@
+"""HTTP with bounds: client, deadline, framing, errors, secrets."""

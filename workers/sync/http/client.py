@@ -1,0 +1,252 @@
+"""HTTP with bounds: what a backend over HTTP asks by. The only importer of `requests`.
+
+One `Exchange` is one session with one deadline: no proxy and no password from the
+environment, no redirect, no retry (DESIGN 6, facts B1 to B4). Authorities, our certificate
+and a proxy are those of the configuration. What is asked, and what an answer means, is its
+callers'.
+"""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+import requests.adapters
+import requests.auth
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util.ssl_ import create_urllib3_context
+
+from .... import __version__
+from ....ipc.messages import BackendAddress, ErrorKind
+from ...host import tls_files
+from ..base import ExchangeError
+from .deadline import Deadline
+from .errors import failure, refusal, shown
+from .framing import FramedResponse
+from .secrets import read_private, unusable
+
+#: Read at once. With compressed bodies, no more than a thousand times this is unpacked.
+PIECE_BYTES_MAX = 16 * 1024
+#: Each address of a host gets this share of the time: a dead one must not cost all of it.
+CONNECT_SHARE = 1 / 3
+KEY_BYTES_MAX = 64 * 1024
+#: Of OpenSSL's `x509_vfy.h`; Python has no name for it.
+_X509_V_FLAG_NO_CHECK_TIME = 0x200000
+
+
+class Exchange:
+    """A session for one exchange. Its deadline runs from `with` on."""
+
+    def __init__(self, backend: BackendAddress) -> None:
+        """Raises `ExchangeError` where the files for TLS cannot be used."""
+        _check_tls(backend)
+        self.backend = backend
+        self.deadline = Deadline(backend.timeout_seconds)
+        self._session = _Session()
+        self._session.trust_env = False
+        self._session.headers.clear()
+        self._session.verify = backend.ca_file or True
+        if backend.client_cert:
+            self._session.cert = (backend.client_cert, backend.client_key)
+        if backend.proxy:
+            self._session.proxies = {"http": backend.proxy, "https": backend.proxy}
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter(self.deadline, _context(backend)))
+        self._last: requests.Response | None = None
+
+    def fetch(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        token: str = "",
+    ) -> "Answer":
+        """The answer up to its header, whatever its status. Raises `ExchangeError`.
+
+        It can be read until the next one is fetched.
+        """
+        self._let_go()
+        with self.faults(url):
+            self._last = response = self._session.request(
+                method,
+                url,
+                headers={**_HEADERS, **headers},
+                data=body,
+                # As an auth object: a header would give way to a password in a netrc (B4).
+                auth=_Bearer(token) if token else None,
+                timeout=(self.deadline.seconds * CONNECT_SHARE, self.deadline.seconds),
+                allow_redirects=False,
+                stream=True,
+            )
+        return Answer(self, url, response, token)
+
+    @contextlib.contextmanager
+    def faults(self, url: str) -> Iterator[None]:
+        """Everything that reading from the network can raise, as `ExchangeError`.
+
+        A connection that was shut down looks like the end of a header or of a body: only
+        the deadline tells.
+        """
+        try:
+            yield
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            if not self.deadline.passed:
+                raise failure(error, url) from None
+        if self.deadline.passed:
+            detail = f"no whole answer from {shown(url)} within {self.deadline.seconds:g} s"
+            raise ExchangeError(ErrorKind.TIMEOUT, detail)
+
+    def __enter__(self) -> Self:
+        self.deadline.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._let_go()
+        self._session.close()
+        self.deadline.__exit__(kind, error, trace)
+
+    def _let_go(self) -> None:
+        """Close the last answer: one that nobody read would keep its connection."""
+        if self._last is not None:
+            self._last.close()
+            self._last = None
+
+
+class Answer:
+    """Status and headers of an answer; its body only where somebody reads it."""
+
+    def __init__(
+        self, exchange: Exchange, url: str, response: requests.Response, token: str = ""
+    ) -> None:
+        self.url = url
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._exchange = exchange
+        self._token = token.encode()
+        self._raw = response.raw
+
+    def read(self, bytes_max: int | None = None) -> bytes:
+        """The whole body, unpacked; at most `max_body` long where no bound is given.
+
+        Raises `ExchangeError`.
+        """
+        bytes_max = bytes_max or self._exchange.backend.body_bytes_max
+        body = bytearray()
+        with self._exchange.faults(self.url):
+            while piece := self._raw.read1(PIECE_BYTES_MAX, decode_content=True):
+                body += piece
+                if len(body) > bytes_max:
+                    detail = f"the answer of {shown(self.url)} is longer than {bytes_max} bytes"
+                    raise ExchangeError(ErrorKind.TOO_LARGE, detail)
+                if self._exchange.deadline.passed:
+                    break  # what a peer goes on sending can be read after a shutdown
+        return bytes(body)
+
+    def discreet(self, body: bytes) -> bytes:
+        """A body whose texts may be shown: a server can quote the token that it was sent."""
+        return body.replace(self._token, b"...") if self._token else body
+
+    def refusal(self) -> ExchangeError:
+        """What the status means where it is not the one that was hoped for."""
+        return refusal(self.status, self.headers, self.url)
+
+
+def _check_tls(backend: BackendAddress) -> None:
+    """Once for each exchange: the files may be renewed at any time."""
+    if backend.client_key:
+        try:
+            read_private(backend.client_key, KEY_BYTES_MAX)
+        except (OSError, ValueError) as error:
+            raise unusable(backend.client_key, "client key", error) from None
+    if reason := tls_files.why_not(backend.ca_file, backend.client_cert, backend.client_key):
+        raise ExchangeError(ErrorKind.LOCAL, f"cannot use TLS: backend.{reason}")
+
+
+_HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "User-Agent": f"geosched/{__version__}",
+}
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: `requests` would read the body of a redirect, without a bound."""
+
+
+class _Bearer(requests.auth.AuthBase):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def _context(backend: BackendAddress) -> ssl.SSLContext | None:
+    """How certificates are looked at, where that is not the usual way: a clock that is not
+    believed says nothing about dates. Names and the chain to our own authority still hold
+    (fact B5); with public authorities the exchange waits for the time, and says so."""
+    if backend.clock_believed or not backend.ca_file:
+        return None
+    context = create_urllib3_context()
+    context.load_verify_locations(backend.ca_file)
+    context.verify_flags |= ssl.VerifyFlags(_X509_V_FLAG_NO_CHECK_TIME)
+    return context
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Puts every connection under the deadline, and sends nothing twice."""
+
+    def __init__(self, deadline: Deadline, context: ssl.SSLContext | None) -> None:
+        self._deadline = deadline
+        self._context: dict[str, Any] = {} if context is None else {"ssl_context": context}
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **{**options, **self._context})
+        self.poolmanager.pool_classes_by_scheme = _watched_pools(self._deadline)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **{**options, **self._context})
+        manager.pool_classes_by_scheme = _watched_pools(self._deadline)
+        return manager
+
+
+def _watched_pools(deadline: Deadline) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+    """Connections are held before TLS or a proxy is spoken to: both can be dripped too."""
+
+    class Connection(HTTPConnection):
+        response_class = FramedResponse
+
+        def _new_conn(self) -> socket.socket:
+            connection = super()._new_conn()
+            deadline.hold(connection)
+            return connection
+
+    class TlsConnection(HTTPSConnection):
+        response_class = FramedResponse
+
+        def _new_conn(self) -> socket.socket:
+            connection = super()._new_conn()
+            deadline.hold(connection)
+            return connection
+
+    class Pool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    class TlsPool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = TlsConnection
+
+    return {"http": Pool, "https": TlsPool}

@@ -1,0 +1,159 @@
+"""What went wrong in an exchange over HTTP, by what helps. Pure.
+
+`requests` wraps the errors of `urllib3`, which wraps those of `http.client` and of the
+system; which of them is at the bottom tells what happened.
+"""
+
+import http
+import http.client
+import ssl
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+import urllib3.exceptions
+
+from ....ipc.messages import ErrorKind
+from ..base import ExchangeError
+from ..bodies.status_reports import printable
+
+RETRY_AFTER_SECONDS_MIN = 1.0
+RETRY_AFTER_SECONDS_MAX = 3600.0
+
+_BUSY = (429, 503)
+_UNAUTHORIZED = (401, 403)
+#: Of X.509: not yet valid, expired; of the certificate or of a list of revoked ones.
+_TIME_CODES = (9, 10, 11, 12)
+#: What a peer says of the certificate that we showed, or did not show.
+_ABOUT_OUR_CERTIFICATE = (
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    "TLSV1_ALERT_ACCESS_DENIED",
+    "TLSV1_ALERT_DECRYPT_ERROR",
+    "TLSV1_ALERT_UNKNOWN_CA",
+    "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+)
+#: In TLS 1.2 the one word for a certificate that is missing, and for having no cipher in common.
+_HANDSHAKE_FAILURE = "SSLV3_ALERT_HANDSHAKE_FAILURE"
+_UNDECODABLE = (urllib3.exceptions.DecodeError, urllib3.exceptions.InvalidHeader)
+
+
+def failure(error: BaseException, url: str) -> ExchangeError:
+    """Of a request to `url` that brought no whole answer."""
+    chain = list(_chain(error))
+    root = chain[-1]
+    reason = printable((isinstance(root, OSError) and root.strerror) or str(root) or repr(root))
+    for link in chain:
+        if isinstance(link, ssl.SSLError):
+            return _tls_failure(link, url)
+    if any(isinstance(link, urllib3.exceptions.ProxyError) for link in chain):
+        reason = f"its proxy: {reason}"
+    if any(isinstance(link, _UNDECODABLE) for link in chain):
+        return _bad_answer(url, reason)
+    if isinstance(error, ValueError):
+        return ExchangeError(ErrorKind.LOCAL, f"cannot use the url {shown(url)}: {reason}")
+    if isinstance(root, TimeoutError):
+        return ExchangeError(ErrorKind.TIMEOUT, f"cannot get an answer from {shown(url)}: {reason}")
+    if any(isinstance(link, http.client.IncompleteRead) for link in chain):
+        detail = f"cannot get a whole answer from {shown(url)}: it breaks off"
+        return ExchangeError(ErrorKind.UNREACHABLE, detail)
+    if isinstance(root, http.client.HTTPException) and not isinstance(root, ConnectionError):
+        return _bad_answer(url, reason)
+    return ExchangeError(ErrorKind.UNREACHABLE, f"cannot reach {shown(url)}: {reason}")
+
+
+def _tls_failure(error: ssl.SSLError, url: str) -> ExchangeError:
+    """Of a connection that is there, and cannot be made a safe one."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = error.verify_message
+        if error.verify_code in _TIME_CODES:
+            reason += ", or the clock of this host is wrong"
+        detail = f"cannot trust the certificate of {shown(url)}: {printable(reason)}"
+        return ExchangeError(ErrorKind.UNTRUSTED, detail)
+    reason = printable((error.reason or str(error)).lower().replace("_", " "))
+    if error.reason == _HANDSHAKE_FAILURE:
+        detail = f"{shown(url)} wants a client certificate, or has no TLS in common with us"
+        return ExchangeError(ErrorKind.UNAUTHORIZED, f"{detail}: {reason}")
+    if error.reason in _ABOUT_OUR_CERTIFICATE:
+        detail = f"{shown(url)} does not take our client certificate: {reason}"
+        return ExchangeError(ErrorKind.UNAUTHORIZED, detail)
+    return ExchangeError(ErrorKind.UNREACHABLE, f"cannot speak TLS with {shown(url)}: {reason}")
+
+
+def refusal(status: int, headers: Mapping[str, str], url: str) -> ExchangeError:
+    """Of a request that was answered, with a status that is of no use."""
+    said = f"{shown(url)} answers {_phrase(status)}"
+    if status in _BUSY:
+        return ExchangeError(ErrorKind.BUSY, said, retry_after_seconds(headers))
+    if status in _UNAUTHORIZED:
+        return ExchangeError(ErrorKind.UNAUTHORIZED, said)
+    if status >= 400:
+        return ExchangeError(ErrorKind.REFUSED, said)
+    if status >= 300 and "Location" in headers:
+        target = shown(headers["Location"])
+        return ExchangeError(
+            ErrorKind.REFUSED, f"{said}: redirects are not followed, this one leads to {target!r}"
+        )
+    return ExchangeError(ErrorKind.BAD_ANSWER, f"{said}, which is no answer to this request")
+
+
+def _bad_answer(url: str, reason: str) -> ExchangeError:
+    return ExchangeError(
+        ErrorKind.BAD_ANSWER, f"cannot use the answer of {shown(url)}: no valid HTTP: {reason}"
+    )
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float:
+    """From 1 s to 1 h, or 0 where `Retry-After` says nothing that can be used.
+
+    A date counts from the answer's own `Date`: our clock may be wrong (fact B3).
+    """
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        seconds = float(text)
+    else:
+        later, now = _date(text), _date(headers.get("Date", ""))
+        if later is None or now is None:
+            return 0.0
+        seconds = (later - now).total_seconds()
+    return min(max(seconds, RETRY_AFTER_SECONDS_MIN), RETRY_AFTER_SECONDS_MAX)
+
+
+def _date(text: str) -> datetime | None:
+    """An aware HTTP date; one without a zone is none."""
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return date if date.tzinfo else None
+
+
+def shown(url: str) -> str:
+    """A URL as it may be logged: without a user, a password or a query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(unreadable)"
+    host = parts.netloc.rpartition("@")[2]
+    return printable(f"{parts.scheme}://{host}{parts.path}" if host else parts.path)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{status} {http.HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, then what it was made from, down to the first."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        # Behind a proxy `urllib3` keeps what happened as an argument only.
+        wrapped = (part for part in link.args if isinstance(part, BaseException))
+        link = link.__cause__ or link.__context__ or next(wrapped, None)

@@ -1,0 +1,65 @@
+"""Secrets that are kept in files: who may have them, and what they may look like.
+
+They are read for every exchange, so that a new one counts at once, and never appear in a
+message or a log. What a file that is kept by us holds is `tokens.py`'s.
+"""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from ....ipc.messages import ErrorKind
+from ..base import ExchangeError
+
+SECRET_BYTES_MAX = 8 * 1024
+
+#: What a header can carry: printable ASCII without a space.
+_SECRET = re.compile(r"[\x21-\x7e]+")
+
+
+def read_secret(path: str, what: str) -> str:
+    """The one line in the file that is called `what`, or "" where no path is configured.
+
+    Raises `ExchangeError` (unauthorized) where there is no usable secret.
+    """
+    if not path:
+        return ""
+    try:
+        content = read_private(path, SECRET_BYTES_MAX)
+        secret = content.decode("ascii", errors="replace").strip()
+        if not secret:
+            raise ValueError("it is empty")
+        if not is_secret(secret):
+            raise ValueError("it is not one line of printable characters without a space")
+    except (OSError, ValueError) as error:
+        raise unusable(path, what, error) from None
+    return secret
+
+
+def is_secret(text: str) -> bool:
+    """Whether a header can carry it."""
+    return _SECRET.fullmatch(text) is not None
+
+
+def read_private(path: str, bytes_max: int) -> bytes:
+    """What a file holds that nobody but its owner can write. A FIFO or a device is not
+    waited for. Raises `OSError`, and `ValueError` where it may not be used.
+
+    Whoever can write it decides as whom, and so from whom, this host takes its orders.
+    """
+    with os.fdopen(os.open(Path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError("it is not a regular file")
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ValueError(f"others than its owner can write it (mode {stat.S_IMODE(mode):04o})")
+        content = file.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        raise ValueError(f"it is longer than {bytes_max} bytes")
+    return content
+
+
+def unusable(path: str, what: str, error: OSError | ValueError) -> ExchangeError:
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    return ExchangeError(ErrorKind.UNAUTHORIZED, f"cannot use the {what} {path}: {reason}")

@@ -1,0 +1,171 @@
+"""The process that speaks to the backend: one exchange at a time, as it is told.
+
+It parses what comes from outside, away from daemonDB, and holds nothing between two
+exchanges. When to pull, what a snapshot changes and when to try again is the supervisor's
+to decide. It leaves on `Leave`, or at once when the supervisor is gone.
+"""
+
+import logging
+import os
+import resource
+import select
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+from setproctitle import setproctitle
+
+from ...ipc import sockets
+from ...ipc.actions import Action
+from ...ipc.messages import (
+    Connected,
+    ErrorKind,
+    ExchangeFailed,
+    FromSynchroniser,
+    Leave,
+    Page,
+    Pull,
+    Pulled,
+    Send,
+    ToSynchroniser,
+)
+from .backends.file import FileBackend
+from .backends.http import HttpBackend
+from .backends.trpc import TrpcBackend
+from .base import Backend, ExchangeError, Snapshot
+
+#: Every kind of backend there is. A new one is one file and one line.
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "file": FileBackend,
+    "http": HttpBackend,
+    "trpc": TrpcBackend,
+}
+
+#: A page is applied in a slice of a loop turn: few actions, and not many bytes either.
+PAGE_ACTIONS_MAX = 100
+PAGE_BYTES_MAX = 128 * 1024
+#: Address space: the interpreter with its threads, and so many times a body when it is read.
+MEMORY_BYTES_BASE = 512 * 1024 * 1024
+MEMORY_BODIES_MAX = 16
+#: A peer that keeps this process busy must not hold up the supervisor, or a start.
+NICER_BY = 10
+#: How long one wait for an order is; nothing happens at its end.
+ORDER_WAIT_SECONDS = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+class _UnheardError(Exception):
+    """The supervisor does not read what it asked for."""
+
+
+def main(name: str, endpoint: str, lifeline_fd: int) -> None:
+    """Serve the supervisor at `endpoint` under the routing id `name`, in a fresh child.
+
+    `lifeline_fd` is the read end of a pipe whose write end only the supervisor has.
+    """
+    setproctitle("geosched: synchroniser")
+    os.nice(NICER_BY)
+    # A Ctrl-C or a service manager's signal to the group is the supervisor's to answer.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_leave_when_orphaned, args=(lifeline_fd,), daemon=True).start()
+    context = sockets.new_context()
+    connection: sockets.Connection[ToSynchroniser, FromSynchroniser] = sockets.Connection(
+        context,
+        endpoint,
+        receives=ToSynchroniser,
+        name=name,
+        frame_bytes_max=sockets.SYNC_FRAME_BYTES_MAX,
+    )
+    try:
+        connection.send(Connected(os.getpid()))
+        _serve(connection)
+    except (_UnheardError, sockets.ProtocolError) as error:
+        log.error("The synchroniser leaves: %s", error, extra={"event": "synchroniser-left"})
+    finally:
+        connection.close()
+        context.term()
+
+
+def _leave_when_orphaned(lifeline_fd: int) -> None:
+    """Exit when the supervisor is gone, in the middle of an exchange too."""
+    poll = select.poll()
+    poll.register(lifeline_fd, select.POLLIN)
+    poll.poll()
+    os._exit(0)
+
+
+def _serve(connection: sockets.Connection[ToSynchroniser, FromSynchroniser]) -> None:
+    """Carry out exchanges until told to leave."""
+    backends = {kind: make() for kind, make in BACKENDS.items()}
+    while True:
+        order = connection.receive(timeout_seconds=ORDER_WAIT_SECONDS)
+        if isinstance(order, Leave):
+            return
+        if order is None:
+            continue
+        _bound_memory(order.backend.body_bytes_max)
+        for message in answers(order, backends):
+            if not connection.send(message, timeout_seconds=order.backend.timeout_seconds):
+                raise _UnheardError("cannot send an answer: the supervisor does not read")
+
+
+def answers(order: Pull | Send, backends: dict[str, Backend]) -> Iterator[FromSynchroniser]:
+    """What to send for an order. A failed exchange is one message, and nothing before it."""
+    backend = backends.get(order.backend.kind)
+    try:
+        if backend is None:
+            detail = f"cannot use a backend of kind {order.backend.kind!r}: there is none"
+            raise ExchangeError(ErrorKind.LOCAL, detail)
+        result = backend.pull(order) if isinstance(order, Pull) else backend.send(order)
+    except ExchangeError as error:
+        failed = (error.kind, error.detail, error.retry_after_seconds)
+        yield ExchangeFailed(order.exchange, *failed)
+    except MemoryError:
+        detail = "cannot read the answer: it needs more memory than one exchange may use"
+        yield ExchangeFailed(order.exchange, ErrorKind.TOO_LARGE, detail)
+    else:
+        if isinstance(result, Snapshot):
+            yield from _snapshot_messages(order.exchange, result)
+        else:
+            yield result
+
+
+def _snapshot_messages(exchange: int, snapshot: Snapshot) -> Iterator[FromSynchroniser]:
+    for actions in pages(snapshot.actions):
+        yield Page(exchange, actions)
+    yield Pulled(
+        exchange,
+        len(snapshot.actions),
+        snapshot.etag,
+        snapshot.digest,
+        snapshot.set_aside,
+        snapshot.set_aside_ids,
+        snapshot.set_aside_total,
+        snapshot.unreadable_ids,
+    )
+
+
+def pages(actions: Iterable[Action]) -> Iterator[tuple[Action, ...]]:
+    """The actions in order, parted by number and size. A very long one has its own page."""
+    page: list[Action] = []
+    page_bytes = 0
+    for action in actions:
+        action_bytes = len(msgspec.msgpack.encode(action))
+        if page and (len(page) == PAGE_ACTIONS_MAX or page_bytes + action_bytes > PAGE_BYTES_MAX):
+            yield tuple(page)
+            page, page_bytes = [], 0
+        page.append(action)
+        page_bytes += action_bytes
+    if page:
+        yield tuple(page)
+
+
+def _bound_memory(body_bytes_max: int) -> None:
+    """An answer that unpacks into very much costs this process an exchange, not the host."""
+    wanted = MEMORY_BYTES_BASE + MEMORY_BODIES_MAX * body_bytes_max
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
