@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from .control import Accepted, Answer, Call, Progress, RefusalKind, Refused, Reply, Request
+from .messages.control import Accepted, Answer, Call, Progress, RefusalKind, Refused, Reply, Request
 from .sockets import (
     SYNC_FRAME_BYTES_MAX,
     Connection,

@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 import zmq
 
-from .places import ENDPOINT_PATH_BYTES_MAX
+from .paths import ENDPOINT_PATH_BYTES_MAX
 
 FRAME_BYTES_MAX = 256 * 1024
 #: On the socket of the synchroniser: the longest valid action (1000 apps of 255 characters

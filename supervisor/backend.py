@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from .. import __version__
 from ..ipc.instants import format_optional
-from ..ipc.messages import ErrorKind
-from ..ipc.views import BackendView, SyncView
+from ..ipc.messages.sync import ErrorKind
+from ..ipc.messages.views import BackendView, SyncView
 from .children import News
 from .comparing import KEPT_SECONDS, Comparison
 from .core.model import Instant, Record

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..ipc.messages import (
+from ..ipc.messages.zygote import (
     ChildExited,
     Forked,
     ForkFailed,

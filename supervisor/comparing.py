@@ -12,7 +12,7 @@ import msgspec
 
 from ..ipc.actions import Action
 from ..ipc.instants import format_instant
-from ..ipc.views import DifferenceView
+from ..ipc.messages.views import DifferenceView
 from .core.model import Over, Record
 from .pulling import ENTRIES_PER_TURN_MIN
 from .synchronisation import Snapshot, unpack

@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias, assert_never
 import msgspec
 
 from .. import __version__
-from ..ipc.control import (
+from ..ipc.messages.control import (
     Accepted,
     Acknowledged,
     AcknowledgeIncidents,
@@ -54,8 +54,8 @@ from ..ipc.control import (
     Sync,
     Synced,
 )
+from ..ipc.messages.views import ActionView
 from ..ipc.sockets import Peer, ProtocolError, Server
-from ..ipc.views import ActionView
 from .comparing import Comparison
 from .core.model import Instant
 from .syncs import SyncAsked

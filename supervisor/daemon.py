@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
-from ..ipc.places import DEFAULT_CONFIG
+from ..ipc.paths import DEFAULT_CONFIG
 from . import foundation, logs, preflight
 from .locks import AlreadyRunningError
 from .settings import Settings, SettingsError, load

@@ -6,7 +6,7 @@ earlier daemon left, edges that passed, holds that are over, and who may start.
 
 from collections.abc import Callable, Iterable
 
-from ..ipc.messages import RunResult
+from ..ipc.messages.runs import RunResult
 from .agenda import Agenda
 from .core.admission import slots_free
 from .core.model import (

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..ipc.actions import ExecutionStatus
-from ..ipc.control import (
+from ..ipc.instants import format_instant, format_optional
+from ..ipc.messages.control import (
     EVENTS_KEPT,
     LIST_PAGE_MAX,
     LOG_CHUNK_BYTES_MAX,
@@ -29,8 +30,14 @@ from ..ipc.control import (
     ReportsAre,
     StatusIs,
 )
-from ..ipc.instants import format_instant, format_optional
-from ..ipc.views import ActionView, ClockView, DaemonView, OutboxView, StatusView, StoreView
+from ..ipc.messages.views import (
+    ActionView,
+    ClockView,
+    DaemonView,
+    OutboxView,
+    StatusView,
+    StoreView,
+)
 from ..workers.runfiles.output import read_output
 from .comparing import Comparison
 from .core.model import Instant, Null, Over, Record, RunRow, Waiting

@@ -11,7 +11,7 @@ import signal
 
 import msgspec
 
-from ..ipc.places import Runtime
+from ..ipc.paths import Runtime
 from ..workers.host.linux import become_subreaper, raise_open_files
 from ..workers.runfiles.processes import make_directories
 from .locks import DirectoryLock

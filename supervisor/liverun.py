@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from msgspec.structs import replace
 
-from ..ipc.messages import EndCause, Run, RunResult, StopReason
+from ..ipc.messages.runs import EndCause, Run, RunResult, StopReason
 from .core.liveness import look_seconds
 from .core.model import RunRow
 

@@ -1,7 +1,7 @@
 """The first half of `geosched-ctl login`: from the configuration to who is to log in where.
 
 It becomes the second half, `workers/sync/auth/device_flow.py`, which speaks to the network and
-knows nothing of the configuration file. What it says is in `ipc/login.py`.
+knows nothing of the configuration file. What it says is in `ipc/messages/login.py`.
 
     python -P -m geosched.supervisor.login CONFIG SECONDS
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..ipc.login import NotLoggedIn, Why, encode
+from ..ipc.messages.login import NotLoggedIn, Why, encode
 from . import preflight
 from .rules import address
 from .settings import BackendSettings, SettingsError, load

@@ -15,8 +15,8 @@ import msgspec
 from msgspec.structs import replace
 
 from ..ipc.actions import ExecutionStatus
-from ..ipc.crashpoints import Step, step
-from ..ipc.messages import EndCause, RunResult, StopReason
+from ..ipc.failpoints import Step, step
+from ..ipc.messages.runs import EndCause, RunResult, StopReason
 from ..ipc.sockets import Poller
 from .backend import Backend
 from .children import Children

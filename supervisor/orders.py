@@ -13,7 +13,7 @@ import msgspec
 
 from ..ipc.actions import Action
 from ..ipc.instants import format_instant
-from ..ipc.messages import Conditions, Run
+from ..ipc.messages.runs import Conditions, Run
 from .core.model import OpenRun
 from .settings import ScriptSettings
 

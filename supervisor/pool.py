@@ -11,8 +11,8 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from ..ipc.crashpoints import Step, step
-from ..ipc.messages import (
+from ..ipc.failpoints import Step, step
+from ..ipc.messages.runs import (
     Ack,
     EndCause,
     Ended,

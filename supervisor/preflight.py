@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..ipc.places import ENDPOINT_PATH_BYTES_MAX, Runtime
+from ..ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
 from ..workers.host import trust
 from ..workers.host.execution import UnusableConditionsError, person, reserved
 from ..workers.host.lookup import find_program

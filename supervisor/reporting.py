@@ -2,7 +2,7 @@
 
 import signal
 
-from ..ipc.messages import Report
+from ..ipc.messages.sync import Report
 from .core.model import StatusChange
 
 SEQUENCE_DIGITS_MAX = 19

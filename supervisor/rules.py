@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..ipc.messages import BackendAddress, OAuthClient, Run
+from ..ipc.messages.runs import Run
+from ..ipc.messages.sync import BackendAddress, OAuthClient
 from .core.lifecycle import Rules
 from .core.model import Instant, Record, Running
 from .core.restart import RestartMode, RestartPolicy

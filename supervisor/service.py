@@ -10,8 +10,9 @@ import os
 import time
 
 from .. import __version__
-from ..ipc.control import Call, Reply
-from ..ipc.messages import FromSynchroniser, FromWorker, ToSynchroniser, ToWorker
+from ..ipc.messages.control import Call, Reply
+from ..ipc.messages.runs import FromWorker, ToWorker
+from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.zygote_client import Zygote

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from ..ipc import places
+from ..ipc import paths
 from . import backendkeys, values
 
 FILE_BYTES_MAX = 1024 * 1024
@@ -55,9 +55,9 @@ Section = TypeVar("Section", bound=_Section)
 class DaemonSettings(_Section, frozen=True, kw_only=True):
     """Paths are absolute. `backup_interval_seconds` 0 is none."""
 
-    state_dir: Path = Path(places.DEFAULT_STATE_DIR)
-    runtime_dir: Path = Path(places.DEFAULT_RUNTIME_DIR)
-    log_dir: Path = Path(places.DEFAULT_LOG_DIR)
+    state_dir: Path = Path(paths.DEFAULT_STATE_DIR)
+    runtime_dir: Path = Path(paths.DEFAULT_RUNTIME_DIR)
+    log_dir: Path = Path(paths.DEFAULT_LOG_DIR)
     max_running: Annotated[int, Meta(ge=1, le=10_000)] = 32
     clock_wait_seconds: Annotated[float, Meta(ge=0, le=7 * _DAY)] = 600.0
     clock_must_sync: bool = False

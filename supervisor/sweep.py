@@ -14,8 +14,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ..ipc.digests import blake2b
-from ..ipc.messages import EndCause, RunResult, StopReason
-from ..ipc.places import Runtime
+from ..ipc.messages.runs import EndCause, RunResult, StopReason
+from ..ipc.paths import Runtime
 from ..workers.host import process_tree, procfs
 from ..workers.host.cgroups import Containment
 from ..workers.runfiles import results

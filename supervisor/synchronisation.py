@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ..ipc.actions import Action
-from ..ipc.messages import (
+from ..ipc.messages.sync import (
     BackendAddress,
     Connected,
     ErrorKind,

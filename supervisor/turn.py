@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from ..ipc.actions import ExecutionStatus
-from ..ipc.crashpoints import Step
+from ..ipc.failpoints import Step
 from .core.lifecycle import Rules, decide
 from .core.model import Change, Event, Instant, Record, StartRun
 

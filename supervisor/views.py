@@ -1,7 +1,7 @@
 """Records as people and scripts see them (INTERFACE, "Commands"). Pure; decides nothing."""
 
 from ..ipc.instants import format_instant, format_optional
-from ..ipc.views import ActionView, EventView, IncidentView, ReportView, RunView
+from ..ipc.messages.views import ActionView, EventView, IncidentView, ReportView, RunView
 from .core.model import Null, Over, Record, Running, RunRow, StatusChange, Waiting
 from .liverun import LiveRun
 from .reporting import report_of, signal_name

@@ -22,18 +22,18 @@ from typing import TypeAlias
 import msgspec
 from setproctitle import setproctitle
 
-from ..ipc.messages import (
+from ..ipc.messages.runs import ToWorker
+from ..ipc.messages.zygote import (
     ChildExited,
     Forked,
     ForkFailed,
     ForkSynchroniser,
     ForkWorker,
     FromZygote,
-    ToWorker,
     ToZygote,
     ZygoteReady,
 )
-from ..ipc.places import Runtime
+from ..ipc.paths import Runtime
 from .host.cgroups import Containment
 from .host.linux import raise_open_files
 from .host.process_tree import end_instance

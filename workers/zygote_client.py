@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..ipc import crashpoints
-from ..ipc.messages import Forked, FromZygote, ToZygote
+from ..ipc import failpoints
+from ..ipc.messages.zygote import Forked, FromZygote, ToZygote
 
 MESSAGES_PER_TURN_MAX = 256
 _MESSAGE_BYTES_MAX = 8192
@@ -25,7 +25,7 @@ _STDIN = 0
 #: What of the daemon's environment its own children need; scripts get another one.
 ENVIRONMENT_ALLOWED = frozenset(
     {
-        crashpoints.VARIABLE,
+        failpoints.VARIABLE,
         "HOME",
         "LANG",
         "LC_ALL",

@@ -15,11 +15,11 @@ import click
 import msgspec
 
 from ..client import ClientError, NotDoneError
-from ..control import Acknowledged, AcknowledgeIncidents
-from ..places import state_dir
-from . import render
+from ..messages.control import Acknowledged, AcknowledgeIncidents
+from ..paths import state_dir
+from . import words
 from .options import Output, Verb, connect, from_config, output_of
-from .output import show_document, show_sheet
+from .printing import show_document, show_sheet
 from .verbs import fields
 
 _TOOL = (sys.executable, "-P", "-m", "geosched.supervisor.store.storetool")
@@ -46,7 +46,7 @@ def db() -> None:
 def stats(ctx: click.Context) -> None:
     """Show sizes, counts, free space and the oldest rows."""
     found = _asked(ctx, "stats")
-    _show(ctx, found, render.db_stats_sheet)
+    _show(ctx, found, words.db_stats_sheet)
 
 
 @db.command(cls=Verb)
@@ -54,7 +54,7 @@ def stats(ctx: click.Context) -> None:
 def check(ctx: click.Context) -> None:
     """Look for damage and contradictions; exit 1 if there are any."""
     found = _asked(ctx, "check")
-    _show(ctx, found, render.db_check_sheet)
+    _show(ctx, found, words.db_check_sheet)
     if not found["good"]:
         raise StoreToolError(_FAILED, "the database is not as it should be")
 
@@ -64,7 +64,7 @@ def check(ctx: click.Context) -> None:
 @click.pass_context
 def backup(ctx: click.Context, directory: Path) -> None:
     """Copy it to DIR/data.mdb, verified. The daemon may go on."""
-    _show(ctx, _asked(ctx, "backup", directory.absolute()), render.plain_sheet)
+    _show(ctx, _asked(ctx, "backup", directory.absolute()), words.plain_sheet)
 
 
 @db.command(cls=Verb)
@@ -78,7 +78,7 @@ def export(ctx: click.Context) -> None:
 @click.pass_context
 def compact(ctx: click.Context) -> None:
     """Write it anew without free space. The daemon has to be stopped."""
-    _show(ctx, _asked(ctx, "compact"), render.plain_sheet)
+    _show(ctx, _asked(ctx, "compact"), words.plain_sheet)
 
 
 @db.command(cls=Verb)
@@ -89,7 +89,7 @@ def compact(ctx: click.Context) -> None:
 def restore(ctx: click.Context, directory: Path) -> None:
     """Take the backup in DIR. The daemon has to be stopped; the database that is there is
     set aside."""
-    _show(ctx, _asked(ctx, "restore", directory.absolute()), render.plain_sheet)
+    _show(ctx, _asked(ctx, "restore", directory.absolute()), words.plain_sheet)
 
 
 @db.command(cls=Verb)
@@ -99,7 +99,7 @@ def acknowledge(ctx: click.Context) -> None:
     with connect(ctx) as client:
         seen = client.ask(AcknowledgeIncidents(), Acknowledged).incidents
     shown = [fields(incident) for incident in seen]
-    _show(ctx, {"acknowledged": shown}, render.acknowledged_sheet)
+    _show(ctx, {"acknowledged": shown}, words.acknowledged_sheet)
 
 
 # --- the process that does it -----------------------------------------------------------
@@ -146,7 +146,7 @@ def _complain(ctx: click.Context, verb: str, code: int, said: bytes | None) -> N
     raise StoreToolError(code, last[0])
 
 
-def _show(ctx: click.Context, document: dict[str, Any], sheet_of: render.SheetOf) -> None:
+def _show(ctx: click.Context, document: dict[str, Any], sheet_of: words.SheetOf) -> None:
     output = output_of(ctx)
     if output is Output.TABLE:
         show_sheet(sheet_of(document))

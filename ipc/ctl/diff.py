@@ -7,13 +7,13 @@ import click
 import msgspec
 
 from ..client import BadAnswerError, Client
-from ..control import Compare, Compared, DifferencesAre, ListDifferences
-from ..views import DifferenceView
-from .layout import Column, Table
+from ..messages.control import Compare, Compared, DifferencesAre, ListDifferences
+from ..messages.views import DifferenceView
 from .options import Output, Verb, connect, output_of
-from .output import complain, show_line
-from .render import clean
+from .printing import complain, show_line
+from .table import Column, Table
 from .verbs import VerbFailedError, fields, show
+from .words import clean
 
 DIFFERENT = 1
 COLUMNS = (

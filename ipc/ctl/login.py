@@ -15,12 +15,12 @@ import click
 import msgspec
 
 from ..client import ClientError
-from ..login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, decode
-from ..places import DEFAULT_CONFIG
-from .layout import Block
+from ..messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, decode
+from ..paths import DEFAULT_CONFIG
 from .options import TIMEOUT_SECONDS_MAX, Output, Verb, output_of
-from .output import complain, show_document, show_sheet
-from .render import clean
+from .printing import complain, show_document, show_sheet
+from .table import Block
+from .words import clean
 
 TOOL = "geosched.supervisor.login"
 LINE_BYTES_MAX = 64 * 1024

@@ -17,14 +17,14 @@ from ..client import (
     NotRunningError,
     RefusedError,
 )
-from ..control import RefusalKind
-from ..login import Why
+from ..messages.control import RefusalKind
+from ..messages.login import Why
 from .db import StoreToolError, db
 from .diff import diff
 from .login import LoginFailedError, login
 from .options import shared_options
 from .outbox import outbox
-from .output import complain
+from .printing import complain
 from .streams import events, logs
 from .verbs import list_, ping, show_action, shutdown, status, stop, sync
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ..client import Client
-from ..places import DEFAULT_CONFIG, control_socket
+from ..paths import DEFAULT_CONFIG, control_socket
 from ..sockets import endpoint
 
 CONFIG_VARIABLE = "GEOSCHED_CONFIG"

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 import click
 
 from ..client import BadAnswerError, Client
-from ..control import Dropped, DropReports, Flushed, FlushReports, ListReports, ReportsAre
-from ..views import ReportView
-from .layout import Block, Column, Table
+from ..messages.control import Dropped, DropReports, Flushed, FlushReports, ListReports, ReportsAre
+from ..messages.views import ReportView
 from .options import Output, Verb, connect, output_of
-from .output import now_us, show_line
-from .render import clean, short_time
+from .printing import now_us, show_line
+from .table import Block, Column, Table
 from .verbs import VerbFailedError, fields, show
+from .words import clean, short_time
 
 COLUMNS = (
     Column("KEY"),

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import click
 
 from ..client import Client
-from ..control import LOG_CHUNK_BYTES_MAX, EventsAre, LogChunk, ReadEvents, ReadLog
-from ..views import EventView
-from . import render
+from ..messages.control import LOG_CHUNK_BYTES_MAX, EventsAre, LogChunk, ReadEvents, ReadLog
+from ..messages.views import EventView
+from . import words
 from .options import Output, Verb, connect, output_of
-from .output import complain, now_us, show_document, show_line, show_sheet, write
+from .printing import complain, now_us, show_document, show_line, show_sheet, write
 from .verbs import fields, possible_id
 
 #: How long the daemon holds an answer to `ReadEvents(wait=True)` back, see `control.py`.
@@ -137,7 +137,7 @@ def events(ctx: click.Context, follow: bool) -> None:
 
 def _show_events(found: tuple[EventView, ...], output: Output, *, titled: bool) -> None:
     if output is Output.TABLE:
-        show_sheet([render.events_table(found, now_us(), titled=titled)])
+        show_sheet([words.events_table(found, now_us(), titled=titled)])
         return
     for event in found:
         show_line(event)

@@ -14,7 +14,7 @@ import msgspec
 
 from ..actions import ID_CHARS_MAX, ExecutionStatus
 from ..client import BadAnswerError, Client, ClientError, NotDoneError
-from ..control import (
+from ..messages.control import (
     ActionIs,
     ActionsAre,
     GetStatus,
@@ -30,12 +30,12 @@ from ..control import (
     Sync,
     Synced,
 )
+from ..messages.views import ActionView
 from ..sockets import wait_until_gone
-from ..views import ActionView
-from . import render
-from .layout import Block, Sheet
+from . import words
 from .options import Output, Verb, connect, output_of
-from .output import Shown, now_us, show_document, show_line, show_sheet
+from .printing import Shown, now_us, show_document, show_line, show_sheet
+from .table import Block, Sheet
 
 
 class VerbFailedError(ClientError):
@@ -76,7 +76,7 @@ def ping(ctx: click.Context) -> None:
     show(
         ctx,
         {"pong": True, "pid": pong.pid, "version": pong.version},
-        [Block((("geoschedd", f"{render.clean(pong.version)}, process {pong.pid}, answers"),))],
+        [Block((("geoschedd", f"{words.clean(pong.version)}, process {pong.pid}, answers"),))],
     )
 
 
@@ -86,7 +86,7 @@ def status(ctx: click.Context) -> None:
     """Show how the daemon, its backend and its clock are."""
     with connect(ctx) as client:
         found = client.ask(GetStatus(), StatusIs).status
-    show(ctx, fields(found), render.status_sheet(found, now_us()))
+    show(ctx, fields(found), words.status_sheet(found, now_us()))
 
 
 @click.command("list", cls=Verb)
@@ -110,7 +110,7 @@ def list_(ctx: click.Context, statuses: tuple[str, ...], limit: int | None) -> N
             show_line(action)
         return
     document = {"actions": [fields(action) for action in actions]}
-    show(ctx, document, [render.actions_table(actions, now_us())])
+    show(ctx, document, [words.actions_table(actions, now_us())])
 
 
 def _all_actions(client: Client, statuses: tuple[str, ...]) -> list[ActionView]:
@@ -137,7 +137,7 @@ def show_action(ctx: click.Context, id_: str) -> None:
     show(
         ctx,
         {"action": fields(found.action), "runs": [fields(run) for run in found.runs]},
-        render.action_sheet(found.action, found.runs, now_us()),
+        words.action_sheet(found.action, found.runs, now_us()),
     )
 
 
@@ -150,7 +150,7 @@ def sync(ctx: click.Context, no_wait: bool) -> None:
         request = Sync(wait=not no_wait, progress=shown.wanted)
         synced = client.ask(request, Synced, on_progress=shown.progress)
     asked_for = [Block((("sync", "asked for"),))]
-    sheet = asked_for if no_wait else render.sync_sheet(synced.result)
+    sheet = asked_for if no_wait else words.sync_sheet(synced.result)
     show(ctx, fields(synced.result), sheet)
     if synced.error is not None:
         raise VerbFailedError(synced.error)
@@ -163,7 +163,7 @@ def stop(ctx: click.Context, id_: str) -> None:
     """Stop the run of an action; it becomes WONT_FINISH."""
     with connect(ctx) as client:
         action = client.ask(StopAction(id_), Stopped).action
-    show(ctx, {"action": fields(action)}, render.action_sheet(action, (), now_us()))
+    show(ctx, {"action": fields(action)}, words.action_sheet(action, (), now_us()))
 
 
 @click.command(cls=Verb)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from ...ipc.actions import Action, ExecutionStatus
 from ...ipc.digests import blake2b
 from ...ipc.instants import SECOND_US
-from ...ipc.messages import EndCause, RunResult, StopReason
+from ...ipc.messages.runs import EndCause, RunResult, StopReason
 from . import restart
 from .model import (
     Absent,

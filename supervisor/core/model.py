@@ -14,7 +14,7 @@ import msgspec
 
 from ...ipc.actions import Action, ExecutionStatus
 from ...ipc.instants import SECOND_US
-from ...ipc.messages import RunResult, StopReason
+from ...ipc.messages.runs import RunResult, StopReason
 
 
 class Reason(enum.StrEnum):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from ...ipc.messages import RunResult
+from ...ipc.messages.runs import RunResult
 from .lifecycle import Rules, decide
 from .model import Change, DaemonStarted, Instant, Record, Running
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from ...ipc.control import SCHEMA_VERSION
 from ...ipc.instants import format_optional
+from ...ipc.messages.control import SCHEMA_VERSION
 from . import environment, storefile, storemeta
 from .environment import Environment
 from .records import DamagedRecordError, number_of

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...ipc.control import SCHEMA_VERSION
+from ...ipc.messages.control import SCHEMA_VERSION
 from ...workers.host.linux import set_parent_death_signal
 from ..locks import AlreadyRunningError, DirectoryLock
 from . import backups, dump, environment, incidents, replacing, storechild, storefile

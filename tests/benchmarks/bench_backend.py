@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from bench import Figure, machine
 from geosched.ipc.client import Client
-from geosched.ipc.control import GetStatus, Ping, Pong, StatusIs, Sync, Synced
+from geosched.ipc.messages.control import GetStatus, Ping, Pong, StatusIs, Sync, Synced
 from measuring import build_stamp, read_stamps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

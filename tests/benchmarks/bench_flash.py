@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import Figure, machine
 from geosched.ipc.actions import Action
 from geosched.ipc.instants import SECOND_US
-from geosched.ipc.messages import EndCause, RunResult
+from geosched.ipc.messages.runs import EndCause, RunResult
 from geosched.supervisor.core.lifecycle import Rules, decide, first_seen
 from geosched.supervisor.core.model import Change, Due, Event, Instant, RunEnded, Running
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from geosched import __version__
-from geosched.ipc.messages import (
+from geosched.ipc.messages.sync import (
     BackendAddress,
     ErrorKind,
     NotModified,

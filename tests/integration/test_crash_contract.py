@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from geosched.ipc.crashpoints import Step
+from geosched.ipc.failpoints import Step
 from support.contract import (
     LONG,
     TRIED,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from geosched.ipc.crashpoints import Step
+from geosched.ipc.failpoints import Step
 from support.daemon import Daemon, daemon_installation, entry, lives, processes_marked
 from support.halting import go_on, halted, kill_child, start_halting
 from support.processes import is_idle

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from geosched.ipc import control, views
-from geosched.ipc.control import Answer, Call, RefusalKind, Refused, Reply, Request
+from geosched.ipc.messages import control, views
+from geosched.ipc.messages.control import Answer, Call, RefusalKind, Refused, Reply, Request
 from geosched.ipc.sockets import Poller, Server, new_context
 from support.wait import wait_for
 

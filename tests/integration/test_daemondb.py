@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from geosched.ipc.actions import ExecutionStatus
-from geosched.ipc.messages import StopReason
+from geosched.ipc.messages.runs import StopReason
 from geosched.supervisor.core.lifecycle import decide, first_seen
 from geosched.supervisor.core.model import (
     Absent,

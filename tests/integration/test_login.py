@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from geosched.ipc.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why
-from geosched.ipc.messages import BackendAddress
+from geosched.ipc.messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why
+from geosched.ipc.messages.sync import BackendAddress
 from geosched.workers.sync.auth import device_flow
 from geosched.workers.sync.base import ExchangeError
 from support.backend import BackendServer, address

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from geosched.ipc.messages import Conditions
+from geosched.ipc.messages.runs import Conditions
 from geosched.workers.host import procfs
 from geosched.workers.host.execution import become, person
 from support.daemon import Daemon, entry, installation_for_everybody, lives, processes_marked

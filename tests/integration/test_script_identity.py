@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from geosched.ipc.messages import Conditions
+from geosched.ipc.messages.runs import Conditions
 from geosched.supervisor import preflight
 from geosched.supervisor.settings import load
 from geosched.workers.runs.launch import CannotStartError, Launch, start

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from geosched.ipc import sockets
-from geosched.ipc.messages import (
+from geosched.ipc.messages.sync import (
     Connected,
     ErrorKind,
     ExchangeFailed,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
-from geosched.ipc.messages import BackendAddress, ErrorKind, Pull
+from geosched.ipc.messages.sync import BackendAddress, ErrorKind, Pull
 from geosched.workers.sync.backends.http import HttpBackend
 from geosched.workers.sync.base import ExchangeError, Snapshot
 from support.backend import BackendServer, address, entry

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from geosched.ipc.messages import (
+from geosched.ipc.messages.sync import (
     BackendAddress,
     ErrorKind,
     NotModified,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages import (
+from geosched.ipc.messages.runs import (
     Ack,
     EndCause,
     Ended,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages import EndCause, Ended, StopReason
+from geosched.ipc.messages.runs import EndCause, Ended, StopReason
 from geosched.workers.runfiles.output import read_output
 from support.wait import wait_for
 from support.workers import Host, host

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages import ForkSynchroniser, ForkWorker, ZygoteReady
+from geosched.ipc.messages.zygote import ForkSynchroniser, ForkWorker, ZygoteReady
 from geosched.workers.host import procfs
 from geosched.workers.runfiles.processes import read_identities
 from support.wait import wait_for

@@ -2,7 +2,7 @@
  * on disk: one action, its supervisor, which may die and start again, and a worker for each
  * attempt, which may die too.
  *
- * Every step of ipc/crashpoints.py is one STEP here, by its name. A process can be killed
+ * Every step of ipc/failpoints.py is one STEP here, by its name. A process can be killed
  * between any two statements, so before and after each step.
  *
  * Modelled: what outlives a process (the record, run locks while their holder lives, kept

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from geosched.ipc.crashpoints import Step
+from geosched.ipc.failpoints import Step
 
 ROOT = Path(__file__).parents[2]
 MODEL = Path(__file__).with_name("run.pml")

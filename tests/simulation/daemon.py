@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from geosched.ipc.instants import SECOND_US
-from geosched.ipc.messages import RunResult
+from geosched.ipc.messages.runs import RunResult
 from geosched.supervisor.backend import Backend
 from geosched.supervisor.backoff import Backoff
 from geosched.supervisor.children import News

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from geosched.ipc.instants import SECOND_US
-from geosched.ipc.messages import (
+from geosched.ipc.messages.sync import (
     Connected,
     ErrorKind,
     Leave,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from geosched.ipc.messages import FromWorker, Run, RunResult, ToWorker
+from geosched.ipc.messages.runs import FromWorker, Run, RunResult, ToWorker
 from geosched.ipc.sockets import Peer
 from geosched.supervisor.children import Child, News
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from geosched.ipc.actions import Action, ExecutionStatus
 from geosched.ipc.instants import SECOND_US
-from geosched.ipc.messages import Report, Run, RunResult, StopReason
+from geosched.ipc.messages.runs import Run, RunResult, StopReason
+from geosched.ipc.messages.sync import Report
 from geosched.supervisor.clock import RELEASED_US
 from geosched.supervisor.core.model import (
     Change,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from geosched.ipc.actions import Action, ExecutionStatus
-from geosched.ipc.messages import EndCause, RunResult, StopReason
+from geosched.ipc.messages.runs import EndCause, RunResult, StopReason
 from geosched.supervisor.core.model import Null, Over, Record, Running, Waiting
 from geosched.supervisor.core.restart import JITTER, RestartMode, RestartPolicy
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from geosched.ipc.instants import SECOND_US, parse_instant
-from geosched.ipc.messages import (
+from geosched.ipc.messages.runs import (
     Ack,
     EndCause,
     Ended,

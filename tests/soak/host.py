@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from geosched.ipc.client import Client, ClientError
-from geosched.ipc.control import ActionsAre, GetStatus, ListActions, StatusIs
-from geosched.ipc.places import Runtime
+from geosched.ipc.messages.control import ActionsAre, GetStatus, ListActions, StatusIs
+from geosched.ipc.paths import Runtime
 from geosched.workers.host import procfs
 from geosched.workers.runfiles.processes import read_identities
 from support.daemon import Daemon

@@ -26,7 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from geosched.ipc.messages import BackendAddress, ErrorKind
+from geosched.ipc.messages.sync import BackendAddress, ErrorKind
 
 #: How long between two bytes of an answer that drips.
 DRIP_SECONDS = 0.05

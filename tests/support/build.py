@@ -4,7 +4,7 @@ from typing import Any
 
 from geosched.ipc.actions import Action
 from geosched.ipc.instants import SECOND_US
-from geosched.ipc.messages import EndCause, RunResult
+from geosched.ipc.messages.runs import EndCause, RunResult
 from geosched.supervisor.core.lifecycle import Rules, new_run_id
 from geosched.supervisor.core.model import Instant, Null, OpenRun, Record, Running, State
 

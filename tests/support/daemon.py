@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import pytest
 from geosched.ipc.client import Client, ClientError, Wanted
-from geosched.ipc.control import ActionIs, Ping, Pong, Request, ShowAction
-from geosched.ipc.places import control_socket
+from geosched.ipc.messages.control import ActionIs, Ping, Pong, Request, ShowAction
+from geosched.ipc.paths import control_socket
 
 from .wait import wait_for
 

@@ -14,7 +14,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from geosched.ipc.actions import ExecutionStatus
-from geosched.ipc.messages import EndCause, RunResult, StopReason
+from geosched.ipc.messages.runs import EndCause, RunResult, StopReason
 from geosched.supervisor.core.lifecycle import Rules, decide, first_seen
 from geosched.supervisor.core.model import (
     Absent,

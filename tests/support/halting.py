@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-from geosched.ipc.crashpoints import VARIABLE
+from geosched.ipc.failpoints import VARIABLE
 
 from .daemon import Daemon, lives
 from .processes import state_of

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from geosched.ipc.messages import OAuthClient
+from geosched.ipc.messages.sync import OAuthClient
 
 DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 ACCESS, REFRESH, DEVICE = "access-s3cret", "refresh-s3cret", "device-s3cret"

@@ -10,14 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from geosched.ipc.messages import (
+from geosched.ipc.messages.runs import (
     Ack,
-    ChildExited,
     Ended,
-    Forked,
-    ForkWorker,
     FromWorker,
-    FromZygote,
     Heartbeat,
     Ready,
     Release,
@@ -27,9 +23,9 @@ from geosched.ipc.messages import (
     Stop,
     StopReason,
     ToWorker,
-    ZygoteReady,
 )
-from geosched.ipc.places import Runtime
+from geosched.ipc.messages.zygote import ChildExited, Forked, ForkWorker, FromZygote, ZygoteReady
+from geosched.ipc.paths import Runtime
 from geosched.ipc.sockets import ProtocolError, Server, new_context
 from geosched.workers.host import process_tree
 from geosched.workers.host.cgroups import Containment

@@ -39,7 +39,7 @@ IMPORTERS = {
     "requests": {"workers/sync/http/client.py"},
     "ctypes": {"workers/host/linux.py"},
     "schedule": {"supervisor/duties.py"},
-    "rich": {"ipc/ctl/output.py"},
+    "rich": {"ipc/ctl/printing.py"},
 }
 
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
@@ -134,7 +134,7 @@ def test_only_the_control_client_knows_click():
 
 
 def test_rich_is_imported_only_when_a_table_is_drawn():
-    early = imported_early(ROOT / "ipc/ctl/output.py")
+    early = imported_early(ROOT / "ipc/ctl/printing.py")
     assert not any(within(name, "rich") for name in early)
 
 

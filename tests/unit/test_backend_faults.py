@@ -5,7 +5,7 @@ import socket
 
 import pytest
 import urllib3.exceptions
-from geosched.ipc.messages import ErrorKind
+from geosched.ipc.messages.sync import ErrorKind
 from geosched.workers.sync.http.errors import failure, refusal, retry_after_seconds, shown
 
 DATE = "Mon, 23 Nov 2026 08:00:00 GMT"

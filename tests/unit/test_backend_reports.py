@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from geosched.ipc.messages import Report
+from geosched.ipc.messages.sync import Report
 from geosched.workers.sync.bodies.status_reports import (
     as_json,
     batch_body,

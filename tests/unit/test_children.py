@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from geosched.ipc.messages import ToZygote
+from geosched.ipc.messages.zygote import ToZygote
 from geosched.supervisor.children import ZYGOTE_SILENCE_SECONDS_MAX, Children
 
 STALL_SECONDS = 5 * ZYGOTE_SILENCE_SECONDS_MAX

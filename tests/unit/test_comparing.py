@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from geosched.ipc.actions import Action, ExecutionStatus
-from geosched.ipc.messages import Pulled, SetAside
+from geosched.ipc.messages.sync import Pulled, SetAside
 from geosched.supervisor.comparing import (
     PAGE_ACTIONS_MAX,
     PAGE_BYTES_MAX,

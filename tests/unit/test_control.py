@@ -6,8 +6,16 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from geosched.ipc import control, views
-from geosched.ipc.control import Accepted, Answer, Call, RefusalKind, Refused, Reply, Request
+from geosched.ipc.messages import control, views
+from geosched.ipc.messages.control import (
+    Accepted,
+    Answer,
+    Call,
+    RefusalKind,
+    Refused,
+    Reply,
+    Request,
+)
 from geosched.ipc.sockets import Peer
 from geosched.supervisor.comparing import Comparison
 from geosched.supervisor.control import PROGRESS_SECONDS, WAITING_MAX, Acting, Control

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from geosched.ipc.crashpoints import VARIABLE, Step
+from geosched.ipc.failpoints import VARIABLE, Step
 from support.wait import wait_for
 
 STEPS = """
-from geosched.ipc.crashpoints import Step, step
+from geosched.ipc.failpoints import Step, step
 print("begun", flush=True)
 with step(Step.COMMIT_STOP, Step.KEEP_RESULT):
     print("done", flush=True)

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
-from geosched.ipc.ctl.layout import Column, Sheet, Table, cut, fit, plain_lines
-from geosched.ipc.ctl.render import (
+from geosched.ipc.ctl.streams import last_lines
+from geosched.ipc.ctl.table import Column, Sheet, Table, cut, fit, plain_lines
+from geosched.ipc.ctl.words import (
     action_sheet,
     actions_table,
     backend_line,
@@ -15,9 +16,8 @@ from geosched.ipc.ctl.render import (
     span,
     status_sheet,
 )
-from geosched.ipc.ctl.streams import last_lines
 from geosched.ipc.instants import parse_instant
-from geosched.ipc.views import (
+from geosched.ipc.messages.views import (
     ActionView,
     BackendView,
     ClockView,

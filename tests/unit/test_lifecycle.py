@@ -2,7 +2,7 @@
 
 import pytest
 from geosched.ipc.actions import ExecutionStatus as S
-from geosched.ipc.messages import EndCause, StopReason
+from geosched.ipc.messages.runs import EndCause, StopReason
 from geosched.supervisor.core.lifecycle import Rules, decide, first_seen
 from geosched.supervisor.core.model import (
     Absent,

@@ -1,7 +1,7 @@
 """What holds for every record, event and instant: found by searching, not by thinking."""
 
 from geosched.ipc.actions import ExecutionStatus
-from geosched.ipc.messages import EndCause, StopReason
+from geosched.ipc.messages.runs import EndCause, StopReason
 from geosched.supervisor.core.lifecycle import Rules, decide, new_run_id
 from geosched.supervisor.core.model import (
     Absent,

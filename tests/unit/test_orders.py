@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from geosched.ipc.messages import Conditions, Run
+from geosched.ipc.messages.runs import Conditions, Run
 from geosched.supervisor.core.lifecycle import new_run_id
 from geosched.supervisor.core.model import OpenRun
 from geosched.supervisor.orders import (

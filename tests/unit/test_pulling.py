@@ -6,7 +6,8 @@ from itertools import count
 
 import pytest
 from geosched.ipc.actions import Action, ExecutionStatus
-from geosched.ipc.messages import Pulled, SetAside, StopReason
+from geosched.ipc.messages.runs import StopReason
+from geosched.ipc.messages.sync import Pulled, SetAside
 from geosched.supervisor.core.model import Change, Over, Record, Running, StopRun
 from geosched.supervisor.core.reconcile import Verdict
 from geosched.supervisor.pulling import (

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.ctl.main import Exit, cli
-from geosched.ipc.messages import ErrorKind
+from geosched.ipc.messages.sync import ErrorKind
 from geosched.supervisor import daemon, values
 from geosched.supervisor.core.model import Reason
 from geosched.supervisor.settings import (

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 from geosched.ipc.actions import Action, ExecutionStatus
-from geosched.ipc.messages import StopReason
+from geosched.ipc.messages.runs import StopReason
 from geosched.supervisor.core.model import (
     Hold,
     Null,

@@ -8,7 +8,7 @@ from pathlib import Path
 import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
-from geosched.ipc.ctl.render import size
+from geosched.ipc.ctl.words import size
 from geosched.supervisor.core.model import Record
 from geosched.supervisor.store import incidents, pages, salvage
 from geosched.supervisor.store.daemondb import DaemonDB

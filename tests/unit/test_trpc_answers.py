@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from geosched.ipc.messages import ErrorKind, Report
+from geosched.ipc.messages.sync import ErrorKind, Report
 from geosched.workers.sync.backends import trpc
 from geosched.workers.sync.base import ExchangeError
 

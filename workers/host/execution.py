@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...ipc.messages import Conditions
+from ...ipc.messages.runs import Conditions
 
 #: What each limit of the configuration is to the kernel. `address_space` comes last: a
 #: process that is still Python may already have more.

@@ -12,7 +12,7 @@ import os
 
 import msgspec
 
-from ...ipc.places import Runtime
+from ...ipc.paths import Runtime
 from ..host.procfs import Identity, identity
 
 log = logging.getLogger(__name__)

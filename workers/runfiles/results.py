@@ -10,8 +10,8 @@ import zlib
 
 import msgspec
 
-from ...ipc.messages import RunResult
-from ...ipc.places import Runtime
+from ...ipc.messages.runs import RunResult
+from ...ipc.paths import Runtime
 from ..host.files import sync_folder
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from ...ipc.messages import Conditions
+from ...ipc.messages.runs import Conditions
 from ..host import execution, trust
 from ..host.execution import Person, UnusableConditionsError
 from ..host.linux import HELD_AT_EXEC, let_run

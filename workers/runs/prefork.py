@@ -21,7 +21,7 @@ import msgspec
 from msgspec.structs import replace
 from setproctitle import setproctitle
 
-from ...ipc.messages import Conditions
+from ...ipc.messages.runs import Conditions
 from ..host import execution
 from ..host.execution import ConditionError, Person
 from ..host.linux import HELD_AT_EXEC, hold_at_exec, let_run, set_parent_death_signal

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from ...ipc.messages import EndCause, Heartbeat, Run, RunResult, StopReason
-from ...ipc.places import Runtime
+from ...ipc.messages.runs import EndCause, Heartbeat, Run, RunResult, StopReason
+from ...ipc.paths import Runtime
 from ...ipc.sockets import Poller
 from ..host import procfs
 from ..host.cgroups import Containment, Group

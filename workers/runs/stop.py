@@ -4,7 +4,7 @@ Owns when the next round is; `process_tree.py` does it. Why a run ends, and what
 told by `worker.py`.
 """
 
-from ...ipc.crashpoints import Step, step
+from ...ipc.failpoints import Step, step
 from ..host.process_tree import RunTree
 
 #: During the grace a look every so often is enough, as the script's own end is seen at once.

@@ -11,8 +11,8 @@ import time
 
 from setproctitle import setproctitle
 
-from ...ipc.crashpoints import Step, step
-from ...ipc.messages import (
+from ...ipc.failpoints import Step, step
+from ...ipc.messages.runs import (
     Ack,
     EndCause,
     Ended,

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from ...ipc.actions import Action
-from ...ipc.messages import ErrorKind, NotModified, Pull, Send, SetAside, Taken
+from ...ipc.messages.sync import ErrorKind, NotModified, Pull, Send, SetAside, Taken
 
 
 class ExchangeError(Exception):

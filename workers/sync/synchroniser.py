@@ -18,7 +18,7 @@ from setproctitle import setproctitle
 
 from ...ipc import sockets
 from ...ipc.actions import Action
-from ...ipc.messages import (
+from ...ipc.messages.sync import (
     Connected,
     ErrorKind,
     ExchangeFailed,

@@ -15,8 +15,8 @@ from typing import Annotated
 
 import msgspec
 
-from ....ipc.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, encode
-from ....ipc.messages import BackendAddress, ErrorKind, OAuthClient
+from ....ipc.messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, encode
+from ....ipc.messages.sync import BackendAddress, ErrorKind, OAuthClient
 from ..base import ExchangeError
 from ..bodies.snapshot import decode_strictly
 from ..http.client import Exchange

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from ....ipc.messages import BackendAddress, ErrorKind, OAuthClient
+from ....ipc.messages.sync import BackendAddress, ErrorKind, OAuthClient
 from ..base import ExchangeError
 from ..bodies.snapshot import decode_strictly
 from ..bodies.status_reports import printable

@@ -8,7 +8,7 @@ renewed is `secrets.py`'s and `oauth.py`'s.
 from collections.abc import Mapping
 from typing import Protocol
 
-from ....ipc.messages import BackendAddress
+from ....ipc.messages.sync import BackendAddress
 from ..http.client import Answer, Exchange
 from ..http.secrets import read_secret
 from .oauth import OAuthIdentity

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from ....ipc.messages import ErrorKind
+from ....ipc.messages.sync import ErrorKind
 from ...host.files import sync_folder
 from ..base import ExchangeError
 from ..http.secrets import is_secret, read_private, unusable

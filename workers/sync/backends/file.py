@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from ....ipc.messages import ErrorKind, NotModified, Pull, Send, Taken
+from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Send, Taken
 from ...host.files import sync_folder
 from ..base import ExchangeError, Snapshot
 from ..bodies.snapshot import digest_of, read_snapshot

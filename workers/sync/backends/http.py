@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Sequence
 
-from ....ipc.messages import ErrorKind, NotModified, Pull, Report, Send, Taken
+from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Report, Send, Taken
 from ..auth.session import BackendExchange
 from ..base import ExchangeError, Snapshot
 from ..bodies.snapshot import read_snapshot

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ....ipc.instants import format_instant
-from ....ipc.messages import ErrorKind, NotModified, Pull, Report, Send, Taken
+from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Report, Send, Taken
 from ..auth.session import BackendExchange
 from ..base import ExchangeError, Snapshot
 from ..bodies.snapshot import decode_strictly, read_snapshot

@@ -12,7 +12,7 @@ import msgspec
 
 from ....ipc.actions import Action, EntryError, parse_entry
 from ....ipc.instants import SECOND_US
-from ....ipc.messages import ErrorKind, NotModified, Pull, SetAside
+from ....ipc.messages.sync import ErrorKind, NotModified, Pull, SetAside
 from ..base import ExchangeError, Snapshot
 
 #: Entries that were set aside and are named with their reason.

@@ -12,7 +12,7 @@ import msgspec
 
 from ....ipc.actions import ExecutionStatus
 from ....ipc.instants import format_instant
-from ....ipc.messages import Report
+from ....ipc.messages.sync import Report
 
 #: What is kept of a text in an answer.
 ERROR_CHARS_MAX = 200

@@ -21,7 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context
 
 from .... import __version__
-from ....ipc.messages import BackendAddress, ErrorKind
+from ....ipc.messages.sync import BackendAddress, ErrorKind
 from ...host import tls_files
 from ..base import ExchangeError
 from .deadline import Deadline

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import urllib3.exceptions
 
-from ....ipc.messages import ErrorKind
+from ....ipc.messages.sync import ErrorKind
 from ..base import ExchangeError
 from ..bodies.status_reports import printable
 

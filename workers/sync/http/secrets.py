@@ -9,7 +9,7 @@ import re
 import stat
 from pathlib import Path
 
-from ....ipc.messages import ErrorKind
+from ....ipc.messages.sync import ErrorKind
 from ..base import ExchangeError
 
 SECRET_BYTES_MAX = 8 * 1024

@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from .messages import Message
+from .base import Message
 from .views import (
     ActionView,
     DifferenceView,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from ..control import SCHEMA_VERSION, Progress
-from .layout import Block, Sheet, Table, fit, plain_lines
+from ..messages.control import SCHEMA_VERSION, Progress
 from .options import Output
-from .render import clean
+from .table import Block, Sheet, Table, fit, plain_lines
+from .words import clean
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,6 +1,6 @@
 """What a person is shown of an answer: views in, tables and blocks of clean text out.
 
-Pure: the current time is an argument, widths are `layout.py`'s, colours `output.py`'s.
+Pure: the current time is an argument, widths are `table.py`'s, colours `output.py`'s.
 Ids and details came from outside, so nothing here lets a control character through.
 """
 
@@ -9,8 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from ..instants import SECOND_US, parse_instant
-from ..views import ActionView, BackendView, EventView, RunView, StatusView, StoreView, SyncView
-from .layout import Block, Column, Sheet, Table
+from ..messages.views import (
+    ActionView,
+    BackendView,
+    EventView,
+    RunView,
+    StatusView,
+    StoreView,
+    SyncView,
+)
+from .table import Block, Column, Sheet, Table
 
 NOTHING = "-"
 #: A database that is fuller than that wants a person's attention.

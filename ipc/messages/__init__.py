@@ -1,0 +1,1 @@
+"""The messages of each channel between our processes, one file a channel."""

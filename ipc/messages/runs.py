@@ -1,0 +1,143 @@
+"""Messages between the supervisor (ROUTER) and a worker (DEALER): one run and its result."""
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+from .base import Message
+
+
+class StopReason(enum.StrEnum):
+    """Why a run is stopped (SPEC S13a). The last two settle nothing."""
+
+    WINDOW_OVER = "window-over"
+    WITHDRAWN = "withdrawn"
+    OPERATOR = "operator"
+    CHANGED = "changed"
+    SHUTDOWN = "shutdown"  # the daemon is leaving (S16)
+    ORPHANED = "orphaned"  # the daemon is gone: the worker's lifeline ended (S17)
+
+
+class EndCause(enum.StrEnum):
+    """What ended a run."""
+
+    EXITED = "exited"  # of itself: exit code or a signal that we did not send
+    STOPPED = "stopped"  # asked to, for `stop_reason`
+    WATCHDOG = "watchdog"  # the script stopped sending WATCHDOG=1
+    CANNOT_START = "cannot-start"
+    NO_SCRIPT = "no-script"  # none is configured for the action's type
+    WORKER_LOST = "worker-lost"  # its worker died; nobody saw how the script ended
+    WORKER_SILENT = "worker-silent"  # its worker stopped beating and was killed
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """How a run ended: the record that is kept on disk, sent, and settled by (law 14).
+
+    `exit_code` and `signal` are the script's own, as `waitid` told them; both None where
+    no script ever started or nobody saw its end. `detail` is for people.
+    """
+
+    run_id: str
+    cause: EndCause
+    ended_us: int
+    exit_code: int | None = None
+    signal: int | None = None
+    stop_reason: StopReason | None = None
+    detail: str = ""
+    script_pid: int | None = None
+    status_text: str = ""
+    output_lost_bytes: int = 0
+
+
+class Conditions(msgspec.Struct, frozen=True, array_like=True):
+    """As whom, where and within which limits a script runs.
+
+    `user` and `group` are names or numbers, "" for the worker's own; a limit of 0 is left
+    as it is, and so are `nice` and `oom_score_adj`.
+    """
+
+    user: str = ""
+    group: str = ""
+    cwd: str = "/"
+    umask: int = 0o022
+    nice: int = 0
+    oom_score_adj: int = 0
+    address_space_bytes: int = 0
+    open_files: int = 0
+    processes: int = 0
+    file_size_bytes: int = 0
+    cpu_seconds: int = 0
+
+
+class Run(Message, tag="run", frozen=True):
+    """Start this script. `environment` is complete, but for what `conditions.user` adds;
+    `input` is what standard input holds. The script begins when the wall clock reads
+    `not_before_us`, which is a moment ahead at most; its worker keeps still for
+    `still_seconds` more, while others begin that share the instant."""
+
+    run_id: str
+    title: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    input: bytes
+    stop_signal: int
+    stop_grace_seconds: float
+    watchdog_seconds: float
+    heartbeat_seconds: float
+    output_path: str
+    output_bytes_max: int
+    conditions: Conditions = Conditions()
+    not_before_us: int = 0
+    still_seconds: float = 0.0
+
+
+class Stop(Message, tag="stop", frozen=True):
+    """Stop the run: stop signal, grace, SIGKILL to the whole tree. The first reason stays."""
+
+    run_id: str
+    reason: StopReason
+
+
+class Ack(Message, tag="ack", frozen=True):
+    """The end is committed: forget the kept result and leave."""
+
+    run_id: str
+
+
+class Release(Message, tag="release", frozen=True):
+    """Leave; there is no run for you. Ignored by a worker that has one."""
+
+
+ToWorker: TypeAlias = Run | Stop | Ack | Release
+
+
+class Ready(Message, tag="ready", frozen=True):
+    pid: int
+
+
+class Started(Message, tag="started", frozen=True):
+    run_id: str
+    script_pid: int
+    at_us: int
+
+
+class Heartbeat(Message, tag="heartbeat", frozen=True):
+    """`ready` is whether the script has sent READY=1; `output_lost_bytes` what a failing
+    log directory cost."""
+
+    run_id: str
+    rss_bytes: int = 0
+    cpu_seconds: float = 0.0
+    status_text: str = ""
+    ready: bool = False
+    output_lost_bytes: int = 0
+
+
+class Ended(Message, tag="ended", frozen=True):
+    """The script and all it left behind are gone. Repeated until acknowledged."""
+
+    result: RunResult
+
+
+FromWorker: TypeAlias = Ready | Started | Heartbeat | Ended

@@ -1,0 +1,163 @@
+"""Messages between the supervisor (ROUTER) and the synchroniser (DEALER): pulls and reports."""
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+from ..actions import Action
+from .base import Message
+
+
+class OAuthClient(msgspec.Struct, frozen=True):
+    """As whom tokens are asked for, where, and by which grant (RFC 6749, RFC 8628).
+
+    `grant` is the standard's own word: `refresh_token` or `client_credentials`. What is not
+    configured is "".
+    """
+
+    grant: str
+    token_url: str
+    device_url: str
+    client_id: str
+    client_secret_file: str
+    audience: str
+    scope: str
+
+
+class BackendAddress(msgspec.Struct, frozen=True):
+    """Where the backend is, as whom it is asked, and what one exchange may cost.
+
+    Paths are absolute. `token_file` holds a bearer token, or where `oauth` is given the
+    tokens that were got by it. `ca_file` stands in for the usual authorities; `proxy` is a
+    url. What is not configured is "". `clock_believed`: the dates of certificates can be
+    compared with this host's clock.
+    """
+
+    kind: str
+    url: str
+    path: str
+    token_file: str
+    timeout_seconds: float
+    body_bytes_max: int
+    actions_max: int
+    oauth: OAuthClient | None = None
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    proxy: str = ""
+    clock_believed: bool = True
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One status change as the backend is told of it. `key` makes repetition harmless."""
+
+    key: str
+    action_id: str
+    status: str
+    at_us: int
+    attempt: int
+    run_id: str | None
+    exit_code: int | None
+    signal: str | None
+    reason: str
+
+
+class Pull(Message, tag="pull", frozen=True):
+    """Read the snapshot. `etag` and `digest` are those of the applied one, or ""."""
+
+    exchange: int
+    backend: BackendAddress
+    now_us: int
+    etag: str = ""
+    digest: str = ""
+
+
+class Send(Message, tag="send", frozen=True):
+    """Tell the backend these reports, in this order."""
+
+    exchange: int
+    backend: BackendAddress
+    reports: tuple[Report, ...]
+
+
+class Leave(Message, tag="leave", frozen=True):
+    """No further exchange is near: exit."""
+
+
+ToSynchroniser: TypeAlias = Pull | Send | Leave
+
+
+class ErrorKind(enum.StrEnum):
+    """Why an exchange failed, by what helps."""
+
+    UNREACHABLE = "unreachable"  # no answer, or half of one
+    TIMEOUT = "timeout"  # no whole answer in time
+    UNTRUSTED = "untrusted"  # the peer's certificate proves nothing to us
+    UNAUTHORIZED = "unauthorized"  # what tells who we are is refused, or cannot be read
+    REFUSED = "refused"  # a whole answer that says no
+    BUSY = "busy"  # 429 or 503: come back later
+    NO_REPORTS = "no-reports"  # the backend has nothing that takes reports
+    BAD_ANSWER = "bad-answer"  # an answer that is not what was asked for
+    TOO_LARGE = "too-large"  # over a limit of ours
+    LOCAL = "local"  # a fault on this host: our file, our disk
+
+
+class SetAside(msgspec.Struct, frozen=True):
+    """An entry of a snapshot that cannot be used; `id` is None where it cannot be read."""
+
+    id: str | None
+    reason: str
+
+
+class Connected(Message, tag="connected", frozen=True):
+    pid: int
+
+
+class NotModified(Message, tag="not-modified", frozen=True):
+    exchange: int
+
+
+class Page(Message, tag="page", frozen=True, gc=False):
+    """A part of a snapshot that is whole and checked; pages come in order, then `Pulled`."""
+
+    exchange: int
+    actions: tuple[Action, ...]
+
+
+class Pulled(Message, tag="pulled", frozen=True):
+    """The snapshot is complete: `total` actions were in its pages.
+
+    `set_aside` names at most 100 of the `set_aside_total` entries that were unusable;
+    `set_aside_ids` names every one whose id could be read, and `unreadable_ids` counts
+    the others.
+    """
+
+    exchange: int
+    total: int
+    etag: str
+    digest: str
+    set_aside: tuple[SetAside, ...] = ()
+    set_aside_ids: tuple[str, ...] = ()
+    set_aside_total: int = 0
+    unreadable_ids: int = 0
+
+
+class Taken(Message, tag="taken", frozen=True):
+    """What became of each report: accepted, refused (key and error), or neither."""
+
+    exchange: int
+    accepted: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+class ExchangeFailed(Message, tag="exchange-failed", frozen=True):
+    """Nothing of the exchange counts. `retry_after_seconds` is 0 where nothing was said."""
+
+    exchange: int
+    kind: ErrorKind
+    detail: str
+    retry_after_seconds: float = 0.0
+
+
+FromSynchroniser: TypeAlias = Connected | NotModified | Page | Pulled | Taken | ExchangeFailed
