@@ -14,13 +14,13 @@ from ..ipc.messages.sync import ErrorKind
 from ..ipc.messages.views import BackendView, SyncView
 from .children import News
 from .comparing import KEPT_SECONDS, Comparison
+from .config.derived import address
+from .config.settings import BackendSettings
 from .core.model import Instant, Record
 from .core.reconcile import Verdict
 from .core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from .pulling import Applying
 from .reporting import report_of
-from .rules import address
-from .settings import BackendSettings
 from .store.daemondb import DaemonDB, MetaUpdate, StoreError
 from .synchronisation import (
     REPORTS_PER_EXCHANGE_MAX,

@@ -16,8 +16,8 @@ from pathlib import Path
 from .. import __version__
 from ..ipc.paths import DEFAULT_CONFIG
 from . import foundation, logs, preflight
+from .config.settings import Settings, SettingsError, load
 from .locks import AlreadyRunningError
-from .settings import Settings, SettingsError, load
 from .store.storefile import StoreError
 
 log = logging.getLogger(__name__)

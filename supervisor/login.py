@@ -15,8 +15,8 @@ import msgspec
 
 from ..ipc.messages.login import NotLoggedIn, Why, encode
 from . import preflight
-from .rules import address
-from .settings import BackendSettings, SettingsError, load
+from .config.derived import address
+from .config.settings import BackendSettings, SettingsError, load
 
 WORKER = "geosched.workers.sync.auth.device_flow"
 

@@ -21,6 +21,7 @@ from ..ipc.sockets import Poller
 from .backend import Backend
 from .children import Children
 from .clock import Clock
+from .config.settings import Settings
 from .control import Control
 from .core.admission import slots_free
 from .core.lifecycle import Rules
@@ -39,7 +40,6 @@ from .duties import Duties
 from .foresight import Foresight
 from .liverun import LiveRun
 from .pool import Pool
-from .settings import Settings
 from .store.daemondb import Committed, DaemonDB, MetaUpdate, StoreError, StoreErrorKind
 from .turn import Turn, steps_in
 from .upkeep import Upkeep

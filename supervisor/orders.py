@@ -14,8 +14,8 @@ import msgspec
 from ..ipc.actions import Action
 from ..ipc.instants import format_instant
 from ..ipc.messages.runs import Conditions, Run
+from .config.settings import ScriptSettings
 from .core.model import OpenRun
-from .settings import ScriptSettings
 
 #: What of the daemon's own environment a script may see.
 ENVIRONMENT_ALLOWED = (

@@ -16,8 +16,14 @@ from ..ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
 from ..workers.host import trust
 from ..workers.host.execution import UnusableConditionsError, person, reserved
 from ..workers.host.lookup import find_program
+from .config.settings import (
+    BackendSettings,
+    DaemonSettings,
+    ScriptSettings,
+    Settings,
+    SettingsError,
+)
 from .orders import DEFAULT_PATH, conditions_of
-from .settings import BackendSettings, DaemonSettings, ScriptSettings, Settings, SettingsError
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@
 
 import random
 
+from .config.settings import Settings
 from .core.retry import poll_phase
 from .loop import Loop
 from .servicemanager import ServiceManager
-from .settings import Settings
 from .store import incidents
 
 HOUSEKEEPING_SECONDS = 3600.0

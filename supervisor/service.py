@@ -21,6 +21,8 @@ from .backend import Backend
 from .backoff import Backoff
 from .children import Children
 from .clock import Clock
+from .config.derived import address, live_run, rules_of
+from .config.settings import Settings, SettingsError, load, needs_restart
 from .control import Control
 from .core.liveness import JudgeClock
 from .core.recovery import recover
@@ -30,8 +32,6 @@ from .foundation import Foundation
 from .loop import Loop, Parts
 from .pool import Pool
 from .rounds import Rounds
-from .rules import address, live_run, rules_of
-from .settings import Settings, SettingsError, load, needs_restart
 from .store.daemondb import DaemonDB
 from .store.opening import open_store
 from .sweep import Leftovers

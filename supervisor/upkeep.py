@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from ..ipc.instants import SECOND_US
 from .children import Child, Children, News
+from .config.settings import DaemonSettings
 from .core.model import Instant
 from .orders import output_path
-from .settings import DaemonSettings
 from .store import backups
 from .store.daemondb import DaemonDB, StoreError
 from .store.storechild import StoreChild

@@ -16,6 +16,8 @@ from geosched.supervisor.backend import Backend
 from geosched.supervisor.backoff import Backoff
 from geosched.supervisor.children import News
 from geosched.supervisor.clock import Clock
+from geosched.supervisor.config.derived import address, live_run, rules_of
+from geosched.supervisor.config.settings import Settings
 from geosched.supervisor.core.liveness import JudgeClock
 from geosched.supervisor.core.model import Change, Instant
 from geosched.supervisor.duties import Duties
@@ -23,9 +25,7 @@ from geosched.supervisor.foresight import Foresight
 from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
 from geosched.supervisor.pool import Pool
 from geosched.supervisor.rounds import Rounds
-from geosched.supervisor.rules import address, live_run, rules_of
 from geosched.supervisor.service import recover_runs
-from geosched.supervisor.settings import Settings
 from geosched.supervisor.store.daemondb import (
     Committed,
     DaemonDB,

@@ -11,8 +11,8 @@ from unittest import mock
 
 from geosched.supervisor import backend, backoff, deciding, pulling, rounds, synchronisation
 from geosched.supervisor import loop as loop_module
-from geosched.supervisor.rules import rules_of
-from geosched.supervisor.settings import (
+from geosched.supervisor.config.derived import rules_of
+from geosched.supervisor.config.settings import (
     BackendSettings,
     ControlSettings,
     DaemonSettings,

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from geosched.ipc.messages.runs import Conditions, Run
+from geosched.supervisor.config.settings import LimitSettings, ScriptSettings
 from geosched.supervisor.core.lifecycle import new_run_id
 from geosched.supervisor.core.model import OpenRun
 from geosched.supervisor.orders import (
@@ -16,7 +17,6 @@ from geosched.supervisor.orders import (
     order,
     output_path,
 )
-from geosched.supervisor.settings import LimitSettings, ScriptSettings
 from hypothesis import given
 from hypothesis import strategies as st
 from support.build import GENERATION, NOW_US, action

@@ -10,9 +10,9 @@ import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.ctl.main import Exit, cli
 from geosched.ipc.messages.sync import ErrorKind
-from geosched.supervisor import daemon, values
-from geosched.supervisor.core.model import Reason
-from geosched.supervisor.settings import (
+from geosched.supervisor import daemon
+from geosched.supervisor.config import parsers
+from geosched.supervisor.config.settings import (
     BackendSettings,
     ControlSettings,
     DaemonSettings,
@@ -20,6 +20,7 @@ from geosched.supervisor.settings import (
     ScriptSettings,
     load,
 )
+from geosched.supervisor.core.model import Reason
 from support import diagram
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,13 +57,13 @@ def default_of(field: msgspec.structs.FieldInfo) -> object:
 def read(name: str, value: Any) -> object:
     """A value of the file as the settings hold it."""
     if name.endswith("_seconds"):
-        return values.seconds(value)
+        return parsers.seconds(value)
     if name.endswith("_bytes"):
-        return values.size_bytes(value)
+        return parsers.size_bytes(value)
     if name == "stop_signal":
-        return values.stop_signal(value)
+        return parsers.stop_signal(value)
     if name == "umask":
-        return values.umask(value)
+        return parsers.umask(value)
     if name == "limits":
         return LimitSettings(**value)
     return tuple(value) if isinstance(value, list) else value

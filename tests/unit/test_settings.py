@@ -11,8 +11,8 @@ import msgspec
 import pytest
 import trustme
 from geosched.supervisor import preflight
-from geosched.supervisor.rules import address
-from geosched.supervisor.settings import (
+from geosched.supervisor.config.derived import address
+from geosched.supervisor.config.settings import (
     BackendSettings,
     ControlSettings,
     DaemonSettings,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from . import values
+from . import parsers
 
 if TYPE_CHECKING:
     from .settings import BackendSettings
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 Mistake = tuple[str, str]
 
 _URLS: dict[str, Callable[[str], None]] = {
-    "url": values.check_url,
-    "oauth_token_url": values.check_oauth_url,
-    "oauth_device_url": values.check_oauth_url,
-    "proxy": values.check_proxy,
+    "url": parsers.check_url,
+    "oauth_token_url": parsers.check_oauth_url,
+    "oauth_device_url": parsers.check_oauth_url,
+    "proxy": parsers.check_proxy,
 }
 _TEXTS = ("oauth_client_id", "oauth_audience", "oauth_scope")
 

@@ -4,13 +4,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..ipc.messages.runs import Run
-from ..ipc.messages.sync import BackendAddress, OAuthClient
-from .core.lifecycle import Rules
-from .core.model import Instant, Record, Running
-from .core.restart import RestartMode, RestartPolicy
-from .liverun import LiveRun
-from .orders import order, output_path
+from ...ipc.messages.runs import Run
+from ...ipc.messages.sync import BackendAddress, OAuthClient
+from ..core.lifecycle import Rules
+from ..core.model import Instant, Record, Running
+from ..core.restart import RestartMode, RestartPolicy
+from ..liverun import LiveRun
+from ..orders import order, output_path
 from .settings import BackendSettings, ScriptSettings, Settings
 
 

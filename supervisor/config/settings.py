@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from ..ipc import paths
-from . import backendkeys, values
+from ...ipc import paths
+from . import backend_checks, parsers
 
 FILE_BYTES_MAX = 1024 * 1024
 HEARTBEAT_SECONDS_MAX = 5.0
@@ -213,7 +213,7 @@ def _daemon(table: object, base: Path) -> DaemonSettings:
 
 def _backend(table: object, base: Path) -> BackendSettings:
     backend = _section("backend", table, BackendSettings, base)
-    for key, reason in backendkeys.mistakes(backend):
+    for key, reason in backend_checks.mistakes(backend):
         raise _BadKeyError(f"backend.{key}", reason)
     return msgspec.structs.replace(backend, url=backend.url.rstrip("/"))
 
@@ -235,9 +235,9 @@ def _script(kind: str, table: object, base: Path) -> ScriptSettings:
     script = msgspec.structs.replace(script, limits=limits)
     if limits.cpu_seconds % 1:
         raise _BadKeyError(f"{prefix}.limits.cpu", "expected whole seconds")
-    _require(f"{prefix}.user", values.check_person, script.user)
-    _require(f"{prefix}.group", values.check_person, script.group)
-    _require(f"{prefix}.command", values.check_command, script.command)
+    _require(f"{prefix}.user", parsers.check_person, script.user)
+    _require(f"{prefix}.group", parsers.check_person, script.group)
+    _require(f"{prefix}.command", parsers.check_command, script.command)
     if 0 < script.watchdog_seconds < 0.1:
         raise _BadKeyError(f"{prefix}.watchdog", 'expected 0 or at least "100ms"')
     if script.restart_delay_max_seconds < script.restart_delay_seconds:
@@ -251,7 +251,7 @@ def _script(kind: str, table: object, base: Path) -> ScriptSettings:
 def _check_env(prefix: str, table: object) -> None:
     """Each variable by its name, for `msgspec` names none; what is no table is its to say."""
     for name, value in table.items() if isinstance(table, dict) else ():
-        _require(f"{prefix}.{_shown(name)}", partial(values.check_env, name), value)
+        _require(f"{prefix}.{_shown(name)}", partial(parsers.check_env, name), value)
 
 
 def _control(table: object, base: Path) -> ControlSettings:
@@ -316,13 +316,13 @@ def _require(key: str, read: Callable[[Any], Any], value: object) -> Any:
 def _reader(field: msgspec.structs.FieldInfo) -> Callable[[Any], Any]:
     """What turns the file's value of a field into one that `msgspec` can check."""
     if field.name.endswith("_seconds"):
-        return values.seconds
+        return parsers.seconds
     if field.name.endswith("_bytes"):
-        return values.size_bytes
+        return parsers.size_bytes
     if field.name == "umask":
-        return values.umask
+        return parsers.umask
     if field.name == "stop_signal":
-        return values.stop_signal
+        return parsers.stop_signal
     choices = get_args(field.type) if get_origin(field.type) is Literal else ()
     return lambda value: _chosen(value, choices)
 

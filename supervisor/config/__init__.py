@@ -1,0 +1,1 @@
+"""The configuration file: sections, parsers, checks, and what is derived from it."""
