@@ -12,13 +12,14 @@ from .. import __version__
 from ..ipc.instants import format_optional
 from ..ipc.messages.sync import ErrorKind
 from ..ipc.messages.views import BackendView, SyncView
-from .children import News
 from .comparing import KEPT_SECONDS, Comparison
 from .config.derived import address
 from .config.settings import BackendSettings
 from .core.model import Instant, Record
 from .core.reconcile import Verdict
 from .core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
+from .core.turn import Turn
+from .host.children import News
 from .pulling import Applying
 from .reporting import report_of
 from .store.daemondb import DaemonDB, MetaUpdate, StoreError
@@ -32,7 +33,6 @@ from .synchronisation import (
     Synchronisation,
 )
 from .syncs import Progress, SyncAsked
-from .turn import Turn
 
 log = logging.getLogger(__name__)
 

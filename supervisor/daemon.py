@@ -1,7 +1,7 @@
 """`geoschedd`: reads the command line and the settings, and gives errors their exit codes.
 
 The order of start (law 15): locks, sweep of what an earlier daemon left, zygote
-(`foundation.py`); daemonDB, S2, sockets, work (`service.py`). What fails on the way leaves
+(`bootstrap.py`); daemonDB, S2, sockets, work (`service.py`). What fails on the way leaves
 with its documented code, and everything that was opened is closed.
 """
 
@@ -15,9 +15,10 @@ from pathlib import Path
 
 from .. import __version__
 from ..ipc.paths import DEFAULT_CONFIG
-from . import foundation, logs, preflight
 from .config.settings import Settings, SettingsError, load
-from .locks import AlreadyRunningError
+from .host import logs
+from .host.locks import AlreadyRunningError
+from .startup import bootstrap, preflight
 from .store.storefile import StoreError
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
             log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
         preflight.prepare_directories(settings)
         with contextlib.ExitStack() as opened:
-            base = foundation.lay(settings, opened)
+            base = bootstrap.lay(settings, opened)
             # Not earlier: what it imports takes as long as the pause that it is imported in.
             from .service import Service
 

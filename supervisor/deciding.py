@@ -19,9 +19,9 @@ from .core.model import (
     Running,
     Waiting,
 )
+from .core.turn import Turn
 from .pool import Pool
 from .store.daemondb import DaemonDB
-from .turn import Turn
 
 #: Of a record that was never changed.
 FIRST_REVISION = 1

@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 
 from ..ipc.messages.login import NotLoggedIn, Why, encode
-from . import preflight
 from .config.derived import address
 from .config.settings import BackendSettings, SettingsError, load
+from .startup import preflight
 
 WORKER = "geosched.workers.sync.auth.device_flow"
 

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -19,8 +19,6 @@ from ..ipc.failpoints import Step, step
 from ..ipc.messages.runs import EndCause, RunResult, StopReason
 from ..ipc.sockets import Poller
 from .backend import Backend
-from .children import Children
-from .clock import Clock
 from .config.settings import Settings
 from .control import Control
 from .core.admission import slots_free
@@ -35,13 +33,15 @@ from .core.model import (
     StopAsked,
     StopRun,
 )
+from .core.turn import Turn
 from .deciding import Decider
 from .duties import Duties
 from .foresight import Foresight
+from .host.children import Children
+from .host.clock import Clock
 from .liverun import LiveRun
 from .pool import Pool
 from .store.daemondb import Committed, DaemonDB, MetaUpdate, StoreError, StoreErrorKind
-from .turn import Turn, steps_in
 from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ class Loop:
             meta = replace(meta or MetaUpdate(), clock_mark_us=self.parts.clock.mark_us)
         begun = self.parts.clock.monotonic_seconds()
         try:
-            with step(*steps_in(changes)):
+            with step(*_steps_in(changes)):
                 committed = self.parts.db.commit(
                     changes,
                     report=self.settings.backend.report,
@@ -395,3 +395,12 @@ class Loop:
 def _run_id(record: Record) -> str:
     assert isinstance(record.state, Running)
     return record.state.run.run_id
+
+
+def _steps_in(changes: Iterable[Change]) -> Iterator[Step]:
+    """The durable steps of runs that committing these changes is."""
+    for change in changes:
+        if change.run is not None and change.run.ended_us is not None:
+            yield Step.COMMIT_ENDED
+        for effect in change.effects:
+            yield Step.COMMIT_STARTED if isinstance(effect, StartRun) else Step.COMMIT_STOP

@@ -27,9 +27,9 @@ from ..ipc.messages.runs import (
     ToWorker,
 )
 from ..ipc.sockets import Peer, ProtocolError, Server
-from .children import Child, Children, News
 from .core.liveness import JudgeClock, is_silent
 from .core.model import Instant
+from .host.children import Child, Children, News
 from .liverun import WORKER_WAIT_SECONDS_MAX, LiveRun, looks_of
 from .pooledworker import PooledWorker
 

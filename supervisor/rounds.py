@@ -6,8 +6,8 @@ import random
 
 from .config.settings import Settings
 from .core.retry import poll_phase
+from .host.sd_notify import ServiceManager
 from .loop import Loop
-from .servicemanager import ServiceManager
 from .store import incidents
 
 HOUSEKEEPING_SECONDS = 3600.0

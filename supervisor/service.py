@@ -1,6 +1,6 @@
 """The daemon at work: opens the store, the sockets and the loop, turns it, reloads, and leaves.
 
-Decides nothing. What has to be there before is `foundation.py`'s; that is closed after.
+Decides nothing. What has to be there before is `bootstrap.py`'s; that is closed after.
 """
 
 import contextlib
@@ -16,11 +16,8 @@ from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.zygote_client import Zygote
-from . import preflight
 from .backend import Backend
 from .backoff import Backoff
-from .children import Children
-from .clock import Clock
 from .config.derived import address, live_run, rules_of
 from .config.settings import Settings, SettingsError, load, needs_restart
 from .control import Control
@@ -28,13 +25,16 @@ from .core.liveness import JudgeClock
 from .core.recovery import recover
 from .desk import LoopDesk
 from .duties import Duties
-from .foundation import Foundation
+from .host.children import Children
+from .host.clock import Clock
 from .loop import Loop, Parts
 from .pool import Pool
 from .rounds import Rounds
+from .startup import preflight
+from .startup.bootstrap import Foundation
+from .startup.sweep import Leftovers
 from .store.daemondb import DaemonDB
 from .store.opening import open_store
-from .sweep import Leftovers
 from .synchronisation import Synchronisation
 from .upkeep import Upkeep
 

@@ -31,8 +31,8 @@ from ..ipc.messages.sync import (
 from ..ipc.sockets import ProtocolError, Server
 from ..workers.host.linux import give_memory_back
 from .backoff import Backoff
-from .children import Children, News
 from .core.model import Instant
+from .host.children import Children, News
 
 log = logging.getLogger(__name__)
 

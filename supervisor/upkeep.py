@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterable
 
 from ..ipc.instants import SECOND_US
-from .children import Child, Children, News
 from .config.settings import DaemonSettings
 from .core.model import Instant
+from .host.children import Child, Children, News
 from .orders import output_path
 from .store import backups
 from .store.daemondb import DaemonDB, StoreError

@@ -20,7 +20,7 @@ import msgspec
 
 from ...ipc.messages.control import SCHEMA_VERSION
 from ...workers.host.linux import set_parent_death_signal
-from ..locks import AlreadyRunningError, DirectoryLock
+from ..host.locks import AlreadyRunningError, DirectoryLock
 from . import backups, dump, environment, incidents, replacing, storechild, storefile
 from .daemondb import MAP_BYTES
 from .salvage import Salvage

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from geosched.supervisor.clock import RELEASED_US, Clock, Readings
+from geosched.supervisor.host.clock import RELEASED_US, Clock, Readings
 from geosched.workers.host.linux import open_clock_set_timer
 
 DAY_US = 86_400 * 1_000_000

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.instants import SECOND_US
-from geosched.supervisor.children import Children, News
 from geosched.supervisor.config.settings import DaemonSettings
 from geosched.supervisor.core.lifecycle import first_seen
 from geosched.supervisor.core.model import Absent, Due, Instant, RunEnded, Sent, StopAsked
+from geosched.supervisor.host.children import Children, News
 from geosched.supervisor.store.daemondb import DaemonDB
 from geosched.supervisor.store.ended import ROWS_PER_TURN_MAX
 from geosched.supervisor.store.records import action_key

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from geosched.ipc.messages.runs import Conditions
-from geosched.supervisor import preflight
 from geosched.supervisor.config.settings import load
+from geosched.supervisor.startup import preflight
 from geosched.workers.runs.launch import CannotStartError, Launch, start
 from support.daemon import Daemon, entry, installation_for_everybody, lives
 from support.processes import zygote

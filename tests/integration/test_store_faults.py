@@ -25,10 +25,10 @@ from geosched.supervisor.core.model import (
     Sent,
 )
 from geosched.supervisor.core.restart import RestartMode, RestartPolicy
+from geosched.supervisor.core.turn import Turn
 from geosched.supervisor.store import history, outbox, storefile, storemeta
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
 from geosched.supervisor.store.records import action_key
-from geosched.supervisor.turn import Turn
 from support.build import GENERATION, HOUR_US, NOW, NOW_US, action, result
 from support.store import LONG_NAMES, contents, data_file, flip, on_disk
 

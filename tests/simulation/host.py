@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from geosched.ipc.messages.runs import FromWorker, Run, RunResult, ToWorker
 from geosched.ipc.sockets import Peer
-from geosched.supervisor.children import Child, News
+from geosched.supervisor.host.children import Child, News
 
 from .workers import Script, Worker, ready
 from .world import DeathError, KilledError, World

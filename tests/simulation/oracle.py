@@ -12,7 +12,6 @@ from geosched.ipc.actions import Action, ExecutionStatus
 from geosched.ipc.instants import SECOND_US
 from geosched.ipc.messages.runs import Run, RunResult, StopReason
 from geosched.ipc.messages.sync import Report
-from geosched.supervisor.clock import RELEASED_US
 from geosched.supervisor.core.model import (
     Change,
     Instant,
@@ -24,6 +23,7 @@ from geosched.supervisor.core.model import (
     Waiting,
 )
 from geosched.supervisor.core.restart import RestartPolicy
+from geosched.supervisor.host.clock import RELEASED_US
 from geosched.supervisor.store.daemondb import DaemonDB
 from geosched.supervisor.store.outbox import REFUSALS_MAX
 from geosched.workers.sync.base import Snapshot

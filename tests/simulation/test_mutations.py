@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from geosched.supervisor import turn
-from geosched.supervisor.core import lifecycle, reconcile, recovery
+from geosched.supervisor.core import lifecycle, reconcile, recovery, turn
 
 from .simulation import simulate
 from .world import BrokenRuleError

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from geosched.ipc.instants import SECOND_US, format_instant, parse_instant
-from geosched.supervisor.clock import Readings
+from geosched.supervisor.host.clock import Readings
 
 #: When simulated time begins, by a clock that is right.
 BEGIN_US = parse_instant("2027-01-01T00:00:00.000Z")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from geosched.ipc.messages.zygote import ToZygote
-from geosched.supervisor.children import ZYGOTE_SILENCE_SECONDS_MAX, Children
+from geosched.supervisor.host.children import ZYGOTE_SILENCE_SECONDS_MAX, Children
 
 STALL_SECONDS = 5 * ZYGOTE_SILENCE_SECONDS_MAX
 

@@ -15,9 +15,9 @@ from geosched.supervisor.comparing import (
     differences,
 )
 from geosched.supervisor.core.model import Over, Record
+from geosched.supervisor.core.turn import Turn
 from geosched.supervisor.pulling import ENTRIES_PER_TURN_MIN
 from geosched.supervisor.synchronisation import Snapshot, pack
-from geosched.supervisor.turn import Turn
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record
 
 PAGE = 2

@@ -10,6 +10,7 @@ from geosched.ipc.messages.runs import StopReason
 from geosched.ipc.messages.sync import Pulled, SetAside
 from geosched.supervisor.core.model import Change, Over, Record, Running, StopRun
 from geosched.supervisor.core.reconcile import Verdict
+from geosched.supervisor.core.turn import Turn
 from geosched.supervisor.pulling import (
     CALM_SECONDS,
     ENTRIES_PER_TURN_MAX,
@@ -23,7 +24,6 @@ from geosched.supervisor.pulling import (
 from geosched.supervisor.store.ended import row_of
 from geosched.supervisor.store.records import action_key
 from geosched.supervisor.synchronisation import Snapshot, pack
-from geosched.supervisor.turn import Turn
 from msgspec.structs import replace
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record, running
 

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 import trustme
-from geosched.supervisor import preflight
 from geosched.supervisor.config.derived import address
 from geosched.supervisor.config.settings import (
     BackendSettings,
@@ -22,6 +21,7 @@ from geosched.supervisor.config.settings import (
     load,
     needs_restart,
 )
+from geosched.supervisor.startup import preflight
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "geosched.example.toml"
 BACKEND = '[backend]\nkind = "file"\npath = "actions.json"\n'

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from ..ipc.digests import blake2b
-from ..ipc.messages.runs import EndCause, RunResult, StopReason
-from ..ipc.paths import Runtime
-from ..workers.host import process_tree, procfs
-from ..workers.host.cgroups import Containment
-from ..workers.runfiles import results
-from ..workers.runfiles.processes import (
+from ...ipc.digests import blake2b
+from ...ipc.messages.runs import EndCause, RunResult, StopReason
+from ...ipc.paths import Runtime
+from ...workers.host import process_tree, procfs
+from ...workers.host.cgroups import Containment
+from ...workers.runfiles import results
+from ...workers.runfiles.processes import (
     KnownProcess,
     RunLockedError,
     forget_identity,

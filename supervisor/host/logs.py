@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ..ipc.instants import format_instant
+from ...ipc.instants import format_instant
 
 LEVELS = ("debug", "info", "warning", "error")
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}

@@ -11,14 +11,14 @@ import signal
 
 import msgspec
 
-from ..ipc.paths import Runtime
-from ..workers.host.linux import become_subreaper, raise_open_files
-from ..workers.runfiles.processes import make_directories
-from .config.settings import Settings
-from .locks import DirectoryLock
-from .servicemanager import ServiceManager
-from .store import storechild
-from .store.storechild import StoreChild
+from ...ipc.paths import Runtime
+from ...workers.host.linux import become_subreaper, raise_open_files
+from ...workers.runfiles.processes import make_directories
+from ..config.settings import Settings
+from ..host.locks import DirectoryLock
+from ..host.sd_notify import ServiceManager
+from ..store import storechild
+from ..store.storechild import StoreChild
 from .sweep import Leftovers
 
 

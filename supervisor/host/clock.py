@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from .. import RELEASED
-from ..ipc.instants import SECOND_US, format_instant, parse_instant
-from ..workers.host.linux import clock_synchronised
-from .core.model import Instant
+from ... import RELEASED
+from ...ipc.instants import SECOND_US, format_instant, parse_instant
+from ...workers.host.linux import clock_synchronised
+from ..core.model import Instant
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..ipc.messages.zygote import (
+from ...ipc.messages.zygote import (
     ChildExited,
     Forked,
     ForkFailed,
@@ -22,7 +22,7 @@ from ..ipc.messages.zygote import (
     ToZygote,
     ZygoteReady,
 )
-from ..workers.zygote_client import Zygote
+from ...workers.zygote_client import Zygote
 
 log = logging.getLogger(__name__)
 

@@ -12,18 +12,18 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
-from ..workers.host import trust
-from ..workers.host.execution import UnusableConditionsError, person, reserved
-from ..workers.host.lookup import find_program
-from .config.settings import (
+from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
+from ...workers.host import trust
+from ...workers.host.execution import UnusableConditionsError, person, reserved
+from ...workers.host.lookup import find_program
+from ..config.settings import (
     BackendSettings,
     DaemonSettings,
     ScriptSettings,
     Settings,
     SettingsError,
 )
-from .orders import DEFAULT_PATH, conditions_of
+from ..orders import DEFAULT_PATH, conditions_of
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
             yield f"backend.{key}: cannot read {path}"
         elif key in _SECRETS and (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
             yield f"backend.{key}: others than its owner can write {path} (mode {mode:04o})"
-    from ..workers.host import tls_files  # only here: a daemon that works has no use for OpenSSL
+    from ...workers.host import tls_files  # only here: a daemon that works has no use for OpenSSL
 
     tls = (backend.ca_file, backend.client_cert, backend.client_key)
     if problem := tls_files.why_not(*(str(path or "") for path in tls)):

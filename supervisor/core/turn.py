@@ -4,14 +4,13 @@ Later decisions of a turn see what earlier ones made of a record, so events that
 together are decided in order and committed in one transaction (law 4).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 import msgspec
 
-from ..ipc.actions import ExecutionStatus
-from ..ipc.failpoints import Step
-from .core.lifecycle import Rules, decide
-from .core.model import Change, Event, Instant, Record, StartRun
+from ...ipc.actions import ExecutionStatus
+from .lifecycle import Rules, decide
+from .model import Change, Event, Instant, Record
 
 
 class Turn(msgspec.Struct):
@@ -52,12 +51,3 @@ class Turn(msgspec.Struct):
     def touched(self) -> list[Record]:
         """Every record this turn changes, as it will be."""
         return list(self._newest.values())
-
-
-def steps_in(changes: Iterable[Change]) -> Iterator[Step]:
-    """The durable steps of runs that committing these changes is."""
-    for change in changes:
-        if change.run is not None and change.run.ended_us is not None:
-            yield Step.COMMIT_ENDED
-        for effect in change.effects:
-            yield Step.COMMIT_STARTED if isinstance(effect, StartRun) else Step.COMMIT_STOP

@@ -1,0 +1,1 @@
+"""The host as the daemon meets it: child processes, clocks, locks, logs, service manager."""
