@@ -21,7 +21,6 @@ from ..ipc.sockets import Poller
 from .backend import Backend
 from .config.settings import Settings
 from .control import Control
-from .core.admission import slots_free
 from .core.lifecycle import Rules
 from .core.model import (
     Change,
@@ -34,13 +33,14 @@ from .core.model import (
     StopRun,
 )
 from .core.turn import Turn
-from .deciding import Decider
 from .duties import Duties
-from .foresight import Foresight
 from .host.children import Children
 from .host.clock import Clock
 from .liverun import LiveRun
 from .pool import Pool
+from .scheduler.due import Decider
+from .scheduler.lookahead import Foresight
+from .scheduler.queue import slots_free
 from .store.daemondb import Committed, DaemonDB, MetaUpdate, StoreError, StoreErrorKind
 from .upkeep import Upkeep
 

@@ -19,12 +19,12 @@ from geosched.supervisor.config.settings import Settings
 from geosched.supervisor.core.liveness import JudgeClock
 from geosched.supervisor.core.model import Change, Instant
 from geosched.supervisor.duties import Duties
-from geosched.supervisor.foresight import Foresight
 from geosched.supervisor.host.children import News
 from geosched.supervisor.host.clock import Clock
 from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
 from geosched.supervisor.pool import Pool
 from geosched.supervisor.rounds import Rounds
+from geosched.supervisor.scheduler.lookahead import Foresight
 from geosched.supervisor.service import recover_runs
 from geosched.supervisor.store.daemondb import (
     Committed,

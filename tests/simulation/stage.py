@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 from unittest import mock
 
-from geosched.supervisor import backend, backoff, deciding, pulling, rounds, synchronisation
+from geosched.supervisor import backend, backoff, pulling, rounds, synchronisation
 from geosched.supervisor import loop as loop_module
 from geosched.supervisor.config.derived import rules_of
 from geosched.supervisor.config.settings import (
@@ -19,6 +19,7 @@ from geosched.supervisor.config.settings import (
     ScriptSettings,
     Settings,
 )
+from geosched.supervisor.scheduler import due
 from geosched.supervisor.store import ended, storemeta
 from geosched.workers.sync import synchroniser
 
@@ -140,7 +141,7 @@ def simulated(world: World) -> Iterator[None]:
             mock.patch.object(pulling, "ENTRIES_PER_TURN_MAX", 4),
             mock.patch.object(backend, "OPEN_RECORDS_PER_TURN_MAX", 6),
             mock.patch.object(ended, "ROWS_PER_TURN_MAX", 60),
-            mock.patch.object(deciding, "EDGES_PER_TURN_MAX", 6),
+            mock.patch.object(due, "EDGES_PER_TURN_MAX", 6),
             mock.patch.object(synchroniser, "PAGE_ACTIONS_MAX", 5),
         ):
             yield

@@ -1,7 +1,7 @@
 """Who may start, and in which order (SPEC S14)."""
 
 import pytest
-from geosched.supervisor.core.admission import Queue, slots_free
+from geosched.supervisor.scheduler.queue import Queue, slots_free
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 from geosched.ipc.instants import SECOND_US
-from geosched.supervisor.agenda import Agenda
 from geosched.supervisor.core.model import Hold, Instant, Null, Record, Waiting
+from geosched.supervisor.scheduler.agenda import Agenda
 from support.build import HOUR_US, NOW_US, record, running
 
 FROM_US, TO_US = NOW_US - HOUR_US, NOW_US + HOUR_US

@@ -3,7 +3,7 @@
 import pytest
 from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.core.model import Instant
-from geosched.supervisor.foresight import (
+from geosched.supervisor.scheduler.lookahead import (
     ARM_SECONDS_PER_WORKER,
     LEAD_SECONDS_PER_START,
     decided_for,

@@ -6,22 +6,13 @@ earlier daemon left, edges that passed, holds that are over, and who may start.
 
 from collections.abc import Callable, Iterable
 
-from ..ipc.messages.runs import RunResult
+from ...ipc.messages.runs import RunResult
+from ..core.model import Change, DaemonStarted, Due, Null, Record, RunEnded, Running, Waiting
+from ..core.turn import Turn
+from ..pool import Pool
+from ..store.daemondb import DaemonDB
 from .agenda import Agenda
-from .core.admission import slots_free
-from .core.model import (
-    Change,
-    DaemonStarted,
-    Due,
-    Null,
-    Record,
-    RunEnded,
-    Running,
-    Waiting,
-)
-from .core.turn import Turn
-from .pool import Pool
-from .store.daemondb import DaemonDB
+from .queue import slots_free
 
 #: Of a record that was never changed.
 FIRST_REVISION = 1

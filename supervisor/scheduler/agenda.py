@@ -8,10 +8,10 @@ Durations run on the monotonic clock.
 
 import heapq
 
-from ..ipc.instants import SECOND_US
-from .core.admission import Queue
-from .core.model import Hold, Instant, Null, Record, Waiting
-from .core.restart import remaining_seconds
+from ...ipc.instants import SECOND_US
+from ..core.model import Hold, Instant, Null, Record, Waiting
+from ..core.restart import remaining_seconds
+from .queue import Queue
 
 
 class Agenda:

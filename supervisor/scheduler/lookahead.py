@@ -9,12 +9,12 @@ instant in its own process (`Run.not_before_us`), what is stopped is told so at 
 from collections import deque
 from collections.abc import Sequence
 
-from ..ipc.instants import SECOND_US
+from ...ipc.instants import SECOND_US
+from ..core.model import Instant
+from ..pool import Pool
+from ..store.daemondb import DaemonDB
+from ..store.records import action_key
 from .agenda import Agenda
-from .core.model import Instant
-from .pool import Pool
-from .store.daemondb import DaemonDB
-from .store.records import action_key
 
 #: What is needed besides the commit: the poll's rounding, the turn, the way to a worker; and
 #: for each of those that start at one edge, its order and what the worker prepares (on two

@@ -1,0 +1,1 @@
+"""Which actions are due, queued or near, and when the loop looks again."""
