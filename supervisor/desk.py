@@ -42,8 +42,8 @@ from ..workers.runfiles.output import read_output
 from .comparing import Comparison
 from .core.model import Instant, Null, Over, Record, RunRow, Waiting
 from .loop import Loop
-from .orders import output_path
 from .reporting import sequence_of
+from .runs.run_order import output_path
 from .store import incidents
 from .store.storefile import StoreError, file_system
 from .syncs import SyncAsked

@@ -36,8 +36,8 @@ from .core.turn import Turn
 from .duties import Duties
 from .host.children import Children
 from .host.clock import Clock
-from .liverun import LiveRun
-from .pool import Pool
+from .runs.live_run import LiveRun
+from .runs.pool import Pool
 from .scheduler.due import Decider
 from .scheduler.lookahead import Foresight
 from .scheduler.queue import slots_free

@@ -21,15 +21,15 @@ from .backoff import Backoff
 from .config.derived import address, live_run, rules_of
 from .config.settings import Settings, SettingsError, load, needs_restart
 from .control import Control
-from .core.liveness import JudgeClock
 from .core.recovery import recover
 from .desk import LoopDesk
 from .duties import Duties
 from .host.children import Children
 from .host.clock import Clock
 from .loop import Loop, Parts
-from .pool import Pool
 from .rounds import Rounds
+from .runs.liveness import JudgeClock
+from .runs.pool import Pool
 from .startup import preflight
 from .startup.bootstrap import Foundation
 from .startup.sweep import Leftovers

@@ -12,7 +12,7 @@ from ..ipc.instants import SECOND_US
 from .config.settings import DaemonSettings
 from .core.model import Instant
 from .host.children import Child, Children, News
-from .orders import output_path
+from .runs.run_order import output_path
 from .store import backups
 from .store.daemondb import DaemonDB, StoreError
 from .store.storechild import StoreChild

@@ -9,8 +9,8 @@ from ...ipc.messages.sync import BackendAddress, OAuthClient
 from ..core.lifecycle import Rules
 from ..core.model import Instant, Record, Running
 from ..core.restart import RestartMode, RestartPolicy
-from ..liverun import LiveRun
-from ..orders import order, output_path
+from ..runs.live_run import LiveRun
+from ..runs.run_order import order, output_path
 from .settings import BackendSettings, ScriptSettings, Settings
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from ...ipc.messages.runs import RunResult
 from ..core.model import Change, DaemonStarted, Due, Null, Record, RunEnded, Running, Waiting
 from ..core.turn import Turn
-from ..pool import Pool
+from ..runs.pool import Pool
 from ..store.daemondb import DaemonDB
 from .agenda import Agenda
 from .queue import slots_free

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ...ipc.instants import SECOND_US
 from ..core.model import Instant
-from ..pool import Pool
+from ..runs.pool import Pool
 from ..store.daemondb import DaemonDB
 from ..store.records import action_key
 from .agenda import Agenda

@@ -23,7 +23,7 @@ from ..config.settings import (
     Settings,
     SettingsError,
 )
-from ..orders import DEFAULT_PATH, conditions_of
+from ..runs.run_order import DEFAULT_PATH, conditions_of
 
 log = logging.getLogger(__name__)
 

@@ -16,14 +16,14 @@ from geosched.supervisor.backend import Backend
 from geosched.supervisor.backoff import Backoff
 from geosched.supervisor.config.derived import address, live_run, rules_of
 from geosched.supervisor.config.settings import Settings
-from geosched.supervisor.core.liveness import JudgeClock
 from geosched.supervisor.core.model import Change, Instant
 from geosched.supervisor.duties import Duties
 from geosched.supervisor.host.children import News
 from geosched.supervisor.host.clock import Clock
 from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
-from geosched.supervisor.pool import Pool
 from geosched.supervisor.rounds import Rounds
+from geosched.supervisor.runs.liveness import JudgeClock
+from geosched.supervisor.runs.pool import Pool
 from geosched.supervisor.scheduler.lookahead import Foresight
 from geosched.supervisor.service import recover_runs
 from geosched.supervisor.store.daemondb import (

@@ -10,7 +10,7 @@ from geosched.ipc.messages.runs import Conditions, Run
 from geosched.supervisor.config.settings import LimitSettings, ScriptSettings
 from geosched.supervisor.core.lifecycle import new_run_id
 from geosched.supervisor.core.model import OpenRun
-from geosched.supervisor.orders import (
+from geosched.supervisor.runs.run_order import (
     DEFAULT_PATH,
     ENVIRONMENT_ALLOWED,
     TITLE_CHARS_MAX,

@@ -5,12 +5,6 @@ from collections import Counter
 
 import pytest
 from geosched.ipc.instants import LAST_US, SECOND_US
-from geosched.supervisor.core.liveness import (
-    LONG_GAP_COUNTED_SECONDS,
-    JudgeClock,
-    is_silent,
-    look_seconds,
-)
 from geosched.supervisor.core.model import Hold
 from geosched.supervisor.core.restart import (
     JITTER,
@@ -30,6 +24,12 @@ from geosched.supervisor.core.retry import (
     poll_delay,
     poll_phase,
     retry_delay,
+)
+from geosched.supervisor.runs.liveness import (
+    LONG_GAP_COUNTED_SECONDS,
+    JudgeClock,
+    is_silent,
+    look_seconds,
 )
 from hypothesis import given
 from hypothesis import strategies as st

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from ..ipc.actions import Action
-from ..ipc.instants import format_instant
-from ..ipc.messages.runs import Conditions, Run
-from .config.settings import ScriptSettings
-from .core.model import OpenRun
+from ...ipc.actions import Action
+from ...ipc.instants import format_instant
+from ...ipc.messages.runs import Conditions, Run
+from ..config.settings import ScriptSettings
+from ..core.model import OpenRun
 
 #: What of the daemon's own environment a script may see.
 ENVIRONMENT_ALLOWED = (

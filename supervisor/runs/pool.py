@@ -11,8 +11,8 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from ..ipc.failpoints import Step, step
-from ..ipc.messages.runs import (
+from ...ipc.failpoints import Step, step
+from ...ipc.messages.runs import (
     Ack,
     EndCause,
     Ended,
@@ -26,12 +26,12 @@ from ..ipc.messages.runs import (
     StopReason,
     ToWorker,
 )
-from ..ipc.sockets import Peer, ProtocolError, Server
-from .core.liveness import JudgeClock, is_silent
-from .core.model import Instant
-from .host.children import Child, Children, News
-from .liverun import WORKER_WAIT_SECONDS_MAX, LiveRun, looks_of
-from .pooledworker import PooledWorker
+from ...ipc.sockets import Peer, ProtocolError, Server
+from ..core.model import Instant
+from ..host.children import Child, Children, News
+from .live_run import WORKER_WAIT_SECONDS_MAX, LiveRun, looks_of
+from .liveness import JudgeClock, is_silent
+from .pooled_worker import PooledWorker
 
 log = logging.getLogger(__name__)
 

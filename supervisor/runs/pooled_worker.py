@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ..ipc.sockets import Peer
+from ...ipc.sockets import Peer
 
 #: One that takes longer than this is not waited for: another is asked for.
 READY_SECONDS_EXPECTED = 5.0

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from msgspec.structs import replace
 
-from ..ipc.messages.runs import EndCause, Run, RunResult, StopReason
-from .core.liveness import look_seconds
-from .core.model import RunRow
+from ...ipc.messages.runs import EndCause, Run, RunResult, StopReason
+from ..core.model import RunRow
+from .liveness import look_seconds
 
 #: A run that no worker could be had for so long cannot be started.
 WORKER_WAIT_SECONDS_MAX = 60.0
