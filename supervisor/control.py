@@ -56,9 +56,9 @@ from ..ipc.messages.control import (
 )
 from ..ipc.messages.views import ActionView
 from ..ipc.sockets import Peer, ProtocolError, Server
-from .comparing import Comparison
 from .core.model import Instant
-from .syncs import SyncAsked
+from .sync.compare import Comparison
+from .sync.syncs import SyncAsked
 
 log = logging.getLogger(__name__)
 

@@ -39,14 +39,14 @@ from ..ipc.messages.views import (
     StoreView,
 )
 from ..workers.runfiles.output import read_output
-from .comparing import Comparison
 from .core.model import Instant, Null, Over, Record, RunRow, Waiting
 from .loop import Loop
-from .reporting import sequence_of
 from .runs.run_order import output_path
 from .store import incidents
 from .store.storefile import StoreError, file_system
-from .syncs import SyncAsked
+from .sync.compare import Comparison
+from .sync.report_sender import sequence_of
+from .sync.syncs import SyncAsked
 from .views import action_view, event_view, incident_view, phase, report_view, run_view
 
 STOP_MARGIN_SECONDS = 10.0

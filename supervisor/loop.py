@@ -18,7 +18,6 @@ from ..ipc.actions import ExecutionStatus
 from ..ipc.failpoints import Step, step
 from ..ipc.messages.runs import EndCause, RunResult, StopReason
 from ..ipc.sockets import Poller
-from .backend import Backend
 from .config.settings import Settings
 from .control import Control
 from .core.lifecycle import Rules
@@ -42,6 +41,7 @@ from .scheduler.due import Decider
 from .scheduler.lookahead import Foresight
 from .scheduler.queue import slots_free
 from .store.daemondb import Committed, DaemonDB, MetaUpdate, StoreError, StoreErrorKind
+from .sync.manager import Backend
 from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)

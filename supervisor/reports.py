@@ -1,5 +1,5 @@
 """What people may do with reports: look at them, give those set aside another chance, drop
-them. Each call is one transaction of daemonDB; sending is `backend.py`'s."""
+them. Each call is one transaction of daemonDB; sending is `manager.py`'s."""
 
 from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar

@@ -16,8 +16,6 @@ from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.zygote_client import Zygote
-from .backend import Backend
-from .backoff import Backoff
 from .config.derived import address, live_run, rules_of
 from .config.settings import Settings, SettingsError, load, needs_restart
 from .control import Control
@@ -35,7 +33,9 @@ from .startup.bootstrap import Foundation
 from .startup.sweep import Leftovers
 from .store.daemondb import DaemonDB
 from .store.opening import open_store
-from .synchronisation import Synchronisation
+from .sync.backoff import Backoff
+from .sync.exchange import Synchronisation
+from .sync.manager import Backend
 from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The daemon's child processes: asked of the zygote, known by pidfd, reaped here.
 
 Owns the zygote and every pidfd. It knows that a child is there or gone, not what it is
-for: `pool.py` and `synchronisation.py` do.
+for: `pool.py` and `exchange.py` do.
 """
 
 import logging

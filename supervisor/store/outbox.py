@@ -1,6 +1,6 @@
 """Reports the backend has not taken yet: in order per action, bounded (S18).
 
-When to send is `backend.py`'s. Nothing outlives the transaction it is given.
+When to send is `manager.py`'s. Nothing outlives the transaction it is given.
 """
 
 from collections.abc import Collection

@@ -18,10 +18,10 @@ from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.core.lifecycle import Rules, decide, first_seen
 from geosched.supervisor.core.model import Change, Due, Instant
 from geosched.supervisor.core.reconcile import reconcile_sent
-from geosched.supervisor.pulling import ENTRIES_PER_TURN_MAX
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
 from geosched.supervisor.store.opening import open_store
 from geosched.supervisor.store.records import action_key
+from geosched.supervisor.sync.apply import ENTRIES_PER_TURN_MAX
 
 #: What of a large snapshot is stored in a turn, in the order of the keys.
 SLICE = ENTRIES_PER_TURN_MAX

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from geosched.supervisor.backend import BACKLOG_PAUSE_SECONDS
 from geosched.supervisor.store.outbox import REFUSALS_MAX
-from geosched.supervisor.synchronisation import REPORTS_PER_EXCHANGE_MAX
+from geosched.supervisor.sync.exchange import REPORTS_PER_EXCHANGE_MAX
+from geosched.supervisor.sync.manager import BACKLOG_PAUSE_SECONDS
 from support.backend import BackendServer
 from support.daemon import Daemon, daemon_installation, entry
 from support.wait import wait_for

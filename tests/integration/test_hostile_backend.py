@@ -17,7 +17,7 @@ import pytest
 from geosched.ipc.client import Client
 from geosched.ipc.messages.control import ActionIs, GetStatus, ShowAction, StatusIs, Sync, Synced
 from geosched.ipc.messages.views import ActionView, BackendView, StatusView
-from geosched.supervisor.synchronisation import EXCHANGE_MARGIN_SECONDS
+from geosched.supervisor.sync.exchange import EXCHANGE_MARGIN_SECONDS
 from support.backend import KIND_OF_FAULT, MEBIBYTE, RESET_ON_ACCEPT, BackendServer
 from support.daemon import Daemon, daemon_installation, entry
 from support.processes import synchronisers

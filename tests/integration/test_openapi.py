@@ -12,7 +12,7 @@ import pytest
 from geosched.ipc import actions
 from geosched.ipc.actions import EntryError, ExecutionStatus, parse_entry
 from geosched.supervisor.store.outbox import REFUSALS_MAX
-from geosched.supervisor.synchronisation import REPORTS_PER_EXCHANGE_MAX
+from geosched.supervisor.sync.exchange import REPORTS_PER_EXCHANGE_MAX
 from hypothesis import HealthCheck, given, settings
 from support.backend import BackendServer
 from support.daemon import Daemon, daemon_installation, entry

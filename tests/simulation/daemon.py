@@ -12,8 +12,6 @@ from typing import Any
 
 from geosched.ipc.instants import SECOND_US
 from geosched.ipc.messages.runs import RunResult
-from geosched.supervisor.backend import Backend
-from geosched.supervisor.backoff import Backoff
 from geosched.supervisor.config.derived import address, live_run, rules_of
 from geosched.supervisor.config.settings import Settings
 from geosched.supervisor.core.model import Change, Instant
@@ -33,7 +31,9 @@ from geosched.supervisor.store.daemondb import (
     StoreError,
     StoreErrorKind,
 )
-from geosched.supervisor.synchronisation import Outcome, PullDone, Synchronisation
+from geosched.supervisor.sync.backoff import Backoff
+from geosched.supervisor.sync.exchange import Outcome, PullDone, Synchronisation
+from geosched.supervisor.sync.manager import Backend
 from geosched.supervisor.upkeep import Upkeep
 
 from .exchange import ASKED_PER_MINUTE_MAX, SimulatedBackend, SimulatedSynchroniser

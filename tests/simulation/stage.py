@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 from unittest import mock
 
-from geosched.supervisor import backend, backoff, pulling, rounds, synchronisation
 from geosched.supervisor import loop as loop_module
+from geosched.supervisor import rounds
 from geosched.supervisor.config.derived import rules_of
 from geosched.supervisor.config.settings import (
     BackendSettings,
@@ -21,6 +21,7 @@ from geosched.supervisor.config.settings import (
 )
 from geosched.supervisor.scheduler import due
 from geosched.supervisor.store import ended, storemeta
+from geosched.supervisor.sync import apply, backoff, exchange, manager
 from geosched.workers.sync import synchroniser
 
 from .daemon import SimulatedDaemon
@@ -133,13 +134,13 @@ def simulated(world: World) -> Iterator[None]:
         with (
             mock.patch.object(storemeta, "new_name", new_name),
             mock.patch.object(backoff, "boot_id", world.boot_id),
-            mock.patch.object(synchronisation, "give_memory_back"),
+            mock.patch.object(exchange, "give_memory_back"),
             mock.patch.object(loop_module, "IDLE_SECONDS_MAX", 400 * DAY),
             mock.patch.object(rounds, "HOUSEKEEPING_SECONDS", 3 * DAY),
             mock.patch.object(rounds, "DAY_SECONDS", 3 * DAY),
-            mock.patch.object(pulling, "ENTRIES_PER_TURN_MIN", 4),
-            mock.patch.object(pulling, "ENTRIES_PER_TURN_MAX", 4),
-            mock.patch.object(backend, "OPEN_RECORDS_PER_TURN_MAX", 6),
+            mock.patch.object(apply, "ENTRIES_PER_TURN_MIN", 4),
+            mock.patch.object(apply, "ENTRIES_PER_TURN_MAX", 4),
+            mock.patch.object(manager, "OPEN_RECORDS_PER_TURN_MAX", 6),
             mock.patch.object(ended, "ROWS_PER_TURN_MAX", 60),
             mock.patch.object(due, "EDGES_PER_TURN_MAX", 6),
             mock.patch.object(synchroniser, "PAGE_ACTIONS_MAX", 5),

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from geosched.ipc.actions import Action, ExecutionStatus
 from geosched.ipc.messages.sync import Pulled, SetAside
-from geosched.supervisor.comparing import (
+from geosched.supervisor.core.model import Over, Record
+from geosched.supervisor.core.turn import Turn
+from geosched.supervisor.sync.apply import ENTRIES_PER_TURN_MIN
+from geosched.supervisor.sync.compare import (
     PAGE_ACTIONS_MAX,
     PAGE_BYTES_MAX,
     VALUE_BYTES_MAX,
     Comparison,
     differences,
 )
-from geosched.supervisor.core.model import Over, Record
-from geosched.supervisor.core.turn import Turn
-from geosched.supervisor.pulling import ENTRIES_PER_TURN_MIN
-from geosched.supervisor.synchronisation import Snapshot, pack
+from geosched.supervisor.sync.exchange import Snapshot, pack
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record
 
 PAGE = 2

@@ -17,10 +17,10 @@ from geosched.ipc.messages.control import (
     Request,
 )
 from geosched.ipc.sockets import Peer
-from geosched.supervisor.comparing import Comparison
 from geosched.supervisor.control import PROGRESS_SECONDS, WAITING_MAX, Acting, Control
 from geosched.supervisor.core.model import Instant
-from geosched.supervisor.syncs import SyncAsked
+from geosched.supervisor.sync.compare import Comparison
+from geosched.supervisor.sync.syncs import SyncAsked
 
 STRANGER = 12_345
 #: One request of each kind; what it asks for does not matter here.

@@ -11,7 +11,9 @@ from geosched.ipc.messages.sync import Pulled, SetAside
 from geosched.supervisor.core.model import Change, Over, Record, Running, StopRun
 from geosched.supervisor.core.reconcile import Verdict
 from geosched.supervisor.core.turn import Turn
-from geosched.supervisor.pulling import (
+from geosched.supervisor.store.ended import row_of
+from geosched.supervisor.store.records import action_key
+from geosched.supervisor.sync.apply import (
     CALM_SECONDS,
     ENTRIES_PER_TURN_MAX,
     ENTRIES_PER_TURN_MIN,
@@ -21,9 +23,7 @@ from geosched.supervisor.pulling import (
     Applying,
     Pace,
 )
-from geosched.supervisor.store.ended import row_of
-from geosched.supervisor.store.records import action_key
-from geosched.supervisor.synchronisation import Snapshot, pack
+from geosched.supervisor.sync.exchange import Snapshot, pack
 from msgspec.structs import replace
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record, running
 

@@ -1,7 +1,7 @@
 """Reports as the backend is told of them, and their keys."""
 
 import pytest
-from geosched.supervisor.reporting import report_key, sequence_of, signal_name
+from geosched.supervisor.sync.report_sender import report_key, sequence_of, signal_name
 
 
 @pytest.mark.parametrize("sequence", [0, 1, 10**19 - 1])

@@ -2,8 +2,8 @@
 
 import signal
 
-from ..ipc.messages.sync import Report
-from .core.model import StatusChange
+from ...ipc.messages.sync import Report
+from ..core.model import StatusChange
 
 SEQUENCE_DIGITS_MAX = 19
 

@@ -16,9 +16,9 @@ from typing import Annotated
 
 import msgspec
 
-from ..workers.host.procfs import boot_id
-from .core.model import Instant
-from .core.retry import RETRY_AFTER_SECONDS_MAX, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, retry_delay
+from ...workers.host.procfs import boot_id
+from ..core.model import Instant
+from ..core.retry import RETRY_AFTER_SECONDS_MAX, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, retry_delay
 
 log = logging.getLogger(__name__)
 

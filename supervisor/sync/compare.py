@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ..ipc.actions import Action
-from ..ipc.instants import format_instant
-from ..ipc.messages.views import DifferenceView
-from .core.model import Over, Record
-from .core.turn import Turn
-from .pulling import ENTRIES_PER_TURN_MIN
-from .synchronisation import Snapshot, unpack
+from ...ipc.actions import Action
+from ...ipc.instants import format_instant
+from ...ipc.messages.views import DifferenceView
+from ..core.model import Over, Record
+from ..core.turn import Turn
+from .apply import ENTRIES_PER_TURN_MIN
+from .exchange import Snapshot, unpack
 
 #: Actions in one page, and how much JSON of theirs: with one more it still fits its frame.
 PAGE_ACTIONS_MAX = 100

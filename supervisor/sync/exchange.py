@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 import msgspec
 from msgspec.structs import replace
 
-from ..ipc.actions import Action
-from ..ipc.messages.sync import (
+from ...ipc.actions import Action
+from ...ipc.messages.sync import (
     BackendAddress,
     Connected,
     ErrorKind,
@@ -28,11 +28,11 @@ from ..ipc.messages.sync import (
     Taken,
     ToSynchroniser,
 )
-from ..ipc.sockets import ProtocolError, Server
-from ..workers.host.linux import give_memory_back
+from ...ipc.sockets import ProtocolError, Server
+from ...workers.host.linux import give_memory_back
+from ..core.model import Instant
+from ..host.children import Children, News
 from .backoff import Backoff
-from .core.model import Instant
-from .host.children import Children, News
 
 log = logging.getLogger(__name__)
 

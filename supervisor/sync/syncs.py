@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ..ipc.messages.views import SyncView
+from ...ipc.messages.views import SyncView
 
 
 class Progress(msgspec.Struct):

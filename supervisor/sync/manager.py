@@ -1,6 +1,6 @@
 """The daemon's dealings with its backend: when to pull and report, and what came of it.
 
-Between `synchronisation.py` (one exchange) and the loop (decisions, commits): it feeds a
+Between `exchange.py` (one exchange) and the loop (decisions, commits): it feeds a
 pulled snapshot into the loop's turns, settles what was reported, and answers those who
 wait for a `sync`. What a snapshot means for an action is `core/reconcile.py`'s.
 """
@@ -8,22 +8,21 @@ wait for a `sync`. What a snapshot means for an action is `core/reconcile.py`'s.
 import logging
 from collections.abc import Callable
 
-from .. import __version__
-from ..ipc.instants import format_optional
-from ..ipc.messages.sync import ErrorKind
-from ..ipc.messages.views import BackendView, SyncView
-from .comparing import KEPT_SECONDS, Comparison
-from .config.derived import address
-from .config.settings import BackendSettings
-from .core.model import Instant, Record
-from .core.reconcile import Verdict
-from .core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
-from .core.turn import Turn
-from .host.children import News
-from .pulling import Applying
-from .reporting import report_of
-from .store.daemondb import DaemonDB, MetaUpdate, StoreError
-from .synchronisation import (
+from ... import __version__
+from ...ipc.instants import format_optional
+from ...ipc.messages.sync import ErrorKind
+from ...ipc.messages.views import BackendView, SyncView
+from ..config.derived import address
+from ..config.settings import BackendSettings
+from ..core.model import Instant, Record
+from ..core.reconcile import Verdict
+from ..core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
+from ..core.turn import Turn
+from ..host.children import News
+from ..store.daemondb import DaemonDB, MetaUpdate, StoreError
+from .apply import Applying
+from .compare import KEPT_SECONDS, Comparison
+from .exchange import (
     REPORTS_PER_EXCHANGE_MAX,
     Failed,
     Outcome,
@@ -32,6 +31,7 @@ from .synchronisation import (
     Snapshot,
     Synchronisation,
 )
+from .report_sender import report_of
 from .syncs import Progress, SyncAsked
 
 log = logging.getLogger(__name__)

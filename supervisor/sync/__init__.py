@@ -1,0 +1,1 @@
+"""Exchanges with the backend, as the supervisor orders and applies them."""
