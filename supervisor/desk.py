@@ -42,8 +42,8 @@ from ..workers.runfiles.output import read_output
 from .core.model import Instant, Null, Over, Record, RunRow, Waiting
 from .loop import Loop
 from .runs.run_order import output_path
-from .store import incidents
-from .store.storefile import StoreError, file_system
+from .store.files import StoreError, file_system
+from .store.repair import incidents
 from .sync.compare import Comparison
 from .sync.report_sender import sequence_of
 from .sync.syncs import SyncAsked

@@ -8,7 +8,7 @@ from .config.settings import Settings
 from .core.retry import poll_phase
 from .host.sd_notify import ServiceManager
 from .loop import Loop
-from .store import incidents
+from .store.repair import incidents
 
 HOUSEKEEPING_SECONDS = 3600.0
 BACKUP_LOOK_SECONDS = 60.0

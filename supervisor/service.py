@@ -32,7 +32,7 @@ from .startup import preflight
 from .startup.bootstrap import Foundation
 from .startup.sweep import Leftovers
 from .store.daemondb import DaemonDB
-from .store.opening import open_store
+from .store.open import open_store
 from .sync.backoff import Backoff
 from .sync.exchange import Synchronisation
 from .sync.manager import Backend

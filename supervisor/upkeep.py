@@ -13,10 +13,10 @@ from .config.settings import DaemonSettings
 from .core.model import Instant
 from .host.children import Child, Children, News
 from .runs.run_order import output_path
-from .store import backups
 from .store.daemondb import DaemonDB, StoreError
-from .store.storechild import StoreChild
-from .store.storefile import Places
+from .store.files import Places
+from .store.tools import backups
+from .store.tools.child_process import StoreChild
 
 log = logging.getLogger(__name__)
 

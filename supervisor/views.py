@@ -4,8 +4,8 @@ from ..ipc.instants import format_instant, format_optional
 from ..ipc.messages.views import ActionView, EventView, IncidentView, ReportView, RunView
 from .core.model import Null, Over, Record, Running, RunRow, StatusChange, Waiting
 from .runs.live_run import LiveRun
-from .store.incidents import Incident
-from .store.outbox import Pending
+from .store.repair.incidents import Incident
+from .store.tables.outbox import Pending
 from .sync.report_sender import report_of, signal_name
 
 

@@ -22,7 +22,7 @@ from .options import Output, Verb, connect, from_config, output_of
 from .printing import show_document, show_sheet
 from .verbs import fields
 
-_TOOL = (sys.executable, "-P", "-m", "geosched.supervisor.store.storetool")
+_TOOL = (sys.executable, "-P", "-m", "geosched.supervisor.store.tools.cli")
 _FAILED = 1
 #: Exit codes that mean the same here: failed, not permitted, a daemon runs, interrupted.
 _KNOWN = (1, 4, 6, 130)

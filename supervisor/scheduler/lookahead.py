@@ -13,7 +13,7 @@ from ...ipc.instants import SECOND_US
 from ..core.model import Instant
 from ..runs.pool import Pool
 from ..store.daemondb import DaemonDB
-from ..store.records import action_key
+from ..store.tables.codec import action_key
 from .agenda import Agenda
 
 #: What is needed besides the commit: the poll's rounding, the turn, the way to a worker; and

@@ -17,8 +17,8 @@ from ...workers.runfiles.processes import make_directories
 from ..config.settings import Settings
 from ..host.locks import DirectoryLock
 from ..host.sd_notify import ServiceManager
-from ..store import storechild
-from ..store.storechild import StoreChild
+from ..store.tools import child_process
+from ..store.tools.child_process import StoreChild
 from .sweep import Leftovers
 
 
@@ -46,7 +46,7 @@ def lay(settings: Settings, opened: contextlib.ExitStack) -> Foundation:
     make_directories(runtime)
     wakeup = _record_signals(opened)
     become_subreaper()
-    examination = storechild.begin_to_examine(daemon.state_dir)
+    examination = child_process.begin_to_examine(daemon.state_dir)
     leftovers = Leftovers(runtime, daemon.state_dir)
     leftovers.begin_sweep()
     opened.callback(leftovers.close)

@@ -1,10 +1,10 @@
 """daemonDB: the one door to what is on disk.
 
-Owns the environment of LMDB and its transactions; what is in the tables is `actionrows.py`'s,
+Owns the environment of LMDB and its transactions; what is in the tables is `tables/actions.py`'s,
 `ended.py`'s, `history.py`'s and `outbox.py`'s. Decides nothing about statuses. One
 transaction a call, none outlives it, and what cannot be read costs that one value. Which
 errors end the daemon and which are waited out is `StoreError.fatal`. Whether the file may be
-opened at all was found out before, by `opening.py`.
+opened at all was found out before, by `open.py`.
 """
 
 import contextlib
@@ -19,18 +19,20 @@ from msgspec.structs import replace
 
 from ...ipc.actions import ExecutionStatus
 from ..core.model import Change, Record, RunRow
-from ..reports import Reports
-from . import environment, founding, indexes, salvage, storefile, storemeta
-from .actionrows import ActionRows, page_cursor
-from .ended import EndedRows
-from .environment import Environment, Room
-from .history import Event, History
-from .outbox import OUTBOX_ROWS_MAX, Outbox
-from .records import STATUSES, action_key, edge_key
-from .salvage import Salvage
-from .storefile import StoreError, StoreErrorKind
-from .storemeta import Meta, MetaUpdate
-from .tables import Damage, Tables, Transaction
+from . import files, lmdb_env
+from .files import StoreError, StoreErrorKind
+from .lmdb_env import Environment, Room
+from .repair import salvage
+from .repair.salvage import Salvage
+from .tables import create, rebuild
+from .tables.actions import ActionRows, page_cursor
+from .tables.codec import STATUSES, action_key, edge_key
+from .tables.ended import EndedRows
+from .tables.history import Event, History
+from .tables.meta import Meta, MetaUpdate, put_meta, read_or_make
+from .tables.outbox import OUTBOX_ROWS_MAX, Outbox
+from .tables.reports import Reports
+from .tables.schema import Damage, Tables, Transaction
 
 __all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate", "StoreError", "StoreErrorKind"]
 
@@ -103,11 +105,11 @@ class DaemonDB:
         Raises `StoreError` where it is lost, newer than this software, or on a file system
         that cannot hold it; it is never written over.
         """
-        places = storefile.Places(state_dir)
-        with environment.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
+        places = files.Places(state_dir)
+        with lmdb_env.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
             places.prepare()
         db = cls.at(places.store, map_bytes=map_bytes, outbox_rows_max=outbox_rows_max)
-        storefile.warn_if_forgetful(places.store)
+        files.warn_if_forgetful(places.store)
         return db
 
     @classmethod
@@ -116,14 +118,14 @@ class DaemonDB:
     ) -> "DaemonDB":
         """The store in this directory, which is there already. Raises `StoreError`."""
         unusable = StoreErrorKind.UNUSABLE
-        with environment.errors(place, otherwise=unusable), contextlib.ExitStack() as undo:
-            storefile.ready(place)
-            env = environment.open_for_writing(place, map_bytes)
+        with lmdb_env.errors(place, otherwise=unusable), contextlib.ExitStack() as undo:
+            files.ready(place)
+            env = lmdb_env.open_for_writing(place, map_bytes)
             undo.callback(env.close)
-            storefile.close_on_exec(place)
-            tables = founding.found(env, place)
-            full_size = storefile.give_blocks(place, map_bytes)
-            storefile.mark_initialised(place)
+            files.close_on_exec(place)
+            tables = create.found(env, place)
+            full_size = files.give_blocks(place, map_bytes)
+            files.mark_initialised(place)
             env.reader_check()
             db = cls(env, place, tables, outbox_rows_max=outbox_rows_max, full_size=full_size)
             undo.pop_all()
@@ -134,13 +136,13 @@ class DaemonDB:
 
     def check_readers(self) -> None:
         """Forget readers that died: they would pin pages (fact 7)."""
-        with environment.errors(self.place):
+        with lmdb_env.errors(self.place):
             self._env.reader_check()
 
     def room(self) -> Room:
         """How full it is."""
         every = [getattr(self._tables, name) for name in Tables.__struct_fields__]
-        return self._read(lambda txn: environment.room(self._env, txn, every))
+        return self._read(lambda txn: lmdb_env.room(self._env, txn, every))
 
     @property
     def last_transaction(self) -> int:
@@ -189,7 +191,7 @@ class DaemonDB:
             dropped = self._record_reports(txn, events)
             meta = replace(meta, outbox_dropped=meta.outbox_dropped + dropped)
         if meta != self.meta:
-            storemeta.put(txn, self._tables, meta)
+            put_meta(txn, self._tables, meta)
         known = _Known(meta, counts, self._known.last_sequence + len(events))
         return Committed(tuple(won), events, tuple(forgotten)), known
 
@@ -378,23 +380,23 @@ class DaemonDB:
         self._known = self._write(work)
 
     def _made_anew(self, txn: Transaction) -> _Known:
-        indexes.make_anew(txn, self._tables, self._ended, self._outbox)
+        rebuild.make_anew(txn, self._tables, self._ended, self._outbox)
         return self._look_through(txn)
 
     # --- transactions -------------------------------------------------------------------
 
     def _read(self, work: Callable[[Transaction], Result]) -> Result:
-        with environment.errors(self.place), self._env.begin() as txn:
+        with lmdb_env.errors(self.place), self._env.begin() as txn:
             return work(txn)
 
     def _write(self, work: Callable[[Transaction], Result]) -> Result:
         """A commit may be what finds out that there is no room (facts 6, L14)."""
-        with environment.errors(self.place), self._env.begin(write=True) as txn:
+        with lmdb_env.errors(self.place), self._env.begin(write=True) as txn:
             return work(txn)
 
     def _look_through(self, txn: Transaction) -> _Known:
         """What is kept in memory, from what is on disk."""
         self._outbox.remove_damaged(txn)
-        meta = storemeta.read_or_make(txn, self._tables)
+        meta = read_or_make(txn, self._tables)
         last = max(self._history.last_sequence(txn), meta.sequence_floor)
         return _Known(meta, self._actions.count(txn), last)

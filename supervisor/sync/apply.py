@@ -16,7 +16,7 @@ from ...ipc.actions import Action
 from ..core.model import Change, Instant, Record
 from ..core.reconcile import Verdict, reconcile_absent, reconcile_sent
 from ..core.turn import Turn
-from ..store.records import KEY_BYTES, action_key, edge_of
+from ..store.tables.codec import KEY_BYTES, action_key, edge_of
 from .exchange import Snapshot, pack, unpack
 
 #: Entries of a slice while something is near: some milliseconds of work.

@@ -19,8 +19,8 @@ from geosched.supervisor.core.lifecycle import Rules, decide, first_seen
 from geosched.supervisor.core.model import Change, Due, Instant
 from geosched.supervisor.core.reconcile import reconcile_sent
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
-from geosched.supervisor.store.opening import open_store
-from geosched.supervisor.store.records import action_key
+from geosched.supervisor.store.open import open_store
+from geosched.supervisor.store.tables.codec import action_key
 from geosched.supervisor.sync.apply import ENTRIES_PER_TURN_MAX
 
 #: What of a large snapshot is stored in a turn, in the order of the keys.

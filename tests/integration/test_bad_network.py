@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from geosched.supervisor.store.outbox import REFUSALS_MAX
+from geosched.supervisor.store.tables.outbox import REFUSALS_MAX
 from geosched.supervisor.sync.exchange import REPORTS_PER_EXCHANGE_MAX
 from geosched.supervisor.sync.manager import BACKLOG_PAUSE_SECONDS
 from support.backend import BackendServer

@@ -18,12 +18,13 @@ from typing import Any
 import lmdb
 import pytest
 from geosched.ipc.instants import parse_instant
-from geosched.supervisor.store import incidents, migrations
 from geosched.supervisor.store.daemondb import DaemonDB
-from geosched.supervisor.store.examination import Condition, examine
-from geosched.supervisor.store.incidents import Incident
-from geosched.supervisor.store.records import action_key
-from geosched.supervisor.store.storefile import Places
+from geosched.supervisor.store.files import Places
+from geosched.supervisor.store.repair import incidents
+from geosched.supervisor.store.repair.examine import Condition, examine
+from geosched.supervisor.store.repair.incidents import Incident
+from geosched.supervisor.store.tables import migrations
+from geosched.supervisor.store.tables.codec import action_key
 from support.daemon import (
     Daemon,
     commands,
@@ -106,7 +107,7 @@ def storetools(daemon: Daemon) -> list[int]:
             words = (directory / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"geosched.supervisor.store.storetool" in words and mark in words:
+        if b"geosched.supervisor.store.tools.cli" in words and mark in words:
             found.append(int(directory.name))
     return found
 

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from geosched.supervisor.store.migrations import FORMAT
+from geosched.supervisor.store.tables.migrations import FORMAT
 from support.backend import BackendServer
 from support.daemon import Daemon, commands, daemon_installation, entry
 from support.store import on_disk

@@ -28,9 +28,9 @@ from geosched.supervisor.core.model import (
     StopAsked,
 )
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
-from geosched.supervisor.store.history import EVENTS_KEPT, RUNS_KEPT
-from geosched.supervisor.store.outbox import REFUSALS_MAX
-from geosched.supervisor.store.records import action_key
+from geosched.supervisor.store.tables.codec import action_key
+from geosched.supervisor.store.tables.history import EVENTS_KEPT, RUNS_KEPT
+from geosched.supervisor.store.tables.outbox import REFUSALS_MAX
 from msgspec.structs import replace
 from support.build import AFTER, BEFORE, GENERATION, HOUR_US, NOW, NOW_US, RULES, action, result
 from support.store import (
@@ -265,7 +265,7 @@ def test_a_list_of_one_status_holds_that_one_only(db):
 
 
 def test_a_page_looks_at_a_bounded_number_of_rows_and_can_be_gone_on_from(db, monkeypatch):
-    monkeypatch.setattr("geosched.supervisor.store.actionrows.PAGE_ROWS_MAX", 10)
+    monkeypatch.setattr("geosched.supervisor.store.tables.actions.PAGE_ROWS_MAX", 10)
     add(db, *(f"id-{n}" for n in range(25)))
     start(db, "id-0", "id-1", "id-2")
     found, cursor, pages = [], "", 0

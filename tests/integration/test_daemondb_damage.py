@@ -16,9 +16,10 @@ from geosched.supervisor.core.model import (
     Due,
     RunEnded,
 )
-from geosched.supervisor.store import migrations, storefile
+from geosched.supervisor.store import files
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
-from geosched.supervisor.store.records import action_key, number_key
+from geosched.supervisor.store.tables import migrations
+from geosched.supervisor.store.tables.codec import action_key, number_key
 from support.build import AFTER, HOUR_US, NOW, NOW_US, RULES, action, result
 from support.store import (
     LONG_NAMES,
@@ -80,7 +81,7 @@ def test_no_child_inherits_a_descriptor_of_the_store(db, state_dir):
 
 
 def test_the_lock_file_has_its_blocks_so_that_a_full_disk_cannot_kill_us(db, state_dir):
-    assert (state_dir / "daemondb" / "lock.mdb").stat().st_blocks * 512 >= storefile.LOCK_BYTES
+    assert (state_dir / "daemondb" / "lock.mdb").stat().st_blocks * 512 >= files.LOCK_BYTES
 
 
 def test_a_second_opener_in_this_process_is_refused_and_the_first_goes_on(db, state_dir):
@@ -90,19 +91,19 @@ def test_a_second_opener_in_this_process_is_refused_and_the_first_goes_on(db, st
 
 
 def test_the_file_system_of_a_directory_is_known():
-    assert storefile.file_system(Path("/proc/self")) == "proc"
+    assert files.file_system(Path("/proc/self")) == "proc"
 
 
-@pytest.mark.parametrize("kind", sorted(storefile.REFUSED_FILE_SYSTEMS))
+@pytest.mark.parametrize("kind", sorted(files.REFUSED_FILE_SYSTEMS))
 def test_a_file_system_that_cannot_hold_it_is_refused(state_dir, monkeypatch, kind):
-    monkeypatch.setattr(storefile, "file_system", lambda _: kind)
+    monkeypatch.setattr(files, "file_system", lambda _: kind)
     with pytest.raises(StoreError, match=f"cannot keep daemonDB in .*: {kind} cannot hold it"):
         DaemonDB.open(state_dir)
     assert not data_file(state_dir).exists()
 
 
 def test_a_disk_that_forgets_is_warned_of(opened, monkeypatch, caplog):
-    monkeypatch.setattr(storefile, "file_system", lambda _: "tmpfs")
+    monkeypatch.setattr(files, "file_system", lambda _: "tmpfs")
     opened()
     assert "may not outlive a reboot" in caplog.text
 
@@ -390,7 +391,7 @@ def test_errors_are_told_apart_by_code(db, monkeypatch, code, full, kind, fatal)
         def begin(self, **_: Any) -> Any:
             raise lmdb_error(code)
 
-    monkeypatch.setattr(storefile, "is_full", lambda _: full)
+    monkeypatch.setattr(files, "is_full", lambda _: full)
     environment = db._env
     monkeypatch.setattr(db, "_env", Failing())
     for call in (lambda: db.read("a"), lambda: db.commit([seen("a")], report=True)):

@@ -23,8 +23,8 @@ from geosched.supervisor.core.model import (
 )
 from geosched.supervisor.core.restart import RestartMode, RestartPolicy
 from geosched.supervisor.store.daemondb import DaemonDB
-from geosched.supervisor.store.outbox import REFUSALS_MAX, REFUSED_ROWS_MAX
-from geosched.supervisor.store.records import action_key
+from geosched.supervisor.store.tables.codec import action_key
+from geosched.supervisor.store.tables.outbox import REFUSALS_MAX, REFUSED_ROWS_MAX
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace

@@ -15,14 +15,15 @@ import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor.core.model import Reason, Running
-from geosched.supervisor.store import migrations, storefile
+from geosched.supervisor.store import files
 from geosched.supervisor.store.daemondb import DaemonDB, StoreError
-from geosched.supervisor.store.ended import row_of
-from geosched.supervisor.store.examination import Condition, examine
-from geosched.supervisor.store.incidents import read as incidents_of
-from geosched.supervisor.store.opening import open_store
-from geosched.supervisor.store.records import action_key, number_of
-from geosched.supervisor.store.rows import CODECS
+from geosched.supervisor.store.open import open_store
+from geosched.supervisor.store.repair.examine import Condition, examine
+from geosched.supervisor.store.repair.incidents import read as incidents_of
+from geosched.supervisor.store.repair.validate import CODECS
+from geosched.supervisor.store.tables import migrations
+from geosched.supervisor.store.tables.codec import action_key, number_of
+from geosched.supervisor.store.tables.ended import row_of
 from support.build import NOW_US
 from support.layout import zero
 from support.store import LONG_NAMES, contents, data_file, on_disk
@@ -56,7 +57,7 @@ def copy_of(number: int, state_dir: Path, *, marked: bool = True) -> Path:
     place.mkdir(parents=True, mode=0o700)
     shutil.copyfile(STORES / f"format-{number}" / "data.mdb", place / "data.mdb")
     if marked:
-        storefile.mark_initialised(place)
+        files.mark_initialised(place)
     return state_dir
 
 

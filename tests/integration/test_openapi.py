@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from geosched.ipc import actions
 from geosched.ipc.actions import EntryError, ExecutionStatus, parse_entry
-from geosched.supervisor.store.outbox import REFUSALS_MAX
+from geosched.supervisor.store.tables.outbox import REFUSALS_MAX
 from geosched.supervisor.sync.exchange import REPORTS_PER_EXCHANGE_MAX
 from hypothesis import HealthCheck, given, settings
 from support.backend import BackendServer

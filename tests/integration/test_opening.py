@@ -17,10 +17,12 @@ from typing import Any
 import lmdb
 import pytest
 from geosched.supervisor.core.model import RunEnded
-from geosched.supervisor.store import backups, migrations, replacing, storefile
+from geosched.supervisor.store import files
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
-from geosched.supervisor.store.records import action_key
-from geosched.supervisor.store.storefile import Places
+from geosched.supervisor.store.files import Places
+from geosched.supervisor.store.tables import migrations
+from geosched.supervisor.store.tables.codec import action_key
+from geosched.supervisor.store.tools import backups, replace
 from support.build import NOW_US, result
 from support.layout import PAGE_BYTES, PAGE_HEAD_BYTES, Layout, flip, rows_on, scramble_head, zero
 from support.mounts import ext4, fill, mounted
@@ -692,7 +694,7 @@ def replace_until(state_dir: Path, steps: int, *, dies: bool) -> int:
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     renamed = 0
-    rename = storefile.rename
+    rename = files.rename
 
     def count(old: Path, new: Path) -> None:
         nonlocal renamed
@@ -705,8 +707,8 @@ def replace_until(state_dir: Path, steps: int, *, dies: bool) -> int:
 
     code = 1
     try:
-        storefile.rename = count
-        replacing.replace(Places(state_dir), "as told", map_bytes=MAP_BYTES, now_us=NOW_US)
+        files.rename = count
+        replace.replace(Places(state_dir), "as told", map_bytes=MAP_BYTES, now_us=NOW_US)
         code = 0
     except OSError:
         code = 9

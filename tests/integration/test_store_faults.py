@@ -26,9 +26,10 @@ from geosched.supervisor.core.model import (
 )
 from geosched.supervisor.core.restart import RestartMode, RestartPolicy
 from geosched.supervisor.core.turn import Turn
-from geosched.supervisor.store import history, outbox, storefile, storemeta
+from geosched.supervisor.store import files
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
-from geosched.supervisor.store.records import action_key
+from geosched.supervisor.store.tables import history, meta, outbox
+from geosched.supervisor.store.tables.codec import action_key
 from support.build import GENERATION, HOUR_US, NOW, NOW_US, action, result
 from support.store import LONG_NAMES, contents, data_file, flip, on_disk
 
@@ -418,7 +419,7 @@ def _small_bounds_and_no_chance() -> Iterator[None]:
         patch.setattr(history, "RUNS_KEPT", 2)
         patch.setattr(outbox, "REFUSALS_MAX", 3)
         patch.setattr(outbox, "REFUSED_ROWS_MAX", REFUSED_ROWS_MAX)
-        patch.setattr(storemeta, "new_name", lambda: "5a" * 8)
+        patch.setattr(meta, "new_name", lambda: "5a" * 8)
         yield
 
 
@@ -443,7 +444,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> list[Stage]:
 @pytest.fixture(params=FAULTS, ids=str)
 def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fault:
     found: Fault = request.param
-    monkeypatch.setattr(storefile, "is_full", lambda _: found.disk_full)
+    monkeypatch.setattr(files, "is_full", lambda _: found.disk_full)
     return found
 
 

@@ -296,7 +296,7 @@ class SimulatedDaemon:
 
 
 def _open(state_dir: Path, host: Host, oracle: Oracle) -> WatchedDB:
-    """Not by `opening.py`, which looks at the file in a process of its own."""
+    """Not by `open.py`, which looks at the file in a process of its own."""
     WatchedDB.host, WatchedDB.oracle = host, oracle
     db = WatchedDB.open(state_dir, map_bytes=16 * 1024**2)
     assert isinstance(db, WatchedDB)

@@ -25,7 +25,7 @@ from geosched.supervisor.core.model import (
 from geosched.supervisor.core.restart import RestartPolicy
 from geosched.supervisor.host.clock import RELEASED_US
 from geosched.supervisor.store.daemondb import DaemonDB
-from geosched.supervisor.store.outbox import REFUSALS_MAX
+from geosched.supervisor.store.tables.outbox import REFUSALS_MAX
 from geosched.workers.sync.base import Snapshot
 
 from . import rules

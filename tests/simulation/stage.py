@@ -20,7 +20,7 @@ from geosched.supervisor.config.settings import (
     Settings,
 )
 from geosched.supervisor.scheduler import due
-from geosched.supervisor.store import ended, storemeta
+from geosched.supervisor.store.tables import ended, meta
 from geosched.supervisor.sync import apply, backoff, exchange, manager
 from geosched.workers.sync import synchroniser
 
@@ -132,7 +132,7 @@ def simulated(world: World) -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         with (
-            mock.patch.object(storemeta, "new_name", new_name),
+            mock.patch.object(meta, "new_name", new_name),
             mock.patch.object(backoff, "boot_id", world.boot_id),
             mock.patch.object(exchange, "give_memory_back"),
             mock.patch.object(loop_module, "IDLE_SECONDS_MAX", 400 * DAY),

@@ -17,13 +17,13 @@ import msgspec
 from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor.core.lifecycle import decide
 from geosched.supervisor.core.model import Absent
-from geosched.supervisor.store import examiner, storechild, storetool
-from geosched.supervisor.store import incidents as told
 from geosched.supervisor.store.daemondb import DaemonDB
-from geosched.supervisor.store.examination import examine
-from geosched.supervisor.store.opening import open_store
-from geosched.supervisor.store.storechild import StoreChild
-from geosched.supervisor.store.storefile import Places, StoreError
+from geosched.supervisor.store.files import Places, StoreError
+from geosched.supervisor.store.open import open_store
+from geosched.supervisor.store.repair import incidents as told
+from geosched.supervisor.store.repair.examine import examine
+from geosched.supervisor.store.tools import child_process, cli, examiner
+from geosched.supervisor.store.tools.child_process import StoreChild
 
 from support.build import NOW, NOW_US, RULES
 
@@ -51,7 +51,7 @@ class Opened(msgspec.Struct):
 
 
 class ForkedChild(StoreChild):
-    def __init__(self, *arguments: str | Path, tool: str = storetool.__name__) -> None:
+    def __init__(self, *arguments: str | Path, tool: str = cli.__name__) -> None:
         self._said = os.memfd_create("storetool")
         self._complained = os.memfd_create("storetool")
         self.pid = os.fork()
@@ -60,7 +60,7 @@ class ForkedChild(StoreChild):
             os.dup2(self._complained, 2)
             code = 1
             try:
-                main = examiner.main if tool == examiner.__name__ else storetool.main
+                main = examiner.main if tool == examiner.__name__ else cli.main
                 main([str(argument) for argument in arguments])
                 code = 0
             except SystemExit as ended:
@@ -165,7 +165,7 @@ class Openings:
 def main() -> None:
     if "--exec" not in sys.argv:
         forked: Any = ForkedChild
-        storechild.StoreChild = forked
+        child_process.StoreChild = forked
     for line in sys.stdin:
         word, _, place = line.rstrip("\n").partition(" ")
         answer = msgspec.json.encode(open_and_look(Path(place), use=word == "use"))

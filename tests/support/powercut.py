@@ -38,9 +38,9 @@ from geosched.supervisor.core.model import (
     Sent,
 )
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
-from geosched.supervisor.store.history import EVENTS_KEPT
-from geosched.supervisor.store.outbox import Pending
-from geosched.supervisor.store.records import Codec, action_key, number_of
+from geosched.supervisor.store.tables.codec import Codec, action_key, number_of
+from geosched.supervisor.store.tables.history import EVENTS_KEPT
+from geosched.supervisor.store.tables.outbox import Pending
 from msgspec.structs import replace
 
 from .build import NOW, RULES, result

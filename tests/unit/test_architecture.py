@@ -33,7 +33,7 @@ CORE_MAY_IMPORT = {
 }
 IMPORTERS = {
     "zmq": {"ipc/sockets.py"},
-    "lmdb": {"supervisor/store/environment.py"},
+    "lmdb": {"supervisor/store/lmdb_env.py"},
     "requests": {"workers/sync/http/client.py"},
     "ctypes": {"workers/host/linux.py"},
     "schedule": {"supervisor/duties.py"},

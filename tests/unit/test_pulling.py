@@ -11,8 +11,8 @@ from geosched.ipc.messages.sync import Pulled, SetAside
 from geosched.supervisor.core.model import Change, Over, Record, Running, StopRun
 from geosched.supervisor.core.reconcile import Verdict
 from geosched.supervisor.core.turn import Turn
-from geosched.supervisor.store.ended import row_of
-from geosched.supervisor.store.records import action_key
+from geosched.supervisor.store.tables.codec import action_key
+from geosched.supervisor.store.tables.ended import row_of
 from geosched.supervisor.sync.apply import (
     CALM_SECONDS,
     ENTRIES_PER_TURN_MAX,

@@ -16,7 +16,7 @@ from geosched.supervisor.core.model import (
     StatusChange,
     Waiting,
 )
-from geosched.supervisor.store.records import (
+from geosched.supervisor.store.tables.codec import (
     DETAILS_BYTES_MIN,
     KIND_OF_STATUS,
     STATUSES,

@@ -10,17 +10,17 @@ import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.ctl.words import size
 from geosched.supervisor.core.model import Record
-from geosched.supervisor.store import incidents, pages, salvage
 from geosched.supervisor.store.daemondb import DaemonDB
-from geosched.supervisor.store.incidents import (
+from geosched.supervisor.store.files import number_of, numbered, remove_left
+from geosched.supervisor.store.repair import incidents, lmdb_pages, salvage
+from geosched.supervisor.store.repair.incidents import (
     DETAIL_CHARS_MAX,
     FILE_BYTES_MAX,
     INCIDENTS_MAX,
     Incident,
 )
-from geosched.supervisor.store.records import action_key, encode_stored, split
-from geosched.supervisor.store.salvage import Salvage, Table
-from geosched.supervisor.store.storefile import number_of, numbered, remove_left
+from geosched.supervisor.store.repair.salvage import Salvage, Table
+from geosched.supervisor.store.tables.codec import action_key, encode_stored, split
 from msgspec.structs import replace
 from support.build import NOW_US, record, running
 from support.store import LONG_NAMES, add, flip, start
@@ -131,11 +131,11 @@ def environment(place: Path, rows: dict[bytes, bytes]) -> Path:
 def test_tables_are_read_like_lmdb_reads_them(tmp_path):
     rows = {struct.pack(">Q", n * 7 % 501): bytes([n % 251]) * (n * 13 % 7000) for n in range(500)}
     data = environment(tmp_path / "env", rows)
-    newest, older = (snapshot.table("actions") for snapshot in pages.snapshots(data))
+    newest, older = (snapshot.table("actions") for snapshot in lmdb_pages.snapshots(data))
     assert (newest.rows, newest.whole) == (rows, True)
     assert list(newest.rows) == sorted(rows)
     assert (len(older.rows), older.whole) == (len(rows) - 1, True)
-    assert pages.fault_in(data) == ""
+    assert lmdb_pages.fault_in(data) == ""
 
 
 def test_a_tree_that_bites_its_tail_is_not_followed_for_ever(tmp_path):
@@ -150,7 +150,7 @@ def test_a_tree_that_bites_its_tail_is_not_followed_for_ever(tmp_path):
                 (node,) = struct.unpack_from("=H", content, at + pointer)
                 struct.pack_into("=IH", content, at + node, page, 0)
     data.write_bytes(content)
-    found = next(pages.snapshots(data)).table("actions")
+    found = next(lmdb_pages.snapshots(data)).table("actions")
     assert not found.whole
     assert not salvage.read(data).all_whole
 
@@ -168,8 +168,8 @@ def test_a_key_that_is_not_where_those_above_it_say_is_a_fault(tmp_path, every_r
         leaf = b"\x00\x00" + len(separator).to_bytes(2, "little") + separator + bytes(100)
         assert content.count(leaf) >= 1
         spoilt_file.write_bytes(content.replace(leaf, leaf.replace(separator, spoilt)))
-        assert pages.fault_in(data, every_row=every_row) == ""
-        assert "of the actions" in pages.fault_in(spoilt_file, every_row=every_row)
+        assert lmdb_pages.fault_in(data, every_row=every_row) == ""
+        assert "of the actions" in lmdb_pages.fault_in(spoilt_file, every_row=every_row)
 
 
 def branch_rows(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -186,9 +186,9 @@ def branch_rows(content: bytes) -> Iterator[tuple[int, bytes]]:
 def test_a_file_that_is_none_has_no_snapshots(tmp_path):
     for content in (b"", b"x", bytes(100_000), b"\xde\xc0\xef\xbe" * 5000):
         (tmp_path / "data.mdb").write_bytes(content)
-        assert list(pages.snapshots(tmp_path / "data.mdb")) == []
+        assert list(lmdb_pages.snapshots(tmp_path / "data.mdb")) == []
         assert salvage.read(tmp_path / "data.mdb").count == 0
-        assert pages.fault_in(tmp_path / "data.mdb")
+        assert lmdb_pages.fault_in(tmp_path / "data.mdb")
 
 
 # --- names -------------------------------------------------------------------------------

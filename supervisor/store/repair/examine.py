@@ -1,6 +1,6 @@
 """What state the file of a store is in. It is looked at in a process of its own, by
-`storetool.py`: a damaged file kills whoever maps it (fact 3). What follows from a finding is
-`opening.py`'s.
+`cli.py`: a damaged file kills whoever maps it (fact 3). What follows from a finding is
+`open.py`'s.
 """
 
 from collections import Counter
@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core.model import Record
-from . import environment, migrations, pages, rows, salvage, storefile, storemeta
-from .ended import row_of
+from ...core.model import Record
+from .. import files, lmdb_env
+from ..files import StoreError
+from ..tables import migrations
+from ..tables.codec import KEY_BYTES, edge_key
+from ..tables.ended import row_of
+from ..tables.meta import META_KEY, read_format
+from ..tables.schema import Tables, Transaction, entries, rows_from
+from . import lmdb_pages, salvage, validate
 from .findings import Condition, Examination, both
-from .records import KEY_BYTES, edge_key
-from .storefile import StoreError
-from .storemeta import META_KEY
-from .tables import Tables, Transaction, entries, rows_from
 
 #: More damaged values than that are found when they are read.
 DAMAGED_ROWS_MAX = 10_000
@@ -34,7 +36,7 @@ def examine_structure(place: Path) -> Examination:
     seen = _at_a_glance(place)
     if seen is not None:
         return seen
-    problem = environment.verify(place) or pages.fault_in(place / "data.mdb", every_row=False)
+    problem = lmdb_env.verify(place) or lmdb_pages.fault_in(place / "data.mdb", every_row=False)
     return _judged(place, problem)
 
 
@@ -45,25 +47,25 @@ def examine_contents(place: Path) -> Examination:
     if seen is not None:
         return seen
     try:
-        with environment.reading(place, live=False) as env:
+        with lmdb_env.reading(place, live=False) as env:
             found = _look_inside(env, place)
     except StoreError as error:
-        if not environment.tells_of_damage(error):
+        if not lmdb_env.tells_of_damage(error):
             raise
         return _damaged(place / "data.mdb", str(error))
     if found.damaged or found.faults:
         # They are about to be removed: LMDB must not write over their neighbours then.
-        found = both(_judged(place, pages.fault_in(place / "data.mdb")), lambda: found)
+        found = both(_judged(place, lmdb_pages.fault_in(place / "data.mdb")), lambda: found)
     return found
 
 
 def _at_a_glance(place: Path) -> Examination | None:
     """What is to be said of a file without reading on; None where there is more to see."""
-    if storefile.data_bytes(place) == 0:
-        if storefile.initialised(place):
+    if files.data_bytes(place) == 0:
+        if files.initialised(place):
             return Examination(Condition.LOST, f"{place / 'data.mdb'} is missing or empty")
         return Examination(Condition.NEW)
-    if environment.made_by_newer_lmdb(place):
+    if lmdb_env.made_by_newer_lmdb(place):
         return Examination(Condition.NEWER, "its file is of a newer LMDB")
     return None
 
@@ -82,28 +84,28 @@ def _damaged(data: Path, problem: str) -> Examination:
 
 
 def _look_inside(env: Any, place: Path) -> Examination:
-    meta = environment.existing_table(env, b"meta")
+    meta = lmdb_env.existing_table(env, b"meta")
     if meta is None:
-        return _without_tables(empty=environment.is_empty(env), place=place)
+        return _without_tables(empty=lmdb_env.is_empty(env), place=place)
     with env.begin() as txn:
         try:
-            number = storemeta.read_format(txn, meta)
+            number = read_format(txn, meta)
             migrations.check(number)
         except ValueError as error:
             newer = isinstance(error, migrations.NewerFormatError)
             return Examination(Condition.NEWER if newer else Condition.DAMAGED, str(error))
-    tables = Tables.open(lambda name: environment.existing_table(env, name))
+    tables = Tables.open(lambda name: lmdb_env.existing_table(env, name))
     older = number < migrations.FORMAT
     missing = [name for name in Tables.__struct_fields__ if getattr(tables, name) is None]
     if missing and not older:
         return Examination(Condition.DAMAGED, f"it has no table {', '.join(missing)}")
     with env.begin() as txn:
         if older:
-            damaged = rows.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, older=True)
+            damaged = validate.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, older=True)
             return Examination(Condition.OLDER, "", tuple(damaged))
         actions, faults = _look_at_actions(txn, tables)
-        others = [name for name in rows.TABLES if name != "actions"]
-        damaged = actions + rows.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, names=others)
+        others = [name for name in validate.TABLES if name != "actions"]
+        damaged = actions + validate.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, names=others)
         damaged += [("meta", META_KEY)] if _knows_not_itself(txn, tables) else []
     return Examination(Condition.SOUND, "", tuple(damaged[:DAMAGED_ROWS_MAX]), tuple(faults))
 
@@ -118,7 +120,7 @@ def _without_tables(*, empty: bool, place: Path) -> Examination:
     """A first start that was cut short leaves an environment without any table."""
     if not empty:
         return Examination(Condition.DAMAGED, "what it holds is no daemonDB")
-    if storefile.initialised(place):
+    if files.initialised(place):
         return Examination(Condition.LOST, "it is empty, and was not before")
     return Examination(Condition.NEW)
 
@@ -134,7 +136,7 @@ def _look_at_actions(txn: Transaction, tables: Tables) -> tuple[list[tuple[str, 
     right: Counter[str] = Counter()
     with txn.cursor(tables.actions) as at:
         for key, value in rows_from(at):
-            record = rows.record_in(txn, tables, key, value)
+            record = validate.record_in(txn, tables, key, value)
             if record is None:
                 damaged.append(("actions", key))
                 continue
@@ -155,7 +157,7 @@ def _strays(txn: Transaction, tables: Tables, name: str) -> Iterator[str]:
         for row, _ in rows_from(at):
             key = row[-KEY_BYTES:]
             value = txn.get(key, db=tables.actions)
-            record = None if value is None else rows.record_in(txn, tables, key, value)
+            record = None if value is None else validate.record_in(txn, tables, key, value)
             if record is None or _row_for(record, key) != (name, row):
                 yield f"{name} has a row for nothing: {row.hex()}"
 

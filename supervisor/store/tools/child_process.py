@@ -1,4 +1,4 @@
-"""Runs `storetool.py` and `examiner.py` in processes of their own, and hears what they say.
+"""Runs `cli.py` and `examiner.py` in processes of their own, and hears what they say.
 Decides nothing.
 
 At start and stop the daemon may wait for one; while it works it never does (law 2): then the
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from ...workers.zygote_client import ENVIRONMENT_ALLOWED
-from .findings import Condition, Examination
-from .incidents import Incident
-from .storefile import Places, StoreError, StoreErrorKind
+from ....workers.zygote_client import ENVIRONMENT_ALLOWED
+from ..files import Places, StoreError, StoreErrorKind
+from ..repair.findings import Condition, Examination
+from ..repair.incidents import Incident
 
 #: What LMDB and the kernel end a process with that meets a damaged file (fact 3).
 _KILLED_BY_DAMAGE = frozenset({signal.SIGBUS, signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE})
@@ -29,8 +29,8 @@ KILLED_SECONDS_MAX = 5.0
 EXAMINE_SECONDS_MAX = 300.0
 #: Two backups are looked at, and a third store is written.
 REPLACE_SECONDS_MAX = 900.0
-_TOOL = "geosched.supervisor.store.storetool"
-_EXAMINER = "geosched.supervisor.store.examiner"
+_TOOL = "geosched.supervisor.store.tools.cli"
+_EXAMINER = "geosched.supervisor.store.tools.examiner"
 _STDIN, _STDOUT, _STDERR = range(3)
 _decode_examination = msgspec.json.Decoder(Examination).decode
 _decode_incident = msgspec.json.Decoder(Incident).decode

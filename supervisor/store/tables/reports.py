@@ -4,8 +4,8 @@ them. Each call is one transaction of daemonDB; sending is `manager.py`'s."""
 from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
-from .store.outbox import Outbox, Pending
-from .store.tables import Transaction
+from .outbox import Outbox, Pending
+from .schema import Transaction
 
 Result = TypeVar("Result")
 

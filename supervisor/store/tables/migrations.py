@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from .tables import Transaction
+from .schema import Transaction
 
 #: The format this software writes.
 FORMAT = 2

@@ -1,5 +1,5 @@
 """Looks at the file of a store in a process of its own, before anybody opens it:
-`python -m geosched.supervisor.store.examiner PLACE`.
+`python -m geosched.supervisor.store.tools.examiner PLACE`.
 
 What is found is one JSON document on standard output. A damaged file may end this process
 (fact 3), which tells as much. A start waits for it: so it imports what it needs to look, and
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from ...workers.host.linux import set_parent_death_signal
-from .examination import examine_contents, examine_structure
-from .findings import Examination, both
-from .storefile import StoreError
+from ....workers.host.linux import set_parent_death_signal
+from ..files import StoreError
+from ..repair.examine import examine_contents, examine_structure
+from ..repair.findings import Examination, both
 
 SECONDS_MAX = 3600
 ANSWER_BYTES_MAX = 16 * 1024**2

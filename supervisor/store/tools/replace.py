@@ -7,12 +7,14 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...ipc.instants import format_instant
-from . import backups, incidents, salvage, storechild, storefile
-from .daemondb import DaemonDB
-from .incidents import Incident
-from .salvage import Salvage
-from .storefile import Places, StoreError
+from ....ipc.instants import format_instant
+from .. import files
+from ..daemondb import DaemonDB
+from ..files import Places, StoreError
+from ..repair import incidents, salvage
+from ..repair.incidents import Incident
+from ..repair.salvage import Salvage
+from . import backups, child_process
 
 
 def replace(places: Places, why: str, *, map_bytes: int, now_us: int) -> Incident:
@@ -22,7 +24,7 @@ def replace(places: Places, why: str, *, map_bytes: int, now_us: int) -> Inciden
     backup, unusable = (None, []) if saved.all_whole else _newest_good(places.backups)
     with made_anew(places) as making:
         if backup is not None:
-            storefile.copy_file(backup / "data.mdb", making / "data.mdb")
+            files.copy_file(backup / "data.mdb", making / "data.mdb")
         known = adopted(making, saved, map_bytes=map_bytes, now_us=now_us)
         aside = places.next_aside()
         what = [why, _how_it_went(saved, backup), *unusable, f"{known} actions are known"]
@@ -42,7 +44,7 @@ def made_anew(places: Places) -> Iterator[Path]:
     try:
         yield making
     finally:
-        storefile.remove(making)
+        files.remove(making)
 
 
 def adopted(place: Path, saved: Salvage, *, map_bytes: int, now_us: int) -> int:
@@ -56,7 +58,7 @@ def adopted(place: Path, saved: Salvage, *, map_bytes: int, now_us: int) -> int:
 
 
 def _saved(place: Path) -> Salvage:
-    return salvage.read(place / "data.mdb") if storefile.data_bytes(place) else Salvage()
+    return salvage.read(place / "data.mdb") if files.data_bytes(place) else Salvage()
 
 
 def _newest_good(directory: Path) -> tuple[Path | None, list[str]]:
@@ -65,7 +67,7 @@ def _newest_good(directory: Path) -> tuple[Path | None, list[str]]:
     unusable: list[str] = []
     for backup in reversed(backups.generations(directory)):
         try:
-            found = storechild.examine(backup)
+            found = child_process.examine(backup)
         except StoreError as error:
             unusable.append(f"backup {backup.name}: {error}")
             continue

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import lmdb
 import msgspec
 
-from . import storefile
-from .storefile import StoreError, StoreErrorKind
+from . import files
+from .files import StoreError, StoreErrorKind
 
 Environment: TypeAlias = Any  # `lmdb.Environment`: the library has no types
 OpenTable: TypeAlias = Callable[[bytes], Any]
@@ -45,7 +45,7 @@ def errors(place: Path, *, otherwise: StoreErrorKind = StoreErrorKind.IO) -> Ite
 
 def _store_error(error: Exception, place: Path, otherwise: StoreErrorKind) -> StoreError:
     code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
-    kind = storefile.kind_of_code(code or 0, place) or otherwise
+    kind = files.kind_of_code(code or 0, place) or otherwise
     return StoreError(f"cannot use {place}: {error}", kind=kind)
 
 
@@ -58,7 +58,7 @@ def tells_of_damage(error: StoreError) -> bool:
 
 
 def open_for_writing(place: Path, map_bytes: int) -> Environment:
-    """Made where there is none. What is there has been examined: see `examination.py`."""
+    """Made where there is none. What is there has been examined: see `examine.py`."""
     return lmdb.open(
         str(place),
         map_size=map_bytes,  # LMDB takes more where the data needs more (fact L14)
@@ -77,7 +77,7 @@ def _open_for_reading(place: Path, *, live: bool) -> Environment:
     except lmdb.Error as error:
         if getattr(error, "code", 0) != errno.ENOMEM:
             raise
-    return _open_with(place, live=live, map_bytes=storefile.data_bytes(place))
+    return _open_with(place, live=live, map_bytes=files.data_bytes(place))
 
 
 def _open_with(place: Path, *, live: bool, map_bytes: int) -> Environment:

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from ...ipc.actions import ExecutionStatus
-from ..core.model import Record
-from .records import Codec, DamagedRecordError, edge_key, edge_of, number_key, status_of
-from .tables import Damage, Tables, Transaction, rows_from, scan
+from ....ipc.actions import ExecutionStatus
+from ...core.model import Record
+from .codec import Codec, DamagedRecordError, edge_key, edge_of, number_key, status_of
+from .schema import Damage, Tables, Transaction, rows_from, scan
 
 #: Rows looked at in one turn.
 ROWS_PER_TURN_MAX = 500

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from . import pages, storemeta
-from .pages import Found
-from .records import DamagedRecordError, Stored, decode_stored, is_sound, join
-from .rows import SEQUENCES, TABLES, UNCHECKED, damaged_rows, key_fits, last_sequence
-from .storemeta import FORMAT_KEY, META_KEY
-from .tables import Tables, Transaction, rows_from, set_aside
+from ..tables import meta
+from ..tables.codec import DamagedRecordError, Stored, decode_stored, is_sound, join
+from ..tables.meta import FORMAT_KEY, META_KEY
+from ..tables.schema import Tables, Transaction, rows_from, set_aside
+from . import lmdb_pages
+from .lmdb_pages import Found
+from .validate import SEQUENCES, TABLES, UNCHECKED, damaged_rows, key_fits, last_sequence
 
 #: Damaged rows that are put aside when a store is put together: all there can be.
 _ALL = 2**31
@@ -49,7 +50,7 @@ def read(data: Path) -> Salvage:
     snapshot, what it lacks is taken from the one before. Raises `OSError`."""
     saved = Salvage()
     complete: list[bool] = []
-    for snapshot in pages.snapshots(data):
+    for snapshot in lmdb_pages.snapshots(data):
         if "actions" not in snapshot:
             complete.append(False)
             continue  # whatever it is: that none of our tables is there says nothing of ours
@@ -57,7 +58,7 @@ def read(data: Path) -> Salvage:
             if not table.whole:
                 _take(name, table, snapshot.table(name))
         complete.append(saved.all_whole)
-    saved.newest = len(complete) == pages.SNAPSHOTS and complete[0]
+    saved.newest = len(complete) == lmdb_pages.SNAPSHOTS and complete[0]
     return saved
 
 
@@ -75,10 +76,10 @@ def _take(name: str, table: Table, found: Found) -> None:
 
 def format_of(data: Path) -> int:
     """The format that a damaged store says it has; 0 where it does not say. Raises `OSError`."""
-    for snapshot in pages.snapshots(data):
+    for snapshot in lmdb_pages.snapshots(data):
         stored = snapshot.table("meta").rows.get(FORMAT_KEY, b"")
         try:
-            return storemeta.format_in(stored)
+            return meta.format_in(stored)
         except ValueError:
             continue
     return 0
@@ -96,7 +97,7 @@ def adopt(txn: Transaction, tables: Tables, saved: Salvage, *, now_us: int) -> N
     last = max(last_sequence(txn, tables), *(int.from_bytes(key) for key in given))
     _move_aside(txn, tables, damaged_rows(txn, tables, _ALL))
     whole = saved.newest and saved.tables["events"].whole
-    storemeta.renew(txn, tables, last=last, whole=whole, now_us=now_us)
+    meta.renew(txn, tables, last=last, whole=whole, now_us=now_us)
 
 
 def _merge(txn: Transaction, tables: Tables, name: str, saved: Salvage) -> None:
@@ -153,9 +154,9 @@ def put_aside(
     last = last_sequence(txn, tables)
     _move_aside(txn, tables, damaged)
     if ("meta", META_KEY) in damaged:  # and with it what numbers it had given
-        storemeta.renew(txn, tables, last=last, whole=False, now_us=now_us)
+        meta.renew(txn, tables, last=last, whole=False, now_us=now_us)
     else:
-        storemeta.raise_floor(txn, tables, last)
+        meta.raise_floor(txn, tables, last)
 
 
 def _move_aside(txn: Transaction, tables: Tables, damaged: Sequence[tuple[str, bytes]]) -> None:

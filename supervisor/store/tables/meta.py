@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ...ipc.instants import SECOND_US
-from .records import Codec, DamagedRecordError
-from .tables import Tables, Transaction
+from ....ipc.instants import SECOND_US
+from .codec import Codec, DamagedRecordError
+from .schema import Tables, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class MetaUpdate(msgspec.Struct, frozen=True):
 _META = Codec(Meta)
 
 
-def put(txn: Transaction, tables: Tables, meta: Meta) -> None:
+def put_meta(txn: Transaction, tables: Tables, meta: Meta) -> None:
     txn.put(META_KEY, _META.encode(meta), db=tables.meta)
 
 
@@ -78,7 +78,7 @@ def read_or_make(txn: Transaction, tables: Tables) -> Meta:
     except DamagedRecordError as error:
         log.error("Began a new generation of daemonDB: %s", error, extra={"event": "damaged-meta"})
     meta = Meta(new_name(), new_name())
-    put(txn, tables, meta)
+    put_meta(txn, tables, meta)
     return meta
 
 
@@ -92,13 +92,13 @@ def renew(txn: Transaction, tables: Tables, *, last: int, whole: bool, now_us: i
         floor = max(floor + SEQUENCES_SKIPPED, now_us // SECOND_US)
     fresh = Meta(new_name(), meta.device, sequence_floor=floor)
     kept = {"clock_mark_us": meta.clock_mark_us, "outbox_dropped": meta.outbox_dropped}
-    put(txn, tables, replace(fresh, **kept))
+    put_meta(txn, tables, replace(fresh, **kept))
 
 
 def raise_floor(txn: Transaction, tables: Tables, last: int) -> None:
     """Whatever rows are left: no number up to `last` is given again."""
     meta = read_or_make(txn, tables)
-    put(txn, tables, replace(meta, sequence_floor=max(meta.sequence_floor, last)))
+    put_meta(txn, tables, replace(meta, sequence_floor=max(meta.sequence_floor, last)))
 
 
 def put_format(txn: Transaction, tables: Tables, number: int) -> None:

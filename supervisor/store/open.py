@@ -1,7 +1,7 @@
 """Opens daemonDB at start, whatever has become of its file.
 
 It is examined in a process of its own first. One that LMDB would die of, or that is gone, is
-set aside, and another takes its place (`replacing.py`); what cannot be saved, the next pull
+set aside, and another takes its place (`replace.py`); what cannot be saved, the next pull
 brings again. One value that is damaged costs that value. What happened is kept beside the
 store until a person acknowledges it.
 """
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ...ipc.instants import format_instant
-from . import environment, incidents, storechild, storefile
+from . import files, lmdb_env
 from .daemondb import MAP_BYTES, DaemonDB
-from .findings import Condition, Examination
-from .incidents import Incident
-from .storechild import StoreChild
-from .storefile import Places, StoreError, StoreErrorKind
+from .files import Places, StoreError, StoreErrorKind
+from .repair import incidents
+from .repair.findings import Condition, Examination
+from .repair.incidents import Incident
+from .tools import child_process
+from .tools.child_process import StoreChild
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +45,13 @@ def open_store(
     and where the disk does not even take another.
     """
     places = Places(state_dir)
-    with environment.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
+    with lmdb_env.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
         places.prepare()
-        say("examining daemonDB", storechild.EXAMINE_SECONDS_MAX)
+        say("examining daemonDB", child_process.EXAMINE_SECONDS_MAX)
         found = (
-            storechild.examine(places.store)
+            child_process.examine(places.store)
             if begun is None
-            else storechild.examination(begun, places.store)
+            else child_process.examination(begun, places.store)
         )
         match found.condition:
             case Condition.NEWER:
@@ -60,22 +62,22 @@ def open_store(
                 _replace(places, found.detail, map_bytes, now_us, say)
             case Condition.OLDER:
                 say("backing daemonDB up", BACKUP_SECONDS_MAX)
-                storechild.back_up(state_dir, seconds_max=BACKUP_SECONDS_MAX)
+                child_process.back_up(state_dir, seconds_max=BACKUP_SECONDS_MAX)
                 DaemonDB.at(places.store, map_bytes=map_bytes).close()
-                found = storechild.examine(places.store)  # what its values mean is known now
+                found = child_process.examine(places.store)  # what its values mean is known now
         if lock is not None:
-            storefile.keep_lock_at(places.store, lock)
+            files.keep_lock_at(places.store, lock)
         db = DaemonDB.at(places.store, map_bytes=map_bytes)
         if found.damaged or found.faults:
             _mend(db, found, now_us)
-    storefile.warn_if_forgetful(places.store)
+    files.warn_if_forgetful(places.store)
     return db
 
 
 def _replace(places: Places, why: str, map_bytes: int, now_us: int, say: Say) -> None:
     log.error("daemonDB cannot be used: %s", why, extra={"event": "store-damaged"})
-    say("restoring daemonDB", storechild.REPLACE_SECONDS_MAX)
-    _tell(storechild.replace(places.state_dir, why, map_bytes=map_bytes, now_us=now_us))
+    say("restoring daemonDB", child_process.REPLACE_SECONDS_MAX)
+    _tell(child_process.replace(places.state_dir, why, map_bytes=map_bytes, now_us=now_us))
 
 
 def _mend(db: DaemonDB, found: Examination, now_us: int) -> None:

@@ -5,10 +5,8 @@ no checksum (fact L7). Reads only; nothing outlives the transaction it is given.
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.model import Record, RunRow, StatusChange
-from .ended import Ended
-from .outbox import Pending
-from .records import (
+from ...core.model import Record, RunRow, StatusChange
+from ..tables.codec import (
     KEY_BYTES,
     Codec,
     DamagedRecordError,
@@ -19,8 +17,10 @@ from .records import (
     number_of,
     run_key,
 )
-from .storemeta import FORMAT_KEY, META_KEY, Meta
-from .tables import Tables, Transaction, rows_from
+from ..tables.ended import Ended
+from ..tables.meta import FORMAT_KEY, META_KEY, Meta
+from ..tables.outbox import Pending
+from ..tables.schema import Tables, Transaction, rows_from
 
 #: Every table whose rows say something that no other row says.
 TABLES = ("meta", "actions", "details", "runs", "events", "outbox", "refused", "ended", "damaged")

@@ -1,4 +1,4 @@
-"""Work on a store's files in a process of its own: `python -m geosched.supervisor.store.storetool`.
+"""Work on a store's files in a process of its own: `python -m geosched.supervisor.store.tools.cli`.
 
 The daemon runs it to save what can be read of a damaged store, and to copy its own;
 `geosched-ctl db` runs it for an operator. What is said is one JSON document (`export`: one a
@@ -18,13 +18,15 @@ from pathlib import Path
 
 import msgspec
 
-from ...ipc.messages.control import SCHEMA_VERSION
-from ...workers.host.linux import set_parent_death_signal
-from ..host.locks import AlreadyRunningError, DirectoryLock
-from . import backups, dump, environment, incidents, replacing, storechild, storefile
-from .daemondb import MAP_BYTES
-from .salvage import Salvage
-from .storefile import Places, StoreError
+from ....ipc.messages.control import SCHEMA_VERSION
+from ....workers.host.linux import set_parent_death_signal
+from ...host.locks import AlreadyRunningError, DirectoryLock
+from .. import files, lmdb_env
+from ..daemondb import MAP_BYTES
+from ..files import Places, StoreError
+from ..repair import incidents
+from ..repair.salvage import Salvage
+from . import backups, child_process, dump, replace
 
 #: As those of `geosched-ctl`, which passes them on.
 EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_IN_USE, EXIT_INTERRUPTED = 1, 4, 6, 130
@@ -102,7 +104,7 @@ def _say(document: object) -> None:
 
 def _replace(options: argparse.Namespace) -> None:
     places = Places(options.state_dir)
-    _say(replacing.replace(places, options.why, map_bytes=options.map_bytes, now_us=options.now_us))
+    _say(replace.replace(places, options.why, map_bytes=options.map_bytes, now_us=options.now_us))
 
 
 def _backup_own(options: argparse.Namespace) -> None:
@@ -117,14 +119,14 @@ def _backup_own(options: argparse.Namespace) -> None:
 
 def _stats(options: argparse.Namespace) -> None:
     place = Places(options.state_dir).store
-    with _readable(options.state_dir) as live, environment.reading(place, live=live) as env:
+    with _readable(options.state_dir) as live, lmdb_env.reading(place, live=live) as env:
         _say({"schemaVersion": SCHEMA_VERSION, **dump.stats(env, place)})
 
 
 def _check(options: argparse.Namespace) -> None:
     """Of one that a daemon writes to, a copy of this instant is looked at."""
     with _still(options.state_dir) as place:
-        found = storechild.examine(place)
+        found = child_process.examine(place)
     good = found.usable and not found.damaged and not found.faults
     damaged = [{"table": table, "key": key.hex()} for table, key in found.damaged]
     document = {"condition": found.condition, "detail": found.detail}
@@ -138,7 +140,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _backup(options: argparse.Namespace) -> None:
     store = Places(options.state_dir).store
-    if storefile.initialised(options.directory):
+    if files.initialised(options.directory):
         raise StoreError(f"cannot write a backup to {options.directory}: it holds a database")
     with _readable(options.state_dir) as live:
         made = backups.make(store, options.directory, live=live)
@@ -149,7 +151,7 @@ def _backup(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     """From a copy: however slowly it is read, no page of the store waits for it, and no
     daemon that starts meanwhile."""
-    with _copy(options.state_dir) as place, environment.reading(place, live=False) as env:
+    with _copy(options.state_dir) as place, lmdb_env.reading(place, live=False) as env:
         for line in dump.export(env, progress=_progress):
             sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
@@ -164,7 +166,7 @@ def _progress(done: int, rows: int) -> None:
 @contextlib.contextmanager
 def _readable(state_dir: Path) -> Iterator[bool]:
     """Whether a daemon runs on it; where none does, none can start meanwhile."""
-    if not storefile.data_bytes(Places(state_dir).store):
+    if not files.data_bytes(Places(state_dir).store):
         raise StoreError(f"cannot read a database in {state_dir}: there is none")
     with contextlib.ExitStack() as held:
         live = False
@@ -191,12 +193,12 @@ def _copy(state_dir: Path) -> Iterator[Path]:
     places = Places(state_dir)
     with _readable(state_dir) as live:
         copy = places.empty_for_copying()
-        with environment.reading(places.store, live=live) as env:
-            environment.copy(env, copy)
+        with lmdb_env.reading(places.store, live=live) as env:
+            lmdb_env.copy(env, copy)
     try:
         yield copy
     finally:
-        storefile.remove(copy)
+        files.remove(copy)
 
 
 # --- for an operator, while no daemon runs ----------------------------------------------
@@ -204,29 +206,29 @@ def _copy(state_dir: Path) -> Iterator[Path]:
 
 def _compact(options: argparse.Namespace) -> None:
     places = Places(options.state_dir)
-    with _alone(places), replacing.made_anew(places) as making:
-        before = storefile.allocated_bytes(places.store)
+    with _alone(places), replace.made_anew(places) as making:
+        before = files.allocated_bytes(places.store)
         backups.copy_into(places.store, making, live=False)
-        storefile.mark_initialised(making)
+        files.mark_initialised(making)
         incidents.write(making, incidents.read(places.store))
         places.put_in_place(None)  # what the old one held is in the new one, to the last row
-        after = storefile.allocated_bytes(places.store)
+        after = files.allocated_bytes(places.store)
     _say({"schemaVersion": SCHEMA_VERSION, "bytesBefore": before, "bytesAfter": after})
 
 
 def _restore(options: argparse.Namespace) -> None:
     """The store that is there is set aside."""
     places = Places(options.state_dir)
-    with _alone(places), replacing.made_anew(places) as making:
+    with _alone(places), replace.made_anew(places) as making:
         made = making / "data.mdb"
-        storefile.copy_file(options.directory / "data.mdb", made)
-        found = storechild.examine(making)
+        files.copy_file(options.directory / "data.mdb", made)
+        found = child_process.examine(making)
         if not found.usable:
             detail = found.detail or "it is empty"
             raise StoreError(f"cannot restore {options.directory}: {detail}")
         map_bytes = max(MAP_BYTES, 2 * made.stat().st_size)
         now_us = time.time_ns() // 1000
-        actions = replacing.adopted(making, Salvage(), map_bytes=map_bytes, now_us=now_us)
+        actions = replace.adopted(making, Salvage(), map_bytes=map_bytes, now_us=now_us)
         incidents.write(making, incidents.read(places.store))
         aside = places.next_aside()
         places.put_in_place(aside)

@@ -9,9 +9,9 @@ from collections.abc import Collection
 from itertools import islice, takewhile
 from typing import NamedTuple
 
-from ...ipc.actions import ExecutionStatus
-from ..core.model import Change, Record
-from .records import (
+from ....ipc.actions import ExecutionStatus
+from ...core.model import Change, Record
+from .codec import (
     INSTANT_US_MAX,
     KEY_BYTES,
     DamagedRecordError,
@@ -26,7 +26,7 @@ from .records import (
     split,
     status_of,
 )
-from .tables import Damage, Tables, Transaction, rows_from, scan, set_aside
+from .schema import Damage, Tables, Transaction, rows_from, scan, set_aside
 
 #: Rows looked at for one page of a list, whatever is found among them.
 PAGE_ROWS_MAX = 5_000

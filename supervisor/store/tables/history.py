@@ -5,17 +5,9 @@ Both are rings, so they need no cleaning. Nothing outlives the transaction it is
 
 from collections.abc import Sequence
 
-from ..core.model import Change, RunRow, StatusChange
-from .records import (
-    Codec,
-    DamagedRecordError,
-    Value,
-    action_key,
-    number_key,
-    number_of,
-    run_key,
-)
-from .tables import Damage, Tables, Transaction, last_key, scan
+from ...core.model import Change, RunRow, StatusChange
+from .codec import Codec, DamagedRecordError, Value, action_key, number_key, number_of, run_key
+from .schema import Damage, Tables, Transaction, last_key, scan
 
 RUNS_KEPT = 20
 EVENTS_KEPT = 100

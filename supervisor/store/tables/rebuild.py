@@ -5,10 +5,10 @@ records were lost, or put together from two stores, what is left of the old ones
 nothing. Nothing outlives the transaction it is given.
 """
 
+from .codec import DamagedRecordError, action_key, decode_stored, edge_key
 from .ended import Ended, EndedRows, encode_ended, row_of
 from .outbox import Outbox
-from .records import DamagedRecordError, action_key, decode_stored, edge_key
-from .tables import Tables, Transaction, rows_from
+from .schema import Tables, Transaction, rows_from
 
 
 def make_anew(txn: Transaction, tables: Tables, ended: EndedRows, outbox: Outbox) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Collection
 import msgspec
 from msgspec.structs import replace
 
-from ..core.model import StatusChange
-from .records import Codec, DamagedRecordError, action_key, kind_of, number_key, number_of
-from .tables import Damage, Tables, Transaction, entries, rows_from, scan, set_aside
+from ...core.model import StatusChange
+from .codec import Codec, DamagedRecordError, action_key, kind_of, number_key, number_of
+from .schema import Damage, Tables, Transaction, entries, rows_from, scan, set_aside
 
 OUTBOX_ROWS_MAX = 100_000
 #: A report refused so often is set aside.

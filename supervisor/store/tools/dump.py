@@ -6,15 +6,15 @@ from typing import Any
 
 import msgspec
 
-from ...ipc.instants import format_optional
-from ...ipc.messages.control import SCHEMA_VERSION
-from . import environment, storefile, storemeta
-from .environment import Environment
-from .records import DamagedRecordError, number_of
-from .rows import CODECS, META_CODEC, check, whole_record
-from .storefile import StoreError
-from .storemeta import META_KEY, Meta
-from .tables import Tables, Transaction, rows_from, scan
+from ....ipc.instants import format_optional
+from ....ipc.messages.control import SCHEMA_VERSION
+from .. import files, lmdb_env
+from ..files import StoreError
+from ..lmdb_env import Environment
+from ..repair.validate import CODECS, META_CODEC, check, whole_record
+from ..tables.codec import DamagedRecordError, number_of
+from ..tables.meta import META_KEY, Meta, read_format
+from ..tables.schema import Tables, Transaction, rows_from, scan
 
 Progress = Callable[[int, int], None]
 
@@ -29,7 +29,7 @@ def stats(env: Environment, place: Path) -> dict[str, Any]:
     with env.begin() as txn:
         there = {name: getattr(tables, name) for name in Tables.__struct_fields__}
         there = {name: table for name, table in there.items() if table is not None}
-        room = environment.room(env, txn, there.values())
+        room = lmdb_env.room(env, txn, there.values())
         rows = {name: _size(txn.stat(table), room.page_bytes) for name, table in there.items()}
         meta = _meta(txn, tables)
         oldest = {name: _oldest(txn, tables, name) for name in ("due", "ended", "events", "outbox")}
@@ -41,7 +41,7 @@ def stats(env: Environment, place: Path) -> dict[str, Any]:
         "generation": meta.generation if meta else None,
         "mapBytes": room.map_bytes,
         "fileBytes": (place / "data.mdb").stat().st_size,
-        "allocatedBytes": storefile.allocated_bytes(place),
+        "allocatedBytes": files.allocated_bytes(place),
         "usedBytes": room.used_bytes,
         "freeBytes": reached - room.used_bytes,
         "lastTransaction": int(info["last_txnid"]),
@@ -52,7 +52,7 @@ def stats(env: Environment, place: Path) -> dict[str, Any]:
 
 
 def _size(stat: dict[str, int], page_bytes: int) -> dict[str, int]:
-    return {"rows": int(stat["entries"]), "bytes": environment.pages(stat) * page_bytes}
+    return {"rows": int(stat["entries"]), "bytes": lmdb_env.pages(stat) * page_bytes}
 
 
 def _oldest(txn: Transaction, tables: Tables, name: str) -> str | None:
@@ -132,13 +132,13 @@ def _format(txn: Transaction, tables: Tables, place: Path) -> int:
     if tables.meta is None:
         raise StoreError(f"cannot read {place}: what it holds is no daemonDB")
     try:
-        return storemeta.read_format(txn, tables.meta)
+        return read_format(txn, tables.meta)
     except ValueError as error:
         raise StoreError(f"cannot read {place}: {error}") from None
 
 
 def _tables(env: Environment) -> Tables:
-    return Tables.open(lambda name: environment.existing_table(env, name))
+    return Tables.open(lambda name: lmdb_env.existing_table(env, name))
 
 
 def _line(document: dict[str, Any]) -> bytes:

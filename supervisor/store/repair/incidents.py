@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from .storefile import sync
+from ..files import sync
 
 log = logging.getLogger(__name__)
 

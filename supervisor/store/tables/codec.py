@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from ...ipc.actions import ExecutionStatus
-from ...ipc.digests import blake2b
-from ..core.model import Record
+from ....ipc.actions import ExecutionStatus
+from ....ipc.digests import blake2b
+from ...core.model import Record
 
 VALUE_FORMAT = 1
 _HEAD = struct.Struct(">BBI")

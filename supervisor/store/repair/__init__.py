@@ -1,0 +1,1 @@
+"""What is examined, validated and salvaged of a store that may be damaged."""

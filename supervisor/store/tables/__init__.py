@@ -1,0 +1,1 @@
+"""The tables of daemonDB: schema, codec, and one module for each table."""

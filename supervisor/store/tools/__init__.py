@@ -1,0 +1,1 @@
+"""Work on store files in short-lived processes: examine, copy, compact, restore, export."""
