@@ -19,7 +19,7 @@ from ..ipc.failpoints import Step, step
 from ..ipc.messages.runs import EndCause, RunResult, StopReason
 from ..ipc.sockets import Poller
 from .config.settings import Settings
-from .control import Control
+from .control.server import Control
 from .core.lifecycle import Rules
 from .core.model import (
     Change,
@@ -32,9 +32,9 @@ from .core.model import (
     StopRun,
 )
 from .core.turn import Turn
-from .duties import Duties
 from .host.children import Children
 from .host.clock import Clock
+from .periodic import Duties
 from .runs.live_run import LiveRun
 from .runs.pool import Pool
 from .scheduler.due import Decider
@@ -42,7 +42,7 @@ from .scheduler.lookahead import Foresight
 from .scheduler.queue import slots_free
 from .store.daemondb import Committed, DaemonDB, MetaUpdate, StoreError, StoreErrorKind
 from .sync.manager import Backend
-from .upkeep import Upkeep
+from .upkeep.retention import Upkeep
 
 log = logging.getLogger(__name__)
 

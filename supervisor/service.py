@@ -18,14 +18,14 @@ from ..workers.host.linux import open_clock_set_timer
 from ..workers.zygote_client import Zygote
 from .config.derived import address, live_run, rules_of
 from .config.settings import Settings, SettingsError, load, needs_restart
-from .control import Control
+from .control.handlers import LoopDesk
+from .control.server import Control
 from .core.recovery import recover
-from .desk import LoopDesk
-from .duties import Duties
 from .host.children import Children
 from .host.clock import Clock
+from .jobs import Rounds
 from .loop import Loop, Parts
-from .rounds import Rounds
+from .periodic import Duties
 from .runs.liveness import JudgeClock
 from .runs.pool import Pool
 from .startup import preflight
@@ -36,7 +36,7 @@ from .store.open import open_store
 from .sync.backoff import Backoff
 from .sync.exchange import Synchronisation
 from .sync.manager import Backend
-from .upkeep import Upkeep
+from .upkeep.retention import Upkeep
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from geosched.supervisor.host.children import Children, News
 from geosched.supervisor.store.daemondb import DaemonDB
 from geosched.supervisor.store.tables.codec import action_key
 from geosched.supervisor.store.tables.ended import ROWS_PER_TURN_MAX
-from geosched.supervisor.upkeep import SOFT_LIMIT, Upkeep
+from geosched.supervisor.upkeep.retention import SOFT_LIMIT, Upkeep
 from support.build import AFTER, HOUR_US, NOW_US, RULES, action, result
 from support.daemon import Daemon, daemon_installation, entry
 from support.store import Opener, add, decided, happen, start, transactions

@@ -15,11 +15,11 @@ from geosched.ipc.messages.runs import RunResult
 from geosched.supervisor.config.derived import address, live_run, rules_of
 from geosched.supervisor.config.settings import Settings
 from geosched.supervisor.core.model import Change, Instant
-from geosched.supervisor.duties import Duties
 from geosched.supervisor.host.children import News
 from geosched.supervisor.host.clock import Clock
+from geosched.supervisor.jobs import Rounds
 from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
-from geosched.supervisor.rounds import Rounds
+from geosched.supervisor.periodic import Duties
 from geosched.supervisor.runs.liveness import JudgeClock
 from geosched.supervisor.runs.pool import Pool
 from geosched.supervisor.scheduler.lookahead import Foresight
@@ -34,7 +34,7 @@ from geosched.supervisor.store.daemondb import (
 from geosched.supervisor.sync.backoff import Backoff
 from geosched.supervisor.sync.exchange import Outcome, PullDone, Synchronisation
 from geosched.supervisor.sync.manager import Backend
-from geosched.supervisor.upkeep import Upkeep
+from geosched.supervisor.upkeep.retention import Upkeep
 
 from .exchange import ASKED_PER_MINUTE_MAX, SimulatedBackend, SimulatedSynchroniser
 from .host import Children, Host, Leftovers, Line

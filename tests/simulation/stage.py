@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 from unittest import mock
 
+from geosched.supervisor import jobs
 from geosched.supervisor import loop as loop_module
-from geosched.supervisor import rounds
 from geosched.supervisor.config.derived import rules_of
 from geosched.supervisor.config.settings import (
     BackendSettings,
@@ -136,8 +136,8 @@ def simulated(world: World) -> Iterator[None]:
             mock.patch.object(backoff, "boot_id", world.boot_id),
             mock.patch.object(exchange, "give_memory_back"),
             mock.patch.object(loop_module, "IDLE_SECONDS_MAX", 400 * DAY),
-            mock.patch.object(rounds, "HOUSEKEEPING_SECONDS", 3 * DAY),
-            mock.patch.object(rounds, "DAY_SECONDS", 3 * DAY),
+            mock.patch.object(jobs, "HOUSEKEEPING_SECONDS", 3 * DAY),
+            mock.patch.object(jobs, "DAY_SECONDS", 3 * DAY),
             mock.patch.object(apply, "ENTRIES_PER_TURN_MIN", 4),
             mock.patch.object(apply, "ENTRIES_PER_TURN_MAX", 4),
             mock.patch.object(manager, "OPEN_RECORDS_PER_TURN_MAX", 6),

@@ -36,7 +36,7 @@ IMPORTERS = {
     "lmdb": {"supervisor/store/lmdb_env.py"},
     "requests": {"workers/sync/http/client.py"},
     "ctypes": {"workers/host/linux.py"},
-    "schedule": {"supervisor/duties.py"},
+    "schedule": {"supervisor/periodic.py"},
     "rich": {"ipc/ctl/printing.py"},
 }
 

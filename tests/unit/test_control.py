@@ -17,7 +17,7 @@ from geosched.ipc.messages.control import (
     Request,
 )
 from geosched.ipc.sockets import Peer
-from geosched.supervisor.control import PROGRESS_SECONDS, WAITING_MAX, Acting, Control
+from geosched.supervisor.control.server import PROGRESS_SECONDS, WAITING_MAX, Acting, Control
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.sync.compare import Comparison
 from geosched.supervisor.sync.syncs import SyncAsked

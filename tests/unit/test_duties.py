@@ -1,7 +1,7 @@
 """The daemon's own recurring duties, by the boot clock."""
 
 import pytest
-from geosched.supervisor.duties import Duties
+from geosched.supervisor.periodic import Duties
 
 BEGUN = 1000.0
 PHASE = 7.0

@@ -8,15 +8,15 @@ import logging
 import os
 from collections.abc import Iterable
 
-from ..ipc.instants import SECOND_US
-from .config.settings import DaemonSettings
-from .core.model import Instant
-from .host.children import Child, Children, News
-from .runs.run_order import output_path
-from .store.daemondb import DaemonDB, StoreError
-from .store.files import Places
-from .store.tools import backups
-from .store.tools.child_process import StoreChild
+from ...ipc.instants import SECOND_US
+from ..config.settings import DaemonSettings
+from ..core.model import Instant
+from ..host.children import Child, Children, News
+from ..runs.run_order import output_path
+from ..store.daemondb import DaemonDB, StoreError
+from ..store.files import Places
+from ..store.tools import backups
+from ..store.tools.child_process import StoreChild
 
 log = logging.getLogger(__name__)
 

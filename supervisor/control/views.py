@@ -1,12 +1,12 @@
 """Records as people and scripts see them (INTERFACE, "Commands"). Pure; decides nothing."""
 
-from ..ipc.instants import format_instant, format_optional
-from ..ipc.messages.views import ActionView, EventView, IncidentView, ReportView, RunView
-from .core.model import Null, Over, Record, Running, RunRow, StatusChange, Waiting
-from .runs.live_run import LiveRun
-from .store.repair.incidents import Incident
-from .store.tables.outbox import Pending
-from .sync.report_sender import report_of, signal_name
+from ...ipc.instants import format_instant, format_optional
+from ...ipc.messages.views import ActionView, EventView, IncidentView, ReportView, RunView
+from ..core.model import Null, Over, Record, Running, RunRow, StatusChange, Waiting
+from ..runs.live_run import LiveRun
+from ..store.repair.incidents import Incident
+from ..store.tables.outbox import Pending
+from ..sync.report_sender import report_of, signal_name
 
 
 def phase(record: Record, live: LiveRun | None, *, queued: bool, held: bool) -> str:

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from .. import __version__
-from ..ipc.actions import ExecutionStatus
-from ..ipc.instants import format_instant, format_optional
-from ..ipc.messages.control import (
+from ... import __version__
+from ...ipc.actions import ExecutionStatus
+from ...ipc.instants import format_instant, format_optional
+from ...ipc.messages.control import (
     EVENTS_KEPT,
     LIST_PAGE_MAX,
     LOG_CHUNK_BYTES_MAX,
@@ -30,7 +30,7 @@ from ..ipc.messages.control import (
     ReportsAre,
     StatusIs,
 )
-from ..ipc.messages.views import (
+from ...ipc.messages.views import (
     ActionView,
     ClockView,
     DaemonView,
@@ -38,15 +38,15 @@ from ..ipc.messages.views import (
     StatusView,
     StoreView,
 )
-from ..workers.runfiles.output import read_output
-from .core.model import Instant, Null, Over, Record, RunRow, Waiting
-from .loop import Loop
-from .runs.run_order import output_path
-from .store.files import StoreError, file_system
-from .store.repair import incidents
-from .sync.compare import Comparison
-from .sync.report_sender import sequence_of
-from .sync.syncs import SyncAsked
+from ...workers.runfiles.output import read_output
+from ..core.model import Instant, Null, Over, Record, RunRow, Waiting
+from ..loop import Loop
+from ..runs.run_order import output_path
+from ..store.files import StoreError, file_system
+from ..store.repair import incidents
+from ..sync.compare import Comparison
+from ..sync.report_sender import sequence_of
+from ..sync.syncs import SyncAsked
 from .views import action_view, event_view, incident_view, phase, report_view, run_view
 
 STOP_MARGIN_SECONDS = 10.0

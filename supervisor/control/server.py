@@ -14,8 +14,8 @@ from typing import Protocol, TypeAlias, assert_never
 
 import msgspec
 
-from .. import __version__
-from ..ipc.messages.control import (
+from ... import __version__
+from ...ipc.messages.control import (
     Accepted,
     Acknowledged,
     AcknowledgeIncidents,
@@ -54,11 +54,11 @@ from ..ipc.messages.control import (
     Sync,
     Synced,
 )
-from ..ipc.messages.views import ActionView
-from ..ipc.sockets import Peer, ProtocolError, Server
-from .core.model import Instant
-from .sync.compare import Comparison
-from .sync.syncs import SyncAsked
+from ...ipc.messages.views import ActionView
+from ...ipc.sockets import Peer, ProtocolError, Server
+from ..core.model import Instant
+from ..sync.compare import Comparison
+from ..sync.syncs import SyncAsked
 
 log = logging.getLogger(__name__)
 

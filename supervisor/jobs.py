@@ -1,5 +1,5 @@
 """Which duties the daemon has and how often, by its settings. How a duty is run is
-`duties.py`'s, what it does the business of whom it is of.
+`periodic.py`'s, what it does the business of whom it is of.
 """
 
 import random

@@ -1,0 +1,1 @@
+"""Answers to geosched-ctl: the server, the handlers, the views."""

@@ -1,0 +1,1 @@
+"""Upkeep of daemonDB: retention and backups."""
