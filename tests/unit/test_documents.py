@@ -1,4 +1,5 @@
-"""The README says what the code does, as far as a test can compare the two."""
+"""The documents say what the code does, as far as a test can compare the two, and lead to each
+other."""
 
 import re
 import tomllib
@@ -24,15 +25,23 @@ from geosched.supervisor.core.model import Reason
 from support import diagram
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-DESIGN = ROOT / "docs" / "design.md"
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+INDEX = DOCS / "README.md"
+SETTINGS = DOCS / "settings.md"
+COMMANDS = DOCS / "commands.md"
+BACKENDS = DOCS / "backends.md"
+OPERATIONS = DOCS / "operations.md"
+DESIGN = DOCS / "design.md"
+DOCUMENTS = [README, ROOT / "CHANGELOG.md", ROOT / "deploy/README.md", *sorted(DOCS.glob("*.md"))]
+README_LINES_MAX = 200
 SOURCES = [
     path for folder in ("ipc", "workers", "supervisor") for path in (ROOT / folder).rglob("*.py")
 ]
 
 PHASES = ["scheduled", "queued", "starting", "running", "waiting", "stopping", "stuck", "done"]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 #: "fact P5", "facts 5, 8, L14 to L16", and in the design "[L5, Z1]".
 CITATION = re.compile(r"\bfacts? ((?:[A-Z]?\d+(?:, | to | and )?)+)")
@@ -40,9 +49,9 @@ DESIGN_CITATION = re.compile(r"\[((?:[A-Z]?\d+(?:, | to )?)+)\]")
 FACT = re.compile(r"[A-Z]?\d+")
 
 
-def table_under(heading: str, *, column: int = 1) -> list[str]:
+def table_under(page: Path, heading: str, *, column: int = 1) -> list[str]:
     """The cells of a column of the table that follows `heading`, without their quotes."""
-    _, _, after = README.partition(heading)
+    _, _, after = page.read_text().partition(heading)
     rows = re.search(r"(?:^\|.*\n)+", after, re.MULTILINE)
     assert rows, heading
     return [line.split("|")[column].strip().strip("`") for line in rows[0].splitlines()[2:]]
@@ -69,13 +78,25 @@ def read(name: str, value: Any) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def links(document: Path) -> list[tuple[Path, str]]:
+    """The files of this repository that a document links to, each with the anchor in it."""
+    found = []
+    for link in LINK.findall(FENCE.sub("", document.read_text())):
+        if not re.match(r"[a-z]+:", link):
+            place, _, anchor = link.partition("#")
+            found.append(((document.parent / place).resolve() if place else document, anchor))
+    return found
+
+
 def anchors(text: str) -> set[str]:
-    words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(text))
+    """As GitHub makes them of the headings; a heading that is there twice counts once."""
+    headings = HEADING.findall(FENCE.sub("", text))
+    words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
     return {word.replace(" ", "-") for word in words}
 
 
 def test_the_diagram_is_the_one_that_the_code_draws() -> None:
-    _, begin, rest = README.partition(diagram.BEGIN)
+    _, begin, rest = README.read_text().partition(diagram.BEGIN)
     drawn, end, _ = rest.partition(diagram.END)
     assert begin
     assert end
@@ -85,24 +106,25 @@ def test_the_diagram_is_the_one_that_the_code_draws() -> None:
 @pytest.mark.parametrize(
     ("heading", "section"),
     [
-        ("`[daemon]`\n", DaemonSettings),
-        ("`[backend]`\n", BackendSettings),
-        ("`[scripts.<type>]`", ScriptSettings),
-        ("`[control]`\n", ControlSettings),
+        ("## `[daemon]`\n", DaemonSettings),
+        ("## `[backend]`\n", BackendSettings),
+        ("## `[scripts.<type>]`\n", ScriptSettings),
+        ("## `[control]`\n", ControlSettings),
     ],
 )
 def test_every_setting_is_explained_with_its_default(
     heading: str, section: type[msgspec.Struct]
 ) -> None:
     known = {field.encode_name: field for field in msgspec.structs.fields(section)}
-    assert table_under(heading) == list(known)
-    for (name, field), shown in zip(known.items(), table_under(heading, column=2), strict=True):
+    assert table_under(SETTINGS, heading) == list(known)
+    defaults = table_under(SETTINGS, heading, column=2)
+    for (name, field), shown in zip(known.items(), defaults, strict=True):
         if shown not in ("none", "needed"):
             assert default_of(field) == read(field.name, tomllib.loads(f"x = {shown}")["x"]), name
 
 
 def test_the_configuration_in_the_interface_is_one(tmp_path: Path) -> None:
-    _, _, rest = (ROOT / "docs" / "interface.md").read_text().partition("```toml\n")
+    _, _, rest = (DOCS / "interface.md").read_text().partition("```toml\n")
     shown = tmp_path / "shown.toml"
     shown.write_text(rest.partition("```")[0])
     bare = tmp_path / "bare.toml"
@@ -115,19 +137,21 @@ def test_the_configuration_in_the_interface_is_one(tmp_path: Path) -> None:
 
 
 def test_every_status_phase_and_reason_is_explained() -> None:
-    assert table_under("## Statuses, phases, reasons") == [
+    assert table_under(COMMANDS, "## Statuses, phases, reasons") == [
         str(status) for status in ExecutionStatus
     ]
-    assert table_under("The last four are terminal") == PHASES
-    assert sorted(table_under("| `done` |")) == sorted(Reason)
+    assert table_under(COMMANDS, "The last four are terminal") == PHASES
+    assert sorted(table_under(COMMANDS, "| `done` |")) == sorted(Reason)
 
 
 def test_every_kind_of_failed_exchange_is_explained() -> None:
-    assert table_under("begins with one of these words") == [str(kind) for kind in ErrorKind]
+    assert table_under(BACKENDS, "begins with one of these words") == [
+        str(kind) for kind in ErrorKind
+    ]
 
 
 def test_every_verb_is_explained() -> None:
-    verbs = [cell.split()[0] for cell in table_under("5 s of silence end it")]
+    verbs = [cell.split()[0] for cell in table_under(COMMANDS, "5 s of silence end it")]
     assert sorted(verbs) == sorted(cli.commands)
 
 
@@ -139,24 +163,31 @@ def test_every_exit_code_is_explained() -> None:
         daemon.EXIT_ALREADY_RUNNING,
         daemon.EXIT_STORE,
     )
-    assert table_under("`geoschedd [--config FILE]") == [str(code) for code in codes]
-    assert table_under("| `shutdown` |") == [str(code.value) for code in Exit]
+    assert table_under(OPERATIONS, "## Exit codes of geoschedd") == [str(code) for code in codes]
+    assert table_under(COMMANDS, "### Exit codes of geosched-ctl") == [
+        str(code.value) for code in Exit
+    ]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= README_LINES_MAX
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_somewhere(document: Path) -> None:
-    text = document.read_text()
-    for link in LINK.findall(text):
-        if re.match(r"[a-z]+:", link):
-            continue
-        place, _, anchor = link.partition("#")
-        target = document.parent / place if place else document
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target.read_text()), link
+    for target, anchor in links(document):
+        assert target.exists(), target
+        assert not anchor or anchor in anchors(target.read_text()), f"{target}#{anchor}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    pages = {path for path in DOCS.iterdir() if path.suffix in (".md", ".yaml")}
+    assert pages - {INDEX} <= {target for target, _ in links(INDEX)}
+    assert INDEX in {target for target, _ in links(README)}
 
 
 def test_every_fact_that_is_cited_can_be_looked_up() -> None:
-    facts = (ROOT / "docs" / "facts.md").read_text()
+    facts = (DOCS / "facts.md").read_text()
     known = set(re.findall(r"^\| ([A-Z]?\d+) \|", facts, re.MULTILINE))
     cited = {
         fact
