@@ -10,10 +10,11 @@ JOBS ?= 2
 BIN := .venv/bin
 SET_UP := .venv/.complete
 
-.PHONY: help demo test check unit integration acceptance soak simulate bench clean
+.PHONY: help demo picture test check unit integration acceptance soak simulate bench clean
 
 help:
-	@echo "make demo    the main job, live in the terminal (under 40 s)"
+	@echo "make demo    the main job, live in the terminal (under 40 s), and its last screen in build/demo.svg"
+	@echo "make picture a demo, and its last screen as the picture in the README"
 	@echo "make test    all checks but benchmarks, JOBS=2 tests at a time"
 	@echo "make soak    everything killed, stopped and broken at random, MINUTES=10 [SEED=...]"
 	@echo "make simulate  years of a simulated host, SEEDS=1000"
@@ -29,7 +30,11 @@ $(SET_UP): pyproject.toml setup.cfg constraints.txt
 	touch $@
 
 demo: $(SET_UP)
-	$(BIN)/python tests/demo/demo.py
+	$(BIN)/python tests/demo/demo.py --picture build/demo.svg
+
+# A demo that ends wrong writes no picture, and leaves the one that is there.
+picture: demo
+	cp build/demo.svg docs/demo.svg
 
 # Most tests wait more than they compute, so two share the host; some must have it alone.
 test: $(SET_UP) check

@@ -5,9 +5,11 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
+from demo.demo import STORIES
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.ctl.main import Exit, cli
 from geosched.ipc.messages.sync import ErrorKind
@@ -23,6 +25,7 @@ from geosched.supervisor.config.settings import (
 )
 from geosched.supervisor.core.model import Reason
 from support import diagram
+from support.picture import needs_from_elsewhere
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -33,6 +36,7 @@ COMMANDS = DOCS / "commands.md"
 BACKENDS = DOCS / "backends.md"
 OPERATIONS = DOCS / "operations.md"
 DESIGN = DOCS / "design.md"
+PICTURE = DOCS / "demo.svg"
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", ROOT / "deploy/README.md", *sorted(DOCS.glob("*.md"))]
 README_LINES_MAX = 200
 SOURCES = [
@@ -178,6 +182,32 @@ def test_every_link_leads_somewhere(document: Path) -> None:
     for target, anchor in links(document):
         assert target.exists(), target
         assert not anchor or anchor in anchors(target.read_text()), f"{target}#{anchor}"
+
+
+def test_the_picture_needs_nothing_from_elsewhere() -> None:
+    assert needs_from_elsewhere(PICTURE.read_text()) == []
+
+
+def test_the_picture_shows_the_demo_as_it_is() -> None:
+    assert (PICTURE, "") in links(README)
+    shown = "".join(ElementTree.fromstring(PICTURE.read_text()).itertext()).replace("\xa0", " ")
+    for story in STORIES:
+        for text in (story.id, story.status, story.why):
+            assert text in shown, "`make picture` draws it anew"
+
+
+def test_what_a_picture_needs_from_elsewhere_is_found() -> None:
+    drawn = (
+        '<svg xmlns="http://www.w3.org/2000/svg"><style>@import "a"; x { fill: url(b) }</style>'
+        '<image href="https://backend.example/c.png"/></svg>'
+    )
+    assert needs_from_elsewhere(drawn) == [
+        "@import",
+        "url(",
+        "https://backend.example/c.png",
+        "image",
+        "href",
+    ]
 
 
 def test_every_page_is_in_the_index() -> None:
