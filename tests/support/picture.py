@@ -73,6 +73,7 @@ def picture(*shown: RenderableType, title: str, columns: int) -> str:
         force_terminal=True,
         color_system="truecolor",
         highlight=False,
+        no_color=False,  # whatever the environment says
     )
     for each in shown:
         console.print(each)
