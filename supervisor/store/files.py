@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from ...workers.host import procfs
+from ...workers.host.files import fsync_path
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ class Places:
         """
         for path in (*self.making.iterdir(), self.making):
             self._give_to_owner(path)
-            sync(path)
+            fsync_path(path)
         rename(self.making, self.made)
         (self.store / "lock.mdb").unlink(missing_ok=True)  # may be the next one's too
         rename(self.store, aside or self.old)
@@ -215,14 +216,14 @@ def mark_initialised(place: Path) -> None:
     if initialised(place):
         return
     for path in (place / "data.mdb", place, place.parent):
-        sync(path)
+        fsync_path(path)
     descriptor = os.open(_marker(place), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, _MARKER_TEXT.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    sync(place)
+    fsync_path(place)
 
 
 def give_blocks(place: Path, size_bytes: int) -> bool:
@@ -326,19 +327,10 @@ def _fill_lock_file(lock: Path) -> None:
         os.close(descriptor)
 
 
-def sync(path: Path) -> None:
-    """Have the file or directory on disk before going on. Raises `OSError`."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def rename(old: Path, new: Path) -> None:
     """And have it on disk."""
     old.rename(new)
-    sync(new.parent)
+    fsync_path(new.parent)
 
 
 def remove(directory: Path) -> None:

@@ -8,7 +8,6 @@ only when an exchange fails, or is the first to succeed again. How long to wait 
 """
 
 import logging
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated
 
 import msgspec
 
+from ...workers.host.files import open_regular, replace_whole
 from ...workers.host.procfs import boot_id
 from ..core.model import Instant
 from ..core.retry import RETRY_AFTER_SECONDS_MAX, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, retry_delay
@@ -119,7 +119,10 @@ class Backoff:
         if wanted == self._kept:
             return
         try:
-            _replace(self._path, None if wanted is None else msgspec.json.encode(wanted))
+            if wanted is None:
+                self._path.unlink(missing_ok=True)
+            else:
+                replace_whole(self._path, msgspec.json.encode(wanted), durable=False)
         except OSError as error:
             log.warning("Cannot keep the back-off: %s", error, extra={"event": "backoff-not-kept"})
         else:
@@ -129,8 +132,7 @@ class Backoff:
 def _read(path: Path, now: Instant) -> Kept | None:
     """What an earlier daemon of this boot kept; None where there is nothing of use."""
     try:
-        # Without O_NONBLOCK, a FIFO would hold the start until somebody writes.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open_regular(path) as file:
             kept = _decode(file.read(KEPT_BYTES_MAX))
         latest = now.boot_seconds + RETRY_AFTER_SECONDS_MAX
         if kept.boot_id == boot_id() and max(kept.pull.until, kept.report.until) > latest:
@@ -141,12 +143,3 @@ def _read(path: Path, now: Instant) -> Kept | None:
         log.warning("Ignored %s: %s", path, error, extra={"event": "backoff-ignored"})
         return None
     return kept if kept.boot_id == boot_id() else None
-
-
-def _replace(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink(missing_ok=True)
-        return
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -13,6 +13,7 @@ import os
 import msgspec
 
 from ...ipc.paths import Runtime
+from ..host.files import replace_whole
 from ..host.procfs import Identity, identity
 
 log = logging.getLogger(__name__)
@@ -53,14 +54,8 @@ def write_identity(runtime: Runtime, kind: Kind, name: str) -> None:
     """Tell who this process is. Raises `OSError`."""
     own = identity(os.getpid())
     assert own is not None
-    path = runtime.processes / str(own.pid)
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_bytes(msgspec.json.encode(KnownProcess(kind, name, own)))
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    content = msgspec.json.encode(KnownProcess(kind, name, own))
+    replace_whole(runtime.processes / str(own.pid), content, durable=False)
 
 
 def declare(runtime: Runtime, kind: Kind, name: str) -> bool:

@@ -12,11 +12,10 @@ import msgspec
 
 from ...ipc.messages.runs import RunResult
 from ...ipc.paths import Runtime
-from ..host.files import sync_folder
+from ..host.files import TEMPORARY, replace_whole
 
 log = logging.getLogger(__name__)
 
-_TEMPORARY = ".tmp"
 #: No result is nearly as long; whatever is longer was not written here.
 RESULT_BYTES_MAX = 64 * 1024
 
@@ -27,17 +26,8 @@ def keep(runtime: Runtime, result: RunResult) -> None:
     """Make a result outlive this process and a power cut. Raises `OSError`."""
     runtime.results.mkdir(mode=0o700, exist_ok=True)
     content = msgspec.json.encode(result)
-    temporary = runtime.results / f"{result.run_id}{_TEMPORARY}"
-    try:
-        with temporary.open("wb") as file:
-            file.write(f"{zlib.crc32(content):08x}\n".encode() + content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(runtime.results / result.run_id)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(runtime.results)
+    checked = f"{zlib.crc32(content):08x}\n".encode() + content
+    replace_whole(runtime.results / result.run_id, checked, durable=True)
 
 
 def load(runtime: Runtime, run_id: str) -> RunResult | None:
@@ -72,9 +62,9 @@ def load_all(runtime: Runtime) -> list[RunResult]:
     except FileNotFoundError:
         return []
     for name in names:
-        if name.endswith(_TEMPORARY):
+        if name.endswith(TEMPORARY):
             remove(runtime, name)
-    found = (load(runtime, name) for name in names if not name.endswith(_TEMPORARY))
+    found = (load(runtime, name) for name in names if not name.endswith(TEMPORARY))
     return [result for result in found if result is not None]
 
 

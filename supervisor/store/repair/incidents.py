@@ -4,13 +4,12 @@ A file of its own, because a store whose state has to be told of may not be ther
 """
 
 import logging
-import os
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
-from ..files import sync
+from ....workers.host.files import fsync_path, replace_whole
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +54,7 @@ def write(place: Path, happened: tuple[Incident, ...]) -> None:
     kept = [_cut(incident) for incident in happened[-INCIDENTS_MAX:]]
     while len(encoded := msgspec.json.format(msgspec.json.encode(kept))) > FILE_BYTES_MAX:
         del kept[0]
-    temporary = place / f"{_NAME}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(encoded)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(place / _NAME)
-    sync(place)
+    replace_whole(place / _NAME, encoded, durable=True)
 
 
 def _cut(incident: Incident) -> Incident:
@@ -74,4 +66,4 @@ def _cut(incident: Incident) -> Incident:
 def acknowledge(place: Path) -> None:
     """A person has seen them. Raises `OSError`."""
     (place / _NAME).unlink(missing_ok=True)
-    sync(place)
+    fsync_path(place)

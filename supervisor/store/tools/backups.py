@@ -7,6 +7,7 @@ name (facts L19, L21). It is made in a process of its own, while the daemon goes
 import os
 from pathlib import Path
 
+from ....workers.host.files import fsync_path
 from .. import files, lmdb_env
 from ..files import StoreError
 from ..repair.examine import examine
@@ -24,7 +25,7 @@ def make(place: Path, directory: Path, *, live: bool) -> Path:
     """Copy the store in `place` into `directory`, which is made; the file it is in then. One
     that is there gives way at the end, to a good one only. Raises `StoreError`, `OSError`."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    files.sync(directory.parent)
+    fsync_path(directory.parent)
     files.remove_left(directory, _MAKING)
     temporary = directory / f"{_MAKING}{os.getpid()}"
     files.remove(temporary)
@@ -33,7 +34,7 @@ def make(place: Path, directory: Path, *, live: bool) -> Path:
         copy_into(place, temporary, live=live)
         made = temporary / "data.mdb"
         made.rename(directory / "data.mdb")
-        files.sync(directory)
+        fsync_path(directory)
     finally:
         files.remove(temporary)
     return directory / "data.mdb"
@@ -45,7 +46,7 @@ def copy_into(place: Path, directory: Path, *, live: bool) -> None:
         lmdb_env.copy(env, directory)
     made = directory / "data.mdb"
     made.chmod(0o600)
-    files.sync(made)
+    fsync_path(made)
     found = examine(directory)
     if not found.usable:
         raise StoreError(f"cannot use the copy in {directory}: {found.detail}")

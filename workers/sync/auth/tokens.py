@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ....ipc.messages.sync import ErrorKind
-from ...host.files import sync_folder
+from ...host.files import fsync_path
 from ..base import ExchangeError
 from ..http.secrets import is_secret, read_private, unusable
 
@@ -95,7 +95,7 @@ class TokenFile:
             os.ftruncate(new, len(content))
             os.fsync(new)
             self._new.rename(self.path)
-            sync_folder(self.path.parent)
+            fsync_path(self.path.parent)
         except OSError as error:
             raise self._unwritable(error) from None
 

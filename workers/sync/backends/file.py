@@ -5,13 +5,12 @@ every exchange.
 """
 
 import os
-import stat
 from pathlib import Path
 
 import msgspec
 
 from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Send, Taken
-from ...host.files import sync_folder
+from ...host.files import fsync_path, open_regular
 from ..base import ExchangeError, Snapshot
 from ..bodies.snapshot import digest_of, read_snapshot
 from ..bodies.status_reports import as_json
@@ -39,10 +38,7 @@ class FileBackend:
 
 def _read(path: str, bytes_max: int) -> bytes:
     try:
-        # Without O_NONBLOCK, a FIFO would hold the exchange until somebody writes.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError("it is not a regular file")
+        with open_regular(path) as file:
             body = file.read(bytes_max + 1)
     except OSError as error:
         detail = f"cannot read the actions from {path}: {error.strerror or error}"
@@ -63,4 +59,4 @@ def _append(path: Path, lines: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     if not size:
-        sync_folder(path.parent)
+        fsync_path(path.parent)

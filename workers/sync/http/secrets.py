@@ -7,9 +7,9 @@ message or a log. What a file that is kept by us holds is `tokens.py`'s.
 import os
 import re
 import stat
-from pathlib import Path
 
 from ....ipc.messages.sync import ErrorKind
+from ...host.files import open_regular
 from ..base import ExchangeError
 
 SECRET_BYTES_MAX = 8 * 1024
@@ -48,10 +48,8 @@ def read_private(path: str, bytes_max: int) -> bytes:
 
     Whoever can write it decides as whom, and so from whom, this host takes its orders.
     """
-    with os.fdopen(os.open(Path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with open_regular(path) as file:
         mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise ValueError("it is not a regular file")
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ValueError(f"others than its owner can write it (mode {stat.S_IMODE(mode):04o})")
         content = file.read(bytes_max + 1)
