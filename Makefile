@@ -37,9 +37,11 @@ picture: demo
 	cp build/demo.svg docs/demo.svg
 
 # Most tests wait more than they compute, so two share the host; some must have it alone.
+# These follow whatever became of the others: one run tells of all that is broken.
 test: $(SET_UP) check
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not alone"
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not alone"; shared=$$?; \
+	$(BIN)/python -m pytest -m alone; alone=$$?; \
+	echo "pytest left with $$shared, and with $$alone of tests alone"; exit $$((shared | alone))
 
 check: $(SET_UP)
 	$(BIN)/ruff check .
@@ -57,7 +59,7 @@ simulate: $(SET_UP)
 soak: $(SET_UP)
 	GEOSCHED_SOAK_MINUTES=$(MINUTES) GEOSCHED_SOAK_SEED=$(SEED) $(BIN)/python -m pytest tests/soak
 	GEOSCHED_SUSPENDED_SECONDS=60 GEOSCHED_STALLED_SECONDS=20 $(BIN)/python -m pytest \
-		--timeout 200 tests/integration/test_crash_contract.py -k "suspended or stalls"
+		--timeout 200 tests/integration/contract/test_crash_contract.py -k "suspended or stalls"
 
 # BENCH="--quick" for 2 minutes; BENCH="--only c,d" for parts, the others stay in bench.json.
 bench: $(SET_UP)

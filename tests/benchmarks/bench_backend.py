@@ -30,8 +30,9 @@ from measuring import build_stamp, read_stamps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.backend import KIND_OF_FAULT, BackendServer
+from support.backend import BackendServer
 from support.daemon import Daemon, daemon_installation, entry
+from support.faults import KIND_OF_FAULT
 from support.wait import wait_for
 
 TIMEOUT_SECONDS = 2.0

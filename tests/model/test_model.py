@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from geosched.ipc.failpoints import Step
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 MODEL = Path(__file__).with_name("run.pml")
 SEARCH_DEPTH = 400_000
 #: Each process of the model, and where its steps are in the source.

@@ -6,7 +6,7 @@ import sys
 import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from .paths import ROOT
 
 
 def install(place: Path) -> Path:

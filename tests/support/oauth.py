@@ -8,19 +8,19 @@ the login. `answers` are given instead of its own, one a request, in their order
 """
 
 import json
-import socketserver
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl
 
 from geosched.ipc.messages.sync import OAuthClient
 
+from .loopback import Asked, HttpHandler, Loopback
+
 DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+#: Status, and what the body is: JSON, or bytes as they are. A status of 0 hangs up.
+Answer = tuple[int, dict[str, Any] | bytes]
 ACCESS, REFRESH, DEVICE = "access-s3cret", "refresh-s3cret", "device-s3cret"
 
 
@@ -43,10 +43,30 @@ def kept_tokens(path: Path) -> dict[str, Any]:
     return found
 
 
-class OAuthServer:
+def form_of(asked: Asked) -> dict[str, str]:
+    return dict(parse_qsl(asked.body.decode()))
+
+
+class OAuthHandler(HttpHandler):
+    def answer(self, asked: Asked) -> None:
+        oauth = self.server.owner
+        assert isinstance(oauth, OAuthServer)
+        time.sleep(oauth.slow_seconds)
+        status, answer = oauth.answer(asked.path, form_of(asked))
+        if status == 0:
+            self.hang_up()
+            return
+        elsewhere = {"Location": "https://elsewhere.example/token"} if 300 <= status < 400 else {}
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.reply(status, body, **elsewhere)
+
+
+class OAuthServer(Loopback):
     """All fields may be changed while it runs. `issued` is called with each new access
     token; `rotates` is whether refresh tokens are renewed; `confirmed` what a person said
     to a device code: None for nothing yet. `slow_seconds` is how long it takes to answer."""
+
+    handler = OAuthHandler
 
     def __init__(self) -> None:
         self.rotates = True
@@ -58,22 +78,21 @@ class OAuthServer:
         self.slow_seconds = 0.0
         self.answers: list[Answer] = []
         self.issued: Callable[[str], None] = lambda _: None
-        self.asked: list[dict[str, str]] = []  # every form that came, with its path
         self.revoked = False
         self._good_refresh = f"{REFRESH}-0"
         self._count = 0
-        self._lock = threading.Lock()
-        self._server = _Server(self)
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        super().__init__()
 
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}{path}"
+    @property
+    def forms(self) -> list[dict[str, str]]:
+        """Every form that came, with its path."""
+        return [{"path": asked.path, **form_of(asked)} for asked in self.asked]
 
     def client(self, **fields: Any) -> OAuthClient:
         base: dict[str, Any] = {
             "grant": "refresh_token",
-            "token_url": self.url("/token"),
-            "device_url": self.url("/device"),
+            "token_url": self.url_of("/token"),
+            "device_url": self.url_of("/device"),
             "client_id": "device-1",
             "client_secret_file": "",
             "audience": "",
@@ -91,9 +110,8 @@ class OAuthServer:
             "oauth_client_id": client.client_id,
         }
 
-    def answer(self, path: str, form: dict[str, str]) -> "Answer":
+    def answer(self, path: str, form: dict[str, str]) -> Answer:
         with self._lock:
-            self.asked.append({"path": path, **form})
             if self.answers:
                 return self.answers.pop(0)
             if path == "/device":
@@ -118,7 +136,7 @@ class OAuthServer:
             "interval": self.interval,
         }
 
-    def _confirmed(self) -> "Answer":
+    def _confirmed(self) -> Answer:
         if self.confirmed is None:
             return 403, {"error": "authorization_pending", "error_description": "wait"}
         if not self.confirmed:
@@ -126,7 +144,7 @@ class OAuthServer:
         self.revoked = False
         return 200, self._tokens()
 
-    def _refreshed(self, token: str) -> "Answer":
+    def _refreshed(self, token: str) -> Answer:
         if self.revoked or token != self._good_refresh:
             self.revoked = True
             return 403, {"error": "invalid_grant", "error_description": f"{token} is unknown"}
@@ -141,55 +159,3 @@ class OAuthServer:
             self._good_refresh = f"{REFRESH}-{self._count}"
             tokens["refresh_token"] = self._good_refresh
         return tokens
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-#: Status, and what the body is: JSON, or bytes as they are.
-Answer = tuple[int, dict[str, Any] | bytes]
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, oauth: OAuthServer) -> None:
-        self.oauth = oauth
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def server_bind(self) -> None:
-        """Without the look-up of our own name that `HTTPServer` makes."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def do_POST(self) -> None:  # the name that BaseHTTPRequestHandler looks for
-        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        time.sleep(self.server.oauth.slow_seconds)
-        status, answer = self.server.oauth.answer(self.path, dict(parse_qsl(body.decode())))
-        if status == 0:  # hang up
-            self.close_connection = True
-            return
-        encoded = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(encoded)))
-        if 300 <= status < 400:
-            self.send_header("Location", "https://elsewhere.example/token")
-        self.end_headers()
-        self.wfile.write(encoded)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: tests look at `asked`."""

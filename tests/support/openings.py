@@ -26,8 +26,8 @@ from geosched.supervisor.store.tools import child_process, cli, examiner
 from geosched.supervisor.store.tools.child_process import StoreChild
 
 from support.build import NOW, NOW_US, RULES
+from support.paths import TESTS
 
-TESTS = Path(__file__).resolve().parents[1]
 MAP_BYTES = 1024 * 1024
 
 

@@ -45,13 +45,13 @@ from msgspec.structs import replace
 
 from .build import NOW, RULES, result
 from .mounts import call, ext4, undo
+from .paths import TESTS
 from .store import LONG_NAMES, contents, seen
 from .wait import wait_for
 
 #: EXT4_IOC_SHUTDOWN, and of its flags the one that does not write the journal out first.
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = 2
-_TESTS = Path(__file__).resolve().parents[1]
 _RUNS = Codec(RunRow)
 _PENDING = Codec(Pending)
 
@@ -252,7 +252,7 @@ class Writer:
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "support.powercut", state_dir, str(seed)],
-                cwd=_TESTS,
+                cwd=TESTS,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

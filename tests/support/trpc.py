@@ -13,14 +13,15 @@ import functools
 import json
 import shutil
 import subprocess
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import requests
 
-PEER = Path(__file__).resolve().parents[1] / "peers" / "trpc"
+from .loopback import Served
+from .paths import TESTS
+
+PEER = TESTS / "peers" / "trpc"
 NODE_MAJOR_MIN = 18
 INSTALL_SECONDS_MAX = 50
 ANSWER_SECONDS_MAX = 10
@@ -69,7 +70,7 @@ def _install() -> str | None:
     return None
 
 
-class TrpcServer:
+class TrpcServer(Served):
     """`old`: by the libraries that the original backend locks, instead of today's."""
 
     def __init__(self, *, old: bool = False) -> None:
@@ -121,14 +122,6 @@ class TrpcServer:
         found: dict[str, Any] = answer.json()
         return found
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
         self._process.kill()
         self._process.communicate(timeout=ANSWER_SECONDS_MAX)

@@ -1,0 +1,305 @@
+"""The init script and the installer, in a prefix of their own, with the real commands."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import commands, processes_marked
+from support.paths import DEPLOY
+from support.wait import wait_for
+
+CONFIG = """
+[daemon]
+state_dir = "../../state"
+runtime_dir = "../../run/geosched"
+log_dir = "../../log"
+[backend]
+kind = "file"
+path = "../../actions.json"
+poll_interval = "1s"
+"""
+USAGE, NOT_INSTALLED, NOT_CONFIGURED, NOT_RUNNING = 2, 5, 6, 7
+STATUS_RUNNING, STATUS_DEAD, STATUS_NOT_RUNNING = 0, 1, 3
+Done = subprocess.CompletedProcess[str]
+
+
+def install(root: Path, **variables: str) -> Done:
+    environment = {"PREFIX": f"{root}/usr", "SYSCONFDIR": f"{root}/etc", "INIT": "sysv"}
+    return subprocess.run(
+        [DEPLOY / "install.sh"],
+        env=os.environ | environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+class Host:
+    """A prefix that has everything a host with sysvinit has."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.pid_file = root / "run" / "geoschedd.pid"
+        self.config = root / "etc/geosched/geosched.toml"
+        self.log = root / "geoschedd.log"
+        (root / "usr/bin").mkdir(parents=True)
+        for command in ("geoschedd", "geosched-ctl"):
+            (root / "usr/bin" / command).symlink_to(commands() / command)
+        self.config.parent.mkdir(parents=True)
+        self.config.write_text(CONFIG)
+        (root / "actions.json").write_text("[]")
+        assert install(root).returncode == 0
+        self.set(RUN_DIR=root / "run", LOG=self.log)
+
+    def set(self, **variables: object) -> None:
+        """Add to what is in the file of defaults."""
+        with (self.root / "etc/default/geosched").open("a") as file:
+            file.writelines(f'{name}="{value}"\n' for name, value in variables.items())
+
+    def service(self, action: str) -> Done:
+        return subprocess.run(
+            [self.root / "etc/init.d/geosched", action],
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+
+    def start(self) -> int:
+        done = self.service("start")
+        assert done.returncode == 0, (done, self.log_text())
+        return self.pid()
+
+    def pid(self) -> int:
+        return int(self.pid_file.read_text())
+
+    def log_text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def ping(self) -> Done:
+        command = [
+            self.root / "usr/bin/geosched-ctl",
+            "--config",
+            self.config,
+            "-o",
+            "json",
+            "ping",
+        ]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    def clean_up(self) -> None:
+        for pid in processes_marked(str(self.root)):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not processes_marked(str(self.root)), what="the end of all processes")
+        shutil.rmtree(self.root)
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="gs-", dir="/tmp"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def host(root: Path) -> Iterator[Host]:
+    if shutil.which("start-stop-daemon", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
+        pytest.skip("there is no start-stop-daemon here")
+    made = Host(root)
+    try:
+        yield made
+    finally:
+        made.clean_up()
+
+
+# --- the init script --------------------------------------------------------------------
+
+
+def test_start_returns_when_the_daemon_answers_and_stop_when_it_is_gone(host: Host) -> None:
+    assert host.service("status").returncode == STATUS_NOT_RUNNING
+    pid = host.start()
+    assert json.loads(host.ping().stdout)["pid"] == pid, "the pid file names the daemon itself"
+    assert host.service("status").returncode == STATUS_RUNNING
+    assert host.start() == pid, "a second start changes nothing"
+
+    stopped = host.service("stop")
+    assert stopped.returncode == 0
+    assert pid not in processes_marked(str(host.root))
+    assert not host.pid_file.exists()
+    assert host.ping().returncode == 3
+    assert host.service("status").returncode == STATUS_NOT_RUNNING
+    assert host.service("stop").returncode == 0, "a second stop changes nothing"
+
+
+def test_after_a_crash_status_says_dead_and_start_starts(host: Host) -> None:
+    first = host.start()
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: host.service("status").returncode == STATUS_DEAD, what="status 1")
+    second = host.start()
+    assert host.service("restart").returncode == 0
+    third = host.pid()
+    assert len({first, second, third}) == 3
+    assert json.loads(host.ping().stdout)["pid"] == third
+    assert host.service("stop").returncode == 0
+    assert host.service("status").returncode == STATUS_NOT_RUNNING
+
+
+def test_a_pid_that_is_anothers_by_now_is_not_the_daemon(host: Host) -> None:
+    host.pid_file.parent.mkdir()
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        try:
+            host.pid_file.write_text(f"{stranger.pid}\n")
+            assert host.service("status").returncode == STATUS_DEAD
+            assert host.service("reload").returncode == NOT_RUNNING
+            assert host.service("stop").returncode == 0
+            assert stranger.poll() is None
+            host.pid_file.write_text(f"{stranger.pid}\n")
+            assert host.start() != stranger.pid
+        finally:
+            stranger.kill()
+
+
+def test_reload_reaches_the_daemon(host: Host) -> None:
+    assert host.service("reload").returncode == NOT_RUNNING
+    pid = host.start()
+    assert host.service("force-reload").returncode == 0
+    wait_for(lambda: "Reloaded" in host.log_text(), what="a reload in the log")
+    assert host.pid() == pid
+
+
+def test_try_restart_starts_nothing_that_does_not_run(host: Host) -> None:
+    assert host.service("try-restart").returncode == 0
+    assert host.service("status").returncode == STATUS_NOT_RUNNING
+
+
+def test_a_daemon_that_does_not_stop_is_killed_in_time(host: Host) -> None:
+    host.set(STOP_SECONDS=1)
+    os.kill(host.start(), signal.SIGSTOP)
+    stopped = host.service("stop")
+    assert stopped.returncode == 0
+    assert "did not stop within 1 s" in stopped.stderr
+    assert host.service("status").returncode == STATUS_NOT_RUNNING
+
+
+def test_what_keeps_it_from_starting_has_its_own_code(host: Host) -> None:
+    assert host.service("strat").returncode == USAGE
+
+    host.config.write_text(CONFIG + "[deamon]\n")
+    failed = host.service("start")
+    assert failed.returncode == 1
+    assert "deamon: unknown key" in failed.stderr
+    assert "deamon: unknown key" in host.log_text()
+    assert host.service("status").returncode == STATUS_NOT_RUNNING
+
+    host.config.unlink()
+    assert host.service("start").returncode == NOT_CONFIGURED
+    (host.root / "usr/bin/geoschedd").unlink()
+    assert host.service("start").returncode == NOT_INSTALLED
+
+
+def test_its_log_goes_to_syslog_where_there_is_one(host: Host) -> None:
+    """A stand-in for `logger` keeps what it is given."""
+    logger = host.root / "logger" / "logger"
+    kept = host.root / "syslog"
+    logger.parent.mkdir()
+    logger.write_text(f'#!/bin/sh\necho "$*" >>{kept}\nexec cat >>{kept}\n')
+    logger.chmod(0o755)
+    host.set(LOG="syslog", PATH=f"{logger.parent}:/usr/sbin:/usr/bin:/sbin:/bin")
+    pid = host.start()
+    assert json.loads(host.ping().stdout)["pid"] == pid
+    wait_for(lambda: "Ready" in kept.read_text(), what="the daemon's words in syslog")
+    assert kept.read_text().startswith("-t geoschedd -p daemon.info\n")
+    assert not list((host.root / "run").glob("*.log")), "the pipe has no name any more"
+    assert host.service("stop").returncode == 0
+    wait_for(lambda: not processes_marked(str(host.root)), what="the end of the logger")
+
+
+def test_without_syslog_its_log_goes_to_a_file(host: Host) -> None:
+    log_file = host.root / "logs" / "geoschedd.log"
+    host.set(LOG="", LOG_FILE=log_file, PATH="/nowhere")
+    tools = host.root / "tools"
+    tools.mkdir()
+    for tool in ("sh", "tr", "rm", "mkdir", "sleep", "start-stop-daemon", "env"):
+        found = shutil.which(tool, path="/usr/sbin:/usr/bin:/sbin:/bin")
+        assert found is not None
+        (tools / tool).symlink_to(found)
+    host.set(PATH=tools)
+    host.start()
+    assert "Ready" in log_file.read_text()
+
+
+# --- the installer ----------------------------------------------------------------------
+
+
+def test_the_installer_keeps_what_is_the_operators(root: Path) -> None:
+    assert install(root).returncode == 0
+    config = root / "etc/geosched/geosched.toml"
+    assert f"{root}/usr/lib/geosched/scripts/block-apps" in config.read_text()
+    config.write_text("mine")
+    (root / "etc/default/geosched").write_text("mine too")
+    script = root / "usr/lib/geosched/scripts/block-apps"
+    script.write_text("old")
+    assert install(root).returncode == 0
+    assert config.read_text() == "mine"
+    assert (root / "etc/default/geosched").read_text() == "mine too"
+    assert script.read_text() == (DEPLOY / "scripts/block-apps").read_text()
+    assert os.access(script, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("init", "file"),
+    [
+        ("systemd", "usr/lib/systemd/system/geosched.service"),
+        ("openrc", "etc/init.d/geosched"),
+        ("sysv", "etc/init.d/geosched"),
+        ("none", "usr/share/geosched/inittab.example"),
+    ],
+)
+def test_each_init_gets_its_own(root: Path, init: str, file: str) -> None:
+    """Below DESTDIR, with the paths that will hold once that is the root."""
+    variables = {"DESTDIR": str(root), "PREFIX": "/usr", "SYSCONFDIR": "/etc"}
+    assert install(root, INIT=init, **variables).returncode == 0
+    text = (root / file).read_text()
+    assert "/usr/bin/geoschedd" in text
+    assert str(root) not in text
+    assert (root / "etc/geosched/geosched.toml").exists()
+
+
+@pytest.mark.parametrize("variables", [{"INIT": "upstart"}, {"PREFIX": "usr"}, {"PREFIX": "/a|b"}])
+def test_the_installer_refuses_what_it_cannot_use(root: Path, variables: dict[str, str]) -> None:
+    refused = install(root, **variables)
+    assert refused.returncode == 2
+    assert "install.sh: cannot use" in refused.stderr
+    assert list(root.iterdir()) == []
+
+
+def test_the_unit_is_one_that_systemd_takes(root: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze here")
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "usr/bin/geoschedd").symlink_to("/bin/true")
+    assert install(root, INIT="systemd").returncode == 0
+    done = subprocess.run(
+        ["systemd-analyze", "verify", root / "usr/lib/systemd/system/geosched.service"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("file", ["init.d/geosched", "default/geosched", "install.sh"])
+def test_shell_scripts_are_posix_and_clean(file: str) -> None:
+    command = ["sh", "-n"] if shutil.which("shellcheck") is None else ["shellcheck", "-s", "sh"]
+    done = subprocess.run(
+        [*command, DEPLOY / file], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
