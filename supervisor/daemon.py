@@ -19,7 +19,7 @@ from .config.settings import Settings, SettingsError, load
 from .host import logs
 from .host.locks import AlreadyRunningError
 from .startup import bootstrap, preflight
-from .store.files import StoreError
+from .store.errors import StoreError
 
 log = logging.getLogger(__name__)
 

@@ -50,7 +50,7 @@ class Rounds:
 
     def _plan(self, settings: Settings, *, first_pull_in: float = 0.0) -> None:
         duties, daemon, loop = self._loop.parts.duties, settings.daemon, self._loop
-        upkeep, interval = loop.parts.upkeep, settings.backend.poll_interval_seconds
+        parts, interval = loop.parts, settings.backend.poll_interval_seconds
         self._planned = _intervals(settings)
         duties.clear()
         duties.every_at_phase(
@@ -62,10 +62,10 @@ class Rounds:
         )
         duties.every(HOUSEKEEPING_SECONDS, "housekeeping", self._keep_house)
         old = min(HOUSEKEEPING_SECONDS, max(1.0, daemon.retention_seconds / 10))
-        duties.every(old, "old actions", upkeep.look_for_old)
+        duties.every(old, "old actions", parts.retention.look_for_old)
         if daemon.backup_interval_seconds:
             look = min(BACKUP_LOOK_SECONDS, daemon.backup_interval_seconds)
-            duties.every(look, "backup", lambda: upkeep.back_up_if_due(loop.now))
+            duties.every(look, "backup", lambda: parts.backup.begin_if_due(loop.now))
         duties.every(DAY_SECONDS, "clock mark", loop.write_mark)
         if self._manager.watchdog_seconds:
             duties.every(self._manager.watchdog_seconds / 2, "watchdog", self._manager.alive)

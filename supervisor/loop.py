@@ -40,9 +40,11 @@ from .runs.pool import Pool
 from .scheduler.due import Decider
 from .scheduler.lookahead import Foresight
 from .scheduler.queue import slots_free
-from .store.daemondb import Committed, DaemonDB, MetaUpdate, StoreError, StoreErrorKind
+from .store.daemondb import Committed, DaemonDB, MetaUpdate
+from .store.errors import StoreError, StoreErrorKind
 from .sync.manager import Backend
-from .upkeep.retention import Upkeep
+from .upkeep.backup import Backup
+from .upkeep.retention import Retention
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,8 @@ class Parts(msgspec.Struct):
     children: Children
     pool: Pool
     backend: Backend
-    upkeep: Upkeep
+    retention: Retention
+    backup: Backup
     duties: Duties
     poller: Poller
     wakeup: int
@@ -161,7 +164,8 @@ class Loop:
         self._ended = parts.pool.gather(news, now)
         if self.leaving is None:
             parts.backend.gather(news, now)
-            parts.upkeep.gather(news, now, applying=parts.backend.applying)
+            parts.backup.gather(news, now)
+            parts.retention.gather(news, now)
             parts.duties.run_due(now.boot_seconds)
         if self.control is not None:
             self.control.gather(now)
@@ -185,16 +189,15 @@ class Loop:
             deadlines.append(self.leaving.deadline)
         else:
             deadlines += [parts.backend.next_deadline(now), self.decider.next_leftover_check]
-            deadlines.append(parts.upkeep.next_deadline())
+            deadlines += [parts.retention.next_deadline(now), parts.backup.next_deadline(now)]
             deadlines += [*self.foresight.deadlines(now), *self._others()]
         wanted = (deadline for deadline in deadlines if deadline is not None)
         ahead = min(wanted, default=now.monotonic_seconds + IDLE_SECONDS_MAX)
         return min(max(0.0, ahead - parts.clock.monotonic_seconds()), IDLE_SECONDS_MAX)
 
     def _more_to_decide(self) -> bool:
-        """A slice of a snapshot, more edges than one turn looks at, or more to forget."""
-        parts = self.parts
-        more = parts.backend.applying or parts.upkeep.busy or self.decider.more_edges
+        """A slice of a snapshot, or more edges than one turn looks at."""
+        more = self.parts.backend.applying or self.decider.more_edges
         return more and self.leaving is None
 
     def _unheard(self) -> bool:
@@ -290,7 +293,7 @@ class Loop:
             log.error("Cannot write daemonDB: %s", error, extra={"event": "store-failed"})
         self.degraded, self.store_state = str(error), error.kind.value
         if error.kind is StoreErrorKind.MAP_FULL:
-            self.parts.upkeep.look_for_old()
+            self.parts.retention.look_for_old()
         self.agenda.look_again(self.now, in_seconds=STORE_RETRY_SECONDS)
         for record in self.parts.db.started():
             self.agenda.note(record, self.now)  # a hold that was over is looked at again too
@@ -311,7 +314,7 @@ class Loop:
                     self.agenda.look_again(self.now)
             self.parts.pool.hand_out()
             self._log_events(committed)
-            self.parts.upkeep.remove_output(committed.runs_forgotten)
+            self.parts.retention.remove_output(committed.runs_forgotten)
             for result in self._ended:
                 self.parts.pool.acknowledge(result.run_id)
             self.decider.forget_settled()

@@ -13,7 +13,7 @@ from typing import Any, cast
 import schedule
 
 from .core.retry import poll_delay
-from .store.files import StoreError
+from .store.errors import StoreError
 
 log = logging.getLogger(__name__)
 

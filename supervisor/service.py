@@ -36,7 +36,8 @@ from .store.open import open_store
 from .sync.backoff import Backoff
 from .sync.exchange import Synchronisation
 from .sync.manager import Backend
-from .upkeep.retention import Upkeep
+from .upkeep.backup import Backup
+from .upkeep.retention import Retention
 
 log = logging.getLogger(__name__)
 
@@ -161,15 +162,17 @@ class Service:
             backoff,
             monotonic_seconds=clock.monotonic_seconds,
         )
-        upkeep = Upkeep(db, children, settings.daemon)
-        self._opened.callback(upkeep.close)
+        backend = Backend(settings.backend, synchronisation, db)
+        backup = Backup(db, children, settings.daemon)
+        self._opened.callback(backup.close)
         parts = Parts(
             db=db,
             clock=clock,
             children=children,
             pool=pool,
-            backend=Backend(settings.backend, synchronisation, db),
-            upkeep=upkeep,
+            backend=backend,
+            retention=Retention(db, settings.daemon, lambda: backend.applying),
+            backup=backup,
             duties=Duties(now.boot_seconds),
             poller=Poller(),
             wakeup=base.wakeup,
@@ -221,7 +224,7 @@ class Service:
         loop.settings = new
         loop.rules = rules_of(new, loop.rules.generation)
         loop.parts.backend.reconfigure(new.backend)
-        loop.parts.upkeep.settings = new.daemon
+        loop.parts.retention.settings = loop.parts.backup.settings = new.daemon
         if loop.control is not None:
             loop.control.permit(new.control.operators)
         rounds.replan(new)

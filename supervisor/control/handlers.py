@@ -42,7 +42,8 @@ from ...workers.runfiles.output import read_output
 from ..core.model import Instant, Null, Over, Record, RunRow, Waiting
 from ..loop import Loop
 from ..runs.run_order import output_path
-from ..store.files import StoreError, file_system
+from ..store.errors import StoreError
+from ..store.files import file_system
 from ..store.repair import incidents
 from ..sync.compare import Comparison
 from ..sync.report_sender import sequence_of
@@ -112,7 +113,7 @@ class LoopDesk:
 
     def _store(self) -> StoreView:
         loop = self._loop
-        db, upkeep = loop.parts.db, loop.parts.upkeep
+        db, backup = loop.parts.db, loop.parts.backup
         room = db.room()
         return StoreView(
             state=loop.store_state,
@@ -121,8 +122,8 @@ class LoopDesk:
             file_system=self._file_system,
             preallocated=db.full_size,
             damaged_values=db.damaged,
-            last_backup_at=format_optional(upkeep.last_backup_us),
-            backup_error=upkeep.backup_error,
+            last_backup_at=format_optional(backup.last_us),
+            backup_error=backup.error,
             incidents=tuple(map(incident_view, incidents.read(db.place))),
         )
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from ...ipc.actions import ExecutionStatus
 from ..core.model import Change, Record, RunRow
 from . import files, lmdb_env
-from .files import StoreError, StoreErrorKind
+from .errors import StoreErrorKind
 from .lmdb_env import Environment, Room
 from .repair import salvage
 from .repair.salvage import Salvage
@@ -30,11 +30,10 @@ from .tables.codec import STATUSES, action_key, edge_key
 from .tables.ended import EndedRows
 from .tables.history import Event, History
 from .tables.meta import Meta, MetaUpdate, put_meta, read_or_make
-from .tables.outbox import OUTBOX_ROWS_MAX, Outbox
-from .tables.reports import Reports
+from .tables.outbox import OUTBOX_ROWS_MAX, Outbox, Reports
 from .tables.schema import Damage, Tables, Transaction
 
-__all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate", "StoreError", "StoreErrorKind"]
+__all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate"]
 
 log = logging.getLogger(__name__)
 

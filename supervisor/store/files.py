@@ -5,7 +5,6 @@ power cut may follow, and the old one is kept beside it.
 """
 
 import contextlib
-import enum
 import errno
 import logging
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from ...workers.host import procfs
 from ...workers.host.files import fsync_path
+from .errors import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -34,45 +34,6 @@ _COPY = "daemondb.copy-"
 _MARKER_TEXT = "daemonDB was made here. If data.mdb is missing or empty, it was lost.\n"
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
-
-
-class StoreErrorKind(enum.StrEnum):
-    """What is wrong with daemonDB, by what helps."""
-
-    UNUSABLE = "unusable"  # damaged, newer than this software, or not ours
-    IO = "io"  # the device fails: leave, and let the next start check the store
-    MAP_FULL = "map-full"  # it has grown to its bound
-    FULL = "full"  # no room on the file system
-    READ_ONLY = "read-only"  # the file system was made read-only
-
-
-_WAITED_OUT = (StoreErrorKind.MAP_FULL, StoreErrorKind.FULL, StoreErrorKind.READ_ONLY)
-
-
-#: LMDB's own code, next to the system's.
-_MDB_MAP_FULL = -30792
-_KIND_OF_CODE = {
-    _MDB_MAP_FULL: StoreErrorKind.MAP_FULL,
-    errno.ENOSPC: StoreErrorKind.FULL,
-    errno.EDQUOT: StoreErrorKind.FULL,
-    errno.EFBIG: StoreErrorKind.FULL,
-    errno.ENOMEM: StoreErrorKind.FULL,  # no room for a larger map
-    errno.EROFS: StoreErrorKind.READ_ONLY,
-    errno.EIO: StoreErrorKind.IO,
-}
-
-
-class StoreError(Exception):
-    """daemonDB cannot be used, or cannot be written now."""
-
-    def __init__(self, message: str, *, kind: StoreErrorKind = StoreErrorKind.UNUSABLE) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-    @property
-    def fatal(self) -> bool:
-        """Whether no waiting helps: the daemon leaves with code 4."""
-        return self.kind not in _WAITED_OUT
 
 
 class Places:
@@ -275,13 +236,6 @@ def is_full(place: Path) -> bool:
 def free_bytes(directory: Path) -> int:
     free = os.statvfs(directory)
     return free.f_bavail * free.f_frsize
-
-
-def kind_of_code(code: int, place: Path) -> StoreErrorKind | None:
-    """What a code of LMDB or of the system means for the store; None where nothing certain."""
-    if code == errno.EIO and is_full(place):
-        return StoreErrorKind.FULL  # a short write (fact 5)
-    return _KIND_OF_CODE.get(code)
 
 
 def file_system(directory: Path) -> str:

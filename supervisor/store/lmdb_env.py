@@ -18,7 +18,7 @@ import lmdb
 import msgspec
 
 from . import files
-from .files import StoreError, StoreErrorKind
+from .errors import KIND_OF_CODE, StoreError, StoreErrorKind
 
 Environment: TypeAlias = Any  # `lmdb.Environment`: the library has no types
 OpenTable: TypeAlias = Callable[[bytes], Any]
@@ -45,7 +45,9 @@ def errors(place: Path, *, otherwise: StoreErrorKind = StoreErrorKind.IO) -> Ite
 
 def _store_error(error: Exception, place: Path, otherwise: StoreErrorKind) -> StoreError:
     code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
-    kind = files.kind_of_code(code or 0, place) or otherwise
+    kind = KIND_OF_CODE.get(code or 0, otherwise)
+    if code == errno.EIO and files.is_full(place):
+        kind = StoreErrorKind.FULL  # a short write (fact 5)
     return StoreError(f"cannot use {place}: {error}", kind=kind)
 
 

@@ -14,7 +14,8 @@ from typing import TypeAlias
 from ...ipc.instants import format_instant
 from . import files, lmdb_env
 from .daemondb import MAP_BYTES, DaemonDB
-from .files import Places, StoreError, StoreErrorKind
+from .errors import StoreError, StoreErrorKind
+from .files import Places
 from .repair import incidents
 from .repair.findings import Condition, Examination
 from .repair.incidents import Incident

@@ -19,7 +19,8 @@ from ..core.reconcile import Verdict
 from ..core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from ..core.turn import Turn
 from ..host.children import News
-from ..store.daemondb import DaemonDB, MetaUpdate, StoreError
+from ..store.daemondb import DaemonDB, MetaUpdate
+from ..store.errors import StoreError
 from .apply import Applying
 from .compare import KEPT_SECONDS, Comparison
 from .exchange import (

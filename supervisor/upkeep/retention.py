@@ -1,101 +1,69 @@
-"""Keeps daemonDB small and copied: what is forgotten when, and when a backup is due.
+"""Retention of actions in daemonDB: old ones are forgotten, and earlier in a store that fills.
 
-What may be forgotten at all is `ended.py`'s, how a copy is made `backups.py`'s. A bounded
-number of actions a turn; a backup is made in a process of its own (law 2).
+What may be forgotten at all is decided by `store/tables/ended.py`. A bounded number of
+actions a turn.
 """
 
 import logging
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ...ipc.instants import SECOND_US
 from ..config.settings import DaemonSettings
 from ..core.model import Instant
-from ..host.children import Child, Children, News
+from ..host.children import News
 from ..runs.run_order import output_path
-from ..store.daemondb import DaemonDB, StoreError
-from ..store.files import Places
-from ..store.tools import backups
-from ..store.tools.child_process import StoreChild
+from ..store.daemondb import DaemonDB
+from ..store.errors import StoreError
 
 log = logging.getLogger(__name__)
 
 #: Above this share of its map the store forgets earlier than `retention` says (fact L14).
 SOFT_LIMIT = 0.7
-BACKUP_SECONDS_MAX = 600.0
-_BACKUP = "backup"
 
 
-class Upkeep:
-    """`settings` may be replaced at any time."""
+class Retention:
+    """Forgets actions in passes, each from the oldest end on; `look_for_old` begins one.
 
-    def __init__(self, db: DaemonDB, children: Children, settings: DaemonSettings) -> None:
+    A pass pauses while `held_back` says so: while a snapshot is applied, which may hold an
+    action again (S6). `settings` may be replaced at any time.
+    """
+
+    def __init__(
+        self, db: DaemonDB, settings: DaemonSettings, held_back: Callable[[], bool]
+    ) -> None:
         self.settings = settings
-        self.backup_error: str | None = None
         self._db = db
-        self._children = children
-        self._places = Places(settings.state_dir)
-        self._cursor: bytes | None = None
+        self._held_back = held_back
+        self._cursor: bytes | None = None  # None: no pass is under way
         self._pressed = False
         self._forgotten = 0
-        self._child: StoreChild | None = None
-        self._child_deadline = 0.0
-        self._copied_transaction: int | None = None
-        self.last_backup_us = self._newest_backup_us()
-
-    # --- what the duties ask for --------------------------------------------------------
 
     def look_for_old(self) -> None:
-        """Begin to look through what is over, from its oldest end on."""
+        """Begin a pass, unless one is under way."""
         if self._cursor is None:
             self._cursor, self._pressed, self._forgotten = b"", False, 0
 
-    def back_up_if_due(self, now: Instant) -> None:
-        interval = self.settings.backup_interval_seconds
-        unchanged = self._copied_transaction == self._db.last_transaction
-        if not interval or self._child is not None or unchanged:
-            return
-        last = self.last_backup_us
-        if last is not None and not now.trusted:
-            return
-        if last is not None and 0 <= now.wall_us - last < interval * SECOND_US:
-            return
-        self._begin_backup(now)
-
-    # --- the turns of the loop ----------------------------------------------------------
-
-    @property
-    def busy(self) -> bool:
-        """Whether the next turn has more to forget."""
-        return self._cursor is not None
-
-    def next_deadline(self) -> float | None:
-        return None if self._child is None else self._child_deadline
-
-    def gather(self, news: News, now: Instant, *, applying: bool = False) -> None:
-        """Nothing is forgotten while a snapshot is `applying`: it may hold it again (S6)."""
-        if self._child is not None and _BACKUP in news.gone:
-            self._backup_done(self._child, now)
-        elif self._child is not None and now.monotonic_seconds >= self._child_deadline:
-            self._child.kill()
-        if self._cursor is not None and not applying:
+    def gather(self, _news: News, now: Instant) -> None:
+        """Take the next step of a pass."""
+        if self._cursor is not None and not self._held_back():
             self._forget_some(self._cursor, now)
 
-    def close(self) -> None:
-        """The daemon leaves: half a backup is none."""
-        if self._child is not None:
-            self._child.kill()
+    def next_deadline(self, now: Instant) -> float | None:
+        """Return now, in monotonic seconds, where a pass has another step, else None."""
+        waits = self._cursor is None or self._held_back()
+        return None if waits else now.monotonic_seconds
+
+    def after_turn(self, now: Instant) -> None:
+        """Do nothing: a pass is independent of what a turn commits."""
 
     def remove_output(self, run_ids: Iterable[str]) -> None:
-        """The output of runs goes with their rows."""
+        """Remove the output files of runs whose rows are gone."""
         for run_id in run_ids:
             path = output_path(self.settings.log_dir, run_id)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 log.warning("Cannot remove %s: %s", path, error, extra={"event": "output-left"})
-
-    # --- forgetting ---------------------------------------------------------------------
 
     def _forget_some(self, cursor: bytes, now: Instant) -> None:
         self._cursor = None
@@ -118,39 +86,3 @@ class Upkeep:
             self._cursor, self._pressed = b"", True
         elif self._forgotten:
             log.info("Forgot %d old actions", self._forgotten, extra={"event": "forgotten"})
-
-    # --- backups ------------------------------------------------------------------------
-
-    def _begin_backup(self, now: Instant) -> None:
-        self._copied_transaction = self._db.last_transaction
-        try:
-            child = StoreChild("backup-own", self._places.state_dir)
-        except OSError as error:
-            self._backup_failed(str(error))
-            return
-        self._children.adopt(Child(_BACKUP, child.pid, os.dup(child.pidfd)))
-        self._child = child
-        self._child_deadline = now.monotonic_seconds + BACKUP_SECONDS_MAX
-
-    def _backup_done(self, child: StoreChild, now: Instant) -> None:
-        self._child = None
-        answer = child.answer()
-        self._db.check_readers()  # one that was killed would pin its pages (fact 7)
-        if not answer.output:
-            self._backup_failed(answer.complaint or answer.died_of or "it was killed")
-            return
-        self.backup_error, self.last_backup_us = None, now.wall_us
-        log.info("Backed daemonDB up", extra={"event": "backed-up"})
-
-    def _backup_failed(self, why: str) -> None:
-        self._copied_transaction = None
-        if self.backup_error != why:
-            log.error("Cannot back daemonDB up: %s", why, extra={"event": "backup-failed"})
-        self.backup_error = why
-
-    def _newest_backup_us(self) -> int | None:
-        known = backups.generations(self._places.backups)
-        try:
-            return (known[-1] / "data.mdb").stat().st_mtime_ns // 1000 if known else None
-        except OSError:
-            return None

@@ -24,17 +24,13 @@ from geosched.supervisor.runs.liveness import JudgeClock
 from geosched.supervisor.runs.pool import Pool
 from geosched.supervisor.scheduler.lookahead import Foresight
 from geosched.supervisor.service import recover_runs
-from geosched.supervisor.store.daemondb import (
-    Committed,
-    DaemonDB,
-    MetaUpdate,
-    StoreError,
-    StoreErrorKind,
-)
+from geosched.supervisor.store.daemondb import Committed, DaemonDB, MetaUpdate
+from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 from geosched.supervisor.sync.backoff import Backoff
 from geosched.supervisor.sync.exchange import Outcome, PullDone, Synchronisation
 from geosched.supervisor.sync.manager import Backend
-from geosched.supervisor.upkeep.retention import Upkeep
+from geosched.supervisor.upkeep.backup import Backup
+from geosched.supervisor.upkeep.retention import Retention
 
 from .exchange import ASKED_PER_MINUTE_MAX, SimulatedBackend, SimulatedSynchroniser
 from .host import Children, Host, Leftovers, Line
@@ -239,13 +235,15 @@ class SimulatedDaemon:
         )
         synchronisation.oracle, synchronisation.held_by = oracle, self.backend
         self.poller = poller = SimulatedPoller(world, oracle)
+        backend = Backend(settings.backend, synchronisation, self.db)
         parts = Parts(
             db=self.db,
             clock=clock,
             children=children,
             pool=pool,
-            backend=Backend(settings.backend, synchronisation, self.db),
-            upkeep=Upkeep(self.db, children, settings.daemon),
+            backend=backend,
+            retention=Retention(self.db, settings.daemon, lambda: backend.applying),
+            backup=Backup(self.db, children, settings.daemon),
             duties=Duties(now.boot_seconds),
             poller=poller,
             wakeup=self._wakeup[0],

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from geosched.ipc.instants import SECOND_US
-from geosched.supervisor.store.daemondb import StoreError
+from geosched.supervisor.store.errors import StoreError
 
 from .backendyear import DAY, HOUR, MINUTE, BackendYear
 from .daemon import SimulatedDaemon

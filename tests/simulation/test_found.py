@@ -119,7 +119,7 @@ def test_s06_nothing_is_forgotten_while_a_snapshot_that_may_hold_it_is_applied(s
     backend = daemon.loop.parts.backend
     asked = backend.ask()
     turn_until(stage, lambda: backend.applying)
-    daemon.loop.parts.upkeep.look_for_old()
+    daemon.loop.parts.retention.look_for_old()
     turn_until(stage, lambda: asked.done)
     assert statuses(stage)["old"] == "WONT_START"
 

@@ -18,7 +18,8 @@ from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor.core.lifecycle import decide
 from geosched.supervisor.core.model import Absent
 from geosched.supervisor.store.daemondb import DaemonDB
-from geosched.supervisor.store.files import Places, StoreError
+from geosched.supervisor.store.errors import StoreError
+from geosched.supervisor.store.files import Places
 from geosched.supervisor.store.open import open_store
 from geosched.supervisor.store.repair import incidents as told
 from geosched.supervisor.store.repair.examine import examine

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core.model import Record
 from .. import files, lmdb_env
-from ..files import StoreError
+from ..errors import StoreError
 from ..tables import migrations
 from ..tables.codec import KEY_BYTES, edge_key
 from ..tables.ended import row_of

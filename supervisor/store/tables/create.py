@@ -7,7 +7,7 @@ software is not touched.
 from pathlib import Path
 
 from .. import files, lmdb_env
-from ..files import StoreError
+from ..errors import StoreError
 from ..lmdb_env import Environment
 from . import meta, migrations
 from .schema import Tables

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ....workers.host.files import fsync_path
 from .. import files, lmdb_env
-from ..files import StoreError
+from ..errors import StoreError
 from ..repair.examine import examine
 
 KEPT = 2

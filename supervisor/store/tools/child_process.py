@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from ....workers.zygote_client import ENVIRONMENT_ALLOWED
-from ..files import Places, StoreError, StoreErrorKind
+from ..errors import StoreError, StoreErrorKind
+from ..files import Places
 from ..repair.findings import Condition, Examination
 from ..repair.incidents import Incident
 

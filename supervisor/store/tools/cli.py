@@ -23,7 +23,8 @@ from ....workers.host.linux import set_parent_death_signal
 from ...host.locks import AlreadyRunningError, DirectoryLock
 from .. import files, lmdb_env
 from ..daemondb import MAP_BYTES
-from ..files import Places, StoreError
+from ..errors import StoreError
+from ..files import Places
 from ..repair import incidents
 from ..repair.salvage import Salvage
 from . import backups, child_process, dump, replace

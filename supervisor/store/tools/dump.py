@@ -9,7 +9,7 @@ import msgspec
 from ....ipc.instants import format_optional
 from ....ipc.messages.control import SCHEMA_VERSION
 from .. import files, lmdb_env
-from ..files import StoreError
+from ..errors import StoreError
 from ..lmdb_env import Environment
 from ..repair.validate import CODECS, META_CODEC, check, whole_record
 from ..tables.codec import DamagedRecordError, number_of

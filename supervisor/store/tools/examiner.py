@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ....workers.host.linux import set_parent_death_signal
-from ..files import StoreError
+from ..errors import StoreError
 from ..repair.examine import examine_contents, examine_structure
 from ..repair.findings import Examination, both
 

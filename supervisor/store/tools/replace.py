@@ -10,7 +10,8 @@ from pathlib import Path
 from ....ipc.instants import format_instant
 from .. import files
 from ..daemondb import DaemonDB
-from ..files import Places, StoreError
+from ..errors import StoreError
+from ..files import Places
 from ..repair import incidents, salvage
 from ..repair.incidents import Incident
 from ..repair.salvage import Salvage

@@ -13,7 +13,8 @@ from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor.core.lifecycle import decide, first_seen
 from geosched.supervisor.core.model import Due, RunEnded
 from geosched.supervisor.store import files
-from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
+from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
+from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 from geosched.supervisor.store.tables import migrations
 from geosched.supervisor.store.tables.codec import action_key, number_key
 from support.build import AFTER, HOUR_US, NOW, NOW_US, RULES, action, result

@@ -16,7 +16,8 @@ import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor.core.model import Reason, Running
 from geosched.supervisor.store import files
-from geosched.supervisor.store.daemondb import DaemonDB, StoreError
+from geosched.supervisor.store.daemondb import DaemonDB
+from geosched.supervisor.store.errors import StoreError
 from geosched.supervisor.store.open import open_store
 from geosched.supervisor.store.repair.examine import Condition, examine
 from geosched.supervisor.store.repair.incidents import read as incidents_of

@@ -18,7 +18,8 @@ from geosched.supervisor.core.model import Absent, Due, Event, RunEnded, Running
 from geosched.supervisor.core.restart import RestartMode, RestartPolicy
 from geosched.supervisor.core.turn import Turn
 from geosched.supervisor.store import files
-from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate, StoreError, StoreErrorKind
+from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
+from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 from geosched.supervisor.store.tables import history, meta, outbox
 from geosched.supervisor.store.tables.codec import action_key
 from support.build import GENERATION, HOUR_US, NOW, NOW_US, action, result

@@ -9,11 +9,11 @@ from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.config.settings import DaemonSettings
 from geosched.supervisor.core.lifecycle import first_seen
 from geosched.supervisor.core.model import Absent, Due, Instant, RunEnded, Sent, StopAsked
-from geosched.supervisor.host.children import Children, News
+from geosched.supervisor.host.children import News
 from geosched.supervisor.store.daemondb import DaemonDB
 from geosched.supervisor.store.tables.codec import action_key
 from geosched.supervisor.store.tables.ended import ROWS_PER_TURN_MAX
-from geosched.supervisor.upkeep.retention import SOFT_LIMIT, Upkeep
+from geosched.supervisor.upkeep.retention import SOFT_LIMIT, Retention
 from support.build import AFTER, HOUR_US, NOW_US, RULES, action, result
 from support.daemon import Daemon, daemon_installation, entry
 from support.store import Opener, add, decided, happen, start, transactions
@@ -188,17 +188,14 @@ def test_a_forgotten_id_is_as_new(opened):
 MAP_BYTES = 8 * 1024**2
 
 
-def upkeep(db: DaemonDB, state_dir: Path, **settings: float) -> Upkeep:
-    return Upkeep(
-        db,
-        Children(pytest.fail),
-        DaemonSettings(state_dir=state_dir, log_dir=state_dir, **settings),
-    )
+def retention(db: DaemonDB, state_dir: Path, **settings: float) -> Retention:
+    kept = DaemonSettings(state_dir=state_dir, log_dir=state_dir, **settings)
+    return Retention(db, kept, lambda: False)
 
 
-def forget_all(keeping: Upkeep, now: Instant) -> None:
+def forget_all(keeping: Retention, now: Instant) -> None:
     keeping.look_for_old()
-    while keeping.busy:
+    while keeping.next_deadline(now) is not None:
         keeping.gather(News(), now)
 
 
@@ -220,7 +217,7 @@ def fill_with_the_past(db: DaemonDB, share: float) -> int:
 def test_a_store_that_fills_forgets_before_its_time_and_no_more_than_it_has_to(opened, tmp_path):
     db = opened(map_bytes=MAP_BYTES)
     count = fill_with_the_past(db, SOFT_LIMIT + 0.1)
-    keeping = upkeep(db, tmp_path, retention_seconds=14 * 86_400.0)
+    keeping = retention(db, tmp_path, retention_seconds=14 * 86_400.0)
     forget_all(keeping, AFTER)
     left = sum(db.counts().values())
     assert 0 < left < count
@@ -230,7 +227,7 @@ def test_a_store_that_fills_forgets_before_its_time_and_no_more_than_it_has_to(o
 def test_a_store_with_room_forgets_nothing_before_its_time(opened, tmp_path):
     db = opened(map_bytes=MAP_BYTES)
     count = fill_with_the_past(db, SOFT_LIMIT - 0.2)
-    keeping = upkeep(db, tmp_path, retention_seconds=14 * 86_400.0)
+    keeping = retention(db, tmp_path, retention_seconds=14 * 86_400.0)
     forget_all(keeping, AFTER)
     assert sum(db.counts().values()) == count
     forget_all(keeping, Instant(AFTER.wall_us + 15 * 86_400 * SECOND_US))
@@ -246,7 +243,7 @@ def test_a_store_that_fills_forgets_nothing_that_is_not_reported(opened, tmp_pat
     rows, _ = db.ended_page(b"")
     db.commit([], report=True, absences={row: True for row, _ in rows[:100]})
     before = sum(db.counts().values())
-    forget_all(upkeep(db, tmp_path, retention_seconds=0.0), AFTER)
+    forget_all(retention(db, tmp_path, retention_seconds=0.0), AFTER)
     assert sum(db.counts().values()) == before
 
 
@@ -256,7 +253,7 @@ def test_a_clock_that_is_not_trusted_makes_nothing_old(opened, tmp_path):
     report_all(db)
     mark(db, "a")
     far = Instant(LONG_AFTER_US, trusted=False)
-    forget_all(upkeep(db, tmp_path, retention_seconds=0.0), far)
+    forget_all(retention(db, tmp_path, retention_seconds=0.0), far)
     assert db.read("a") is not None
 
 

@@ -1,0 +1,107 @@
+"""Periodic backups of daemonDB, each made in a process of its own (law 2).
+
+The copying itself is in `store/tools/backups.py`.
+"""
+
+import logging
+import os
+
+from ...ipc.instants import SECOND_US
+from ..config.settings import DaemonSettings
+from ..core.model import Instant
+from ..host.children import Child, Children, News
+from ..store.daemondb import DaemonDB
+from ..store.files import Places
+from ..store.tools import backups
+from ..store.tools.child_process import StoreChild
+
+log = logging.getLogger(__name__)
+
+PERIODIC_BACKUP_SECONDS_MAX = 600.0
+_CHILD = "backup"
+
+
+class Backup:
+    """Makes one backup at a time, where daemonDB has changed since the last.
+
+    `error` is why the last try failed, None where it did not; `last_us` is when the newest
+    backup was made. `settings` may be replaced at any time.
+    """
+
+    def __init__(self, db: DaemonDB, children: Children, settings: DaemonSettings) -> None:
+        self.settings = settings
+        self.error: str | None = None
+        self._db = db
+        self._children = children
+        self._places = Places(settings.state_dir)
+        self._child: StoreChild | None = None
+        self._kill_at_monotonic = 0.0
+        self._copied_transaction: int | None = None
+        self.last_us = self._newest_us()
+
+    def begin_if_due(self, now: Instant) -> None:
+        """Begin a backup where the newest is older than the interval."""
+        interval = self.settings.backup_interval_seconds
+        unchanged = self._copied_transaction == self._db.last_transaction
+        if not interval or self._child is not None or unchanged:
+            return
+        if self.last_us is not None and not now.trusted:
+            return
+        if self.last_us is not None and 0 <= now.wall_us - self.last_us < interval * SECOND_US:
+            return
+        self._begin(now)
+
+    def gather(self, news: News, now: Instant) -> None:
+        """Hear of the end of a backup; kill one that takes too long."""
+        if self._child is None:
+            return
+        if _CHILD in news.gone:
+            self._done(self._child, now)
+        elif now.monotonic_seconds >= self._kill_at_monotonic:
+            self._child.kill()
+
+    def next_deadline(self, _now: Instant) -> float | None:
+        """Return when a backup under way is killed, in monotonic seconds; None for none."""
+        return None if self._child is None else self._kill_at_monotonic
+
+    def after_turn(self, now: Instant) -> None:
+        """Do nothing: a backup is a copy of the instant at which its process reads."""
+
+    def close(self) -> None:
+        """Kill a backup under way: the daemon leaves, and half a backup is none."""
+        if self._child is not None:
+            self._child.kill()
+
+    def _begin(self, now: Instant) -> None:
+        self._copied_transaction = self._db.last_transaction
+        try:
+            child = StoreChild("backup-own", self._places.state_dir)
+        except OSError as error:
+            self._failed(str(error))
+            return
+        self._children.adopt(Child(_CHILD, child.pid, os.dup(child.pidfd)))
+        self._child = child
+        self._kill_at_monotonic = now.monotonic_seconds + PERIODIC_BACKUP_SECONDS_MAX
+
+    def _done(self, child: StoreChild, now: Instant) -> None:
+        self._child = None
+        answer = child.answer()
+        self._db.check_readers()  # one that was killed would pin its pages (fact 7)
+        if not answer.output:
+            self._failed(answer.complaint or answer.died_of or "it was killed")
+            return
+        self.error, self.last_us = None, now.wall_us
+        log.info("Backed daemonDB up", extra={"event": "backed-up"})
+
+    def _failed(self, why: str) -> None:
+        self._copied_transaction = None
+        if self.error != why:
+            log.error("Cannot back daemonDB up: %s", why, extra={"event": "backup-failed"})
+        self.error = why
+
+    def _newest_us(self) -> int | None:
+        known = backups.generations(self._places.backups)
+        try:
+            return (known[-1] / "data.mdb").stat().st_mtime_ns // 1000 if known else None
+        except OSError:
+            return None
