@@ -45,7 +45,7 @@ class Rounds:
     def fares(self) -> str:
         """How the daemon is, for the service manager: what a person would ask first."""
         db = self._loop.parts.db
-        happened = incidents.read(db.place)
+        happened = incidents.read(db.store_dir)
         return "; ".join([db.counts_line(), *(f"daemonDB: {one.detail}" for one in happened[-1:])])
 
     def _plan(self, settings: Settings, *, first_pull_in: float = 0.0) -> None:

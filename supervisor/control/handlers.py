@@ -62,7 +62,7 @@ class LoopDesk:
         self._loop = loop
         self._containment = containment
         self._started: Instant = loop.now
-        self._file_system = file_system(loop.parts.db.place)
+        self._file_system = file_system(loop.parts.db.store_dir)
 
     # --- looking ------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class LoopDesk:
             damaged_values=db.damaged,
             last_backup_at=format_optional(backup.last_us),
             backup_error=backup.error,
-            incidents=tuple(map(incident_view, incidents.read(db.place))),
+            incidents=tuple(map(incident_view, incidents.read(db.store_dir))),
         )
 
     def _next_edge(self) -> str | None:
@@ -283,7 +283,7 @@ class LoopDesk:
         return Dropped(len(known))
 
     def acknowledge(self) -> Acknowledged | Refused:
-        place = self._loop.parts.db.place
+        place = self._loop.parts.db.store_dir
         seen = incidents.read(place)
         try:
             incidents.acknowledge(place)

@@ -73,13 +73,13 @@ class DaemonDB:
     def __init__(
         self,
         env: Environment,
-        place: Path,
+        store_dir: Path,
         tables: Tables,
         *,
         outbox_rows_max: int,
         full_size: bool,
     ) -> None:
-        self.place = place
+        self.store_dir = store_dir
         self.full_size = full_size
         self._env = env
         self._tables = tables
@@ -104,29 +104,29 @@ class DaemonDB:
         Raises `StoreError` where it is lost, newer than this software, or on a file system
         that cannot hold it; it is never written over.
         """
-        places = files.Places(state_dir)
+        paths = files.StorePaths(state_dir)
         with lmdb_env.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
-            places.prepare()
-        db = cls.at(places.store, map_bytes=map_bytes, outbox_rows_max=outbox_rows_max)
-        files.warn_if_forgetful(places.store)
+            paths.prepare()
+        db = cls.at(paths.store, map_bytes=map_bytes, outbox_rows_max=outbox_rows_max)
+        files.warn_if_forgetful(paths.store)
         return db
 
     @classmethod
     def at(
-        cls, place: Path, *, map_bytes: int = MAP_BYTES, outbox_rows_max: int = OUTBOX_ROWS_MAX
+        cls, store_dir: Path, *, map_bytes: int = MAP_BYTES, outbox_rows_max: int = OUTBOX_ROWS_MAX
     ) -> "DaemonDB":
         """The store in this directory, which is there already. Raises `StoreError`."""
         unusable = StoreErrorKind.UNUSABLE
-        with lmdb_env.errors(place, otherwise=unusable), contextlib.ExitStack() as undo:
-            files.ready(place)
-            env = lmdb_env.open_for_writing(place, map_bytes)
+        with lmdb_env.errors(store_dir, otherwise=unusable), contextlib.ExitStack() as undo:
+            files.ready(store_dir)
+            env = lmdb_env.open_for_writing(store_dir, map_bytes)
             undo.callback(env.close)
-            files.close_on_exec(place)
-            tables = create.found(env, place)
-            full_size = files.give_blocks(place, map_bytes)
-            files.mark_initialised(place)
+            files.close_on_exec(store_dir)
+            tables = create.found(env, store_dir)
+            full_size = files.give_blocks(store_dir, map_bytes)
+            files.mark_initialised(store_dir)
             env.reader_check()
-            db = cls(env, place, tables, outbox_rows_max=outbox_rows_max, full_size=full_size)
+            db = cls(env, store_dir, tables, outbox_rows_max=outbox_rows_max, full_size=full_size)
             undo.pop_all()
         return db
 
@@ -135,7 +135,7 @@ class DaemonDB:
 
     def check_readers(self) -> None:
         """Forget readers that died: they would pin pages (fact 7)."""
-        with lmdb_env.errors(self.place):
+        with lmdb_env.errors(self.store_dir):
             self._env.reader_check()
 
     def room(self) -> Room:
@@ -385,12 +385,12 @@ class DaemonDB:
     # --- transactions -------------------------------------------------------------------
 
     def _read(self, work: Callable[[Transaction], Result]) -> Result:
-        with lmdb_env.errors(self.place), self._env.begin() as txn:
+        with lmdb_env.errors(self.store_dir), self._env.begin() as txn:
             return work(txn)
 
     def _write(self, work: Callable[[Transaction], Result]) -> Result:
         """A commit may be what finds out that there is no room (facts 6, L14)."""
-        with lmdb_env.errors(self.place), self._env.begin(write=True) as txn:
+        with lmdb_env.errors(self.store_dir), self._env.begin(write=True) as txn:
             return work(txn)
 
     def _look_through(self, txn: Transaction) -> _Known:

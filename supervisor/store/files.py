@@ -36,7 +36,7 @@ _MARKER_TEXT = "daemonDB was made here. If data.mdb is missing or empty, it was 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
-class Places:
+class StorePaths:
     """The directories of the store below `state_dir`."""
 
     def __init__(self, state_dir: Path) -> None:
@@ -122,40 +122,40 @@ class Places:
             os.chown(path, owner.st_uid, owner.st_gid)
 
 
-def ready(place: Path) -> None:
+def ready(store_dir: Path) -> None:
     """Make sure that LMDB may make or open a store in this directory.
 
     Raises `StoreError` where one was and is no more: that is loss, not a first start.
     """
-    if data_bytes(place) == 0:
-        data = place / "data.mdb"
-        if initialised(place):
+    if data_bytes(store_dir) == 0:
+        data = store_dir / "data.mdb"
+        if initialised(store_dir):
             raise StoreError(f"cannot use {data}: it is missing or empty, and it was not before")
         data.unlink(missing_ok=True)  # left by a full disk at the very first start (fact L15)
-    _fill_lock_file(place / "lock.mdb")
+    _fill_lock_file(store_dir / "lock.mdb")
 
 
-def keep_lock_at(place: Path, lock: Path) -> None:
+def keep_lock_at(store_dir: Path, lock: Path) -> None:
     """Have LMDB's lock file elsewhere. Every reading transaction marks a page of it, and the
     kernel writes that to the disk: some 40 MB a day of flash where nothing else happens (fact
     L30). It says nothing that has to outlive a boot. While nobody has the store open."""
-    link = place / "lock.mdb"
+    link = store_dir / "lock.mdb"
     if link.is_symlink() and link.readlink() == lock:
         return
     link.unlink(missing_ok=True)
     link.symlink_to(lock)
 
 
-def data_bytes(place: Path) -> int:
+def data_bytes(store_dir: Path) -> int:
     try:
-        return (place / "data.mdb").stat().st_size
+        return (store_dir / "data.mdb").stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def allocated_bytes(place: Path) -> int:
+def allocated_bytes(store_dir: Path) -> int:
     """What the data file takes of the disk."""
-    return (place / "data.mdb").stat().st_blocks * 512
+    return (store_dir / "data.mdb").stat().st_blocks * 512
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -167,38 +167,38 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfileobj(there, made)
 
 
-def initialised(place: Path) -> bool:
+def initialised(store_dir: Path) -> bool:
     """Whether a store was once made here, whatever is left of it."""
-    return _marker(place).exists()
+    return _marker(store_dir).exists()
 
 
-def mark_initialised(place: Path) -> None:
+def mark_initialised(store_dir: Path) -> None:
     """Make the new store durable, then say so beside it (fact L9)."""
-    if initialised(place):
+    if initialised(store_dir):
         return
-    for path in (place / "data.mdb", place, place.parent):
+    for path in (store_dir / "data.mdb", store_dir, store_dir.parent):
         fsync_path(path)
-    descriptor = os.open(_marker(place), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(_marker(store_dir), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, _MARKER_TEXT.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    fsync_path(place)
+    fsync_path(store_dir)
 
 
-def give_blocks(place: Path, size_bytes: int) -> bool:
+def give_blocks(store_dir: Path, size_bytes: int) -> bool:
     """Whether the data file of an open store has all the blocks it may ever need: then a
     full disk is none of its concern (fact L15)."""
-    if file_system(place) not in KEEPS_ITS_PROMISE:
+    if file_system(store_dir) not in KEEPS_ITS_PROMISE:
         return False
-    missing = size_bytes - allocated_bytes(place)
+    missing = size_bytes - allocated_bytes(store_dir)
     if missing <= 0:
         return True
     try:
-        if free_bytes(place) < missing + FREE_BYTES_MIN:  # else it would take all there is
+        if free_bytes(store_dir) < missing + FREE_BYTES_MIN:  # else it would take all there is
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        descriptor = _descriptors(place)[0]  # LMDB's own: see fact 1
+        descriptor = _descriptors(store_dir)[0]  # LMDB's own: see fact 1
         os.posix_fallocate(descriptor, 0, size_bytes)
         os.fsync(descriptor)
     except OSError as error:
@@ -209,15 +209,15 @@ def give_blocks(place: Path, size_bytes: int) -> bool:
     return True
 
 
-def close_on_exec(place: Path) -> None:
+def close_on_exec(store_dir: Path) -> None:
     """LMDB leaves its data file open across exec (fact 9): no child may inherit it."""
-    for descriptor in _descriptors(place):
+    for descriptor in _descriptors(store_dir):
         os.set_inheritable(descriptor, False)
 
 
-def _descriptors(place: Path) -> list[int]:
+def _descriptors(store_dir: Path) -> list[int]:
     """This process's own of the data file."""
-    data = (place / "data.mdb").stat()
+    data = (store_dir / "data.mdb").stat()
     found: list[int] = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the descriptor of the listing itself
@@ -225,10 +225,10 @@ def _descriptors(place: Path) -> list[int]:
     return found
 
 
-def is_full(place: Path) -> bool:
+def is_full(store_dir: Path) -> bool:
     """False also where the file system does not even say how much is free."""
     try:
-        return free_bytes(place) < FREE_BYTES_MIN
+        return free_bytes(store_dir) < FREE_BYTES_MIN
     except OSError:
         return False
 
@@ -251,19 +251,19 @@ def file_system(directory: Path) -> str:
     return kind.decode()
 
 
-def warn_if_forgetful(place: Path) -> None:
-    kind = file_system(place)
+def warn_if_forgetful(store_dir: Path) -> None:
+    kind = file_system(store_dir)
     if kind in FORGETFUL_FILE_SYSTEMS:
         log.warning(
             "What daemonDB keeps in %s may not outlive a reboot: it is on %s",
-            place,
+            store_dir,
             kind,
             extra={"event": "store-not-durable"},
         )
 
 
-def _marker(place: Path) -> Path:
-    return place / "initialised"
+def _marker(store_dir: Path) -> Path:
+    return store_dir / "initialised"
 
 
 def _fill_lock_file(lock: Path) -> None:

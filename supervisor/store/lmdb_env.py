@@ -34,21 +34,21 @@ _DAMAGE_CODES = (-30797, -30796, -30795, -30794, -30793, -30784, -30780)
 
 
 @contextlib.contextmanager
-def errors(place: Path, *, otherwise: StoreErrorKind = StoreErrorKind.IO) -> Iterator[None]:
+def errors(store_dir: Path, *, otherwise: StoreErrorKind = StoreErrorKind.IO) -> Iterator[None]:
     """LMDB's and the system's errors as `StoreError`, by code and not by class (facts 5, 8,
     L14 to L16). Those that py-lmdb raises itself have no code."""
     try:
         yield
     except (lmdb.Error, OSError) as error:
-        raise _store_error(error, place, otherwise) from error
+        raise _store_error(error, store_dir, otherwise) from error
 
 
-def _store_error(error: Exception, place: Path, otherwise: StoreErrorKind) -> StoreError:
+def _store_error(error: Exception, store_dir: Path, otherwise: StoreErrorKind) -> StoreError:
     code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
     kind = KIND_OF_CODE.get(code or 0, otherwise)
-    if code == errno.EIO and files.is_full(place):
+    if code == errno.EIO and files.is_full(store_dir):
         kind = StoreErrorKind.FULL  # a short write (fact 5)
-    return StoreError(f"cannot use {place}: {error}", kind=kind)
+    return StoreError(f"cannot use {store_dir}: {error}", kind=kind)
 
 
 def tells_of_damage(error: StoreError) -> bool:
@@ -59,10 +59,10 @@ def tells_of_damage(error: StoreError) -> bool:
 # --- opening ----------------------------------------------------------------------------
 
 
-def open_for_writing(place: Path, map_bytes: int) -> Environment:
+def open_for_writing(store_dir: Path, map_bytes: int) -> Environment:
     """Made where there is none. What is there has been examined: see `examine.py`."""
     return lmdb.open(
-        str(place),
+        str(store_dir),
         map_size=map_bytes,  # LMDB takes more where the data needs more (fact L14)
         max_dbs=TABLES_MAX,
         max_readers=READERS_MAX,
@@ -72,19 +72,19 @@ def open_for_writing(place: Path, map_bytes: int) -> Environment:
     )
 
 
-def _open_for_reading(place: Path, *, live: bool) -> Environment:
+def _open_for_reading(store_dir: Path, *, live: bool) -> Environment:
     """`live`: a daemon may be writing, so this reader has to be one that LMDB knows of."""
     try:
-        return _open_with(place, live=live, map_bytes=0)  # as its writer had it
+        return _open_with(store_dir, live=live, map_bytes=0)  # as its writer had it
     except lmdb.Error as error:
         if getattr(error, "code", 0) != errno.ENOMEM:
             raise
-    return _open_with(place, live=live, map_bytes=files.data_bytes(place))
+    return _open_with(store_dir, live=live, map_bytes=files.data_bytes(store_dir))
 
 
-def _open_with(place: Path, *, live: bool, map_bytes: int) -> Environment:
+def _open_with(store_dir: Path, *, live: bool, map_bytes: int) -> Environment:
     return lmdb.open(
-        str(place),
+        str(store_dir),
         create=False,
         readonly=True,
         map_size=map_bytes,
@@ -98,17 +98,17 @@ def _open_with(place: Path, *, live: bool, map_bytes: int) -> Environment:
 
 
 @contextlib.contextmanager
-def reading(place: Path, *, live: bool) -> Iterator[Environment]:
+def reading(store_dir: Path, *, live: bool) -> Iterator[Environment]:
     """For as long as the block lasts. Raises `StoreError`, for what LMDB meets in it too."""
-    with errors(place):
-        env = _open_for_reading(place, live=live)
+    with errors(store_dir):
+        env = _open_for_reading(store_dir, live=live)
     with env:
         try:
             if live:
                 env.reader_check()  # those that were killed would pin their pages (fact 7)
             yield env
         except lmdb.Error as error:
-            raise _store_error(error, place, StoreErrorKind.IO) from error
+            raise _store_error(error, store_dir, StoreErrorKind.IO) from error
 
 
 def tables_of(env: Environment, txn: Any) -> OpenTable:
@@ -130,9 +130,9 @@ def is_empty(env: Environment) -> bool:
 # --- a file, without opening it ---------------------------------------------------------
 
 
-def made_by_newer_lmdb(place: Path) -> bool:
+def made_by_newer_lmdb(store_dir: Path) -> bool:
     """Whether the file is of LMDB 1.0: sound, and nothing this software may touch."""
-    with (place / "data.mdb").open("rb") as file:
+    with (store_dir / "data.mdb").open("rb") as file:
         try:
             head = file.read(_HEAD_BYTES_OF_1_0 + len(_MAGIC))
         except OSError:
@@ -140,7 +140,7 @@ def made_by_newer_lmdb(place: Path) -> bool:
     return head.find(_MAGIC) == _HEAD_BYTES_OF_1_0
 
 
-def verify(place: Path) -> str:
+def verify(store_dir: Path) -> str:
     """What would kill the process when LMDB meets it (fact 3, L17), in a line; else "".
 
     A 32-bit host has to find out by reading: the verifier knows 64-bit files only.
@@ -151,7 +151,7 @@ def verify(place: Path) -> str:
 
     check: Callable[[str], list[str]] = lmdb.verify.verify
     try:
-        problems = check(str(place))
+        problems = check(str(store_dir))
     except lmdb.verify.VerifyError as error:
         problems = [str(error)]
     except OSError as error:  # a sector that cannot be read any more

@@ -15,7 +15,7 @@ from ...ipc.instants import format_instant
 from . import files, lmdb_env
 from .daemondb import MAP_BYTES, DaemonDB
 from .errors import StoreError, StoreErrorKind
-from .files import Places
+from .files import StorePaths
 from .repair import incidents
 from .repair.findings import Condition, Examination
 from .repair.incidents import Incident
@@ -24,7 +24,7 @@ from .tools.child_process import StoreChild
 
 log = logging.getLogger(__name__)
 
-BACKUP_SECONDS_MAX = 300.0
+MIGRATION_BACKUP_SECONDS_MAX = 300.0
 
 #: Tells somebody that waits what is being done, and how many seconds it may take.
 Say: TypeAlias = Callable[[str, float], None]
@@ -45,47 +45,47 @@ def open_store(
     Raises `StoreError` for a store that is newer than this software, which is left as it is,
     and where the disk does not even take another.
     """
-    places = Places(state_dir)
+    paths = StorePaths(state_dir)
     with lmdb_env.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
-        places.prepare()
+        paths.prepare()
         say("examining daemonDB", child_process.EXAMINE_SECONDS_MAX)
         found = (
-            child_process.examine(places.store)
+            child_process.examine(paths.store)
             if begun is None
-            else child_process.examination(begun, places.store)
+            else child_process.examination(begun, paths.store)
         )
         match found.condition:
             case Condition.NEWER:
-                raise StoreError(f"cannot use {places.store}: {found.detail}")
-            case Condition.NEW if places.there_was_one():
-                _replace(places, "there is no database, and there was one", map_bytes, now_us, say)
+                raise StoreError(f"cannot use {paths.store}: {found.detail}")
+            case Condition.NEW if paths.there_was_one():
+                _replace(paths, "there is no database, and there was one", map_bytes, now_us, say)
             case Condition.LOST | Condition.DAMAGED:
-                _replace(places, found.detail, map_bytes, now_us, say)
+                _replace(paths, found.detail, map_bytes, now_us, say)
             case Condition.OLDER:
-                say("backing daemonDB up", BACKUP_SECONDS_MAX)
-                child_process.back_up(state_dir, seconds_max=BACKUP_SECONDS_MAX)
-                DaemonDB.at(places.store, map_bytes=map_bytes).close()
-                found = child_process.examine(places.store)  # what its values mean is known now
+                say("backing daemonDB up", MIGRATION_BACKUP_SECONDS_MAX)
+                child_process.back_up(state_dir, seconds_max=MIGRATION_BACKUP_SECONDS_MAX)
+                DaemonDB.at(paths.store, map_bytes=map_bytes).close()
+                found = child_process.examine(paths.store)  # what its values mean is known now
         if lock is not None:
-            files.keep_lock_at(places.store, lock)
-        db = DaemonDB.at(places.store, map_bytes=map_bytes)
+            files.keep_lock_at(paths.store, lock)
+        db = DaemonDB.at(paths.store, map_bytes=map_bytes)
         if found.damaged or found.faults:
             _mend(db, found, now_us)
-    files.warn_if_forgetful(places.store)
+    files.warn_if_forgetful(paths.store)
     return db
 
 
-def _replace(places: Places, why: str, map_bytes: int, now_us: int, say: Say) -> None:
+def _replace(paths: StorePaths, why: str, map_bytes: int, now_us: int, say: Say) -> None:
     log.error("daemonDB cannot be used: %s", why, extra={"event": "store-damaged"})
     say("restoring daemonDB", child_process.REPLACE_SECONDS_MAX)
-    _tell(child_process.replace(places.state_dir, why, map_bytes=map_bytes, now_us=now_us))
+    _tell(child_process.replace(paths.state_dir, why, map_bytes=map_bytes, now_us=now_us))
 
 
 def _mend(db: DaemonDB, found: Examination, now_us: int) -> None:
     """It is told first: a crash in between has it told twice, and not never."""
     incident = Incident(format_instant(now_us), _what_is_wrong(found))
     try:
-        incidents.add(db.place, incident, incidents.read(db.place))
+        incidents.add(db.store_dir, incident, incidents.read(db.store_dir))
     except OSError as error:
         log.error("Cannot keep what happened to daemonDB: %s", error)
     _tell(incident)

@@ -11,7 +11,7 @@ from ..config.settings import DaemonSettings
 from ..core.model import Instant
 from ..host.children import Child, Children, News
 from ..store.daemondb import DaemonDB
-from ..store.files import Places
+from ..store.files import StorePaths
 from ..store.tools import backups
 from ..store.tools.child_process import StoreChild
 
@@ -33,7 +33,7 @@ class Backup:
         self.error: str | None = None
         self._db = db
         self._children = children
-        self._places = Places(settings.state_dir)
+        self._paths = StorePaths(settings.state_dir)
         self._child: StoreChild | None = None
         self._kill_at_monotonic = 0.0
         self._copied_transaction: int | None = None
@@ -75,7 +75,7 @@ class Backup:
     def _begin(self, now: Instant) -> None:
         self._copied_transaction = self._db.last_transaction
         try:
-            child = StoreChild("backup-own", self._places.state_dir)
+            child = StoreChild("backup-own", self._paths.state_dir)
         except OSError as error:
             self._failed(str(error))
             return
@@ -100,7 +100,7 @@ class Backup:
         self.error = why
 
     def _newest_us(self) -> int | None:
-        known = backups.generations(self._places.backups)
+        known = backups.generations(self._paths.backups)
         try:
             return (known[-1] / "data.mdb").stat().st_mtime_ns // 1000 if known else None
         except OSError:

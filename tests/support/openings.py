@@ -19,7 +19,7 @@ from geosched.supervisor.core.lifecycle import decide
 from geosched.supervisor.core.model import Absent
 from geosched.supervisor.store.daemondb import DaemonDB
 from geosched.supervisor.store.errors import StoreError
-from geosched.supervisor.store.files import Places
+from geosched.supervisor.store.files import StorePaths
 from geosched.supervisor.store.open import open_store
 from geosched.supervisor.store.repair import incidents as told
 from geosched.supervisor.store.repair.examine import examine
@@ -83,7 +83,7 @@ def open_and_look(state_dir: Path, *, use: bool) -> Opened:
         found = look(db)
         if use:
             use_up(db)
-    places = Places(state_dir)
+    places = StorePaths(state_dir)
     after = examine(places.store)
     found.unsound = [*after.faults, *(f"{table} {key.hex()}" for table, key in after.damaged)]
     if after.condition != "sound":

@@ -20,58 +20,60 @@ from . import lmdb_pages, salvage, validate
 from .findings import Condition, Examination, both
 
 #: More damaged values than that are found when they are read.
-DAMAGED_ROWS_MAX = 10_000
+DAMAGED_FOUND_MAX = 10_000
 FAULTS_MAX = 100
 INDEXES = ("due", "ended")
 
 
-def examine(place: Path) -> Examination:
+def examine(store_dir: Path) -> Examination:
     """Raises `StoreError` where it cannot be looked at; does not return where it is such that
     LMDB ends the process."""
-    return both(examine_structure(place), lambda: examine_contents(place))
+    return both(examine_structure(store_dir), lambda: examine_contents(store_dir))
 
 
-def examine_structure(place: Path) -> Examination:
+def examine_structure(store_dir: Path) -> Examination:
     """Whether LMDB would die of it. Maps nothing. Raises `StoreError`."""
-    seen = _at_a_glance(place)
+    seen = _at_a_glance(store_dir)
     if seen is not None:
         return seen
-    problem = lmdb_env.verify(place) or lmdb_pages.fault_in(place / "data.mdb", every_row=False)
-    return _judged(place, problem)
+    problem = lmdb_env.verify(store_dir) or lmdb_pages.fault_in(
+        store_dir / "data.mdb", every_row=False
+    )
+    return _judged(store_dir, problem)
 
 
-def examine_contents(place: Path) -> Examination:
+def examine_contents(store_dir: Path) -> Examination:
     """Formats, checksums, indexes. Raises `StoreError`; does not return where it is such that
     LMDB ends the process."""
-    seen = _at_a_glance(place)
+    seen = _at_a_glance(store_dir)
     if seen is not None:
         return seen
     try:
-        with lmdb_env.reading(place, live=False) as env:
-            found = _look_inside(env, place)
+        with lmdb_env.reading(store_dir, live=False) as env:
+            found = _look_inside(env, store_dir)
     except StoreError as error:
         if not lmdb_env.tells_of_damage(error):
             raise
-        return _damaged(place / "data.mdb", str(error))
+        return _damaged(store_dir / "data.mdb", str(error))
     if found.damaged or found.faults:
         # They are about to be removed: LMDB must not write over their neighbours then.
-        found = both(_judged(place, lmdb_pages.fault_in(place / "data.mdb")), lambda: found)
+        found = both(_judged(store_dir, lmdb_pages.fault_in(store_dir / "data.mdb")), lambda: found)
     return found
 
 
-def _at_a_glance(place: Path) -> Examination | None:
+def _at_a_glance(store_dir: Path) -> Examination | None:
     """What is to be said of a file without reading on; None where there is more to see."""
-    if files.data_bytes(place) == 0:
-        if files.initialised(place):
-            return Examination(Condition.LOST, f"{place / 'data.mdb'} is missing or empty")
+    if files.data_bytes(store_dir) == 0:
+        if files.initialised(store_dir):
+            return Examination(Condition.LOST, f"{store_dir / 'data.mdb'} is missing or empty")
         return Examination(Condition.NEW)
-    if lmdb_env.made_by_newer_lmdb(place):
+    if lmdb_env.made_by_newer_lmdb(store_dir):
         return Examination(Condition.NEWER, "its file is of a newer LMDB")
     return None
 
 
-def _judged(place: Path, problem: str) -> Examination:
-    return _damaged(place / "data.mdb", problem) if problem else Examination(Condition.SOUND)
+def _judged(store_dir: Path, problem: str) -> Examination:
+    return _damaged(store_dir / "data.mdb", problem) if problem else Examination(Condition.SOUND)
 
 
 def _damaged(data: Path, problem: str) -> Examination:
@@ -83,10 +85,10 @@ def _damaged(data: Path, problem: str) -> Examination:
     return Examination(Condition.DAMAGED, problem)
 
 
-def _look_inside(env: Any, place: Path) -> Examination:
+def _look_inside(env: Any, store_dir: Path) -> Examination:
     meta = lmdb_env.existing_table(env, b"meta")
     if meta is None:
-        return _without_tables(empty=lmdb_env.is_empty(env), place=place)
+        return _without_tables(empty=lmdb_env.is_empty(env), store_dir=store_dir)
     with env.begin() as txn:
         try:
             number = read_format(txn, meta)
@@ -101,13 +103,13 @@ def _look_inside(env: Any, place: Path) -> Examination:
         return Examination(Condition.DAMAGED, f"it has no table {', '.join(missing)}")
     with env.begin() as txn:
         if older:
-            damaged = validate.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, older=True)
+            damaged = validate.damaged_rows(txn, tables, DAMAGED_FOUND_MAX, older=True)
             return Examination(Condition.OLDER, "", tuple(damaged))
         actions, faults = _look_at_actions(txn, tables)
         others = [name for name in validate.TABLES if name != "actions"]
-        damaged = actions + validate.damaged_rows(txn, tables, DAMAGED_ROWS_MAX, names=others)
+        damaged = actions + validate.damaged_rows(txn, tables, DAMAGED_FOUND_MAX, names=others)
         damaged += [("meta", META_KEY)] if _knows_not_itself(txn, tables) else []
-    return Examination(Condition.SOUND, "", tuple(damaged[:DAMAGED_ROWS_MAX]), tuple(faults))
+    return Examination(Condition.SOUND, "", tuple(damaged[:DAMAGED_FOUND_MAX]), tuple(faults))
 
 
 def _knows_not_itself(txn: Transaction, tables: Tables) -> bool:
@@ -116,11 +118,11 @@ def _knows_not_itself(txn: Transaction, tables: Tables) -> bool:
     return txn.get(META_KEY, db=tables.meta) is None and any(entries(txn, t) for t in others)
 
 
-def _without_tables(*, empty: bool, place: Path) -> Examination:
+def _without_tables(*, empty: bool, store_dir: Path) -> Examination:
     """A first start that was cut short leaves an environment without any table."""
     if not empty:
         return Examination(Condition.DAMAGED, "what it holds is no daemonDB")
-    if files.initialised(place):
+    if files.initialised(store_dir):
         return Examination(Condition.LOST, "it is empty, and was not before")
     return Examination(Condition.NEW)
 

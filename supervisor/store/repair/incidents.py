@@ -32,10 +32,10 @@ class Incident(msgspec.Struct, frozen=True, rename="camel"):
 _decode = msgspec.json.Decoder(tuple[Incident, ...]).decode
 
 
-def read(place: Path) -> tuple[Incident, ...]:
+def read(store_dir: Path) -> tuple[Incident, ...]:
     """Oldest first. What cannot be read counts as none: it is no reason not to start."""
     try:
-        with (place / _NAME).open("rb") as file:
+        with (store_dir / _NAME).open("rb") as file:
             return _decode(file.read(FILE_BYTES_MAX))
     except FileNotFoundError:
         return ()
@@ -44,17 +44,17 @@ def read(place: Path) -> tuple[Incident, ...]:
         return ()
 
 
-def add(place: Path, incident: Incident, earlier: tuple[Incident, ...]) -> None:
+def add(store_dir: Path, incident: Incident, earlier: tuple[Incident, ...]) -> None:
     """Keep it, durably, with those that nobody has acknowledged. Raises `OSError`."""
-    write(place, (*earlier, incident))
+    write(store_dir, (*earlier, incident))
 
 
-def write(place: Path, happened: tuple[Incident, ...]) -> None:
+def write(store_dir: Path, happened: tuple[Incident, ...]) -> None:
     """The newest of them, as many as are kept. Raises `OSError`."""
     kept = [_cut(incident) for incident in happened[-INCIDENTS_MAX:]]
     while len(encoded := msgspec.json.format(msgspec.json.encode(kept))) > FILE_BYTES_MAX:
         del kept[0]
-    replace_whole(place / _NAME, encoded, durable=True)
+    replace_whole(store_dir / _NAME, encoded, durable=True)
 
 
 def _cut(incident: Incident) -> Incident:
@@ -63,7 +63,7 @@ def _cut(incident: Incident) -> Incident:
     return replace(incident, detail=f"{incident.detail[: DETAIL_CHARS_MAX - 1]}…")
 
 
-def acknowledge(place: Path) -> None:
+def acknowledge(store_dir: Path) -> None:
     """A person has seen them. Raises `OSError`."""
-    (place / _NAME).unlink(missing_ok=True)
-    fsync_path(place)
+    (store_dir / _NAME).unlink(missing_ok=True)
+    fsync_path(store_dir)

@@ -13,9 +13,9 @@ from . import meta, migrations
 from .schema import Tables
 
 
-def found(env: Environment, place: Path) -> Tables:
+def found(env: Environment, store_dir: Path) -> Tables:
     """The tables, made in a new store and migrated in an old one; all or nothing."""
-    number = format_of(env, place)
+    number = format_of(env, store_dir)
     with env.begin(write=True) as txn:
         open_table = lmdb_env.tables_of(env, txn)
         tables = Tables.open(open_table)
@@ -26,18 +26,18 @@ def found(env: Environment, place: Path) -> Tables:
     return tables
 
 
-def format_of(env: Environment, place: Path) -> int | None:
+def format_of(env: Environment, store_dir: Path) -> int | None:
     """The format of what is there, None where nothing is; the store is not touched. Raises
     `StoreError` where it is none of ours."""
     table = lmdb_env.existing_table(env, b"meta")
     if table is None:
-        if not lmdb_env.is_empty(env) or files.initialised(place):
-            raise StoreError(f"cannot use {place}: what it holds is no daemonDB")
+        if not lmdb_env.is_empty(env) or files.initialised(store_dir):
+            raise StoreError(f"cannot use {store_dir}: what it holds is no daemonDB")
         return None
     try:
         with env.begin() as txn:
             number = meta.read_format(txn, table)
         migrations.check(number)
     except ValueError as error:
-        raise StoreError(f"cannot use {place}: {error}") from None
+        raise StoreError(f"cannot use {store_dir}: {error}") from None
     return number

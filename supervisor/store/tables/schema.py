@@ -75,14 +75,14 @@ class Damage:
 
 
 #: Damaged values kept for whoever wants to look at them.
-DAMAGED_ROWS_MAX = 100
+DAMAGED_KEPT_MAX = 100
 #: LMDB's own bound (fact L26).
 _KEY_BYTES_MAX = 511
 
 
 def set_aside(txn: Transaction, tables: Tables, table: str, key: bytes, value: bytes) -> None:
     """Keep what could not be read before something takes its place (law 10)."""
-    if entries(txn, tables.damaged) < DAMAGED_ROWS_MAX:
+    if entries(txn, tables.damaged) < DAMAGED_KEPT_MAX:
         txn.put((f"{table}:".encode() + key)[:_KEY_BYTES_MAX], value, db=tables.damaged)
 
 

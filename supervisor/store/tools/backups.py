@@ -21,8 +21,8 @@ def generations(backups: Path) -> list[Path]:
     return files.numbered(backups, "")
 
 
-def make(place: Path, directory: Path, *, live: bool) -> Path:
-    """Copy the store in `place` into `directory`, which is made; the file it is in then. One
+def make(store_dir: Path, directory: Path, *, live: bool) -> Path:
+    """Copy the store in `store_dir` into `directory`, which is made; the file it is in then. One
     that is there gives way at the end, to a good one only. Raises `StoreError`, `OSError`."""
     directory.mkdir(mode=0o700, exist_ok=True)
     fsync_path(directory.parent)
@@ -31,7 +31,7 @@ def make(place: Path, directory: Path, *, live: bool) -> Path:
     files.remove(temporary)
     temporary.mkdir(mode=0o700)
     try:
-        copy_into(place, temporary, live=live)
+        copy_into(store_dir, temporary, live=live)
         made = temporary / "data.mdb"
         made.rename(directory / "data.mdb")
         fsync_path(directory)
@@ -40,9 +40,9 @@ def make(place: Path, directory: Path, *, live: bool) -> Path:
     return directory / "data.mdb"
 
 
-def copy_into(place: Path, directory: Path, *, live: bool) -> None:
+def copy_into(store_dir: Path, directory: Path, *, live: bool) -> None:
     """A good copy in an empty directory of ours."""
-    with lmdb_env.reading(place, live=live) as env:
+    with lmdb_env.reading(store_dir, live=live) as env:
         lmdb_env.copy(env, directory)
     made = directory / "data.mdb"
     made.chmod(0o600)
@@ -52,7 +52,7 @@ def copy_into(place: Path, directory: Path, *, live: bool) -> None:
         raise StoreError(f"cannot use the copy in {directory}: {found.detail}")
 
 
-def make_own(place: Path, backups: Path, *, live: bool) -> Path:
+def make_own(store_dir: Path, backups: Path, *, live: bool) -> Path:
     """The next of the daemon's own; the oldest beyond those kept go."""
     backups.mkdir(mode=0o700, exist_ok=True)
     for half in backups.glob(".*"):
@@ -60,7 +60,7 @@ def make_own(place: Path, backups: Path, *, live: bool) -> Path:
     known = generations(backups)
     number = files.number_of(known[-1]) + 1 if known else 1
     making = backups / f".{number}"
-    make(place, making, live=live)
+    make(store_dir, making, live=live)
     files.rename(making, backups / str(number))
     for old in generations(backups)[:-KEPT]:
         files.remove(old)

@@ -17,7 +17,7 @@ import msgspec
 
 from ....workers.zygote_client import ENVIRONMENT_ALLOWED
 from ..errors import StoreError, StoreErrorKind
-from ..files import Places
+from ..files import StorePaths
 from ..repair.findings import Condition, Examination
 from ..repair.incidents import Incident
 
@@ -112,42 +112,42 @@ def ask(arguments: Sequence[str | Path], *, seconds_max: float) -> Answer:
     return _checked(child.answer(), *arguments[:2])
 
 
-def _checked(answer: Answer, verb: str | Path, place: str | Path) -> Answer:
+def _checked(answer: Answer, verb: str | Path, store_dir: str | Path) -> Answer:
     if answer.code or (answer.died_of and not answer.damage):
-        raise StoreError(_why(answer, verb, place), kind=StoreErrorKind.IO)
+        raise StoreError(_why(answer, verb, store_dir), kind=StoreErrorKind.IO)
     return answer
 
 
-def _why(answer: Answer, verb: str | Path, place: str | Path) -> str:
+def _why(answer: Answer, verb: str | Path, store_dir: str | Path) -> str:
     said = answer.complaint.splitlines()[-1:]
     if said and said[0].startswith("cannot"):
         return said[0]
-    return f"cannot {verb} {place}: {''.join(said) or answer.died_of or 'it ended silently'}"
+    return f"cannot {verb} {store_dir}: {''.join(said) or answer.died_of or 'it ended silently'}"
 
 
-def examine(place: Path) -> Examination:
+def examine(store_dir: Path) -> Examination:
     """Whatever the file does to whoever opens it. Raises `StoreError`."""
-    return examination(StoreChild(place, tool=_EXAMINER), place)
+    return examination(StoreChild(store_dir, tool=_EXAMINER), store_dir)
 
 
 def begin_to_examine(state_dir: Path) -> StoreChild | None:
     """Have a store looked at while other things are done, before it is opened. None where
     that cannot be begun: whoever opens the store will say why."""
-    places = Places(state_dir)
+    paths = StorePaths(state_dir)
     try:
-        places.prepare()
-        return StoreChild(places.store, tool=_EXAMINER)
+        paths.prepare()
+        return StoreChild(paths.store, tool=_EXAMINER)
     except (StoreError, OSError):
         return None
 
 
-def examination(child: StoreChild, place: Path) -> Examination:
+def examination(child: StoreChild, store_dir: Path) -> Examination:
     """What a child that was begun finds, waited for. Raises `StoreError`."""
     child.wait(EXAMINE_SECONDS_MAX)
     answer = child.answer()
     if answer.damage:
         return Examination(Condition.DAMAGED, f"reading it ends with {answer.died_of}")
-    return _decode_examination(_checked(answer, "examine", place).output)
+    return _decode_examination(_checked(answer, "examine", store_dir).output)
 
 
 def replace(state_dir: Path, why: str, *, map_bytes: int, now_us: int) -> Incident:

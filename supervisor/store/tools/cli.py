@@ -24,7 +24,7 @@ from ...host.locks import AlreadyRunningError, DirectoryLock
 from .. import files, lmdb_env
 from ..daemondb import MAP_BYTES
 from ..errors import StoreError
-from ..files import Places
+from ..files import StorePaths
 from ..repair import incidents
 from ..repair.salvage import Salvage
 from . import backups, child_process, dump, replace
@@ -104,14 +104,14 @@ def _say(document: object) -> None:
 
 
 def _replace(options: argparse.Namespace) -> None:
-    places = Places(options.state_dir)
-    _say(replace.replace(places, options.why, map_bytes=options.map_bytes, now_us=options.now_us))
+    paths = StorePaths(options.state_dir)
+    _say(replace.replace(paths, options.why, map_bytes=options.map_bytes, now_us=options.now_us))
 
 
 def _backup_own(options: argparse.Namespace) -> None:
-    places = Places(options.state_dir)
-    places.remove_left_copies()
-    made = backups.make_own(places.store, places.backups, live=True)
+    paths = StorePaths(options.state_dir)
+    paths.remove_left_copies()
+    made = backups.make_own(paths.store, paths.backups, live=True)
     _say({"backup": str(made)})
 
 
@@ -119,15 +119,15 @@ def _backup_own(options: argparse.Namespace) -> None:
 
 
 def _stats(options: argparse.Namespace) -> None:
-    place = Places(options.state_dir).store
-    with _readable(options.state_dir) as live, lmdb_env.reading(place, live=live) as env:
-        _say({"schemaVersion": SCHEMA_VERSION, **dump.stats(env, place)})
+    store_dir = StorePaths(options.state_dir).store
+    with _readable(options.state_dir) as live, lmdb_env.reading(store_dir, live=live) as env:
+        _say({"schemaVersion": SCHEMA_VERSION, **dump.stats(env, store_dir)})
 
 
 def _check(options: argparse.Namespace) -> None:
     """Of one that a daemon writes to, a copy of this instant is looked at."""
-    with _still(options.state_dir) as place:
-        found = child_process.examine(place)
+    with _still(options.state_dir) as store_dir:
+        found = child_process.examine(store_dir)
     good = found.usable and not found.damaged and not found.faults
     damaged = [{"table": table, "key": key.hex()} for table, key in found.damaged]
     document = {"condition": found.condition, "detail": found.detail}
@@ -140,7 +140,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _backup(options: argparse.Namespace) -> None:
-    store = Places(options.state_dir).store
+    store = StorePaths(options.state_dir).store
     if files.initialised(options.directory):
         raise StoreError(f"cannot write a backup to {options.directory}: it holds a database")
     with _readable(options.state_dir) as live:
@@ -152,7 +152,7 @@ def _backup(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     """From a copy: however slowly it is read, no page of the store waits for it, and no
     daemon that starts meanwhile."""
-    with _copy(options.state_dir) as place, lmdb_env.reading(place, live=False) as env:
+    with _copy(options.state_dir) as store_dir, lmdb_env.reading(store_dir, live=False) as env:
         for line in dump.export(env, progress=_progress):
             sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
@@ -167,7 +167,7 @@ def _progress(done: int, rows: int) -> None:
 @contextlib.contextmanager
 def _readable(state_dir: Path) -> Iterator[bool]:
     """Whether a daemon runs on it; where none does, none can start meanwhile."""
-    if not files.data_bytes(Places(state_dir).store):
+    if not files.data_bytes(StorePaths(state_dir).store):
         raise StoreError(f"cannot read a database in {state_dir}: there is none")
     with contextlib.ExitStack() as held:
         live = False
@@ -183,7 +183,7 @@ def _still(state_dir: Path) -> Iterator[Path]:
     """A directory with the store as it is at this instant, that nobody writes to."""
     with _readable(state_dir) as live:
         if not live:
-            yield Places(state_dir).store
+            yield StorePaths(state_dir).store
             return
     with _copy(state_dir) as copy:
         yield copy
@@ -191,10 +191,10 @@ def _still(state_dir: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _copy(state_dir: Path) -> Iterator[Path]:
-    places = Places(state_dir)
+    paths = StorePaths(state_dir)
     with _readable(state_dir) as live:
-        copy = places.empty_for_copying()
-        with lmdb_env.reading(places.store, live=live) as env:
+        copy = paths.empty_for_copying()
+        with lmdb_env.reading(paths.store, live=live) as env:
             lmdb_env.copy(env, copy)
     try:
         yield copy
@@ -206,21 +206,21 @@ def _copy(state_dir: Path) -> Iterator[Path]:
 
 
 def _compact(options: argparse.Namespace) -> None:
-    places = Places(options.state_dir)
-    with _alone(places), replace.made_anew(places) as making:
-        before = files.allocated_bytes(places.store)
-        backups.copy_into(places.store, making, live=False)
+    paths = StorePaths(options.state_dir)
+    with _alone(paths), replace.made_anew(paths) as making:
+        before = files.allocated_bytes(paths.store)
+        backups.copy_into(paths.store, making, live=False)
         files.mark_initialised(making)
-        incidents.write(making, incidents.read(places.store))
-        places.put_in_place(None)  # what the old one held is in the new one, to the last row
-        after = files.allocated_bytes(places.store)
+        incidents.write(making, incidents.read(paths.store))
+        paths.put_in_place(None)  # what the old one held is in the new one, to the last row
+        after = files.allocated_bytes(paths.store)
     _say({"schemaVersion": SCHEMA_VERSION, "bytesBefore": before, "bytesAfter": after})
 
 
 def _restore(options: argparse.Namespace) -> None:
     """The store that is there is set aside."""
-    places = Places(options.state_dir)
-    with _alone(places), replace.made_anew(places) as making:
+    paths = StorePaths(options.state_dir)
+    with _alone(paths), replace.made_anew(paths) as making:
         made = making / "data.mdb"
         files.copy_file(options.directory / "data.mdb", made)
         found = child_process.examine(making)
@@ -230,19 +230,19 @@ def _restore(options: argparse.Namespace) -> None:
         map_bytes = max(MAP_BYTES, 2 * made.stat().st_size)
         now_us = time.time_ns() // 1000
         actions = replace.adopted(making, Salvage(), map_bytes=map_bytes, now_us=now_us)
-        incidents.write(making, incidents.read(places.store))
-        aside = places.next_aside()
-        places.put_in_place(aside)
+        incidents.write(making, incidents.read(paths.store))
+        aside = paths.next_aside()
+        paths.put_in_place(aside)
     set_aside = None if aside is None else str(aside.absolute())
     _say({"schemaVersion": SCHEMA_VERSION, "actions": actions, "setAside": set_aside})
 
 
 @contextlib.contextmanager
-def _alone(places: Places) -> Iterator[None]:
+def _alone(paths: StorePaths) -> Iterator[None]:
     """With the instance lock, and what an earlier crash cut short ended."""
-    lock = DirectoryLock(places.state_dir)
+    lock = DirectoryLock(paths.state_dir)
     try:
-        places.prepare()
+        paths.prepare()
         yield
     finally:
         lock.close()

@@ -23,7 +23,7 @@ PROGRESS_ROWS = 1_000
 _NUMBERED = ("due", "ended", "events", "outbox", "refused")
 
 
-def stats(env: Environment, place: Path) -> dict[str, Any]:
+def stats(env: Environment, store_dir: Path) -> dict[str, Any]:
     """Sizes in bytes; the oldest rows as instants, null where there are none."""
     info, tables = env.info(), _tables(env)
     with env.begin() as txn:
@@ -33,15 +33,15 @@ def stats(env: Environment, place: Path) -> dict[str, Any]:
         rows = {name: _size(txn.stat(table), room.page_bytes) for name, table in there.items()}
         meta = _meta(txn, tables)
         oldest = {name: _oldest(txn, tables, name) for name in ("due", "ended", "events", "outbox")}
-        number = _format(txn, tables, place)
+        number = _format(txn, tables, store_dir)
     reached = (int(info["last_pgno"]) + 1) * room.page_bytes
     return {
-        "directory": str(place.absolute()),
+        "directory": str(store_dir.absolute()),
         "format": number,
         "generation": meta.generation if meta else None,
         "mapBytes": room.map_bytes,
-        "fileBytes": (place / "data.mdb").stat().st_size,
-        "allocatedBytes": files.allocated_bytes(place),
+        "fileBytes": (store_dir / "data.mdb").stat().st_size,
+        "allocatedBytes": files.allocated_bytes(store_dir),
         "usedBytes": room.used_bytes,
         "freeBytes": reached - room.used_bytes,
         "lastTransaction": int(info["last_txnid"]),
@@ -128,13 +128,13 @@ def _meta(txn: Transaction, tables: Tables) -> Meta | None:
         return None
 
 
-def _format(txn: Transaction, tables: Tables, place: Path) -> int:
+def _format(txn: Transaction, tables: Tables, store_dir: Path) -> int:
     if tables.meta is None:
-        raise StoreError(f"cannot read {place}: what it holds is no daemonDB")
+        raise StoreError(f"cannot read {store_dir}: what it holds is no daemonDB")
     try:
         return read_format(txn, tables.meta)
     except ValueError as error:
-        raise StoreError(f"cannot read {place}: {error}") from None
+        raise StoreError(f"cannot read {store_dir}: {error}") from None
 
 
 def _tables(env: Environment) -> Tables:

@@ -25,11 +25,11 @@ _EXIT_FAILED = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    place = Path((sys.argv[1:] if arguments is None else arguments)[0])
+    store_dir = Path((sys.argv[1:] if arguments is None else arguments)[0])
     set_parent_death_signal(signal.SIGKILL)
     signal.alarm(SECONDS_MAX)
     try:
-        found = _examine(place)
+        found = _examine(store_dir)
     except (StoreError, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(_EXIT_FAILED) from None
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.stdout.buffer.flush()
 
 
-def _examine(place: Path) -> Examination:
+def _examine(store_dir: Path) -> Examination:
     """Structure and contents at once, which halves the time where there are two cores; the
     contents in a fork, which may die of what the structure tells, and ends with this one."""
     answer = os.memfd_create("contents")
@@ -46,15 +46,15 @@ def _examine(place: Path) -> Examination:
     if contents == 0:
         set_parent_death_signal(signal.SIGKILL)
         if os.getppid() == own:  # else it ended before it could be told to take us along
-            _tell_contents(place, answer)
+            _tell_contents(store_dir, answer)
         os._exit(_EXIT_FAILED)
-    return both(examine_structure(place), lambda: _told(contents, answer))
+    return both(examine_structure(store_dir), lambda: _told(contents, answer))
 
 
-def _tell_contents(place: Path, answer: int) -> None:
+def _tell_contents(store_dir: Path, answer: int) -> None:
     signal.alarm(SECONDS_MAX)
     try:
-        os.write(answer, msgspec.json.encode(examine_contents(place)))
+        os.write(answer, msgspec.json.encode(examine_contents(store_dir)))
     except (StoreError, OSError) as error:
         print(error, file=sys.stderr, flush=True)
     except MemoryError:

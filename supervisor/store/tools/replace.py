@@ -11,46 +11,46 @@ from ....ipc.instants import format_instant
 from .. import files
 from ..daemondb import DaemonDB
 from ..errors import StoreError
-from ..files import Places
+from ..files import StorePaths
 from ..repair import incidents, salvage
 from ..repair.incidents import Incident
 from ..repair.salvage import Salvage
 from . import backups, child_process
 
 
-def replace(places: Places, why: str, *, map_bytes: int, now_us: int) -> Incident:
+def replace(paths: StorePaths, why: str, *, map_bytes: int, now_us: int) -> Incident:
     """What is told of it. Raises `StoreError`, `OSError`; then the old store is where it was,
     or the new one is whole."""
-    saved = _saved(places.store)
-    backup, unusable = (None, []) if saved.all_whole else _newest_good(places.backups)
-    with made_anew(places) as making:
+    saved = _saved(paths.store)
+    backup, unusable = (None, []) if saved.all_whole else _newest_good(paths.backups)
+    with made_anew(paths) as making:
         if backup is not None:
             files.copy_file(backup / "data.mdb", making / "data.mdb")
         known = adopted(making, saved, map_bytes=map_bytes, now_us=now_us)
-        aside = places.next_aside()
+        aside = paths.next_aside()
         what = [why, _how_it_went(saved, backup), *unusable, f"{known} actions are known"]
         incident = Incident(
             format_instant(now_us), "; ".join(what), str(aside or ""), str(backup or "")
         )
-        incidents.add(making, incident, incidents.read(places.store))
-        places.put_in_place(aside)
+        incidents.add(making, incident, incidents.read(paths.store))
+        paths.put_in_place(aside)
     return incident
 
 
 @contextlib.contextmanager
-def made_anew(places: Places) -> Iterator[Path]:
+def made_anew(paths: StorePaths) -> Iterator[Path]:
     """An empty directory for the store that is to be. What is left of it on failure goes: it
     would take the room of the next try."""
-    making = places.empty_for_making()
+    making = paths.empty_for_making()
     try:
         yield making
     finally:
         files.remove(making)
 
 
-def adopted(place: Path, saved: Salvage, *, map_bytes: int, now_us: int) -> int:
+def adopted(store_dir: Path, saved: Salvage, *, map_bytes: int, now_us: int) -> int:
     """The number of actions that the store knows then."""
-    db = DaemonDB.at(place, map_bytes=map_bytes)
+    db = DaemonDB.at(store_dir, map_bytes=map_bytes)
     try:
         db.adopt(saved, now_us=now_us)
         return sum(db.counts().values())
@@ -58,8 +58,8 @@ def adopted(place: Path, saved: Salvage, *, map_bytes: int, now_us: int) -> int:
         db.close()
 
 
-def _saved(place: Path) -> Salvage:
-    return salvage.read(place / "data.mdb") if files.data_bytes(place) else Salvage()
+def _saved(store_dir: Path) -> Salvage:
+    return salvage.read(store_dir / "data.mdb") if files.data_bytes(store_dir) else Salvage()
 
 
 def _newest_good(directory: Path) -> tuple[Path | None, list[str]]:

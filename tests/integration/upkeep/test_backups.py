@@ -8,7 +8,7 @@ from typing import Any
 import lmdb
 import pytest
 from geosched.ipc.instants import parse_instant
-from geosched.supervisor.store.files import Places
+from geosched.supervisor.store.files import StorePaths
 from geosched.supervisor.store.repair.examine import Condition, examine
 from geosched.supervisor.store.tables.codec import action_key
 from support.daemon import Daemon, daemon_installation, entry, lives
@@ -23,7 +23,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 def kept(daemon: Daemon) -> list[str]:
-    return [path.name for path in Places(daemon.root / "state").backups.glob("*")]
+    return [path.name for path in StorePaths(daemon.root / "state").backups.glob("*")]
 
 
 def test_a_daemon_backs_itself_up_when_something_has_changed(daemon):

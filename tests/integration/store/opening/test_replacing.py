@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from geosched.supervisor.store import files
-from geosched.supervisor.store.files import Places
+from geosched.supervisor.store.files import StorePaths
 from geosched.supervisor.store.tools import replace
 from support.build import NOW_US
 from support.damage import damage_value, spoil_a_page
@@ -106,7 +106,7 @@ def replace_until(state_dir: Path, steps: int, *, dies: bool) -> int:
     code = 1
     try:
         files.rename = count
-        replace.replace(Places(state_dir), "as told", map_bytes=MAP_BYTES, now_us=NOW_US)
+        replace.replace(StorePaths(state_dir), "as told", map_bytes=MAP_BYTES, now_us=NOW_US)
         code = 0
     except OSError:
         code = 9
@@ -125,7 +125,7 @@ def test_an_exchange_that_is_cut_short_leaves_the_old_store_or_the_new_one(
     spoil_a_page(state_dir)
     damaged = data_file(state_dir).read_bytes()
     assert replace_until(state_dir, steps, dies=dies) == (9 if steps < RENAMES else 0)
-    aside = {path.name for path in Places(state_dir).set_aside()}
+    aside = {path.name for path in StorePaths(state_dir).set_aside()}
     assert {"daemondb.bad-2"} <= aside
     assert ("daemondb.bad-1" in aside) == (steps < RENAMES)
     store = base.forked.open(state_dir)
