@@ -46,8 +46,8 @@ from .zygote_client import Given
 log = logging.getLogger("geosched.workers.zygote")
 
 REQUEST_BYTES_MAX = 8192
-#: The longest grace of an orphan is 3 s, and 5 s after the daemon nothing may be left (S17).
-WORKERS_LEAVE_SECONDS = 4.0
+#: Orphaned workers have at most 3 s of grace, and 5 s after the daemon nothing may be left (S17).
+ORPHANED_WORKERS_SECONDS_MAX = 4.0
 LIFELINE_MILLISECONDS_MAX = 200
 #: What is left of scripts then is looked at so often, and killed.
 SCRIPT_ROUNDS_MAX = 20
@@ -102,9 +102,9 @@ class Zygote:
     def _outlive_workers(self) -> None:
         """The supervisor is gone, and workers end their scripts; but one that hangs cannot.
 
-        What is left of any of them after `WORKERS_LEAVE_SECONDS` is killed here (S17).
+        What is left of any of them after `ORPHANED_WORKERS_SECONDS_MAX` is killed here (S17).
         """
-        deadline = time.monotonic() + WORKERS_LEAVE_SECONDS
+        deadline = time.monotonic() + ORPHANED_WORKERS_SECONDS_MAX
         while self._children and (left := deadline - time.monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left * 1000):
                 if descriptor in self._children:

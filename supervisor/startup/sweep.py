@@ -19,12 +19,10 @@ from ...ipc.paths import Runtime
 from ...workers.host import process_tree, procfs
 from ...workers.host.cgroups import Containment
 from ...workers.runfiles import results
-from ...workers.runfiles.processes import (
-    KnownProcess,
+from ...workers.runfiles.processes import KnownProcess, forget_identity, read_identities
+from ...workers.runfiles.run_lock import (
     RunLockedError,
-    forget_identity,
     locked_runs,
-    read_identities,
     release_run_lock,
     take_run_lock,
 )
@@ -32,8 +30,8 @@ from ...workers.runfiles.processes import (
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS_MAX = 10.0
-#: How long workers of a dead daemon may take to keep their results and leave.
-WORKERS_LEAVE_SECONDS = 1.0
+#: For this long, workers of a dead daemon may keep their results and leave (law 15).
+WORKERS_SPARED_SECONDS = 1.0
 ROUND_SECONDS = 0.05
 CLEAN_ROUNDS = 2
 
@@ -87,7 +85,7 @@ class Leftovers:
             )
 
     def _look(self, *, waited: float) -> None:
-        clean = self._round(patient=waited < WORKERS_LEAVE_SECONDS)
+        clean = self._round(patient=waited < WORKERS_SPARED_SECONDS)
         self._clean = self._clean + 1 if clean else 0
         self._looked = time.monotonic()
 

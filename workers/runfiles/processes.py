@@ -1,12 +1,10 @@
-"""Who is who in `runtime_dir`: a file for every child process, a lock for every run.
+"""Identity files in `runtime_dir`: one for each child process of the daemon (law 13).
 
-Child processes write who they are before they are given work, because their titles wipe
-what else would tell (law 13, fact P16). The lock of a run is held by its worker, and by
-its script's process until that has become the script: while it is held, the run may live.
+A child writes its own before it is given work, because setting its title wipes the marks in
+its environment (fact P16).
 """
 
 import enum
-import fcntl
 import logging
 import os
 
@@ -19,8 +17,6 @@ from ..host.procfs import Identity, identity
 log = logging.getLogger(__name__)
 
 IDENTITY_BYTES_MAX = 4096
-#: A lock file that is removed while we open it is opened anew, at most so often.
-LOCK_TRIES_MAX = 10
 
 
 class Kind(enum.StrEnum):
@@ -35,10 +31,6 @@ class KnownProcess(msgspec.Struct, frozen=True):
     kind: Kind
     name: str
     identity: Identity
-
-
-class RunLockedError(Exception):
-    """Another process holds the lock of this run."""
 
 
 _decode = msgspec.json.Decoder(KnownProcess).decode
@@ -107,60 +99,3 @@ def forget_identity(runtime: Runtime, pid: int) -> None:
             error,
             extra={"event": "identity-not-removed"},
         )
-
-
-def take_run_lock(runtime: Runtime, run_id: str) -> int:
-    """The descriptor of the lock of a run, held. Raises `RunLockedError`, `OSError`."""
-    path = runtime.runs / run_id
-    for _ in range(LOCK_TRIES_MAX):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise RunLockedError(f"cannot lock run {run_id}: another process has it") from None
-        except OSError:
-            os.close(descriptor)
-            raise
-        # Its last holder may have removed the file between our open and our lock.
-        if os.fstat(descriptor).st_nlink:
-            return descriptor
-        os.close(descriptor)
-    raise RunLockedError(f"cannot lock run {run_id}: its lock is taken and left all the time")
-
-
-def release_run_lock(runtime: Runtime, run_id: str, descriptor: int) -> None:
-    """Remove the lock file, then let go of it."""
-    try:
-        (runtime.runs / run_id).unlink(missing_ok=True)
-    except OSError as error:
-        log.warning(
-            "Cannot remove the lock of run %s: %s",
-            run_id,
-            error,
-            extra={"event": "lock-not-removed", "runId": run_id},
-        )
-    finally:
-        os.close(descriptor)
-
-
-def locked_runs(runtime: Runtime) -> set[str]:
-    """The runs that some process holds the lock of; locks nobody holds are removed."""
-    held: set[str] = set()
-    try:
-        names = os.listdir(runtime.runs)
-    except FileNotFoundError:
-        return held
-    for run_id in names:
-        try:
-            release_run_lock(runtime, run_id, take_run_lock(runtime, run_id))
-        except RunLockedError:
-            held.add(run_id)
-        except OSError as error:
-            log.warning(
-                "Ignored %s: it is no lock of a run: %s",
-                runtime.runs / run_id,
-                error,
-                extra={"event": "bad-lock"},
-            )
-    return held

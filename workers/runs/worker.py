@@ -30,11 +30,9 @@ from ...ipc.sockets import Connection, Poller, ProtocolError, new_context
 from ..host.cgroups import Group
 from ..host.linux import become_subreaper, merge_pages
 from ..runfiles import results
-from ..runfiles.processes import (
-    Kind,
+from ..runfiles.processes import Kind, declare, forget_identity
+from ..runfiles.run_lock import (
     RunLockedError,
-    declare,
-    forget_identity,
     release_run_lock,
     take_run_lock,
 )

@@ -22,10 +22,10 @@ from geosched.ipc.messages.runs import (
 )
 from geosched.workers.host import procfs
 from geosched.workers.runfiles import results
-from geosched.workers.runfiles.processes import (
+from geosched.workers.runfiles.processes import read_identities
+from geosched.workers.runfiles.run_lock import (
     RunLockedError,
     locked_runs,
-    read_identities,
     release_run_lock,
     take_run_lock,
 )
