@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
 from ...workers.host import trust
-from ...workers.host.execution import UnusableConditionsError, person, reserved
+from ...workers.host.execution import UnusableConditionsError, credentials_of, reserved
 from ...workers.host.lookup import find_program
 from ..config.settings import (
     BackendSettings,
@@ -81,7 +81,7 @@ def _rights_problems(settings: Settings) -> Iterator[str]:
     for kind, script in settings.scripts.items():
         wanted, who = conditions_of(script), None
         try:
-            who = person(wanted)
+            who = credentials_of(wanted)
         except UnusableConditionsError as error:
             yield f"scripts.{kind}.{error}"
         yield from (f"scripts.{kind}.{problem}" for problem in reserved(wanted, who))

@@ -1,7 +1,7 @@
-"""As whom, where and within which limits a script runs: looked up before its process is
-forked, taken on in that process before it becomes the script.
+"""Credentials, limits and surroundings of a script's process (`systemd.exec(5)`'s subject).
 
-Names are looked up here, in the worker, because a name service may hang (law 2).
+The worker looks credentials up before the script's process needs them, because a name service
+may hang (law 2); the process takes all of it on before its exec.
 """
 
 import grp
@@ -16,8 +16,8 @@ import msgspec
 
 from ...ipc.messages.runs import Conditions
 
-#: What each limit of the configuration is to the kernel. `address_space` comes last: a
-#: process that is still Python may already have more.
+#: The limits of the configuration and the kernel's. `address_space_bytes` is set apart, last of
+#: all: a process that is still Python may already use more.
 _LIMITS = (
     ("open_files", resource.RLIMIT_NOFILE),
     ("processes", resource.RLIMIT_NPROC),
@@ -28,19 +28,19 @@ _OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 
 class UnusableConditionsError(Exception):
-    """Why a script cannot run like that, naming the key."""
+    """A script cannot run under these conditions; the message names the key."""
 
 
 class ConditionError(OSError):
-    """One of them could not be taken on; `key` says which."""
+    """A condition could not be taken on; `key` is its name in the configuration."""
 
     def __init__(self, key: str, error: OSError | ValueError) -> None:
         super().__init__(getattr(error, "errno", None) or 0, str(error))
         self.key = key
 
 
-class Person(msgspec.Struct, frozen=True):
-    """A user with groups, and what its environment says of it."""
+class Credentials(msgspec.Struct, frozen=True):
+    """The user and groups of a process, and the environment variables that name them."""
 
     uid: int
     gid: int
@@ -48,11 +48,11 @@ class Person(msgspec.Struct, frozen=True):
     environment: dict[str, str]
 
 
-def person(conditions: Conditions) -> Person | None:
-    """Whom the script runs as; None for the daemon's own user and groups. A user without
-    an entry has no groups and no home, so a number has to be somebody's as well.
+def credentials_of(conditions: Conditions) -> Credentials | None:
+    """Look up the credentials of a script; None for the daemon's own.
 
-    Raises `UnusableConditionsError`.
+    A user has to have an entry, even one given by number: without it there are no groups and
+    no home. Raises `UnusableConditionsError`.
     """
     if not conditions.user and not conditions.group:
         return None
@@ -72,16 +72,16 @@ def person(conditions: Conditions) -> Person | None:
         "SHELL": entry.pw_shell or "/bin/sh",
     }
     groups = tuple(os.getgrouplist(entry.pw_name, gid))
-    return Person(entry.pw_uid, gid, groups, environment if conditions.user else {})
+    return Credentials(entry.pw_uid, gid, groups, environment if conditions.user else {})
 
 
-def reserved(conditions: Conditions, who: Person | None) -> Iterator[str]:
-    """What of it only root may give to a script, a line each; nothing where we are root."""
+def reserved(conditions: Conditions, credentials: Credentials | None) -> Iterator[str]:
+    """Yield a line for each condition that only root could grant; none where we are root."""
     if os.geteuid() == 0:
         return
-    if who is not None and who.uid != os.geteuid():
+    if credentials is not None and credentials.uid != os.geteuid():
         yield "user: only root can run a script as somebody else"
-    if who is not None and who.gid != os.getegid():
+    if credentials is not None and credentials.gid != os.getegid():
         yield "group: only root can run a script as somebody else"
     if conditions.nice and conditions.nice < _lowest_nice():
         yield f"nice: only root can go below {_lowest_nice()}"
@@ -95,10 +95,11 @@ def reserved(conditions: Conditions, who: Person | None) -> Iterator[str]:
 
 
 def limit(conditions: Conditions) -> None:
-    """In the child, with the daemon's rights. Raises `ConditionError`."""
+    """Set nice, OOM score and limits, in the child, still with the daemon's rights. Raises
+    `ConditionError`."""
     if conditions.nice:
         _with_key("nice", lambda: os.setpriority(os.PRIO_PROCESS, 0, conditions.nice))
-    if conditions.oom_score_adj:  # needs a descriptor, so before there is a limit to them
+    if conditions.oom_score_adj:  # needs a descriptor, so before their limit
         _with_key("oom_score_adj", lambda: _write_oom_score(conditions.oom_score_adj))
     for name, kind in _LIMITS:
         value = getattr(conditions, name)
@@ -108,7 +109,7 @@ def limit(conditions: Conditions) -> None:
 
 
 def limit_address_space(conditions: Conditions) -> None:
-    """In the child, as its very last act. Raises `ConditionError`."""
+    """Set the limit of address space, in the child, as its last act. Raises `ConditionError`."""
     value = conditions.address_space_bytes
     if value:
         _with_key(
@@ -117,23 +118,26 @@ def limit_address_space(conditions: Conditions) -> None:
         )
 
 
-def give(descriptor: int, who: Person) -> None:
-    """In the child, with the daemon's rights. Raises `ConditionError`."""
-    key = "user" if who.uid != os.geteuid() else "group"
-    _with_key(key, lambda: os.fchown(descriptor, who.uid, who.gid))
+def give(descriptor: int, credentials: Credentials) -> None:
+    """Change the owner of an open file, in the child, still with the daemon's rights. Raises
+    `ConditionError`."""
+    uid, gid = credentials.uid, credentials.gid
+    key = "user" if uid != os.geteuid() else "group"
+    _with_key(key, lambda: os.fchown(descriptor, uid, gid))
 
 
-def become(who: Person) -> None:
-    """In the child: there is no way back. Raises `ConditionError`."""
-    # Only root may set groups, but whoever has these needs nobody's leave to be who it is.
-    if {*os.getgroups(), os.getegid()} != {*who.groups, who.gid}:
-        _with_key("group", lambda: os.setgroups(who.groups))
-    _with_key("group", lambda: os.setgid(who.gid))
-    _with_key("user", lambda: os.setuid(who.uid))
+def become(credentials: Credentials) -> None:
+    """Take on credentials, in the child, irrevocably. Raises `ConditionError`."""
+    # Only root may set groups; a process that has these already need not.
+    if {*os.getgroups(), os.getegid()} != {*credentials.groups, credentials.gid}:
+        _with_key("group", lambda: os.setgroups(credentials.groups))
+    _with_key("group", lambda: os.setgid(credentials.gid))
+    _with_key("user", lambda: os.setuid(credentials.uid))
 
 
 def settle(conditions: Conditions) -> None:
-    """In the child, as who it is by now. Raises `ConditionError`."""
+    """Set umask and working directory, in the child, with its final credentials. Raises
+    `ConditionError`."""
     os.umask(conditions.umask)
     _with_key("cwd", lambda: os.chdir(conditions.cwd))
 
@@ -150,8 +154,8 @@ def _limit_key(name: str) -> str:
 
 
 def _second_more(cpu_seconds: int) -> int:
-    """The hard limit: SIGXCPU, at the soft one, says what happened; SIGKILL could be
-    anybody's. Not beyond what is inherited, which only root could raise."""
+    """Return the hard limit of processor time. SIGXCPU, sent at the soft one, names the cause;
+    SIGKILL, at the hard one, could be anybody's. Only root could exceed an inherited limit."""
     inherited = resource.getrlimit(resource.RLIMIT_CPU)[1]
     if cpu_seconds < inherited or inherited == resource.RLIM_INFINITY:
         return cpu_seconds + 1
@@ -159,6 +163,7 @@ def _second_more(cpu_seconds: int) -> int:
 
 
 def _lowest_nice() -> int:
+    """Return the lowest niceness that this process may set (RLIMIT_NICE, `setrlimit(2)`)."""
     allowed = resource.getrlimit(resource.RLIMIT_NICE)[0]  # counted down from 20
     floor = -20 if allowed == resource.RLIM_INFINITY else 20 - allowed
     return min(floor, os.getpriority(os.PRIO_PROCESS, 0))

@@ -1,7 +1,7 @@
-"""What a script says of itself: the `sd_notify` protocol, one socket a run (fact P15).
+"""The `sd_notify(3)` protocol, spoken by a script to its worker: one socket for each run.
 
-It tells whose words they are and what they say. When a silent script has to end is the
-watchdog's judgement, at the end of this file.
+Receives the messages, tells their senders apart (fact P15) and parses them. `watchdog.py`
+judges a script that sends none.
 """
 
 import array
@@ -22,17 +22,15 @@ log = logging.getLogger(__name__)
 TEXT_BYTES_MAX = 4096
 STATUS_CHARS_MAX = 500
 MESSAGES_PER_TURN_MAX = 32
-#: Descriptors may come along (BARRIER=1 is one); a sender can put no more in a message.
+#: A message may carry descriptors (BARRIER=1 does); the kernel allows no more (SCM_MAX_FD).
 _DESCRIPTORS_MAX = 253
-#: A gap between two turns of the worker counts as at most so much silence (law 16).
-GAP_COUNTED_SECONDS_MAX = 1.0
 
 _CREDENTIALS = struct.Struct("3i")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """One message of a script. `status` is None where it says nothing of it."""
+    """A message of a script. `status` is None where the message has no STATUS=."""
 
     ready: bool = False
     watchdog: bool = False
@@ -41,7 +39,7 @@ class Notice(msgspec.Struct, frozen=True):
 
 
 def parse(text: bytes) -> Notice:
-    """Unknown assignments are ignored, as the protocol wants it."""
+    """Parse a message; unknown assignments are ignored, as the protocol requires."""
     lines = text.decode("utf-8", "replace").split("\n")
     said = dict(line.split("=", 1) for line in lines if "=" in line)
     status = said.get("STATUS")
@@ -56,10 +54,10 @@ def parse(text: bytes) -> Notice:
 
 
 class NotifySocket:
-    """An abstract datagram socket under a name nobody can guess or hold before us."""
+    """An abstract datagram socket, under a random name that nobody can bind beforehand."""
 
     def __init__(self, belongs: Callable[[int], bool]) -> None:
-        """`belongs` tells whether a living pid is of the run. Raises `OSError`."""
+        """`belongs` tests a living pid for being one of the run's. Raises `OSError`."""
         self._belongs = belongs
         name = f"geosched/{os.urandom(8).hex()}"
         self.address = f"@{name}"
@@ -73,11 +71,11 @@ class NotifySocket:
         return self._socket.fileno()
 
     def admit(self, uid: int) -> None:
-        """Whom the script runs as: what its programs say counts although they are gone."""
+        """Add the user that the script runs as: its senders count even after they have ended."""
         self._uids.add(uid)
 
     def drain(self) -> list[Notice]:
-        """What the run's own processes said, a bounded number a turn."""
+        """Return the messages of the run's own processes, at most `MESSAGES_PER_TURN_MAX`."""
         notices: list[Notice] = []
         for _ in range(MESSAGES_PER_TURN_MAX):
             try:
@@ -94,6 +92,8 @@ class NotifySocket:
         self._socket.close()
 
     def _receive(self) -> tuple[bytes | None, int, int]:
+        """Return text, pid and uid of a message; no text where it was too long. Raises
+        `BlockingIOError` where there is none."""
         room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_DESCRIPTORS_MAX * 4)
         text, attached, flags, _ = self._socket.recvmsg(
             TEXT_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC
@@ -107,7 +107,7 @@ class NotifySocket:
         return None if flags & socket.MSG_TRUNC else text, pid, uid
 
     def _may_speak(self, pid: int, uid: int) -> bool:
-        """Of the run; or gone by now (`systemd-notify` is), and then at least of a user of it."""
+        """The sender is of the run, or has ended (as `systemd-notify` does) and was of its user."""
         if procfs.stat(pid) is None:
             return uid in self._uids
         return self._belongs(pid)
@@ -124,36 +124,9 @@ class NotifySocket:
 
 
 def _close_all(data: bytes) -> None:
-    """Nothing is taken; and a BARRIER is acknowledged by closing it."""
+    """Keep none of the descriptors; closing a BARRIER's acknowledges it."""
     descriptors = array.array("i")
     descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)
-
-
-class Watchdog:
-    """Counts a script's silence, but only while its judge was there to listen (law 16)."""
-
-    def __init__(self, timeout_seconds: float, now: float) -> None:
-        """`timeout_seconds` 0 is no watchdog."""
-        self._timeout_seconds = timeout_seconds
-        self._last_turn = now
-        self._silent_seconds = 0.0
-
-    def fed(self) -> None:
-        self._silent_seconds = 0.0
-
-    def turn(self, now: float) -> bool:
-        """Whether the script was silent for too long. Drain its socket first."""
-        gap = now - self._last_turn
-        self._last_turn = now
-        self._silent_seconds += min(gap, GAP_COUNTED_SECONDS_MAX)
-        return 0 < self._timeout_seconds <= self._silent_seconds
-
-    def next_deadline(self) -> float | None:
-        """When to look again, so that no gap is longer than what is counted of it."""
-        if not self._timeout_seconds:
-            return None
-        rest = self._timeout_seconds - self._silent_seconds
-        return self._last_turn + max(0.0, min(rest, GAP_COUNTED_SECONDS_MAX))

@@ -1,8 +1,8 @@
-"""A process forked before it is known which script it will be: it waits, then becomes it.
+"""A process forked ahead of its run, which later executes the run's script (law 12).
 
-Both ends: `Preforked` is the worker's, the rest runs in the child, between fork and exec,
-where `subprocess` has no hook for what must be done (law 12). What a script is refused for
-before that is `launch.py`'s.
+`become_script` and `Preforked` are the worker's end. The rest runs in the child, between fork
+and exec, where `subprocess` has no hook for what must be done. `launch.py` refuses scripts
+that cannot be started before any of this.
 """
 
 import errno
@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 from msgspec.structs import replace
@@ -23,48 +23,63 @@ from setproctitle import setproctitle
 
 from ...ipc.messages.runs import Conditions
 from ..host import execution
-from ..host.execution import ConditionError, Person
+from ..host.execution import ConditionError, Credentials
 from ..host.linux import HELD_AT_EXEC, hold_at_exec, let_run, set_parent_death_signal
 
 log = logging.getLogger(__name__)
 
-#: An exec that takes longer (a file server that hangs) counts as a start; if it fails
-#: later on, the script's exit code says so.
+#: An exec that takes longer (a file server that hangs) counts as a start; should it fail
+#: later, the script's exit code says so.
 EXEC_SECONDS_MAX = 5.0
 EXEC_LOOK_MILLISECONDS = 20
-#: A script is not ordered longer than this before its instant.
+#: A script is ordered at most this long before its instant.
 AHEAD_SECONDS_MAX = 2.0
-#: Where the child keeps its end of the channel, behind standard error.
+#: The child's end of the channel, next after standard error.
 _CHANNEL_FD = 3
 _CANNOT_EXEC = 127
-#: What is sent along: what to become, its standard input, the lock of its run.
+#: Sent to the child: its `ExecRequest`, its standard input, the lock of its run.
 _DESCRIPTORS_MAX = 3
 _ERROR_BYTES_MAX = 256
 _BEGINS = "at "
-#: All that can be set, with the names by which to do it.
+#: All signals whose disposition can be set.
 _SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_NOT_PERMITTED = ((errno.EPERM, ""), (errno.EACCES, ""))
 
 
-class Calling(msgspec.Struct, frozen=True):
-    """What the child is to become, and not before the wall clock reads `not_before_us`: it
-    is to be `held` before its first instruction until somebody lets it run, or waits.
-    `open_files` are its limits, soft and hard, or None to leave them as they are."""
+class ExecError(NamedTuple):
+    """A failure on the way to the exec. `key` names the setting it is about, "" for the exec
+    itself; `number` is an errno, 0 for a value out of range."""
+
+    number: int
+    key: str
+
+
+class ExecRequest(msgspec.Struct, frozen=True):
+    """A program to execute, and the state its process is to be in by then.
+
+    It does not begin before the wall clock reads `not_before_us`: until then it is `held`
+    before its first instruction, or else its process waits before the exec. The worker then
+    keeps still for `still_seconds`. `credentials` None leaves user and groups, `open_files`
+    None the limits (soft, hard) as they are.
+    """
 
     program: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    who: Person | None
+    credentials: Credentials | None
     conditions: Conditions
     open_files: tuple[int, int] | None
-    not_before_us: int = 0
-    held: bool = False
+    not_before_us: int
+    still_seconds: float
+    held: bool
 
 
 class Preforked:
-    """The leader of a session of its own that waits for its calling, and dies with us.
+    """The leader of a session of its own that waits for its `ExecRequest`, and dies with the
+    worker.
 
-    `output` is the reading end of what will be its standard output and error; `began_us`
-    is when it became the script, by the wall clock, unless it is `held` before that.
+    `output` is the reading end of its standard output and error; `began_us` is the wall-clock
+    instant of its exec, 0 before that and while it is `held`.
     """
 
     def __init__(self) -> None:
@@ -94,31 +109,42 @@ class Preforked:
         self.began_us = 0
         self._spent = False
 
-    def become(
-        self, calling: Calling, given: int, lock: int | None, *, still_seconds: float
-    ) -> tuple[int, str] | None:
-        """Have it become a script whose standard input is `given`, and wait until it has.
+    def become(self, request: ExecRequest, stdin: int, lock: int | None) -> ExecError | None:
+        """Have it execute a program with `stdin` as standard input, and wait for the exec.
 
-        It is then `held`, if that was wanted and can be done here; else it has begun at its
-        instant, and we have kept still until `still_seconds` after that. The error that
-        kept it from its exec, if one did, with the key of the configuration it is about, or
-        "". `lock` is held by it until then. Raises `ConnectionError` where it was killed
-        before it could read any of this, `OSError`.
+        Afterwards it is `held`, if that was requested and is possible here; else it began at
+        its instant, and `still_seconds` have passed since. Returns the error that prevented
+        the exec, if one did. The child holds `lock` until the exec. Where this fails, nothing
+        is left of the child. Raises `ConnectionError` where the child was killed before it
+        could read the request, `OSError`.
         """
-        if calling.held and not self._hold():
-            calling = replace(calling, held=False)
-        told = _in_memory("geosched-calling", pickle.dumps(calling))
         try:
-            held = [told, given] if lock is None else [told, given, lock]
-            socket.send_fds(self._channel, [b"!"], held, socket.MSG_NOSIGNAL)
+            error = self._hand_over(request, stdin, lock)
+        except OSError:
+            self.discard()
+            raise
+        if error is None:
+            self._spent = True  # `pid`, `pidfd` and `output` are the script's now
+            self._channel.close()
+        else:
+            self.discard()
+        return error
+
+    def _hand_over(self, request: ExecRequest, stdin: int, lock: int | None) -> ExecError | None:
+        if request.held and not self._hold():
+            request = replace(request, held=False)
+        told = _in_memory("geosched-request", pickle.dumps(request))
+        try:
+            descriptors = [told, stdin] if lock is None else [told, stdin, lock]
+            socket.send_fds(self._channel, [b"!"], descriptors, socket.MSG_NOSIGNAL)
         finally:
             os.close(told)
-        if not calling.held and calling.not_before_us * 1000 > time.time_ns():
-            wait_until(calling.not_before_us + round(still_seconds * 1e6))
-        error = self._exec_error(calling)
+        if not request.held and request.not_before_us * 1000 > time.time_ns():
+            wait_until(request.not_before_us + round(request.still_seconds * 1e6))
+        error = self._exec_error(request)
         if error is not None:
-            wait_until(calling.not_before_us)  # it could not be started then: not before
-        elif calling.held:
+            wait_until(request.not_before_us)  # a failed start, too, is not told earlier
+        elif request.held:
             self.held = True
         else:
             self.began_us = self.began_us or time.time_ns() // 1000
@@ -132,33 +158,28 @@ class Preforked:
             return False
         return True
 
-    def _exec_error(self, calling: Calling) -> tuple[int, str] | None:
-        """It says when it is about to become the script; its end of the channel closes when
-        it has."""
+    def _exec_error(self, request: ExecRequest) -> ExecError | None:
+        """Wait for the exec: the child sends the instant before it, and its end of the channel
+        closes with it."""
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
-        deadline = time.monotonic() + EXEC_SECONDS_MAX
-        while time.monotonic() < deadline:
+        deadline_monotonic = time.monotonic() + EXEC_SECONDS_MAX
+        while time.monotonic() < deadline_monotonic:
             if not poll.poll(EXEC_LOOK_MILLISECONDS):
-                if calling.held and (status := trapped(self.pid)) not in (None, HELD_AT_EXEC):
-                    let_run(self.pid, status)  # by a signal that came before its exec
+                if request.held and (status := trapped(self.pid)) not in (None, HELD_AT_EXEC):
+                    let_run(self.pid, status)  # trapped by a signal that came before its exec
                 continue
             told = self._channel.recv(_ERROR_BYTES_MAX).decode()
             if not told:
                 return None
             if not told.startswith(_BEGINS):
                 number, _, key = told.partition(" ")
-                return int(number), key
+                return ExecError(int(number), key)
             self.began_us = int(told.removeprefix(_BEGINS))
         return None
 
-    def let_go(self) -> None:
-        """It has become the script, whose `pid`, `pidfd` and `output` they are now."""
-        self._spent = True
-        self._channel.close()
-
     def discard(self) -> None:
-        """It is not needed, or has failed: nothing is left of it. Harmless once it is spent."""
+        """End it: it is not needed, or has failed. Does nothing once it has become the script."""
         if self._spent:
             return
         self._spent = True
@@ -168,24 +189,47 @@ class Preforked:
         os.close(self.output)
 
     def _end(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so nobody else's pid
+        os.kill(self.pid, signal.SIGKILL)  # not reaped, so the pid is still its own
         while os.WIFSTOPPED(os.waitpid(self.pid, 0)[1]):
-            pass  # it was held when it was killed: its end comes next
+            pass  # it was held when it was killed; its end is reported next
+
+
+def become_script(
+    request: ExecRequest, standard_input: bytes, preforked: Preforked | None, lock: int | None
+) -> tuple[Preforked, ExecError | None]:
+    """Execute a program in `preforked`, or where that is None, was killed, or may not be held,
+    in a process forked now.
+
+    Returns the process and the error that prevented its exec, if one did. The process holds
+    `lock` until its exec. Where this fails, no process is left. Raises `OSError`.
+    """
+    stdin = _in_memory("geosched-input", standard_input)
+    try:
+        if preforked is not None:
+            try:
+                error = preforked.become(request, stdin, lock)
+            except ConnectionError:
+                log.warning("What was forked ahead was killed", extra={"event": "fork-lost"})
+            else:
+                if not request.held or error not in _NOT_PERMITTED:
+                    return preforked, error
+                # Security modules may refuse a held exec, as they would a debugger's.
+                request = replace(request, held=False)
+        process = Preforked()
+        return process, process.become(request, stdin, lock)
+    finally:
+        os.close(stdin)
 
 
 def trapped(child: int) -> int | None:
-    """The `si_status` of a child that is traced and stands still; None where it does not."""
+    """Return the `si_status` of a child that is stopped in a trace; None where it is not."""
     found = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     return found.si_status if found is not None and found.si_code == os.CLD_TRAPPED else None
 
 
-def memory(content: bytes) -> int:
-    """A descriptor that reads `content`, then end of file, and needs nobody to write it.
-    Raises `OSError`."""
-    return _in_memory("geosched-input", content)
-
-
 def _in_memory(name: str, content: bytes) -> int:
+    """Open a memory file to be read from its start; unlike a pipe it needs no writer. Raises
+    `OSError`."""
     descriptor = os.memfd_create(name)
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
@@ -201,7 +245,7 @@ def _in_memory(name: str, content: bytes) -> int:
 
 
 def _live(channel: int, output: int, worker: int) -> NoReturn:
-    """Wait, become the script, or tell why not. Never returns, whatever happens."""
+    """Wait for the request, then execute it or send the error. Never returns."""
     try:
         os.setsid()
         _die_with(worker)
@@ -219,22 +263,22 @@ def _live(channel: int, output: int, worker: int) -> NoReturn:
 
 
 def _become(channel: socket.socket, worker: int) -> None:
-    # As long as its worker lives, which takes it along when it ends.
+    # Without a time-out: the worker's end is this process's, too.
     _, descriptors, _, _ = socket.recv_fds(channel, 1, _DESCRIPTORS_MAX)
     if not descriptors:
-        return  # its worker leaves
+        return  # the worker leaves
     for descriptor in descriptors:
-        os.set_inheritable(descriptor, False)  # the library drops the flag that would do so
-    told, given = descriptors[:2]
+        os.set_inheritable(descriptor, False)  # CPython 3.11 drops MSG_CMSG_CLOEXEC
+    told, stdin = descriptors[:2]
     with os.fdopen(told, "rb") as file:
-        calling: Calling = pickle.load(file)
+        request: ExecRequest = pickle.load(file)
     try:
-        os.dup2(given, 0)
-        _take_on(calling, worker)
-        if not calling.held:
-            wait_until(calling.not_before_us)
+        os.dup2(stdin, 0)
+        _prepare(request, worker)
+        if not request.held:
+            wait_until(request.not_before_us)
             channel.send(f"{_BEGINS}{time.time_ns() // 1000}".encode())
-        os.execve(calling.program, calling.command, calling.environment)
+        os.execve(request.program, request.command, request.environment)
     except ConditionError as error:
         channel.send(f"{error.errno} {error.key}".encode())
     except OSError as error:
@@ -243,28 +287,32 @@ def _become(channel: socket.socket, worker: int) -> None:
         channel.send(f"{errno.ENOMEM} limits.address_space".encode())
 
 
-def wait_until(wall_us: int, monotonic_seconds_max: float | None = None) -> None:
-    """On the wall clock, for it decides; on the other one not for long, should that be set."""
-    deadline = time.monotonic() + AHEAD_SECONDS_MAX
-    if monotonic_seconds_max is not None:
-        deadline = min(deadline, monotonic_seconds_max)
-    while (left := wall_us / 1e6 - time.time()) > 0 and time.monotonic() < deadline:
+def wait_until(wall_us: int, until_monotonic: float | None = None) -> None:
+    """Sleep until the wall clock reads `wall_us`. Should that clock be set meanwhile: not beyond
+    `until_monotonic`, and not for more than `AHEAD_SECONDS_MAX`."""
+    limit_monotonic = time.monotonic() + AHEAD_SECONDS_MAX
+    if until_monotonic is not None:
+        limit_monotonic = min(limit_monotonic, until_monotonic)
+    while (left := wall_us / 1e6 - time.time()) > 0 and time.monotonic() < limit_monotonic:
         time.sleep(min(left, AHEAD_SECONDS_MAX))
 
 
-def _take_on(calling: Calling, worker: int) -> None:
-    if calling.open_files is not None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, calling.open_files)
-    execution.limit(calling.conditions)
-    if calling.who is not None:
-        execution.give(1, calling.who)  # so that it can open /dev/stdout
-        execution.become(calling.who)
-        _die_with(worker)  # becoming somebody else has called that off (fact P3)
-    execution.settle(calling.conditions)
-    execution.limit_address_space(calling.conditions)
+def _prepare(request: ExecRequest, worker: int) -> None:
+    """Take on limits, credentials and surroundings, in the order in which that is possible.
+    Raises `ConditionError`, `OSError`."""
+    if request.open_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, request.open_files)
+    execution.limit(request.conditions)
+    if request.credentials is not None:
+        execution.give(1, request.credentials)  # so that it can open /dev/stdout
+        execution.become(request.credentials)
+        _die_with(worker)  # a change of credentials has called that off (fact P3)
+    execution.settle(request.conditions)
+    execution.limit_address_space(request.conditions)
 
 
 def _die_with(worker: int) -> None:
+    """Have the kernel kill this process when its worker ends."""
     set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != worker:
-        os._exit(_CANNOT_EXEC)  # it died before it could take us with it (fact P3)
+        os._exit(_CANNOT_EXEC)  # the worker was dead by then: no signal would come (fact P3)

@@ -38,7 +38,7 @@ from ..runfiles.run_lock import (
 )
 from .launch import CannotStartError
 from .prefork import Preforked
-from .run import Running, World, wall_us
+from .run import ActiveRun, World, wall_us
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +90,9 @@ class Worker:
         self._poller = Poller()
         self._order: Run | None = None
         self._lock: int | None = None
-        self._running: Running | None = None
+        self._run: ActiveRun | None = None
         self._result: RunResult | None = None
-        self._say_again_at = 0.0
+        self._say_again_at_monotonic = 0.0
         self._told_begun = False
         self._orphaned = False
         self._leaving = False
@@ -119,9 +119,9 @@ class Worker:
     def _wait_seconds(self, now: float) -> float:
         deadlines = [now + WAIT_SECONDS_MAX]
         if self._order is not None:
-            deadlines.append(self._say_again_at)
-        if self._running is not None:
-            due = self._running.next_deadline(now)
+            deadlines.append(self._say_again_at_monotonic)
+        if self._run is not None:
+            due = self._run.next_deadline(now)
             deadlines += [] if due is None else [due]
         return max(0.0, min(deadlines) - now)
 
@@ -145,8 +145,8 @@ class Worker:
         match message:
             case Run() if self._order is None and not self._orphaned:
                 self._begin(message, now)
-            case Stop(run_id, reason) if self._running and self._is_ours(run_id):
-                self._running.stop(reason, now)
+            case Stop(run_id, reason) if self._run and self._is_ours(run_id):
+                self._run.stop(reason, now)
             case Ack(run_id) if self._result and self._is_ours(run_id):
                 if self._lock is not None:
                     with step(Step.FORGET_RESULT):
@@ -164,10 +164,10 @@ class Worker:
         """Nobody is left to hear us: stop the script, keep the result, leave (law 11)."""
         self._poller.forget(self._world.lifeline)
         self._orphaned = True
-        if self._running is None:
+        if self._run is None:
             self._leaving = True
         else:
-            self._running.stop(StopReason.ORPHANED, now)
+            self._run.stop(StopReason.ORPHANED, now)
 
     def _begin(self, order: Run, now: float) -> None:
         """Lock, look at the lifeline, start: in this order, so that no run is doubled."""
@@ -186,7 +186,7 @@ class Worker:
             return
         try:
             with step(Step.START_SCRIPT):
-                self._running = Running(
+                self._run = ActiveRun(
                     order,
                     self._world,
                     self._poller,
@@ -198,18 +198,18 @@ class Worker:
             self._refuse(str(error), now)
             return
         self._tell_begun()
-        self._say_again_at = now + order.heartbeat_seconds
+        self._say_again_at_monotonic = now + order.heartbeat_seconds
         # Not earlier: it costs a moment, and wipes the environment that marks us (fact P16).
         setproctitle(order.title)
         _merge_pages()
 
     def _tell_begun(self) -> None:
         assert self._order is not None
-        began_us = None if self._running is None else self._running.began_us
-        if self._running is None or began_us is None or self._told_begun:
+        began_us = None if self._run is None else self._run.began_us
+        if self._run is None or began_us is None or self._told_begun:
             return
         self._told_begun = True
-        self._say(Started(self._order.run_id, self._running.script_pid, began_us))
+        self._say(Started(self._order.run_id, self._run.script_pid, began_us))
 
     def _refuse(self, detail: str, now: float) -> None:
         assert self._order is not None
@@ -219,26 +219,26 @@ class Worker:
     def _turn(self, now: float) -> None:
         if self._order is None:
             return
-        if self._running is not None:
-            result = self._running.turn(now)
+        if self._run is not None:
+            result = self._run.turn(now)
             self._tell_begun()
             if result is not None:
-                self._running = None
+                self._run = None
                 self._end(result, now)
-        if now < self._say_again_at:
+        if now < self._say_again_at_monotonic:
             return
-        if self._running is not None:
-            self._say(self._running.heartbeat())
-            self._say_again_at = now + self._order.heartbeat_seconds
+        if self._run is not None:
+            self._say(self._run.heartbeat())
+            self._say_again_at_monotonic = now + self._order.heartbeat_seconds
         elif self._result is not None:
             with step(Step.SEND_ENDED):
                 self._say(Ended(self._result))
-            self._say_again_at = now + ENDED_AGAIN_SECONDS
+            self._say_again_at_monotonic = now + ENDED_AGAIN_SECONDS
 
     def _end(self, result: RunResult, now: float) -> None:
         """On disk first, then told; a result that cannot be kept is still told."""
         self._result = result
-        self._say_again_at = now
+        self._say_again_at_monotonic = now
         if self._lock is not None:  # without it the run is another's, and so is its result
             self._keep(result)
         if self._orphaned:

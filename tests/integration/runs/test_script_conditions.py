@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from geosched.ipc.messages.runs import Conditions
 from geosched.workers.host import procfs
-from geosched.workers.host.execution import become, person
+from geosched.workers.host.execution import become, credentials_of
 from support.daemon import Daemon, entry, installation_for_everybody, lives, processes_marked
 from support.wait import wait_for
 
@@ -129,7 +129,7 @@ def test_a_low_limit_of_descriptors_is_in_the_way_of_no_other_setting(daemon: Da
 
 
 def test_who_is_that_user_already_needs_no_rights_to_become_it(daemon: Daemon):
-    nobody = person(Conditions(user="nobody"))
+    nobody = credentials_of(Conditions(user="nobody"))
     assert nobody is not None
     pid = os.fork()
     if pid == 0:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from geosched.ipc.messages.runs import Conditions
+from geosched.ipc.messages.runs import Conditions, Run
 from geosched.supervisor.config.settings import load
 from geosched.supervisor.startup import preflight
-from geosched.workers.runs.launch import CannotStartError, Launch, start
+from geosched.workers.runs.launch import CannotStartError, start
 from support.daemon import Daemon, entry, installation_for_everybody, lives
 from support.processes import zygote
 from support.wait import wait_for
@@ -187,9 +187,22 @@ def test_a_daemon_that_is_not_root_says_what_it_cannot_give(
 )
 def test_a_worker_that_is_not_root_names_what_it_cannot_give(conditions: Conditions, problem: str):
     def tried() -> str:
-        launch = Launch(("/bin/sh", "-c", "true"), {}, b"", conditions=conditions)
+        order = Run(
+            run_id="r",
+            title="",
+            command=("/bin/sh", "-c", "true"),
+            environment={},
+            input=b"",
+            stop_signal=signal.SIGTERM,
+            stop_grace_seconds=0.0,
+            watchdog_seconds=0.0,
+            heartbeat_seconds=1.0,
+            output_path="",
+            output_bytes_max=0,
+            conditions=conditions,
+        )
         try:
-            script = start(launch)
+            script = start(order)
         except CannotStartError as error:
             return str(error)
         script.forget()

@@ -1,7 +1,8 @@
 """What scripts say, and when their silence is too long."""
 
 import pytest
-from geosched.workers.runs.notify import STATUS_CHARS_MAX, Notice, Watchdog, parse
+from geosched.workers.runs.notify import STATUS_CHARS_MAX, Notice, parse
+from geosched.workers.runs.watchdog import Watchdog
 
 
 @pytest.mark.parametrize(

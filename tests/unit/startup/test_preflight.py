@@ -48,7 +48,9 @@ def test_whom_a_script_runs_as_is_checked_but_not_looked_up_at_a_start(
 ) -> None:
     settings = here(tmp_path, '[scripts.a]\ncommand = ["sh"]\nuser = "no-such-user"\n')
     assert preflight.check(settings) == ["scripts.a.user: there is no user 'no-such-user'"]
-    monkeypatch.setattr(preflight, "person", lambda _: pytest.fail("a name service may hang"))
+    monkeypatch.setattr(
+        preflight, "credentials_of", lambda _: pytest.fail("a name service may hang")
+    )
     assert preflight.warnings(settings) == []
 
 
