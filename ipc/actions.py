@@ -25,18 +25,24 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class ExecutionStatus(enum.StrEnum):
-    """How an action went. `NULL` is `null` wherever JSON is spoken."""
+    """The status of an action, as the backend is told of it; the last four are terminal."""
 
+    #: Not started, or to be started again; `null` in JSON.
     NULL = "NULL"
+    #: Running, or between two attempts.
     STARTED = "STARTED"
+    #: Over without a run: withdrawn, or its window passed.
     WONT_START = "WONT_START"
+    #: Started, and stopped before its end: withdrawn, by an operator, or interrupted.
     WONT_FINISH = "WONT_FINISH"
+    #: Ran until `toDate`, or ended well before it.
     FINISHED = "FINISHED"
+    #: Ended with an error, or could not be started.
     FAILED = "FAILED"
 
     @property
     def terminal(self) -> bool:
-        """Whether the status is never left again."""
+        """The status is never left again."""
         return self not in (ExecutionStatus.NULL, ExecutionStatus.STARTED)
 
     @property

@@ -1,7 +1,7 @@
-"""Every rule about statuses, and nothing else; in the order of SPEC.md, "Behaviour".
+"""The rules about statuses, all of them, in the order of SPEC.md, "Behaviour".
 
 `decide` maps a record, an event and the time to a change, or to None where nothing
-changes. Same inputs, same answer: the clock is an argument, and what has to be done is
+changes. Same inputs, same answer: the clock is an argument, and work to be done is
 returned as effects. Nothing here knows of processes, sockets or the database; nothing
 elsewhere assigns a status. The diagram in the README is drawn from this file.
 
@@ -49,7 +49,7 @@ _NEVER_RESTART = RestartPolicy()
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What decisions depend on besides the record, the event and the time.
+    """Settings and store that decisions depend on, besides the record, the event and the time.
 
     `generation` is that of the store: run ids contain it, so that a result kept for an
     older store never settles a run of this one. `policies` is by type of action.
@@ -63,7 +63,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 def first_seen(action: Action, now: Instant, rules: Rules) -> Change:
-    """S3: a new action is NULL, unless its window is over or it is not wanted."""
+    """Make a new action NULL, unless its window is over or it is not wanted (S3)."""
     record = Record(action, action.should_be_executed, Null(), changed_us=now.wall_us)
     change = _pulled(record, action, now, rules)
     after = record if change is None else replace(change.after, revision=1)
@@ -71,7 +71,7 @@ def first_seen(action: Action, now: Instant, rules: Rules) -> Change:
 
 
 def decide(record: Record, event: Event, now: Instant, rules: Rules) -> Change | None:
-    """What `event` means for an action in this state; None where it means nothing."""
+    """Return the change that `event` makes to an action in this state; None where it makes none."""
     match record.state:
         case Over():
             return None  # S6: whatever the backend, the clock or a late message says
@@ -101,7 +101,7 @@ def _decide_open(record: Record, event: Event, now: Instant, rules: Rules) -> Ch
 
 
 def _pulled(record: Record, action: Action, now: Instant, rules: Rules) -> Change | None:
-    """S3, S15: the configuration is the backend's; the status moves by S4, S5, S10, S13 only."""
+    """Take the backend's configuration; the status moves by S4, S5, S10 and S13 only (S3, S15)."""
     same = record.action == action and record.wanted == action.should_be_executed
     new = record if same else replace(record, action=action, wanted=action.should_be_executed)
     if not new.wanted:
@@ -116,7 +116,7 @@ def _pulled(record: Record, action: Action, now: Instant, rules: Rules) -> Chang
 
 
 def _not_wanted(record: Record, now: Instant, *, before: Record) -> Change | None:
-    """S4, S5: what has not started will not, what runs is asked to stop."""
+    """Never start what has not started, ask what runs to stop (S4, S5)."""
     match record.state:
         case Null():
             return _over_without_run(record, Reason.WITHDRAWN, now, before=before)
@@ -137,7 +137,7 @@ def _not_wanted(record: Record, now: Instant, *, before: Record) -> Change | Non
 def _due(
     record: Record, due: Due, now: Instant, rules: Rules, *, before: Record | None = None
 ) -> Change | None:
-    """S9 to S11, S12a, S13: what the clock says."""
+    """Act on the clock (S9 to S11, S12a, S13)."""
     before = before or record
     match record.state:
         case Null() if _window_over(record, now):
@@ -155,7 +155,7 @@ def _due(
 
 
 def _next_attempt(record: Record, now: Instant, rules: Rules, *, before: Record) -> Change:
-    """S9: the intention, which is committed before the script is started."""
+    """Return the intention to start, which is committed before the script is started (S9)."""
     attempt = record.attempt + 1
     run_id = new_run_id(rules.generation, record.action.id, attempt)
     again = isinstance(record.state, Waiting)  # then the reason goes on telling the last exit
@@ -171,7 +171,7 @@ def _next_attempt(record: Record, now: Instant, rules: Rules, *, before: Record)
 
 
 def _waited_until_the_end(record: Record, now: Instant, *, last_ok: bool, before: Record) -> Change:
-    """S12a: `toDate` came between two attempts; the last exit decides."""
+    """Settle by the last exit: `toDate` came between two attempts (S12a)."""
     if last_ok:
         return _over(record, ExecutionStatus.FINISHED, Reason.WINDOW_OVER, now, before=before)
     reason = record.reason or Reason.EXIT_CODE
@@ -179,8 +179,8 @@ def _waited_until_the_end(record: Record, now: Instant, *, last_ok: bool, before
 
 
 def _stop_asked(record: Record, now: Instant) -> Change | None:
-    """S13a, asked by an operator. None for NULL is a conflict, for a run that is being
-    stopped already it is nothing new."""
+    """Stop for an operator (S13a). None for NULL is a conflict, for a run that is being stopped
+    already it is nothing new."""
     match record.state:
         case Running(run) if run.stop in (None, StopReason.CHANGED):
             return _stopping(record, run, StopReason.OPERATOR, before=record)
@@ -210,7 +210,7 @@ def _run_ended(record: Record, event: RunEnded, now: Instant, rules: Rules) -> C
     return _settled_of_itself(record, result, now, rules)
 
 
-#: S13a: a stop has one reason, and the reason is the outcome.
+#: A stop has one reason, and the reason is the outcome (S13a).
 _SETTLED_BY_STOP = {
     StopReason.WINDOW_OVER: (ExecutionStatus.FINISHED, Reason.WINDOW_OVER),
     StopReason.WITHDRAWN: (ExecutionStatus.WONT_FINISH, Reason.WITHDRAWN),
@@ -221,9 +221,9 @@ _SETTLED_BY_STOP = {
 def _final_reason(
     record: Record, run: OpenRun, result: RunResult | None, now: Instant
 ) -> StopReason | None:
-    """The recorded reason; else the one the worker was given, for a stop is carried out
-    even when its record cannot be written (law 4). That its window will be over is recorded
-    a moment ahead: what ends of itself in that moment has ended before it was over (S12)."""
+    """Return the recorded reason; else the one the worker was given, for a stop is carried out
+    even when its record cannot be written (law 4). The end of a window is recorded a moment
+    ahead: a run that ends of itself in that moment has ended before it (S12)."""
     if run.stop is StopReason.WINDOW_OVER and _ended_before(record, result):
         return None if _window_over(record, now) else run.stop
     if run.stop is not None:
@@ -234,14 +234,14 @@ def _final_reason(
 
 
 def _ended_before(record: Record, result: RunResult | None) -> bool:
-    """Whether a run has ended, of itself, before its window was over."""
+    """The run ended of itself before its window was over."""
     if result is None or result.cause is EndCause.STOPPED:
         return False
     return result.ended_us < record.action.to_us
 
 
 def _ended_well_told(result: RunResult) -> bool:
-    """Whether somebody saw the script end, and no signal ended it."""
+    """Somebody saw the script end, and no signal ended it."""
     lost = result.cause in (EndCause.WORKER_LOST, EndCause.WORKER_SILENT)
     return result.signal is None and not lost
 
@@ -255,8 +255,8 @@ def _settled_by_stop(
 
 
 def _replaced(record: Record, result: RunResult, now: Instant) -> Change:
-    """S15: the run makes way for one with the new configuration, due at once; the status
-    stays STARTED."""
+    """Make way for a run with the new configuration, due at once; the status stays STARTED
+    (S15)."""
     if _window_over(record, now):
         return _settled_by_stop(record, result, StopReason.WINDOW_OVER, now)
     after = _moved(
@@ -270,8 +270,8 @@ def _replaced(record: Record, result: RunResult, now: Instant) -> Change:
 
 
 def _settled_of_itself(record: Record, result: RunResult, now: Instant, rules: Rules) -> Change:
-    """S12, S12a, S13: it ended, and nobody had asked it to."""
-    word, detail = _why(result)
+    """Settle a run that ended without having been asked to (S12, S12a, S13)."""
+    word, detail = _reason_of(result)
     row = _ended_row(record, result, word, now)
     ran_whole_window = result.cause is EndCause.EXITED and result.ended_us >= record.action.to_us
     if now.trusted and ran_whole_window:
@@ -294,7 +294,7 @@ def _settled_of_itself(record: Record, result: RunResult, now: Instant, rules: R
 def _waits(
     record: Record, row: RunRow, policy: RestartPolicy, now: Instant, failures: int, detail: str
 ) -> Change:
-    """S12a: the status stays STARTED until the back-off is over."""
+    """Stay STARTED until the back-off is over (S12a)."""
     assert row.reason is not None
     hold = Hold(now.wall_us, restart.delay_after(policy, failures, run_id=row.run_id))
     waiting = Waiting(hold, last_ok=row.reason is Reason.COMPLETED)
@@ -302,8 +302,8 @@ def _waits(
     return Change(record, _moved(record, after, waiting, row.reason, now, detail=detail), row)
 
 
-def _why(result: RunResult) -> tuple[Reason, str]:
-    """The word for how a run ended of itself, and what a person wants to know beside it."""
+def _reason_of(result: RunResult) -> tuple[Reason, str]:
+    """Return the reason for which a run ended of itself, and the detail for a person."""
     match result.cause:
         case EndCause.EXITED | EndCause.STOPPED if result.signal is not None:
             return Reason.SIGNAL, result.detail or f"ended by signal {result.signal}"
@@ -330,7 +330,7 @@ def _why(result: RunResult) -> tuple[Reason, str]:
 def _daemon_started(
     record: Record, kept: RunResult | None, now: Instant, rules: Rules
 ) -> Change | None:
-    """S2: no run lives any more; the first rule that applies to a STARTED action."""
+    """Apply the first rule that fits a STARTED action of which no run lives any more (S2)."""
     match record.state:
         case Running(run):
             pass
@@ -356,7 +356,7 @@ def _interrupted(record: Record, kept: RunResult | None, word: Reason, now: Inst
 
 
 def _null_again(record: Record, kept: RunResult | None, now: Instant, rules: Rules) -> Change:
-    """NULL, and so it starts again at once (S11); later attempts wait (S12a)."""
+    """Return to NULL, so that it starts again at once (S11); later attempts wait (S12a)."""
     held = record.attempt + 1 >= restart.FIRST_ATTEMPT_HELD_AFTER_CRASH
     row = _ended_row(record, kept, Reason.DAEMON_RESTART, now)
     policy = rules.policy(record.action)
@@ -366,11 +366,11 @@ def _null_again(record: Record, kept: RunResult | None, now: Instant, rules: Rul
     return Change(record, after, row)
 
 
-# --- Words that the rules above use -----------------------------------------------------
+# --- Helpers of the rules above ---------------------------------------------------------
 
 
 def new_run_id(generation: str, action_id: str, attempt: int) -> str:
-    """Unique over stores, actions and attempts; safe as a file name and on a screen."""
+    """Return an id that is unique over stores, actions and attempts, and safe as a file name."""
     seed = f"{generation}\0{action_id}".encode()
     return f"{blake2b(seed, digest_size=8).hexdigest()}-{attempt}"
 
@@ -384,7 +384,7 @@ def _window_over(record: Record, now: Instant) -> bool:
 
 
 def _stored(before: Record, after: Record) -> Change | None:
-    """A change of configuration only; None where it is the same, so nothing is written."""
+    """Return a change of configuration only; None where it is the same: nothing is written."""
     if after == before:
         return None
     return Change(before, replace(after, revision=before.revision + 1))
@@ -404,7 +404,7 @@ def _moved(
 
 
 def _stopping(record: Record, run: OpenRun, reason: StopReason, *, before: Record) -> Change:
-    """The intention to stop is on disk before the first signal, and never called off."""
+    """Return the intention to stop: on disk before the first signal, and never called off."""
     state = Running(replace(run, stop=reason))
     after = replace(record, state=state, revision=before.revision + 1)
     return Change(before, after, effects=(StopRun(run.run_id, reason),))
@@ -425,14 +425,14 @@ def _over(
 
 
 def _over_without_run(record: Record, reason: Reason, now: Instant, *, before: Record) -> Change:
-    """S4, S10; S11a: of an action that has had a run it is WONT_FINISH."""
+    """Settle without a run (S4, S10); WONT_FINISH where there was one before (S11a)."""
     started = record.attempt > 0
     status = ExecutionStatus.WONT_FINISH if started else ExecutionStatus.WONT_START
     return _over(record, status, reason, now, before=before)
 
 
 def _ended_row(record: Record, result: RunResult | None, reason: Reason, now: Instant) -> RunRow:
-    """The history's row of the open run, complete as far as anybody knows."""
+    """Return the history's row of the open run, as far as anything is known of its end."""
     assert isinstance(record.state, Running)
     run = record.state.run
     row = RunRow(run.run_id, record.attempt, run.started_us, now.wall_us, reason=reason)

@@ -1,4 +1,4 @@
-"""The values that decisions are made over: records, states, events, effects, changes.
+"""Records, states, events, effects and changes: the values that decisions are made over.
 
 `lifecycle.py` maps a record and an event to a change; `daemondb.py` stores what changes;
 `loop.py` performs the effects. What is persisted and what is a live handle are different
@@ -18,7 +18,7 @@ from ...ipc.messages.runs import RunResult, StopReason
 
 
 class Reason(enum.StrEnum):
-    """Why a status is what it is: one word a person can look up in the README."""
+    """The reason of a status: one word that a person can look up in docs/commands.md."""
 
     COMPLETED = "completed"  # exit 0 before toDate
     WINDOW_OVER = "window-over"  # it ran until toDate
@@ -38,7 +38,7 @@ class Reason(enum.StrEnum):
     CHANGED = "changed"  # a run that was replaced by one with newer configuration
 
 
-# --- states: each holds what is true in it ----------------------------------------------
+# --- states -----------------------------------------------------------------------------
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -93,7 +93,7 @@ State: TypeAlias = Null | Running | Waiting | Over
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """All that daemonDB knows of one action.
+    """An action as daemonDB keeps it.
 
     `revision` counts the writes of this record: what a compare-and-swap compares.
     `attempt` is the number of runs so far, `failures` those in a row that count for the
@@ -116,7 +116,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def edge_us(self) -> int | None:
-        """Where time alone changes this record: its key in the index `due`."""
+        """The instant at which time alone changes this record: its key in the index `due`."""
         match self.state:
             case Null():
                 return self.action.from_us
@@ -144,7 +144,7 @@ class RunRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class StatusChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One change of status: an event, and what a report is made of."""
+    """One change of status: an event, and the content of a report."""
 
     at_us: int
     action_id: str
@@ -157,11 +157,11 @@ class StatusChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     signal: int | None = None
 
 
-# --- events: what happened --------------------------------------------------------------
+# --- events -----------------------------------------------------------------------------
 
 
 class Sent(msgspec.Struct, frozen=True, gc=False):
-    """The newest snapshot holds the action, like this."""
+    """The newest snapshot holds the action."""
 
     action: Action
 
@@ -171,7 +171,7 @@ class Absent(msgspec.Struct, frozen=True, gc=False):
 
 
 class Due(msgspec.Struct, frozen=True, gc=False):
-    """Time has come to look: an edge passed, a slot is free, or a hold may be over."""
+    """An edge passed, a slot is free, or a hold may be over."""
 
     slot_free: bool
     hold_over: bool = True
@@ -197,7 +197,7 @@ class DaemonStarted(msgspec.Struct, frozen=True, gc=False):
 Event: TypeAlias = Sent | Absent | Due | StopAsked | RunEnded | DaemonStarted
 
 
-# --- what a decision is -----------------------------------------------------------------
+# --- decisions --------------------------------------------------------------------------
 
 
 class StartRun(msgspec.Struct, frozen=True, gc=False):
@@ -213,7 +213,7 @@ Effect: TypeAlias = StartRun | StopRun
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
-    """From one record to its successor, and what has to be done once that is on disk.
+    """One record and its successor, with the effects to carry out once that is on disk.
 
     `before` is None for an action not known until now. `run` is the row of the run that
     this change begins or ends.
@@ -230,7 +230,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
         return old is not self.after.status
 
     def status_change(self) -> StatusChange | None:
-        """The event that this change is, if the status changes with it."""
+        """Return the event that this change is; None where the status stays."""
         if not self.changes_status:
             return None
         run = self.run
@@ -262,7 +262,7 @@ class Instant(msgspec.Struct, frozen=True, gc=False):
     believed: bool = True
 
     def at(self, wall_us: int) -> "Instant":
-        """What the clocks will read, or have read, when the wall clock reads `wall_us`."""
+        """Return the readings of all clocks when the wall clock reads `wall_us`."""
         by = (wall_us - self.wall_us) / SECOND_US
         return msgspec.structs.replace(
             self,

@@ -1,6 +1,6 @@
-"""A snapshot against what is known: one entry, or one absence, at a time (S3 to S8).
+"""Reconciliation of a snapshot with the records, one entry or one absence at a time (S3 to S8).
 
-It names what a pull did to an action, for counting; the rules are `lifecycle.py`'s.
+Each gets a verdict, for counting; the rules are `lifecycle.py`'s.
 """
 
 import enum
@@ -11,7 +11,7 @@ from .model import Absent, Change, Instant, Over, Record, Sent
 
 
 class Verdict(enum.StrEnum):
-    """What a pull did to one action."""
+    """The effect of a pull on one action."""
 
     ADDED = "added"
     UPDATED = "updated"
@@ -23,7 +23,7 @@ class Verdict(enum.StrEnum):
 def reconcile_sent(
     record: Record | None, action: Action, now: Instant, rules: Rules
 ) -> tuple[Verdict, Change | None]:
-    """What the snapshot's entry `action` means for the record of the same id, if any."""
+    """Apply the snapshot's entry `action` to the record of the same id, if there is one."""
     if record is None:
         return Verdict.ADDED, first_seen(action, now, rules)
     if isinstance(record.state, Over):
@@ -33,7 +33,7 @@ def reconcile_sent(
 
 
 def reconcile_absent(record: Record, now: Instant, rules: Rules) -> tuple[Verdict, Change | None]:
-    """What it means that a whole snapshot does not hold this record's id (S8)."""
+    """Apply the absence of this record's id from a whole snapshot (S8)."""
     return _verdict(decide(record, Absent(), now, rules))
 
 

@@ -1,7 +1,6 @@
-"""What a daemon that starts makes of what an earlier one left (SPEC S1, S2).
+"""Recovery at start: open runs paired with the results that their workers kept (S1, S2).
 
-Pairs open runs with the results their workers kept; the rule for each is
-`lifecycle.py`'s.
+The rule for each is `lifecycle.py`'s.
 """
 
 from collections.abc import Collection, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Whether a run that ended is followed by another, and how long to wait first (SPEC S12a).
+"""Restart policy: whether another run follows, and after which delay (SPEC S12a).
 
 Only the arithmetic is here; `lifecycle.py` says when it applies.
 """
@@ -39,7 +39,7 @@ class RestartPolicy(msgspec.Struct, frozen=True):
 
 
 def gives_up(policy: RestartPolicy, failures: int) -> bool:
-    """Whether so many runs in a row are one more than the policy restarts."""
+    """So many runs in a row are more than the policy restarts."""
     return 0 < policy.restarts_max < failures
 
 
@@ -54,12 +54,12 @@ def wants_another(policy: RestartPolicy, *, ok: bool) -> bool:
 
 
 def failures_after(policy: RestartPolicy, failures: int, *, ran_seconds: float) -> int:
-    """Runs in a row that count for the back-off, the one that just ended included."""
+    """Return how many runs in a row count for the back-off, the one that just ended included."""
     return 1 if ran_seconds >= policy.delay_seconds_max else failures + 1
 
 
 def delay_after(policy: RestartPolicy, failures: int, *, run_id: str) -> float:
-    """Seconds to wait after so many failures in a row; never overflows.
+    """Return the seconds to wait after so many failures in a row; never overflows.
 
     The jitter is drawn from the id of the run that ended: spread over actions and devices,
     and the same whoever works it out again.
@@ -70,12 +70,12 @@ def delay_after(policy: RestartPolicy, failures: int, *, run_id: str) -> float:
 
 
 def _chance(seed: str) -> float:
-    """A number in [0, 1) that is always the same for one text."""
+    """Return a number in [0, 1) that is always the same for one text."""
     return int.from_bytes(blake2b(seed.encode(), digest_size=6).digest()) / 2**48
 
 
 def remaining_seconds(hold: Hold, now_us: int) -> float:
-    """What is left of a hold by the wall clock, for a daemon that starts.
+    """Return the seconds left of a hold by the wall clock, for a daemon that starts.
 
     Bounded by the whole delay on one side and 0 on the other, so a clock that was
     stepped meanwhile costs one delay and never more.

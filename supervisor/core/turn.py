@@ -1,4 +1,4 @@
-"""One turn of the loop as a value: what was decided, waiting to be committed.
+"""One turn of the loop as a value: its decisions, until they are committed.
 
 Later decisions of a turn see what earlier ones made of a record, so events that arrive
 together are decided in order and committed in one transaction (law 4).
@@ -15,7 +15,8 @@ from .model import Change, Event, Instant, Record
 
 class Turn(msgspec.Struct):
     """`read` looks a record up in daemonDB; `started` counts the STARTED ones there.
-    `absences` is which actions that are over the newest snapshot lacks, where that changed."""
+    `absences` tells for actions that are over, by their rows, that the newest snapshot lacks
+    them, or has them again."""
 
     now: Instant
     rules: Rules
@@ -29,11 +30,11 @@ class Turn(msgspec.Struct):
         return self._newest.get(action_id) or self.read(action_id)
 
     def decided(self, action_id: str) -> Record | None:
-        """What this turn has made of a record, if anything."""
+        """Return the record as this turn has changed it, if it has."""
         return self._newest.get(action_id)
 
     def happened(self, action_id: str, event: Event) -> Change | None:
-        """Decide what an event means for an action, if it is known."""
+        """Decide about an event of an action, if it is known."""
         record = self.record(action_id)
         return None if record is None else self.take(decide(record, event, self.now, self.rules))
 

@@ -1,4 +1,4 @@
-"""Tells the service manager how the daemon fares (`sd_notify`). Nothing depends on it."""
+"""Notification of the service manager (sd_notify(3)). Nothing depends on it."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ class ServiceManager:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def busy(self, doing: str, timeout_seconds: float) -> None:
-        """It is not ready yet, and may take so much longer."""
+        """Tell that the daemon is not ready yet, and may take so much longer."""
         self._send(f"STATUS={doing}\nEXTEND_TIMEOUT_USEC={int(timeout_seconds * 1e6)}")
 
     def stopping(self, timeout_seconds: float) -> None:

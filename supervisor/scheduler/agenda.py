@@ -1,8 +1,8 @@
-"""Which actions to look at now, and when to look again. Decides about no status.
+"""Agenda of the actions to look at, now and later. Decides about no status.
 
 daemonDB's index `due` holds every edge; here is how far it has been looked through, which
 due actions are queued behind `max_running`, and which are held back by a back-off. All of
-it is rebuilt from the index at any time (`look_again`), after a clock step for one.
+it can be rebuilt from the index at any time (`look_again`), as after a clock step.
 Durations run on the monotonic clock.
 """
 
@@ -15,13 +15,15 @@ from .queue import Queue
 
 
 class Agenda:
+    """`cursor` is the last edge looked at in the index `due`; None before the first."""
+
     def __init__(self) -> None:
         self.queue = Queue()
         self.cursor: tuple[int, bytes] | None = None
         self._holds: list[tuple[float, str]] = []
         self._held: dict[str, float] = {}
         self._held_ends: list[tuple[int, str]] = []
-        self._not_before = 0.0
+        self._not_before_monotonic = 0.0
 
     def look_again(self, now: Instant, *, in_seconds: float = 0.0) -> None:
         """Look through all edges anew, at once or (a store that failed) after a while.
@@ -31,13 +33,13 @@ class Agenda:
         self.cursor = None
         self.queue.clear()
         self._held_ends.clear()
-        self._not_before = now.monotonic_seconds + in_seconds
+        self._not_before_monotonic = now.monotonic_seconds + in_seconds
 
     def may_look(self, now: Instant) -> bool:
-        return now.monotonic_seconds >= self._not_before
+        return now.monotonic_seconds >= self._not_before_monotonic
 
     def note(self, record: Record, now: Instant) -> None:
-        """What a record that was just written, or found due, has to wait for."""
+        """Queue or hold a record that was just written, or found due, if it has to wait."""
         action = record.action
         match record.state:
             case Null(Hold() as hold) | Waiting(hold) if hold.delay_seconds > 0:
@@ -54,7 +56,7 @@ class Agenda:
             heapq.heappush(self._held_ends, (action.to_us, action.id))
 
     def release(self, record: Record, now: Instant) -> None:
-        """The hold of a NULL action is over: it starts as soon as its window is open."""
+        """Queue a NULL action whose hold is over, if its window is open."""
         action = record.action
         if now.trusted and action.from_us <= now.wall_us:
             self.queue.add(action.id, action.from_us, action.to_us)
@@ -63,7 +65,7 @@ class Agenda:
         return self._held.get(action_id, 0.0) <= now.monotonic_seconds
 
     def take_ended(self, now: Instant) -> list[str]:
-        """Those that wait, for room or for the end of a back-off, until their windows are
+        """Take those that waited, for a slot or the end of a back-off, until their windows were
         over. One that is held may be stale, and is looked up before anything is decided."""
         if not now.trusted:
             return []
@@ -73,7 +75,7 @@ class Agenda:
         return ended
 
     def take_released(self, now: Instant) -> list[str]:
-        """Actions whose hold is over; they are held no more."""
+        """Take the actions whose hold is over; they are held no more."""
         released: list[str] = []
         while self._holds and self._holds[0][0] <= now.monotonic_seconds:
             deadline, action_id = heapq.heappop(self._holds)
@@ -83,7 +85,7 @@ class Agenda:
         return released
 
     def next_edge_us(self, stored_us: int | None) -> int | None:
-        """The first edge ahead: that of daemonDB, or the end of a window in which an action
+        """Return the first edge ahead: that of daemonDB, or the end of a window in which an action
         waits."""
         held_end_us = self._held_ends[0][0] if self._held_ends else None
         edges = (stored_us, self.queue.next_end_us(), held_end_us)
@@ -92,13 +94,13 @@ class Agenda:
     def next_deadline(
         self, stored_us: int | None, now: Instant, *, lead_seconds: float = 0.0
     ) -> float | None:
-        """The monotonic instant of the next thing to look at, edges so long before they
-        come; None where there is none."""
+        """Return the monotonic instant at which to look next, at edges so long before they come;
+        None where there is nothing ahead."""
         edge_us = self.next_edge_us(stored_us)
-        deadlines = [max(self._holds[0][0], self._not_before)] if self._holds else []
+        deadlines = [max(self._holds[0][0], self._not_before_monotonic)] if self._holds else []
         if edge_us is not None and now.trusted:
             ahead = (edge_us - now.wall_us) / SECOND_US - lead_seconds
-            deadlines.append(max(now.monotonic_seconds + ahead, self._not_before))
+            deadlines.append(max(now.monotonic_seconds + ahead, self._not_before_monotonic))
         return min(deadlines, default=None)
 
     def _hold(self, action_id: str, hold: Hold, now: Instant) -> None:

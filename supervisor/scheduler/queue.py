@@ -1,15 +1,15 @@
-"""Who may start, and in which order, when more is due than may run (SPEC S14).
+"""Queue of the actions that are due when more are than may run (SPEC S14). Pure.
 
-Holds the actions that are due but not started: nothing else of them is kept in memory,
-and an action is looked up in daemonDB before it is started, so an entry here may be
-stale without harm. Ten thousand queued actions cost a turn nothing.
+Nothing but their windows is kept in memory, and an action is looked up in daemonDB before
+it is started, so an entry here may be stale without harm. Ten thousand queued actions cost
+a turn nothing.
 """
 
 import heapq
 
 
 def slots_free(max_running: int, started: int) -> int:
-    """How many more actions may be STARTED; a lowered `max_running` stops none."""
+    """Return how many more actions may be STARTED; a lowered `max_running` stops none."""
     return max(0, max_running - started)
 
 
@@ -46,7 +46,7 @@ class Queue:
         self._members.clear()
 
     def take(self, count: int) -> list[str]:
-        """The next so many to start, in order; they leave the queue."""
+        """Take the next so many to start out of the queue, in order."""
         taken: list[str] = []
         while self._by_start and len(taken) < count:
             from_us, action_id = heapq.heappop(self._by_start)
@@ -56,7 +56,7 @@ class Queue:
         return taken
 
     def take_ended(self, now_us: int) -> list[str]:
-        """Those whose window is over; they leave the queue."""
+        """Take those whose window is over out of the queue."""
         taken: list[str] = []
         while self._by_end and self._by_end[0][0] <= now_us:
             to_us, action_id = heapq.heappop(self._by_end)
@@ -66,7 +66,7 @@ class Queue:
         return taken
 
     def next_end_us(self) -> int | None:
-        """When the first queued action's window is over."""
+        """Return the earliest end of a queued action's window."""
         while self._by_end:
             to_us, action_id = self._by_end[0]
             if self._members.get(action_id, (None, None))[1] == to_us:
