@@ -1,4 +1,4 @@
-"""`geoschedd`: reads the command line and the settings, and gives errors their exit codes.
+"""The command `geoschedd`: its options, and the exit code of each error.
 
 The order of start (law 15): locks, sweep of what an earlier daemon left, zygote
 (`bootstrap.py`); daemonDB, S2, sockets, work (`service.py`). What fails on the way leaves
@@ -48,7 +48,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """The daemon's life; its errors as exit codes, each with one line that says what to do."""
+    """Run the daemon; return the exit code, each error with one line that says what to do."""
     try:
         settings = load(options.config)
         if options.check:

@@ -1,6 +1,4 @@
-"""Which duties the daemon has and how often, by its settings. How a duty is run is
-`periodic.py`'s, what it does the business of whom it is of.
-"""
+"""The periodic jobs of the daemon, and their intervals by its settings."""
 
 import random
 
@@ -17,8 +15,8 @@ DAY_SECONDS = 86_400.0
 JUST_BOOTED_SECONDS = 600.0
 
 
-class Rounds:
-    """The duties of one daemon; they are planned anew when their intervals change."""
+class JobPlan:
+    """The plan of one daemon's jobs; they are planned anew when their intervals change."""
 
     def __init__(self, loop: Loop, manager: ServiceManager) -> None:
         self._loop = loop
@@ -28,51 +26,51 @@ class Rounds:
     def begin(self, settings: Settings) -> None:
         """Plan all, and have the first pull: at once, unless the host has just booted and
         `start_splay` spreads a fleet."""
-        loop, splay = self._loop, settings.backend.start_splay_seconds
-        booted = loop.now.boot_seconds < JUST_BOOTED_SECONDS
-        delay = random.uniform(0.0, splay) if booted else 0.0
-        self._plan(settings, first_pull_in=delay)
-        if delay:
-            loop.parts.duties.once(delay, "pull", loop.parts.backend.want_pull)
+        parts, splay_seconds = self._loop.parts, settings.backend.start_splay_seconds
+        booted = self._loop.now.boot_seconds < JUST_BOOTED_SECONDS
+        delay_seconds = random.uniform(0.0, splay_seconds) if booted else 0.0
+        self._plan(settings, first_pull_in_seconds=delay_seconds)
+        if delay_seconds:
+            parts.jobs.once(delay_seconds, "pull", parts.sync.want_pull)
         else:
-            loop.parts.backend.want_pull()
+            parts.sync.want_pull()
 
     def replan(self, settings: Settings) -> None:
-        """Where nothing changed, what is due next stays due then."""
+        """Plan anew; where nothing changed, the next job stays due when it was."""
         if _intervals(settings) != self._planned:
             self._plan(settings)
 
-    def fares(self) -> str:
-        """How the daemon is, for the service manager: what a person would ask first."""
+    def summary(self) -> str:
+        """Return one line on the daemon for its service manager."""
         db = self._loop.parts.db
         happened = incidents.read(db.store_dir)
         return "; ".join([db.counts_line(), *(f"daemonDB: {one.detail}" for one in happened[-1:])])
 
-    def _plan(self, settings: Settings, *, first_pull_in: float = 0.0) -> None:
-        duties, daemon, loop = self._loop.parts.duties, settings.daemon, self._loop
-        parts, interval = loop.parts, settings.backend.poll_interval_seconds
+    def _plan(self, settings: Settings, *, first_pull_in_seconds: float = 0.0) -> None:
+        parts, daemon, loop = self._loop.parts, settings.daemon, self._loop
+        jobs, interval = parts.jobs, settings.backend.poll_interval_seconds
         self._planned = _intervals(settings)
-        duties.clear()
-        duties.every_at_phase(
+        jobs.clear()
+        jobs.every_at_phase(
             interval,
-            poll_phase(loop.parts.db.meta.device, interval),
+            poll_phase(parts.db.meta.device, interval),
             "pull",
-            loop.parts.backend.want_pull,
-            after_seconds=first_pull_in,
+            parts.sync.want_pull,
+            after_seconds=first_pull_in_seconds,
         )
-        duties.every(HOUSEKEEPING_SECONDS, "housekeeping", self._keep_house)
+        jobs.every(HOUSEKEEPING_SECONDS, "housekeeping", self._keep_house)
         old = min(HOUSEKEEPING_SECONDS, max(1.0, daemon.retention_seconds / 10))
-        duties.every(old, "old actions", parts.retention.look_for_old)
+        jobs.every(old, "old actions", parts.retention.look_for_old)
         if daemon.backup_interval_seconds:
             look = min(BACKUP_LOOK_SECONDS, daemon.backup_interval_seconds)
-            duties.every(look, "backup", lambda: parts.backup.begin_if_due(loop.now))
-        duties.every(DAY_SECONDS, "clock mark", loop.write_mark)
+            jobs.every(look, "backup", lambda: parts.backup.begin_if_due(loop.now))
+        jobs.every(DAY_SECONDS, "clock mark", loop.write_mark)
         if self._manager.watchdog_seconds:
-            duties.every(self._manager.watchdog_seconds / 2, "watchdog", self._manager.alive)
+            jobs.every(self._manager.watchdog_seconds / 2, "watchdog", self._manager.alive)
 
     def _keep_house(self) -> None:
         self._loop.parts.db.check_readers()
-        self._manager.status(self.fares())
+        self._manager.status(self.summary())
 
 
 def _intervals(settings: Settings) -> tuple[float, ...]:

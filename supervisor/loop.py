@@ -1,8 +1,8 @@
-"""The loop: gather, decide, commit, perform. Nothing here decides about a status.
+"""The daemon's loop: gather, decide, commit, perform. Nothing here decides about a status.
 
 What is about to happen is on disk before it happens; all decisions of a turn share one
-transaction, and a turn without a change writes nothing (law 4). The poll in `gather` is
-the only place where the daemon waits, and it ends at the next edge or deadline.
+transaction, and a turn without a change writes nothing (law 4). The poll in `gather` is the
+only place where the daemon waits, and it ends at the least deadline of its participants.
 """
 
 import contextlib
@@ -16,10 +16,9 @@ from msgspec.structs import replace
 
 from ..ipc.actions import ExecutionStatus
 from ..ipc.failpoints import Step, step
-from ..ipc.messages.runs import EndCause, RunResult, StopReason
+from ..ipc.messages.runs import EndCause, StopReason
 from ..ipc.sockets import Poller
 from .config.settings import Settings
-from .control.server import Control
 from .core.lifecycle import Rules
 from .core.model import (
     Change,
@@ -34,15 +33,17 @@ from .core.model import (
 from .core.turn import Turn
 from .host.children import Children
 from .host.clock import Clock
-from .periodic import Duties
+from .participant import News, Participant
+from .periodic import PeriodicJobs
 from .runs.live_run import LiveRun
 from .runs.pool import Pool
-from .scheduler.due import Decider
-from .scheduler.lookahead import Foresight
-from .scheduler.queue import slots_free
-from .store.daemondb import Committed, DaemonDB, MetaUpdate
+from .scheduler.agenda import Agenda
+from .scheduler.due import DueEvents, runs_ended
+from .scheduler.lookahead import Lookahead
+from .store.daemondb import Committed, DaemonDB
 from .store.errors import StoreError, StoreErrorKind
-from .sync.manager import Backend
+from .store.tables.meta import MetaUpdate
+from .sync.manager import SyncManager
 from .upkeep.backup import Backup
 from .upkeep.retention import Retention
 
@@ -53,47 +54,51 @@ STORE_OK = "ok"
 IDLE_SECONDS_MAX = 30.0
 #: A store that could not be written is tried again so often.
 STORE_RETRY_SECONDS = 1.0
-#: What a daemon that leaves grants beyond the longest grace (S16).
+#: Added to the longest grace for a daemon that leaves (S16).
 LEAVING_MARGIN_SECONDS = 5.0
 
 
 class Leaving(msgspec.Struct):
     """Shutdown is a state: nothing is admitted, all runs are asked to stop (law 7)."""
 
-    deadline: float
+    deadline_monotonic: float
     bound_seconds: float
     told: bool = False  # the service manager knows
     asked: set[str] = msgspec.field(default_factory=set)
 
 
 class Parts(msgspec.Struct):
-    """What the loop turns: made by `service.py`, closed there in reverse order."""
+    """The parts of the loop: made by `service.py`, closed there in reverse order."""
 
     db: DaemonDB
     clock: Clock
     children: Children
     pool: Pool
-    backend: Backend
+    sync: SyncManager
     retention: Retention
     backup: Backup
-    duties: Duties
+    jobs: PeriodicJobs
+    agenda: Agenda
+    due: DueEvents
+    lookahead: Lookahead
     poller: Poller
     wakeup: int
     make_run: Callable[[Record, Instant], LiveRun]
-    run_is_gone: Callable[[str], bool]
     clock_set: int | None = None  # readable when somebody has set the wall clock
 
 
 class Loop:
+    """The turns of the daemon, and what it knows of itself between them.
+
+    `settings` and `rules` may be replaced between two turns. Another participant can join,
+    and takes part to the end.
+    """
+
     def __init__(self, parts: Parts, settings: Settings, rules: Rules) -> None:
         self.parts = parts
         self.settings = settings
         self.rules = rules
-        self.decider = Decider(parts.db, parts.pool)
-        self.agenda = self.decider.agenda
-        self.foresight = Foresight(parts.db, parts.pool, self.agenda)
         self.now = parts.clock.read()
-        self.control: Control | None = None
         self.leaving: Leaving | None = None
         self.degraded: str | None = None
         self.store_state: str = STORE_OK
@@ -101,25 +106,39 @@ class Loop:
         self.output_lost_bytes = 0
         self.reload_wanted = False
         self._stops_asked: list[str] = []
-        self._ended: list[RunResult] = []
+        # In this order: the first tells the others which processes came and went, and nothing
+        # is forgotten in a turn that has just heard of a new snapshot.
+        self._participants: tuple[Participant, ...] = (
+            *(parts.children, parts.pool, parts.clock),
+            *(parts.sync, parts.retention, parts.backup, parts.jobs),
+            *(parts.due, parts.lookahead),
+        )
+        self._to_the_end: tuple[Participant, ...] = (parts.children, parts.pool)
+
+    def join(self, participant: Participant) -> None:
+        self._participants = (*self._participants, participant)
+        self._to_the_end = (*self._to_the_end, participant)
 
     # --- the turn -----------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
-        """Whether the daemon may leave: no run is left, or its time is over."""
+        """The daemon may leave: no run is left, or its time is over."""
         if self.leaving is None:
             return False
-        return not self.parts.pool.runs or self.now.monotonic_seconds >= self.leaving.deadline
+        over = self.now.monotonic_seconds >= self.leaving.deadline_monotonic
+        return over or not self.parts.pool.runs
 
     def turn(self) -> None:
         self._gather()
         turn, meta = self._decide()
         committed = self._commit(turn, meta)
         self._perform(turn, committed)
+        for participant in self._participants:
+            participant.after_turn(self.now)
 
     def begin(self, changes: Sequence[Change], stuck: Sequence[Record]) -> None:
-        """S2, decided and to be committed before anything else happens."""
+        """Commit what S2 decided, before anything else happens. Raises `StoreError`."""
         turn = Turn(self.now, self.rules, self.parts.db.read, self._started())
         for change in changes:
             turn.take(change)
@@ -128,22 +147,24 @@ class Loop:
         if committed is None:
             raise StoreError(f"cannot recover: {self.degraded}")
         for record in (*(change.after for change in changes), *self.parts.db.started()):
-            self.agenda.note(record, self.now)  # back-offs run from now on, whatever is stepped
-        self.decider.stuck = {_run_id(record): record for record in stuck}
+            # Back-offs run from now on, whatever is stepped.
+            self.parts.agenda.note(record, self.now)
+        self.parts.due.stuck = {_run_id(record): record for record in stuck}
 
     def write_mark(self) -> None:
-        """Once a day, in case nothing else is written (S19)."""
+        """Write the clock mark once a day, in case nothing else is written (S19)."""
         self.parts.db.commit(
             (), report=False, meta=MetaUpdate(clock_mark_us=self.parts.clock.mark_us)
         )
 
     def shut_down(self) -> float:
-        """Begin to leave; the seconds it may take. A second call changes nothing."""
+        """Begin to leave; return the seconds it may take. A second call changes nothing."""
         bound = self._longest_grace() + LEAVING_MARGIN_SECONDS
         if self.leaving is None:
             log.info("Stopping: every run is asked to stop", extra={"event": "stopping"})
             self.leaving = Leaving(self.now.monotonic_seconds + bound, bound)
-            self.parts.backend.abandon()
+            self.parts.sync.abandon()
+            self._participants = self._to_the_end
         return bound
 
     def ask_stop(self, action_id: str) -> None:
@@ -157,67 +178,44 @@ class Loop:
         self._forget_clock_set()
         self.now = now = parts.clock.read()
         if parts.clock.stepped:
-            self.agenda.look_again(now)
-            self.foresight.forget()
+            parts.agenda.look_again(now)
+            parts.lookahead.forget()
         self._take_signals()
-        news = parts.children.gather(now.monotonic_seconds)
-        self._ended = parts.pool.gather(news, now)
-        if self.leaving is None:
-            parts.backend.gather(news, now)
-            parts.backup.gather(news, now)
-            parts.retention.gather(news, now)
-            parts.duties.run_due(now.boot_seconds)
-        if self.control is not None:
-            self.control.gather(now)
+        news = News()
+        for participant in self._participants:
+            participant.gather(news, now)
 
     def _wait_seconds(self) -> float:
-        """Until the next thing anybody waits for; never 0 because of what cannot be done."""
-        busy = self._stops_asked or self._unheard() or self._more_to_decide()
-        return 0.0 if busy else self._until_due_seconds()
+        """Return how long to wait; never 0 because of what cannot be done."""
+        return 0.0 if self._stops_asked else self._until_next_seconds(self._participants)
 
     def _calm_seconds(self) -> float:
-        """For how long nothing is near: not at all while a run waits for its worker."""
-        return 0.0 if self.parts.pool.waits else self._until_due_seconds()
+        """Return for how long nothing but a sync is near: not at all while a run waits for
+        its worker."""
+        if self.parts.pool.waits:
+            return 0.0
+        others = [each for each in self._participants if each is not self.parts.sync]
+        return self._until_next_seconds(others)
 
-    def _until_due_seconds(self) -> float:
-        parts, now = self.parts, self.now
-        deadlines = [parts.children.next_deadline(), parts.pool.next_deadline(now)]
-        deadlines.append(None if self.control is None else self.control.next_deadline())
+    def _until_next_seconds(self, participants: Iterable[Participant]) -> float:
+        now = self.now
+        deadlines = [participant.next_deadline(now) for participant in participants]
+        deadlines.append(now.monotonic_seconds + IDLE_SECONDS_MAX)
         if self.degraded is not None:
             deadlines.append(now.monotonic_seconds + STORE_RETRY_SECONDS)
         if self.leaving is not None:
-            deadlines.append(self.leaving.deadline)
-        else:
-            deadlines += [parts.backend.next_deadline(now), self.decider.next_leftover_check]
-            deadlines += [parts.retention.next_deadline(now), parts.backup.next_deadline(now)]
-            deadlines += [*self.foresight.deadlines(now), *self._others()]
-        wanted = (deadline for deadline in deadlines if deadline is not None)
-        ahead = min(wanted, default=now.monotonic_seconds + IDLE_SECONDS_MAX)
-        return min(max(0.0, ahead - parts.clock.monotonic_seconds()), IDLE_SECONDS_MAX)
-
-    def _more_to_decide(self) -> bool:
-        """A slice of a snapshot, or more edges than one turn looks at."""
-        more = self.parts.backend.applying or self.decider.more_edges
-        return more and self.leaving is None
-
-    def _unheard(self) -> bool:
-        """Runs that ended without any worker, this turn: the next has to hear of them."""
-        return self.degraded is None and self.parts.pool.has_unheard
-
-    def _others(self) -> list[float | None]:
-        now = self.now
-        duty = self.parts.duties.next_in_seconds(now.boot_seconds)
-        trust = self.parts.clock.wait_ends_in(now)
-        return [None if wait is None else now.monotonic_seconds + wait for wait in (duty, trust)]
+            deadlines.append(self.leaving.deadline_monotonic)
+        least = min(deadline for deadline in deadlines if deadline is not None)
+        return min(max(0.0, least - self.parts.clock.monotonic_seconds()), IDLE_SECONDS_MAX)
 
     def _forget_clock_set(self) -> None:
-        """It has woken us; how far the clock was set is told by the clocks."""
+        """Its wake-up is over; how far the clock was set is told by the clocks."""
         if self.parts.clock_set is not None:
             with contextlib.suppress(OSError):  # ECANCELED: it was set; EAGAIN: it was not
                 os.read(self.parts.clock_set, 8)
 
     def _take_signals(self) -> None:
-        """Handlers only record (law 7): each signal is a byte in the wake-up pipe."""
+        """Act on signals: their handlers only record (law 7), each as a byte in a pipe."""
         try:
             numbers = os.read(self.parts.wakeup, 512)
         except BlockingIOError:
@@ -232,24 +230,25 @@ class Loop:
     # --- decide -------------------------------------------------------------------------
 
     def _decide(self) -> tuple[Turn, MetaUpdate | None]:
-        decider, leaving = self.decider, self.leaving is not None
-        now = self.now if leaving else self.foresight.as_of(self.now)
-        turn = Turn(now, self.rules, self.parts.db.read, self._started())
-        decider.runs_ended(turn, self._ended, leaving=leaving)
+        parts, leaving = self.parts, self.leaving is not None
+        now = self.now if leaving else parts.lookahead.as_of(self.now)
+        turn = Turn(now, self.rules, parts.db.read, self._started())
+        runs_ended(turn, parts.pool.ended, parts.pool.runs, leaving=leaving)
         for action_id in self._stops_asked:
             turn.happened(action_id, StopAsked())
         self._stops_asked.clear()
         if leaving:
             return turn, None
-        decider.leftovers(turn, self.parts.run_is_gone, self.parts.pool.around.kept_result)
-        meta = self.parts.backend.decide(turn, self._calm_seconds)
-        decider.edges(turn, self.settings.daemon.max_running)
+        parts.due.stuck_runs(turn)
+        meta = parts.sync.decide(turn, self._calm_seconds)
+        parts.due.edges(turn, self.settings.daemon.max_running)
         return turn, meta
 
     # --- commit -------------------------------------------------------------------------
 
     def _commit(self, turn: Turn, meta: MetaUpdate | None) -> Committed | None:
-        """One transaction; None where the store failed, and then nothing has changed."""
+        """Commit a turn in one transaction; return None where the store failed, and nothing has
+        changed."""
         changes = [self._completed(change) for change in turn.changes]
         writes = bool(changes or turn.absences) or meta is not None
         if writes:
@@ -270,17 +269,17 @@ class Loop:
             self._store_failed(error)
             return None
         # What it did not take may have come to nothing since: then nothing is left to write.
-        left = self.parts.backend.not_stored or not self.agenda.may_look(self.now)
+        left = self.parts.sync.not_stored or not self.parts.agenda.may_look(self.now)
         if self.degraded is not None and (writes or not left):
             log.info("daemonDB has taken all there was", extra={"event": "store-recovered"})
             self.degraded, self.store_state = None, STORE_OK
         if changes:
-            self.foresight.commit_took(self.parts.clock.monotonic_seconds() - begun)
+            self.parts.lookahead.commit_took(self.parts.clock.monotonic_seconds() - begun)
         self.lost_swaps += committed.won.count(False)
         return committed
 
     def _completed(self, change: Change) -> Change:
-        """Add to a run's row what only the pool knows."""
+        """Return the change with what only the pool knows of its run."""
         row = change.run
         live = self.parts.pool.runs.get(row.run_id) if row is not None else None
         if row is None or live is None or row.ended_us is None:
@@ -294,10 +293,10 @@ class Loop:
         self.degraded, self.store_state = str(error), error.kind.value
         if error.kind is StoreErrorKind.MAP_FULL:
             self.parts.retention.look_for_old()
-        self.agenda.look_again(self.now, in_seconds=STORE_RETRY_SECONDS)
+        self.parts.agenda.look_again(self.now, in_seconds=STORE_RETRY_SECONDS)
         for record in self.parts.db.started():
-            self.agenda.note(record, self.now)  # a hold that was over is looked at again too
-        self.parts.backend.not_committed(self.now, str(error))
+            self.parts.agenda.note(record, self.now)  # a hold that was over is looked at again too
+        self.parts.sync.not_committed(self.now, str(error))
 
     # --- perform ------------------------------------------------------------------------
 
@@ -311,47 +310,36 @@ class Loop:
                 if won:
                     self._perform_effects(change, at)
                 else:
-                    self.agenda.look_again(self.now)
+                    self.parts.agenda.look_again(self.now)
             self.parts.pool.hand_out()
             self._log_events(committed)
             self.parts.retention.remove_output(committed.runs_forgotten)
-            for result in self._ended:
+            for result in self.parts.pool.ended:
                 self.parts.pool.acknowledge(result.run_id)
-            self.decider.forget_settled()
-            quiet_seconds = self.foresight.quiet_seconds(self.now)
-            self.parts.backend.committed(self.now, quiet_seconds=quiet_seconds)
         if self.leaving is not None:
             self._ask_all_to_stop(self.leaving)
-        else:
-            daemon = self.settings.daemon
-            free = slots_free(daemon.max_running, self._started())
-            self.foresight.arm(
-                self.now, free, ahead_seconds=daemon.arm_ahead_seconds, spare=daemon.spare_workers
-            )
-        if self.control is not None:
-            self.control.answer_waiting(self.now)
 
     def _perform_stops_only(self, turn: Turn, at: Instant) -> None:
-        """Law 4's one exception: a stop is carried out even when it cannot be recorded."""
+        """Carry stops out even when they cannot be recorded: law 4's one exception."""
         for change in turn.changes:
             for effect in change.effects:
                 if isinstance(effect, StopRun):
                     self._perform_effect(effect, change.after, at)
 
     def _perform_effects(self, change: Change, at: Instant) -> None:
-        self.agenda.note(change.after, at)
+        self.parts.agenda.note(change.after, at)
         for effect in change.effects:
             self._perform_effect(effect, change.after, at)
 
     def _perform_effect(self, effect: Effect, record: Record, at: Instant) -> None:
-        """`at` is a moment ahead where an edge is; pool and script wait for it."""
+        """Carry out one effect; `at` is a moment ahead where an edge is: pool and script wait."""
         pool = self.parts.pool
         match effect:
             case StopRun(run_id, reason):
                 pool.stop(run_id, reason, at)
             case StartRun():
                 run = self.parts.make_run(record, at)
-                if run.order.command:
+                if run.order is not None:
                     pool.start(run)
                 else:
                     detail = f"no script is configured for the type {record.action.type!r}"
@@ -384,15 +372,13 @@ class Loop:
                 },
             )
 
-    # --- words --------------------------------------------------------------------------
+    # --- numbers ------------------------------------------------------------------------
 
     def _started(self) -> int:
         return self.parts.db.counts()[ExecutionStatus.STARTED]
 
     def _longest_grace(self) -> float:
-        return max(
-            (run.order.stop_grace_seconds for run in self.parts.pool.runs.values()), default=0.0
-        )
+        return max((run.stop_grace_seconds for run in self.parts.pool.runs.values()), default=0.0)
 
 
 def _run_id(record: Record) -> str:
@@ -401,7 +387,7 @@ def _run_id(record: Record) -> str:
 
 
 def _steps_in(changes: Iterable[Change]) -> Iterator[Step]:
-    """The durable steps of runs that committing these changes is."""
+    """Yield the durable steps of runs that committing these changes is."""
     for change in changes:
         if change.run is not None and change.run.ended_us is not None:
             yield Step.COMMIT_ENDED

@@ -1,8 +1,8 @@
-"""The daemon's own recurring duties, on `schedule`. Actions are never among them.
+"""Periodic jobs of the daemon itself, run by `schedule`. Actions are never among them.
 
 `schedule` reads naive local time and would sleep for an hour, or for years, after a clock
-step (facts S1 to S3); so it is given a `datetime` that tells the time since boot. A duty
-that fails is logged and costs no other.
+step (facts S1 to S3); so it is given a `datetime` that tells the time since boot. A job that
+fails is logged and costs no other.
 """
 
 import datetime
@@ -12,7 +12,9 @@ from typing import Any, cast
 
 import schedule
 
+from .core.model import Instant
 from .core.retry import poll_delay
+from .participant import News, Participant
 from .store.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -33,55 +35,60 @@ class _BootTime(datetime.datetime):
         return cls.combine(moment.date(), moment.time(), tz)
 
 
-class Duties:
-    """A few named duties, each every so many seconds of the boot clock."""
+class PeriodicJobs(Participant):
+    """A few named jobs, each every so many seconds of the boot clock."""
 
     def __init__(self, boot_seconds: float) -> None:
         vars(schedule)["datetime"] = _SteadyModule
         self._scheduler = schedule.Scheduler()
         _BootTime.boot_seconds = boot_seconds
 
-    def every(self, seconds: float, name: str, duty: Callable[[], None]) -> None:
-        """Do `duty` every `seconds`, the first time that long from now."""
-        self._plan(seconds, name, _guarded(name, duty))
+    def every(self, seconds: float, name: str, job: Callable[[], None]) -> None:
+        """Run `job` every `seconds`, the first time that long from now."""
+        self._plan(seconds, name, _guarded(name, job))
 
     def every_at_phase(
         self,
         seconds: float,
         phase_seconds: float,
         name: str,
-        duty: Callable[[], None],
+        job: Callable[[], None],
         *,
         after_seconds: float = 0.0,
     ) -> None:
-        """Do `duty` every `seconds`, each time the boot clock is at `phase_seconds` of them;
+        """Run `job` every `seconds`, each time the boot clock is at `phase_seconds` of them;
         the first time later than `after_seconds` from now."""
-        guarded = _guarded(name, duty)
+        guarded = _guarded(name, job)
 
         def do_and_plan() -> Any:
             guarded()
-            self.every_at_phase(seconds, phase_seconds, name, duty)
+            self.every_at_phase(seconds, phase_seconds, name, job)
             return schedule.CancelJob
 
         first = poll_delay(_BootTime.boot_seconds + after_seconds, phase_seconds, seconds)
         self._plan(after_seconds + first, name, do_and_plan)
 
-    def once(self, seconds: float, name: str, duty: Callable[[], None]) -> None:
-        """Do `duty` so many seconds from now, and not again."""
-        self._plan(seconds, name, _guarded(name, duty, schedule.CancelJob))
+    def once(self, seconds: float, name: str, job: Callable[[], None]) -> None:
+        """Run `job` so many seconds from now, and not again."""
+        self._plan(seconds, name, _guarded(name, job, schedule.CancelJob))
 
-    def _plan(self, seconds: float, name: str, duty: Callable[[], Any]) -> None:
+    def _plan(self, seconds: float, name: str, job: Callable[[], Any]) -> None:
         # `schedule` multiplies a `timedelta`, so parts of a second work too.
-        self._scheduler.every(cast(int, seconds)).seconds.do(duty).tag(name)
+        self._scheduler.every(cast(int, seconds)).seconds.do(job).tag(name)
 
-    def run_due(self, boot_seconds: float) -> None:
-        _BootTime.boot_seconds = boot_seconds
+    def gather(self, _news: News, now: Instant) -> None:
+        """Run the jobs that are due."""
+        _BootTime.boot_seconds = now.boot_seconds
         self._scheduler.run_pending()
 
+    def next_deadline(self, now: Instant) -> float | None:
+        seconds = self.next_in_seconds(now.boot_seconds)
+        return None if seconds is None else now.monotonic_seconds + seconds
+
     def next_in_seconds(self, boot_seconds: float, name: str | None = None) -> float | None:
-        """Seconds until the next duty (of that name), never negative; None for none."""
+        """Return the seconds until the next job (of that name), never negative; None for none."""
         _BootTime.boot_seconds = boot_seconds
-        planned = [job.next_run for job in self._scheduler.get_jobs(name) if job.next_run]
+        planned = [each.next_run for each in self._scheduler.get_jobs(name) if each.next_run]
         if not planned:
             return None
         return max(0.0, (min(planned) - _BootTime.now()).total_seconds())
@@ -97,19 +104,19 @@ class _SteadyModule:
     timedelta = _REAL.timedelta
 
 
-def _guarded(name: str, duty: Callable[[], None], answer: Any = None) -> Callable[[], Any]:
-    """`answer` tells `schedule` what to do with the duty afterwards."""
+def _guarded(name: str, job: Callable[[], None], answer: Any = None) -> Callable[[], Any]:
+    """`answer` tells `schedule` what to do with the job afterwards."""
 
     def run() -> Any:
         try:
-            duty()
+            job()
         except StoreError as error:
             if error.fatal:
                 raise
-            log.error("Cannot do the duty %s: %s", name, error, extra={"event": "duty-failed"})
+            log.error("Cannot do the job %s: %s", name, error, extra={"event": "duty-failed"})
         except Exception:
-            # Duties are independent: one that fails must not cost the others (fact S3).
-            log.exception("Cannot do the duty %s", name, extra={"event": "duty-failed"})
+            # Jobs are independent: one that fails must not cost the others (fact S3).
+            log.exception("Cannot do the job %s", name, extra={"event": "duty-failed"})
         return answer
 
     return run

@@ -1,4 +1,4 @@
-"""The daemon at work: opens the store, the sockets and the loop, turns it, reloads, and leaves.
+"""Service of the daemon: opens store, sockets and loop, turns the loop, reloads, and stops.
 
 Decides nothing. What has to be there before is `bootstrap.py`'s; that is closed after.
 """
@@ -16,18 +16,22 @@ from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.zygote_client import Zygote
-from .config.derived import address, live_run, rules_of
+from .config.derived import address, rules_of
 from .config.settings import Settings, SettingsError, load, needs_restart
 from .control.handlers import LoopDesk
 from .control.server import Control
 from .core.recovery import recover
 from .host.children import Children
 from .host.clock import Clock
-from .jobs import Rounds
+from .jobs import JobPlan
 from .loop import Loop, Parts
-from .periodic import Duties
+from .periodic import PeriodicJobs
 from .runs.liveness import JudgeClock
 from .runs.pool import Pool
+from .runs.run_order import live_run
+from .scheduler.agenda import Agenda
+from .scheduler.due import DueEvents
+from .scheduler.lookahead import Lookahead
 from .startup import preflight
 from .startup.bootstrap import Foundation
 from .startup.sweep import Leftovers
@@ -35,7 +39,7 @@ from .store.daemondb import DaemonDB
 from .store.open import open_store
 from .sync.backoff import Backoff
 from .sync.exchange import Synchronisation
-from .sync.manager import Backend
+from .sync.manager import SyncManager
 from .upkeep.backup import Backup
 from .upkeep.retention import Retention
 
@@ -43,8 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """Everything that one run of the daemon opens upon its foundation; `opened` closes it in
-    reverse."""
+    """One run of the daemon, on what start-up has opened; `opened` closes all in reverse."""
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class Service:
         self._opened = opened
 
     def run(self) -> None:
-        """Until the daemon is to leave. Raises `StoreError`."""
+        """Turn the loop until the daemon is to leave. Raises `StoreError`."""
         base = self._base
         base.leftovers.sweep()
         children = self._children(base)
@@ -69,16 +72,16 @@ class Service:
         loop = self._loop(base, self._open_store(base), children)
         recover_runs(loop, base.leftovers)
         self._open_control(loop, base)
-        rounds = Rounds(loop, self.manager)
-        rounds.begin(self.settings)
+        jobs = JobPlan(loop, self.manager)
+        jobs.begin(self.settings)
         gc.freeze()  # what lives as long as the daemon is not looked through again and again
         loop.turn()
         log.info("Ready", extra={"event": "ready", "version": __version__})
-        self.manager.ready(rounds.fares())
+        self.manager.ready(jobs.summary())
         while not loop.finished:
             loop.turn()
             if loop.reload_wanted:
-                self._reload(loop, rounds)
+                self._reload(loop, jobs)
             if loop.leaving is not None and not loop.leaving.told:
                 loop.leaving.told = True
                 self.manager.stopping(loop.leaving.bound_seconds)
@@ -87,8 +90,8 @@ class Service:
     # --- start --------------------------------------------------------------------------
 
     def _children(self, base: Foundation) -> Children:
-        """The lifeline: only this process holds its write end, so that its end, however
-        it comes about, is seen by every worker (law 11)."""
+        """Make the lifeline, and the children that hold it: only this process has its write end,
+        so that every worker sees the daemon's end, however it comes about (law 11)."""
         lifeline, held = os.pipe2(os.O_CLOEXEC)
         self._opened.callback(os.close, lifeline)
 
@@ -121,8 +124,8 @@ class Service:
         return db
 
     def _clock_set(self) -> int | None:
-        """Wakes the loop when the wall clock is set; without it a step is seen at the next
-        turn, which is at most half a minute later."""
+        """Open the timer that wakes the loop when the wall clock is set; without it a step is
+        seen at the next turn, at most half a minute later."""
         try:
             descriptor = open_clock_set_timer()
         except OSError as error:
@@ -153,7 +156,10 @@ class Service:
         )
         now = clock.read()
         judge = JudgeClock(now.monotonic_seconds)
-        pool = Pool(workers, children, base.leftovers, judge)
+        cleanup = base.leftovers.cleanup
+        pool = Pool(workers, children, cleanup, judge)
+        agenda = Agenda()
+        lookahead = Lookahead(db, pool, agenda, settings.daemon)
         backoff = Backoff(base.runtime.backoff, now)
         synchronisation = Synchronisation(
             exchanges,
@@ -162,25 +168,27 @@ class Service:
             backoff,
             monotonic_seconds=clock.monotonic_seconds,
         )
-        backend = Backend(settings.backend, synchronisation, db)
         backup = Backup(db, children, settings.daemon)
         self._opened.callback(backup.close)
+        sync = SyncManager(settings.backend, synchronisation, db, lookahead.quiet_seconds)
         parts = Parts(
             db=db,
             clock=clock,
             children=children,
             pool=pool,
-            backend=backend,
-            retention=Retention(db, settings.daemon, lambda: backend.applying),
+            sync=sync,
+            retention=Retention(db, settings.daemon, lambda: sync.applying),
             backup=backup,
-            duties=Duties(now.boot_seconds),
+            jobs=PeriodicJobs(now.boot_seconds),
+            agenda=agenda,
+            due=DueEvents(db, agenda, cleanup),
+            lookahead=lookahead,
             poller=Poller(),
             wakeup=base.wakeup,
             clock_set=self._clock_set(),
             make_run=lambda record, at: live_run(
-                record, at, self.settings, instance=base.leftovers.instance
+                record, at, self.settings, instance=cleanup.instance, inherited=os.environ
             ),
-            run_is_gone=lambda run_id: base.leftovers.end_tree(run_id, None, None),
         )
         for readable in (workers, exchanges, children.fileno(), base.wakeup):
             parts.poller.watch(readable)
@@ -196,13 +204,14 @@ class Service:
         )
         self._opened.callback(server.close)
         desk = LoopDesk(loop, containment=base.leftovers.containment)
-        loop.control = Control(server, desk, self.settings.control.operators)
+        self._control = Control(server, desk, self.settings.control.operators)
+        loop.join(self._control)
         loop.parts.poller.watch(server)
 
     # --- reload and stop ----------------------------------------------------------------
 
-    def _reload(self, loop: Loop, rounds: Rounds) -> None:
-        """All or nothing: an invalid file changes nothing."""
+    def _reload(self, loop: Loop, jobs: JobPlan) -> None:
+        """Reload all or nothing: an invalid file changes nothing."""
         loop.reload_wanted = False
         self.manager.reloading()
         try:
@@ -211,10 +220,10 @@ class Service:
         except SettingsError as error:
             log.error("Not reloaded: %s", error, extra={"event": "reload-refused"})
         else:
-            self._apply(loop, rounds, new)
-        self.manager.ready(rounds.fares())
+            self._apply(loop, jobs, new)
+        self.manager.ready(jobs.summary())
 
-    def _apply(self, loop: Loop, rounds: Rounds, new: Settings) -> None:
+    def _apply(self, loop: Loop, jobs: JobPlan, new: Settings) -> None:
         kept = needs_restart(self.settings, new)
         for key in kept:
             log.warning("%s needs a restart to change", key, extra={"event": "needs-restart"})
@@ -223,18 +232,18 @@ class Service:
         self.settings = new
         loop.settings = new
         loop.rules = rules_of(new, loop.rules.generation)
-        loop.parts.backend.reconfigure(new.backend)
-        loop.parts.retention.settings = loop.parts.backup.settings = new.daemon
-        if loop.control is not None:
-            loop.control.permit(new.control.operators)
-        rounds.replan(new)
+        parts = loop.parts
+        parts.sync.reconfigure(new.backend)
+        parts.retention.settings = parts.backup.settings = parts.lookahead.settings = new.daemon
+        self._control.permit(new.control.operators)
+        jobs.replan(new)
         log.info("Reloaded %s", new.source, extra={"event": "reloaded"})
 
     def _leave(self, loop: Loop) -> None:
         for run in loop.parts.pool.runs.values():
             log.error(
                 "Leaving run %s of action %s behind: it is stuck",
-                run.order.run_id,
+                run.run_id,
                 run.action_id,
                 extra={"event": "left-behind", "id": run.action_id},
             )
@@ -243,7 +252,7 @@ class Service:
 
 
 def recover_runs(loop: Loop, leftovers: Leftovers) -> None:
-    """S2, in one transaction; then every action of the past is this daemon's own."""
+    """Recover (S2), in one transaction; from then on every past action is this daemon's own."""
     kept = leftovers.kept_results()
     started = loop.parts.db.started()
     found = recover(started, kept, leftovers.alive, loop.now, loop.rules)
@@ -255,7 +264,7 @@ def recover_runs(loop: Loop, leftovers: Leftovers) -> None:
             extra={"event": "stranger-result", "runId": result.run_id},
         )
     for run_id in kept.keys() - leftovers.alive:
-        leftovers.forget_result(run_id)
+        leftovers.cleanup.forget_result(run_id)
     for change in found.changes:
         log.info(
             "Recovered action %s: %s (%s)",

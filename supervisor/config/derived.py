@@ -1,16 +1,8 @@
 """Settings turned into what the core and the workers need. Pure."""
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
-
-from ...ipc.messages.runs import Run
 from ...ipc.messages.sync import BackendAddress, OAuthClient
 from ..core.lifecycle import Rules
-from ..core.model import Instant, Record, Running
 from ..core.restart import RestartMode, RestartPolicy
-from ..runs.live_run import LiveRun
-from ..runs.run_order import order, output_path
 from .settings import BackendSettings, ScriptSettings, Settings
 
 
@@ -52,38 +44,4 @@ def address(settings: BackendSettings) -> BackendAddress:
         client_cert=str(settings.client_cert or ""),
         client_key=str(settings.client_key or ""),
         proxy=settings.proxy,
-    )
-
-
-def live_run(
-    record: Record,
-    now: Instant,
-    settings: Settings,
-    *,
-    instance: str,
-    inherited: Mapping[str, str] = os.environ,
-) -> LiveRun:
-    """The run that a record in state `Running` is to have from `now` on, ready for the pool.
-
-    Its command is empty where no script is configured for the action's type. A run keeps
-    the settings it began with, whatever is reloaded meanwhile.
-    """
-    assert isinstance(record.state, Running)
-    run, action = record.state.run, record.action
-    script = settings.scripts.get(action.type)
-    if script is None:
-        nothing = Run(run.run_id, "", (), {}, b"", 0, 0.0, 0.0, 0.0, "", 0)
-        return LiveRun(nothing, action.id, record.attempt, 0.0, now.monotonic_seconds)
-    message = order(
-        action,
-        run,
-        record.attempt,
-        script,
-        instance=instance,
-        output_path=output_path(Path(settings.daemon.log_dir), run.run_id),
-        inherited=inherited,
-        not_before_us=now.wall_us,
-    )
-    return LiveRun(
-        message, action.id, record.attempt, script.heartbeat_timeout_seconds, now.monotonic_seconds
     )

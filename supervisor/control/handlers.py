@@ -66,23 +66,20 @@ class LoopDesk:
 
     # --- looking ------------------------------------------------------------------------
 
-    def status(self) -> StatusIs:
+    def status(self, bad_requests: int) -> StatusIs:
         loop = self._loop
         parts, now = loop.parts, loop.now
         counts = parts.db.counts()
-        control = loop.control
-        sync_bad = parts.backend.bad_messages
-        bad = parts.pool.bad_messages + sync_bad + (control.bad_messages if control else 0)
+        sync_bad = parts.sync.bad_messages
+        bad = parts.pool.bad_messages + sync_bad + bad_requests
         return StatusIs(
             StatusView(
                 daemon=self._daemon(),
                 counts={status.value: counts[status] for status in ExecutionStatus},
                 running=counts[ExecutionStatus.STARTED],
-                queued=len(loop.agenda.queue),
+                queued=len(loop.parts.agenda.queue),
                 next_edge=self._next_edge(),
-                backend=parts.backend.view(
-                    parts.duties.next_in_seconds(now.boot_seconds, "pull"), now
-                ),
+                backend=parts.sync.view(parts.jobs.next_in_seconds(now.boot_seconds, "pull"), now),
                 outbox=OutboxView(
                     depth=parts.db.outbox_depth,
                     oldest_at=format_optional(parts.db.outbox_oldest_us),
@@ -92,7 +89,7 @@ class LoopDesk:
                 clock=ClockView(parts.clock.trusted, parts.clock.detail),
                 containment=self._containment,
                 store=self._store(),
-                stuck=sum(run.stuck for run in parts.pool.runs.values()) + len(loop.decider.stuck),
+                stuck=sum(run.stuck for run in parts.pool.runs.values()) + len(parts.due.stuck),
                 output_lost_bytes=loop.output_lost_bytes + parts.pool.output_lost_bytes,
                 lost_swaps=loop.lost_swaps,
                 bad_messages=bad,
@@ -132,7 +129,7 @@ class LoopDesk:
         loop = self._loop
         ahead = (
             loop.parts.db.next_edge_after(loop.now.wall_us),
-            loop.agenda.queue.next_end_us(),
+            loop.parts.agenda.queue.next_end_us(),
         )
         return format_optional(min((edge for edge in ahead if edge is not None), default=None))
 
@@ -169,10 +166,10 @@ class LoopDesk:
         row = self._newest_run(record)
         live = loop.parts.pool.runs.get(row.run_id) if row else None
         action_id = record.action.id
-        held = isinstance(record.state, Null | Waiting) and not loop.agenda.hold_over(
+        held = isinstance(record.state, Null | Waiting) and not loop.parts.agenda.hold_over(
             action_id, loop.now
         )
-        shown = phase(record, live, queued=action_id in loop.agenda.queue, held=held)
+        shown = phase(record, live, queued=action_id in loop.parts.agenda.queue, held=held)
         return action_view(record, shown, run_view(row, live) if row else None)
 
     def _newest_run(self, record: Record) -> RunRow | None:
@@ -217,7 +214,7 @@ class LoopDesk:
         return ReportsAre(tuple(views), cursor)
 
     def differences(self, request: ListDifferences) -> DifferencesAre | Refused:
-        made = self._loop.parts.backend.comparison
+        made = self._loop.parts.sync.comparison
         if made is None or not made.done or made.number != request.number:
             detail = "cannot go on with the differences: what was compared is not held any more"
             return Refused(RefusalKind.CONFLICT, detail)
@@ -225,7 +222,7 @@ class LoopDesk:
         return DifferencesAre(tuple(views), cursor)
 
     def progress(self) -> Progress | None:
-        share = self._loop.parts.backend.share_applied()
+        share = self._loop.parts.sync.share_applied()
         return None if share is None else Progress(*share)
 
     # --- acting -------------------------------------------------------------------------
@@ -249,16 +246,16 @@ class LoopDesk:
         self._loop.ask_stop(action_id)
 
     def ask_sync(self) -> SyncAsked:
-        return self._loop.parts.backend.ask()
+        return self._loop.parts.sync.ask()
 
     def sync_bound_seconds(self) -> float:
         return self._loop.settings.backend.timeout_seconds + STOP_MARGIN_SECONDS
 
     def ask_comparison(self) -> Comparison:
-        return self._loop.parts.backend.ask_comparison()
+        return self._loop.parts.sync.ask_comparison()
 
     def ask_report(self) -> SyncAsked:
-        return self._loop.parts.backend.ask_report()
+        return self._loop.parts.sync.ask_report()
 
     def flush_reports(self) -> int | Refused:
         try:

@@ -57,6 +57,7 @@ from ...ipc.messages.control import (
 from ...ipc.messages.views import ActionView
 from ...ipc.sockets import Peer, ProtocolError, Server
 from ..core.model import Instant
+from ..participant import News, Participant
 from ..sync.compare import Comparison
 from ..sync.syncs import SyncAsked
 
@@ -75,7 +76,7 @@ BOUND_MARGIN_SECONDS = 10.0
 class Desk(Protocol):
     """What the daemon can do for a client."""
 
-    def status(self) -> StatusIs: ...
+    def status(self, bad_requests: int) -> StatusIs: ...
     def actions(self, request: ListActions) -> ActionsAre | Refused: ...
     def action(self, action_id: str) -> ActionIs | None: ...
     def log(self, request: ReadLog) -> LogChunk | Refused: ...
@@ -115,7 +116,7 @@ class _Waiting(msgspec.Struct):
     tell_at: float | None = None
 
 
-class Control:
+class Control(Participant):
     def __init__(self, server: Server[Call, Reply], desk: Desk, operators: Collection[str]) -> None:
         self.bad_messages = 0
         self._server = server
@@ -127,7 +128,7 @@ class Control:
         """Who may act from now on: names or numbers of users."""
         self._operators = operators
 
-    def gather(self, now: Instant) -> None:
+    def gather(self, _news: News, now: Instant) -> None:
         for peer, call in self._server.drain(REQUESTS_PER_TURN_MAX):
             if isinstance(call, ProtocolError):
                 self._bad_request(peer, call)
@@ -136,7 +137,7 @@ class Control:
             if answer is not None:
                 self._reply(peer.routing_id, call.number, answer)
 
-    def answer_waiting(self, now: Instant) -> None:
+    def after_turn(self, now: Instant) -> None:
         """After a turn: tell those whose wait is over."""
         still: list[_Waiting] = []
         for waiting in self._waiting:
@@ -156,7 +157,7 @@ class Control:
             waiting.tell_at = now.monotonic_seconds + PROGRESS_SECONDS
             self._reply(waiting.routing_id, waiting.number, progress)
 
-    def next_deadline(self) -> float | None:
+    def next_deadline(self, _now: Instant) -> float | None:
         return min((waiting.until for waiting in self._waiting), default=None)
 
     def _answer(self, peer: Peer, call: Call, now: Instant) -> Answer | None:
@@ -167,7 +168,7 @@ class Control:
             case Ping():
                 return Pong(os.getpid(), __version__)
             case GetStatus():
-                return desk.status()
+                return desk.status(self.bad_messages)
             case ListActions():
                 return desk.actions(request)
             case ShowAction(action_id):

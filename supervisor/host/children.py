@@ -1,7 +1,7 @@
-"""The daemon's child processes: asked of the zygote, known by pidfd, reaped here.
+"""Child processes of the daemon: forked by the zygote, known by pidfd, reaped here.
 
-Owns the zygote and every pidfd. It knows that a child is there or gone, not what it is
-for: `pool.py` and `exchange.py` do.
+Owns the zygote and every pidfd. It knows that a child is there or gone, not its purpose:
+`pool.py` and `exchange.py` do.
 """
 
 import logging
@@ -23,6 +23,8 @@ from ...ipc.messages.zygote import (
     ZygoteReady,
 )
 from ...workers.zygote_client import Zygote
+from ..core.model import Instant
+from ..participant import News, Participant
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ ZYGOTE_LEAVES_SECONDS_MAX = 1.0
 CHILDREN_LEAVE_SECONDS_MAX = 0.5
 #: One that dies at once is not started again more often than that.
 ZYGOTE_RESTART_SECONDS = 1.0
-#: What the zygote's full socket did not take is offered again so soon.
+#: A request that the zygote's full socket did not take is offered again so soon.
 REQUEST_AGAIN_SECONDS = 0.02
 #: More children than any turn can find ended.
 REAPED_PER_TURN_MAX = 100_000
@@ -54,15 +56,7 @@ class Child(msgspec.Struct):
             return  # it ended a moment ago; its pidfd tells so next turn
 
 
-class News(msgspec.Struct):
-    """What happened to children since the last turn. `failed` were never there."""
-
-    forked: list[Child] = msgspec.field(default_factory=list)
-    gone: list[str] = msgspec.field(default_factory=list)
-    failed: list[str] = msgspec.field(default_factory=list)
-
-
-class Children:
+class Children(Participant):
     """Forks through the zygote, and replaces it when it is silent or dead."""
 
     def __init__(
@@ -78,10 +72,10 @@ class Children:
         self._by_pidfd: dict[int, str] = {}
         self._asked: set[str] = set()
         self._waiting: list[ToZygote] = []
-        self._now = 0.0
-        self._not_before = 0.0
+        self._now_monotonic = 0.0
+        self._not_before_monotonic = 0.0
         self._zygote: Zygote | None = None
-        self._zygote_deadline: float | None = None
+        self._zygote_deadline_monotonic: float | None = None
 
     def fileno(self) -> int:
         """Readable when there is news."""
@@ -91,7 +85,7 @@ class Children:
         self._zygote = self._start_zygote()
         self._epoll.register(self._zygote.fileno(), select.EPOLLIN)
         # Its imports take a while: the first request may be answered as late as that.
-        self._zygote_deadline = monotonic_seconds + 5 * ZYGOTE_SILENCE_SECONDS_MAX
+        self._zygote_deadline_monotonic = monotonic_seconds + 5 * ZYGOTE_SILENCE_SECONDS_MAX
 
     def fork_worker(self, name: str, endpoint: str, *, forks_ahead: bool) -> None:
         self._ask(ForkWorker(name, endpoint, forks_ahead))
@@ -100,7 +94,7 @@ class Children:
         self._ask(ForkSynchroniser(name, endpoint))
 
     def adopt(self, child: Child) -> None:
-        """Tell of the end of a process that was started elsewhere; its pidfd is ours now."""
+        """Tell of the end of a process that was started elsewhere; take over its pidfd."""
         self._know(child)
 
     def get(self, name: str) -> Child | None:
@@ -111,15 +105,15 @@ class Children:
         if child is not None:
             child.signal(signal.SIGKILL)
 
-    def next_deadline(self) -> float | None:
-        """When a silent zygote is given up, or the next one may be started."""
+    def next_deadline(self, _now: Instant) -> float | None:
+        """Return when a silent zygote is given up, or the next one may be started."""
         if self._waiting:
-            return self._not_before
-        return self._zygote_deadline if self._asked else None
+            return self._not_before_monotonic
+        return self._zygote_deadline_monotonic if self._asked else None
 
-    def gather(self, monotonic_seconds: float) -> News:
-        news = News()
-        self._now = monotonic_seconds
+    def gather(self, news: News, now: Instant) -> None:
+        """Fill in the news of this turn."""
+        self._now_monotonic = now.monotonic_seconds
         for descriptor, _ in self._epoll.poll(0, EVENTS_PER_TURN_MAX):
             name = self._by_pidfd.get(descriptor)
             if name is None:
@@ -129,11 +123,10 @@ class Children:
                 news.gone.append(name)
         self._judge_zygote(news)
         self._pass_on()
-        return news
 
     def reap(self) -> None:
-        """Take the exit status of whatever is ours: the zygote, and what was reparented to
-        us from dead workers. The only place that waits for any process (fact P4)."""
+        """Reap every child that has ended: the zygote, and processes that were reparented to us
+        from dead workers. The only place that waits for any process (fact P4)."""
         for _ in range(REAPED_PER_TURN_MAX):
             try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -143,8 +136,8 @@ class Children:
                 return
 
     def close(self) -> None:
-        """Let go of all of them, who see by their lifeline that they may leave. They are waited
-        for, but not long, so that a daemon that has stopped has nothing of its own left."""
+        """Let all children go: they see by their lifeline that they may leave. Wait for them, but
+        not for long, so that a daemon that has stopped leaves nothing of its own behind."""
         if self._zygote is not None:
             self._epoll.unregister(self._zygote.fileno())
         deadline = self._monotonic_seconds() + CHILDREN_LEAVE_SECONDS_MAX
@@ -160,7 +153,7 @@ class Children:
         self._epoll.close()
 
     def _ask(self, request: ToZygote) -> None:
-        """Now, or when there is a zygote again."""
+        """Ask now, or when there is a zygote again."""
         self._waiting.append(request)
         self._pass_on()
 
@@ -168,20 +161,21 @@ class Children:
         if not self._waiting:
             return
         if self._zygote is None:
-            if self._now < self._not_before:
+            if self._now_monotonic < self._not_before_monotonic:
                 return
             self.start(self._monotonic_seconds())
         assert self._zygote is not None
         while self._waiting:
             request = self._waiting[0]
             if not self._zygote.ask(request):
-                self._not_before = self._now + REQUEST_AGAIN_SECONDS  # its socket is full
+                # Its socket is full.
+                self._not_before_monotonic = self._now_monotonic + REQUEST_AGAIN_SECONDS
                 break
             self._asked.add(request.name)
             self._waiting.pop(0)
-        if self._zygote_deadline is None:
+        if self._zygote_deadline_monotonic is None:
             # From now on: since the turn began, a commit may have stalled for longer.
-            self._zygote_deadline = self._monotonic_seconds() + ZYGOTE_SILENCE_SECONDS_MAX
+            self._zygote_deadline_monotonic = self._monotonic_seconds() + ZYGOTE_SILENCE_SECONDS_MAX
 
     def _hear_zygote(self, news: News) -> None:
         if self._zygote is None:
@@ -201,19 +195,20 @@ class Children:
                         self._asked.discard(name)
                         news.failed.append(name)
                     else:
-                        news.forked.append(self._know(Child(name, pid, pidfd)))
+                        self._know(Child(name, pid, pidfd))
+                        news.forked[name] = pid
                 case ForkFailed(name, detail):
                     log.error("Cannot fork %s: %s", name, detail, extra={"event": "fork-failed"})
                     self._asked.discard(name)
                     news.failed.append(name)
                 case ChildExited() | ZygoteReady():
                     pass  # a pidfd says so too, and first
-        spoken = self._now + ZYGOTE_SILENCE_SECONDS_MAX
-        self._zygote_deadline = spoken if self._asked else None
+        spoken = self._now_monotonic + ZYGOTE_SILENCE_SECONDS_MAX
+        self._zygote_deadline_monotonic = spoken if self._asked else None
 
     def _judge_zygote(self, news: News) -> None:
-        deadline = self._zygote_deadline
-        if self._asked and deadline is not None and self._now > deadline:
+        deadline = self._zygote_deadline_monotonic
+        if self._asked and deadline is not None and self._now_monotonic > deadline:
             self._replace_zygote(news, "does not answer")
 
     def _replace_zygote(self, news: News, why: str) -> None:
@@ -224,17 +219,16 @@ class Children:
         self._zygote.kill()
         self._zygote.close()
         self._zygote = None
-        self._zygote_deadline = None
-        self._not_before = self._now + ZYGOTE_RESTART_SECONDS
+        self._zygote_deadline_monotonic = None
+        self._not_before_monotonic = self._now_monotonic + ZYGOTE_RESTART_SECONDS
         news.failed.extend(self._asked)
         self._asked.clear()
 
-    def _know(self, child: Child) -> Child:
+    def _know(self, child: Child) -> None:
         self._asked.discard(child.name)
         self._children[child.name] = child
         self._by_pidfd[child.pidfd] = child.name
         self._epoll.register(child.pidfd, select.EPOLLIN)
-        return child
 
     def _forget(self, name: str) -> None:
         child = self._children.pop(name)

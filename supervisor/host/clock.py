@@ -1,9 +1,9 @@
-"""Reads the clocks once a turn, and judges whether the wall clock can be believed (S19).
+"""The clocks, read once a turn, and the judgement whether the wall clock is trusted (S19).
 
 The wall clock is *untrusted* while it reads earlier than this version was made or than
 the highest time a trusted clock has shown, and, where that is asked for, while the kernel
 has never called it synchronised since this daemon began. A clock that the kernel calls
-synchronised now is trusted whatever it reads. What follows is the core's business.
+synchronised now is trusted whatever it reads. What follows from that the core decides.
 """
 
 import logging
@@ -16,6 +16,7 @@ from ... import RELEASED
 from ...ipc.instants import SECOND_US, format_instant, parse_instant
 from ...workers.host.linux import clock_synchronised
 from ..core.model import Instant
+from ..participant import Participant
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ RELEASED_US = parse_instant(RELEASED)
 
 
 class Readings(msgspec.Struct, frozen=True):
-    """Where the time is read: the host's clocks, unless somebody simulates a host."""
+    """The host's clocks, or those of a simulated host."""
 
     wall_us: Callable[[], int] = lambda: time.time_ns() // 1000
     monotonic_seconds: Callable[[], float] = time.monotonic
@@ -33,7 +34,7 @@ class Readings(msgspec.Struct, frozen=True):
     synchronised: Callable[[], bool] = clock_synchronised
 
 
-class Clock:
+class Clock(Participant):
     """`mark_us` is the highest time that a trusted clock has shown, kept in daemonDB.
 
     An untrusted clock holds decisions back for at most `wait_seconds` from now on.
@@ -59,7 +60,7 @@ class Clock:
         self._why_not = ""
 
     def read(self) -> Instant:
-        """The time of this turn; `stepped` tells whether windows must be looked up again."""
+        """Read the time of this turn; `stepped` is set where windows must be looked up again."""
         boot_seconds = self._readings.boot_seconds()
         wall_us = max(0, self._readings.wall_us())
         self.stepped = self._notice_step(wall_us, boot_seconds)
@@ -70,24 +71,29 @@ class Clock:
         return self._readings.monotonic_seconds()
 
     def later(self, now: Instant) -> Instant:
-        """For what is asked for within a time, once a commit is over: one that stalled must
-        not have used that time up. Nothing is decided by it, so the wall clock stays; what
-        was decided for an instant ahead stays ahead."""
+        """Return `now` with a newer reading of the monotonic clock, for deadlines set after a
+        commit: one that stalled must not have used their time up. Nothing is decided by it,
+        so the wall clock stays; an instant that was decided ahead stays ahead."""
         reading = max(now.monotonic_seconds, self.monotonic_seconds())
         return msgspec.structs.replace(now, monotonic_seconds=reading)
 
     def wait_ends_in(self, now: Instant) -> float | None:
-        """Seconds until an untrusted clock is believed all the same; None while it is."""
+        """Return the seconds until an untrusted clock is believed all the same; None while
+        it is."""
         return None if now.trusted else max(0.0, self._wait_ends - now.boot_seconds)
+
+    def next_deadline(self, now: Instant) -> float | None:
+        wait_seconds = self.wait_ends_in(now)
+        return None if wait_seconds is None else now.monotonic_seconds + wait_seconds
 
     @property
     def trusted(self) -> bool:
-        """What is shown: an untrusted clock that was waited for stays untrusted."""
+        """As shown to people: an untrusted clock that was waited for stays untrusted."""
         return self._trusted is not False
 
     @property
     def detail(self) -> str:
-        """Why the clock is not trusted, for people; "" while it is."""
+        """The reason why the clock is not trusted, for people; "" while it is."""
         if self._trusted is not False:
             return ""
         return self._why_not

@@ -1,4 +1,4 @@
-"""A run while it lives: what the pool knows of it, none of which is stored."""
+"""A live run, as the pool knows it; none of this is stored."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,14 +14,16 @@ WORKER_WAIT_SECONDS_MAX = 60.0
 
 
 class LiveRun(msgspec.Struct):
-    """`last_beat` is a reading of the judge's clock; other instants without a unit in their
-    name are monotonic seconds."""
+    """`order` is None where no script is configured for the action's type. `last_beat` is a
+    reading of the judge's clock; other instants without a unit in their name are monotonic
+    seconds."""
 
-    order: Run
+    run_id: str
     action_id: str
     attempt: int
-    heartbeat_timeout_seconds: float
     asked_at: float
+    order: Run | None = None
+    heartbeat_timeout_seconds: float = 0.0
     worker: str | None = None
     worker_pid: int | None = None
     script_pid: int | None = None
@@ -39,14 +41,18 @@ class LiveRun(msgspec.Struct):
     result: RunResult | None = None
 
     @property
+    def stop_grace_seconds(self) -> float:
+        return 0.0 if self.order is None else self.order.stop_grace_seconds
+
+    @property
     def waits(self) -> bool:
-        """Whether it is still to be given to a worker."""
+        """It is still to be given to a worker."""
         return self.worker is None and self.result is None
 
     def end(self, cause: EndCause, detail: str, ended_us: int) -> None:
-        """It ended without a word from its worker."""
+        """End it without a word from its worker."""
         self.result = RunResult(
-            self.order.run_id,
+            self.run_id,
             cause,
             ended_us,
             stop_reason=self.stop if cause is EndCause.STOPPED else None,
@@ -56,7 +62,7 @@ class LiveRun(msgspec.Struct):
         )
 
     def completed(self, row: RunRow) -> RunRow:
-        """The row of its end, with what only a living run knows."""
+        """Return the row of its end, with what only the live run knows."""
         return replace(
             row,
             worker_pid=self.worker_pid,
@@ -66,7 +72,8 @@ class LiveRun(msgspec.Struct):
         )
 
     def deadlines(self, look_at: float) -> Iterator[float]:
-        """The monotonic instants at which it has to be looked at again; `look_at` for silence."""
+        """Yield the monotonic instants at which to look at it again; `look_at` is that for
+        silence."""
         if self.result is not None:
             return
         if self.stop_at is not None:
@@ -78,5 +85,5 @@ class LiveRun(msgspec.Struct):
 
 
 def looks_of(runs: Iterable[LiveRun]) -> float:
-    """How often to look whether one of them is silent."""
+    """Return how often to look for silence among them, in seconds."""
     return look_seconds(run.heartbeat_timeout_seconds for run in runs if run.result is None)

@@ -1,13 +1,12 @@
-"""Workers: armed, given a run, watched, stopped, acknowledged. Decides about no status.
+"""Pool of workers: armed, given a run, watched, stopped, acknowledged. Decides about no status.
 
-`start` and `stop` carry out effects that are committed; `gather` tells how runs ended. A
-run is here from `start` until `acknowledge`, which the loop calls once its end is on disk.
-A worker that dies or falls silent has its run's whole tree ended here, before anybody
-hears of it (law 12).
+`start` and `stop` carry out effects that are committed; `gather` finds how runs ended. A run
+is here from `start` until `acknowledge`, which the loop calls once its end is on disk. Where
+a worker dies or falls silent, its run's whole tree is ended here, before its end is told
+(law 12).
 """
 
 import logging
-from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -28,7 +27,9 @@ from ...ipc.messages.runs import (
 )
 from ...ipc.sockets import Peer, ProtocolError, Server
 from ..core.model import Instant
-from ..host.children import Child, Children, News
+from ..host.children import Children
+from ..participant import News, Participant
+from .cleanup import RunCleanup
 from .live_run import WORKER_WAIT_SECONDS_MAX, LiveRun, looks_of
 from .liveness import JudgeClock, is_silent
 from .pooled_worker import PooledWorker
@@ -47,53 +48,52 @@ STUCK_AFTER_GRACE_SECONDS = 5.0
 KILL_AGAIN_SECONDS = 30.0
 #: How often an unfinished tree is looked at, and a stop that did not go out is sent again.
 TREE_ROUND_SECONDS = 0.05
-#: So long workers keep still after an instant, for each of the scripts that begin at it: what
-#: they have to do would make the last of those late.
+#: Workers keep still for so long after an instant, for each of the scripts that begin at it:
+#: their own work would make the last of those late.
 STILL_SECONDS_EACH = 0.0007
 STILL_SECONDS_MAX = 0.35
 RESEND_SECONDS = 1.0
 
 
-class Surroundings(Protocol):
-    """What the pool needs to settle a run whose worker is gone."""
+class Pool(Participant):
+    """The workers, and the runs that live.
 
-    def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool: ...
-    def kept_result(self, run_id: str) -> RunResult | None: ...
-    def forget_result(self, run_id: str) -> None: ...
-    def forget_run(self, run_id: str) -> None: ...
+    `ended` holds the results heard by the last `gather`; a run's comes again in each until
+    it is acknowledged.
+    """
 
-
-class Pool:
     def __init__(
         self,
         server: Server[FromWorker, ToWorker],
         children: Children,
-        around: Surroundings,
+        cleanup: RunCleanup,
         judge: JudgeClock,
     ) -> None:
         self.server = server
         self.children = children
-        self.around = around
+        self.cleanup = cleanup
         self.judge = judge
         self.runs: dict[str, LiveRun] = {}
+        self.ended: list[RunResult] = []
         self.bad_messages = 0
         self._workers: dict[str, PooledWorker] = {}
         self._waiting: list[str] = []
         self._number = 0
+        self._unheard = False
         self._now = 0.0
 
-    # --- what the loop asks for ---------------------------------------------------------
+    # --- effects ------------------------------------------------------------------------
 
     def committed(self, now: Instant) -> None:
-        """Workers asked for from here on have their time from now on: the commit since
-        `gather` may have stalled for longer than all of it."""
+        """Count the time of workers from now on: the commit since `gather` may have stalled for
+        longer than all of it."""
         self._now = now.monotonic_seconds
 
     def start(self, run: LiveRun) -> None:
-        """The run waits for `hand_out`."""
+        """Have the run wait for `hand_out`."""
         run.last_beat = self.judge.seconds
-        self.runs[run.order.run_id] = run
-        self._waiting.append(run.order.run_id)
+        self.runs[run.run_id] = run
+        self._waiting.append(run.run_id)
 
     def stop(self, run_id: str, reason: StopReason, now: Instant) -> None:
         """Ask the run to stop, at once, or because its window will be over in a moment, and
@@ -101,22 +101,27 @@ class Pool:
         run = self.runs.get(run_id)
         if run is None or run.result is not None:
             return
-        grace = run.order.stop_grace_seconds
+        grace = run.stop_grace_seconds
         run.stop = reason
         run.stop_at = now.monotonic_seconds
         run.stuck_at = now.monotonic_seconds + grace + STUCK_AFTER_GRACE_SECONDS
         if run.worker is None:
-            run.end(EndCause.STOPPED, "stopped before it was started", now.wall_us)
+            self._end_unheard(run, EndCause.STOPPED, "stopped before it was started", now)
         elif reason is not StopReason.WINDOW_OVER or now.monotonic_seconds <= self._now:
             self._send_stop(run, now)
 
     def fail(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
-        """The run cannot be started: it ends before any worker hears of it."""
-        self.runs[run.order.run_id] = run
+        """End a run that cannot be started, before any worker hears of it."""
+        self.runs[run.run_id] = run
+        self._end_unheard(run, cause, detail, now)
+
+    def _end_unheard(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
+        """Between two `gather`s: the next turn has to hear of it."""
         run.end(cause, detail, now.wall_us)
+        self._unheard = True
 
     def acknowledge(self, run_id: str) -> None:
-        """The end of the run is committed (or was before): nobody needs to keep it."""
+        """Forget a run whose end is committed (or was before): nobody needs to keep it."""
         run = self.runs.pop(run_id, None)
         worker = self._workers.get(run.worker) if run and run.worker else None
         if worker is not None:
@@ -126,9 +131,9 @@ class Pool:
                 worker.run_id = None
                 self._is_to_leave(worker)
         elif run is not None and run.worker is not None:
-            self.around.forget_run(run_id)
+            self.cleanup.forget_run(run_id)
         else:
-            self.around.forget_result(run_id)
+            self.cleanup.forget_result(run_id)
 
     def _send_ack(self, worker: PooledWorker, run_id: str) -> bool:
         with step(Step.SEND_ACK):
@@ -136,13 +141,13 @@ class Pool:
 
     @property
     def idle(self) -> int:
-        """Workers that are ready or on their way, beyond those that runs wait for."""
+        """Workers that are ready or being made, beyond those that runs wait for."""
         counted = sum(worker.counts(self._now) for worker in self._workers.values())
         return counted - len(self._waiting)
 
     def arm(self, near: int, spare: int) -> None:
-        """See that so many workers are ready, or on their way, beyond those with a run. Those
-        whose start is near fork its process ahead, which in spare ones only takes memory."""
+        """Have so many workers ready, or being made, beyond those with a run. Those whose start
+        is near fork its process ahead, which in spare ones only takes memory."""
         idle = [worker for worker in self._workers.values() if worker.counts(self._now)]
         for forks_ahead, count in ((True, near + len(self._waiting)), (False, spare)):
             there = [worker for worker in idle if worker.forks_ahead is forks_ahead]
@@ -154,10 +159,11 @@ class Pool:
 
     # --- gather -------------------------------------------------------------------------
 
-    def gather(self, news: News, now: Instant) -> list[RunResult]:
-        """Hear all workers, then judge them; the runs that ended, until acknowledged."""
-        for child in news.forked:
-            self._forked(child)
+    def gather(self, news: News, now: Instant) -> None:
+        """Hear all workers, then judge them."""
+        self._unheard = False
+        for name, pid in news.forked.items():
+            self._forked(name, pid)
         heard = self._hear(now)
         self._end_hung_workers(now)
         for name in (*news.gone, *news.failed):
@@ -167,31 +173,29 @@ class Pool:
             self._watch(run, now)
         self.hand_out()
         ended = [run.result for run in self.runs.values() if run.result is not None]
-        return ended + [result for result in heard if result.run_id not in self.runs]
+        self.ended = ended + [result for result in heard if result.run_id not in self.runs]
 
     def next_deadline(self, now: Instant) -> float | None:
-        """The monotonic instant at which some run has to be looked at again."""
+        """Return when some run has to be looked at again: at once where one has ended since
+        the last `gather`."""
+        if self._unheard:
+            return now.monotonic_seconds
         look_at = now.monotonic_seconds + looks_of(self.runs.values())
         deadlines = [due for run in self.runs.values() for due in run.deadlines(look_at)]
         return min(deadlines, default=None)
 
     @property
     def waits(self) -> bool:
-        """Whether a run has been asked for and waits for a worker that is ready."""
+        """A run has been asked for and waits for a worker that is ready."""
         return bool(self._waiting)
 
     @property
-    def has_unheard(self) -> bool:
-        """Whether a run ended without any worker since the last `gather`."""
-        return any(run.result and run.worker is None for run in self.runs.values())
-
-    @property
     def output_lost_bytes(self) -> int:
-        """What a failing log directory cost the runs that live."""
+        """Output that a failing log directory cost the live runs."""
         return sum(run.output_lost_bytes for run in self.runs.values())
 
     def _hear(self, now: Instant) -> list[RunResult]:
-        """Results of runs that are not (or no longer) here come back for an answer."""
+        """Read messages; return results of runs that are not, or no longer, here."""
         strangers: list[RunResult] = []
         for peer, message in self.server.drain(MESSAGES_PER_TURN_MAX):
             worker = self._workers.get(peer.routing_id.decode("ascii", "replace"))
@@ -216,7 +220,7 @@ class Pool:
         return strangers
 
     def _refuse(self, peer: Peer, message: FromWorker | ProtocolError) -> None:
-        """Not ours, or no more: forked by a zygote that died before it could tell us."""
+        """Refuse a peer that is not ours, or no more: its zygote died before it told us of it."""
         if isinstance(message, Ready):
             self.server.send(peer.routing_id, Release())
         self.bad_messages += 1
@@ -228,10 +232,10 @@ class Pool:
             extra={"event": "bad-message"},
         )
 
-    def _forked(self, child: Child) -> None:
-        worker = self._workers.get(child.name)
+    def _forked(self, name: str, pid: int) -> None:
+        worker = self._workers.get(name)
         if worker is not None:
-            worker.pid = child.pid
+            worker.pid = pid
 
     def _started(self, run_id: str, script_pid: int, at_us: int, now: Instant) -> None:
         run = self.runs.get(run_id)
@@ -249,7 +253,7 @@ class Pool:
     def _lost(self, name: str) -> None:
         worker = self._workers.pop(name, None)
         if worker is not None and worker.acknowledged is not None:
-            self.around.forget_run(worker.acknowledged)  # it may not have read the word
+            self.cleanup.forget_run(worker.acknowledged)  # it may not have read the word
         if worker is None or worker.run_id is None:
             return
         run = self.runs.get(worker.run_id)
@@ -276,12 +280,12 @@ class Pool:
             self._send_stop(run, now)
 
     def _give_up(self, run: LiveRun, now: Instant) -> None:
-        """Silent for too long: the worker is ended first, so that it cannot interfere."""
+        """End a run that was silent for too long; its worker first, so that it cannot interfere."""
         log.warning(
             "The worker of run %s of action %s is silent; ending it",
-            run.order.run_id,
+            run.run_id,
             run.action_id,
-            extra={"event": "worker-silent", "id": run.action_id, "runId": run.order.run_id},
+            extra={"event": "worker-silent", "id": run.action_id, "runId": run.run_id},
         )
         run.ending, run.stop_at = EndCause.WORKER_SILENT, None
         run.detail = f"its worker was silent for {run.heartbeat_timeout_seconds:g} s"
@@ -290,19 +294,19 @@ class Pool:
         self._end_tree(run, now)
 
     def _end_tree(self, run: LiveRun, now: Instant) -> None:
-        """One round of killing what is left; the end is told once nothing is."""
+        """Kill one round of what is left of a run; its end is told once nothing is."""
         assert run.ending is not None
         if run.stuck_at is None:
             run.stuck_at = now.monotonic_seconds + STUCK_AFTER_GRACE_SECONDS
         worker_lives = run.worker is not None and self.children.get(run.worker) is not None
         self.children.reap()  # the dead of a storm of forks would make every look long
-        if not self.around.end_tree(run.order.run_id, run.script_pid, run.worker) or worker_lives:
+        if not self.cleanup.end_tree(run.run_id, run.script_pid, run.worker) or worker_lives:
             self._notice_stuck(run, now)
             again = KILL_AGAIN_SECONDS if run.stuck else TREE_ROUND_SECONDS
             run.stop_at = now.monotonic_seconds + again
             return
         # It may have kept a result just before it died: that one saw the script's end.
-        kept = self.around.kept_result(run.order.run_id)
+        kept = self.cleanup.kept_result(run.run_id)
         if kept is not None:
             run.result = kept
         else:
@@ -312,12 +316,12 @@ class Pool:
         assert run.worker is not None
         assert run.stop is not None
         with step(Step.SEND_STOP):
-            sent = self.server.send(run.worker.encode(), Stop(run.order.run_id, run.stop))
+            sent = self.server.send(run.worker.encode(), Stop(run.run_id, run.stop))
         self._notice_stuck(run, now)
         if not sent:
             run.stop_at = now.monotonic_seconds + RESEND_SECONDS
         elif run.stuck:
-            self.around.end_tree(run.order.run_id, run.script_pid, run.worker)
+            self.cleanup.end_tree(run.run_id, run.script_pid, run.worker)
             run.stop_at = now.monotonic_seconds + KILL_AGAIN_SECONDS
         else:
             run.stop_at = run.stuck_at
@@ -328,10 +332,10 @@ class Pool:
         run.stuck = True
         log.error(
             "Run %s of action %s is stuck: it is not gone %g s after its grace",
-            run.order.run_id,
+            run.run_id,
             run.action_id,
             STUCK_AFTER_GRACE_SECONDS,
-            extra={"event": "run-stuck", "id": run.action_id, "runId": run.order.run_id},
+            extra={"event": "run-stuck", "id": run.action_id, "runId": run.run_id},
         )
 
     # --- workers ------------------------------------------------------------------------
@@ -344,7 +348,7 @@ class Pool:
         self.children.fork_worker(name, self.server.endpoint, forks_ahead=forks_ahead)
 
     def hand_out(self) -> None:
-        """Runs that wait, to workers that are ready and known to be who they say."""
+        """Give runs that wait to workers that are ready and whose identity is known."""
         waiting = {run_id: self.runs.get(run_id) for run_id in self._waiting}
         self._waiting = [run_id for run_id, run in waiting.items() if run and run.waits]
         still_seconds = min(len(self._waiting) * STILL_SECONDS_EACH, STILL_SECONDS_MAX)
@@ -352,6 +356,7 @@ class Pool:
             if not self._waiting:
                 return
             run = self.runs[self._waiting[0]]
+            assert run.order is not None  # without one it is never started
             order = replace(run.order, still_seconds=still_seconds)
             with step(Step.SEND_RUN):
                 sent = self.server.send(worker.name.encode(), order)
@@ -359,7 +364,7 @@ class Pool:
                 self._is_to_leave(worker)  # it does not read: not to be counted on
                 continue
             self._waiting.pop(0)
-            worker.ready, worker.run_id = False, run.order.run_id
+            worker.ready, worker.run_id = False, run.run_id
             run.worker, run.worker_pid = worker.name, worker.pid
             run.last_beat = self.judge.seconds
 
@@ -369,7 +374,7 @@ class Pool:
         worker.kill_at = self._now + LEAVE_SECONDS_MAX
 
     def _end_hung_workers(self, now: Instant) -> None:
-        """A worker that hangs must not be counted on; its pidfd tells when it is gone."""
+        """Kill workers that hang; their pidfds tell when they are gone."""
         self._now = now.monotonic_seconds
         for worker in self._workers.values():
             if worker.kill_at is not None and self._now > worker.kill_at:
@@ -380,7 +385,7 @@ class Pool:
         return sorted(ready, key=lambda worker: not worker.forks_ahead)
 
     def release_all(self) -> None:
-        """No more runs will come: idle workers leave."""
+        """Have idle workers leave: no more runs will come."""
         for worker in self._workers.values():
             if worker.run_id is None:
                 self.server.send(worker.name.encode(), Release())

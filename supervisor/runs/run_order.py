@@ -1,4 +1,4 @@
-"""What a worker is told to run: the settings of a script applied to an action. Pure.
+"""The order of a run, which its worker gets: a script's settings applied to an action. Pure.
 
 No text from outside becomes a path or a shell line: placeholders are replaced inside
 arguments of a list, and everything else travels in the environment or on standard input
@@ -14,10 +14,11 @@ import msgspec
 from ...ipc.actions import Action
 from ...ipc.instants import format_instant
 from ...ipc.messages.runs import Conditions, Run
-from ..config.settings import ScriptSettings
-from ..core.model import OpenRun
+from ..config.settings import ScriptSettings, Settings
+from ..core.model import Instant, OpenRun, Record, Running
+from .live_run import LiveRun
 
-#: What of the daemon's own environment a script may see.
+#: Variables of the daemon's own environment that a script may see.
 ENVIRONMENT_ALLOWED = (
     "PATH",
     "HOME",
@@ -36,6 +37,39 @@ TITLE_CHARS_MAX = 60
 _PLACEHOLDER = re.compile(r"\{(id|type|apps|from|to|run|attempt)\}")
 
 
+def live_run(
+    record: Record,
+    now: Instant,
+    settings: Settings,
+    *,
+    instance: str,
+    inherited: Mapping[str, str],
+) -> LiveRun:
+    """Return the run that a record in state `Running` is to have from `now` on.
+
+    It has no order where no script is configured for the action's type. A run keeps the
+    settings it began with, whatever is reloaded meanwhile.
+    """
+    assert isinstance(record.state, Running)
+    run, action = record.state.run, record.action
+    live = LiveRun(run.run_id, action.id, record.attempt, now.monotonic_seconds)
+    script = settings.scripts.get(action.type)
+    if script is None:
+        return live
+    live.heartbeat_timeout_seconds = script.heartbeat_timeout_seconds
+    live.order = order(
+        action,
+        run,
+        record.attempt,
+        script,
+        instance=instance,
+        output_path=output_path(settings.daemon.log_dir, run.run_id),
+        inherited=inherited,
+        not_before_us=now.wall_us,
+    )
+    return live
+
+
 def order(
     action: Action,
     run: OpenRun,
@@ -47,7 +81,7 @@ def order(
     inherited: Mapping[str, str],
     not_before_us: int = 0,
 ) -> Run:
-    """The message that starts this run. `instance` marks this boot and state directory."""
+    """Return the message that starts this run. `instance` marks this boot and state directory."""
     return Run(
         run_id=run.run_id,
         title=f"geosched: {action.id[:TITLE_CHARS_MAX]} ({action.type})",
@@ -66,7 +100,7 @@ def order(
 
 
 def output_path(log_dir: Path, run_id: str) -> Path:
-    """Where a run's output is kept: by our own id of it, never by text from outside."""
+    """Return the file of a run's output: named by our own id of it, never by text from outside."""
     return log_dir / f"{run_id}.log"
 
 
@@ -87,7 +121,7 @@ def _command(
 
 
 def conditions_of(script: ScriptSettings) -> Conditions:
-    """As whom, where and within which limits its settings want it."""
+    """Return the execution conditions of its settings: user, directory, limits."""
     limits = script.limits
     return Conditions(
         user=script.user,

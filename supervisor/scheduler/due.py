@@ -1,15 +1,27 @@
-"""What of a turn's events is put to the core, and in which order.
+"""Due events of a turn, put to the core in their order. Decides about no status.
 
-The rules are `core/lifecycle.py`'s; here is who is asked about: runs that ended, what an
-earlier daemon left, edges that passed, holds that are over, and who may start.
+The rules are `core/lifecycle.py`'s; here is what they are asked about: runs that ended, runs
+an earlier daemon left, edges that passed, holds that are over, and actions that may start.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 
 from ...ipc.messages.runs import RunResult
-from ..core.model import Change, DaemonStarted, Due, Null, Record, RunEnded, Running, Waiting
+from ..core.model import (
+    Change,
+    DaemonStarted,
+    Due,
+    Instant,
+    Null,
+    Record,
+    RunEnded,
+    Running,
+    Waiting,
+)
 from ..core.turn import Turn
-from ..runs.pool import Pool
+from ..participant import Participant
+from ..runs.cleanup import RunCleanup
+from ..runs.live_run import LiveRun
 from ..store.daemondb import DaemonDB
 from .agenda import Agenda
 from .queue import slots_free
@@ -18,61 +30,47 @@ from .queue import slots_free
 FIRST_REVISION = 1
 #: Edges looked at in one turn; more of them make more turns.
 EDGES_PER_TURN_MAX = 500
-LEFTOVER_CHECK_SECONDS = 1.0
+STUCK_CHECK_SECONDS = 1.0
 
 
-class Decider:
+class DueEvents(Participant):
     """`stuck` are runs of an earlier daemon that could not be ended yet, with their records."""
 
-    def __init__(self, db: DaemonDB, pool: Pool) -> None:
-        self.agenda = Agenda()
+    def __init__(self, db: DaemonDB, agenda: Agenda, cleanup: RunCleanup) -> None:
         self.stuck: dict[str, Record] = {}
         self.more_edges = True  # the first turn looks at once
+        self._agenda = agenda
         self._db = db
-        self._pool = pool
-        self._check_at = 0.0
+        self._cleanup = cleanup
+        self._check_at_monotonic = 0.0
 
-    @property
-    def next_leftover_check(self) -> float | None:
-        """The monotonic instant at which leftovers are looked at again."""
-        return self._check_at if self.stuck else None
+    def next_deadline(self, now: Instant) -> float | None:
+        """Return when to look at edges that one turn left over, or at stuck runs again."""
+        if self.more_edges:
+            return now.monotonic_seconds
+        return self._check_at_monotonic if self.stuck else None
 
-    def forget_settled(self) -> None:
-        """After a commit: leftovers whose action has no such open run any more."""
+    def after_turn(self, _now: Instant) -> None:
+        """Forget stuck runs whose action has no such open run any more."""
         for run_id, record in list(self.stuck.items()):
             newest = self._db.read(record.action.id)
             if newest is None or not _has_run(newest, run_id):
                 del self.stuck[run_id]
 
-    def runs_ended(self, turn: Turn, ended: Iterable[RunResult], *, leaving: bool) -> None:
-        """S12 to S16: how runs ended; each stays here until it is acknowledged."""
-        for result in ended:
-            live = self._pool.runs.get(result.run_id)
-            if live is None:
-                continue  # settled before, and acknowledged again by the pool
-            change = turn.happened(live.action_id, RunEnded(result, daemon_leaving=leaving))
-            if change is not None and not leaving:
-                # S15: the next attempt is due at once, in the same transaction.
-                turn.happened(live.action_id, Due(slot_free=False, hold_over=_at_once(change)))
-
-    def leftovers(
-        self,
-        turn: Turn,
-        run_is_gone: Callable[[str], bool],
-        kept: Callable[[str], RunResult | None],
-    ) -> None:
-        """S1: an action whose leftover could not be ended is settled when it is gone."""
+    def stuck_runs(self, turn: Turn) -> None:
+        """Settle actions whose runs could not be ended, once those are gone (S1)."""
         now = turn.now.monotonic_seconds
-        if not self.stuck or now < self._check_at:
+        if not self.stuck or now < self._check_at_monotonic:
             return
-        self._check_at = now + LEFTOVER_CHECK_SECONDS
+        self._check_at_monotonic = now + STUCK_CHECK_SECONDS
         for run_id, record in list(self.stuck.items()):
-            if run_is_gone(run_id):
-                turn.happened(record.action.id, DaemonStarted(kept(run_id)))
+            if self._cleanup.end_tree(run_id, None, None):
+                kept = self._cleanup.kept_result(run_id)
+                turn.happened(record.action.id, DaemonStarted(kept))
 
     def edges(self, turn: Turn, max_running: int) -> None:
-        """S9 to S14: what the clock says; ends first, so that slots are free for starts."""
-        now, agenda = turn.now, self.agenda
+        """Put what the clock says (S9 to S14); ends first, so that slots are free for starts."""
+        now, agenda = turn.now, self._agenda
         self.more_edges = False
         if not agenda.may_look(now):
             return
@@ -90,18 +88,18 @@ class Decider:
             turn.happened(action_id, Due(slot_free=True))
 
     def _look_at_edges(self, turn: Turn) -> None:
-        edges = self._db.due(self.agenda.cursor, turn.now.wall_us, EDGES_PER_TURN_MAX)
+        edges = self._db.due(self._agenda.cursor, turn.now.wall_us, EDGES_PER_TURN_MAX)
         self.more_edges = len(edges) == EDGES_PER_TURN_MAX
         records = self._db.read_keys([key for _, key in edges])
         for edge, stored in zip(edges, records, strict=True):
-            self.agenda.cursor = edge
+            self._agenda.cursor = edge
             if stored is None:
                 continue  # damaged: counted and told by the store
             record = turn.record(stored.action.id) or stored
             if isinstance(record.state, Null):
-                self.agenda.note(record, turn.now)
+                self._agenda.note(record, turn.now)
             else:
-                over = self.agenda.hold_over(record.action.id, turn.now)
+                over = self._agenda.hold_over(record.action.id, turn.now)
                 turn.happened(record.action.id, Due(slot_free=False, hold_over=over))
 
     def _released(self, turn: Turn, action_id: str) -> None:
@@ -109,13 +107,27 @@ class Decider:
         if record is None:
             return
         if isinstance(record.state, Null):
-            self.agenda.release(record, turn.now)
+            self._agenda.release(record, turn.now)
         else:
             turn.happened(action_id, Due(slot_free=False))
 
 
+def runs_ended(
+    turn: Turn, ended: Iterable[RunResult], runs: Mapping[str, LiveRun], *, leaving: bool
+) -> None:
+    """Put how runs ended (S12 to S16). `runs` are those not acknowledged yet, by their ids."""
+    for result in ended:
+        live = runs.get(result.run_id)
+        if live is None:
+            continue  # settled before, and acknowledged again by the pool
+        change = turn.happened(live.action_id, RunEnded(result, daemon_leaving=leaving))
+        if change is not None and not leaving:
+            # S15: the next attempt is due at once, in the same transaction.
+            turn.happened(live.action_id, Due(slot_free=False, hold_over=_at_once(change)))
+
+
 def _at_once(change: Change) -> bool:
-    """Whether the next attempt waits for nothing: a run made way for a changed one."""
+    """The next attempt waits for nothing: a run made way for a changed one."""
     state = change.after.state
     return isinstance(state, Waiting) and state.hold.delay_seconds == 0
 

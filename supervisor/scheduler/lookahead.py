@@ -1,4 +1,4 @@
-"""Ahead of time: when to turn to the next edge, and how many workers are armed by then.
+"""Lookahead to the next edges: when to turn to them, and how many workers are armed by then.
 
 An edge is decided and written down a moment before it comes, as of its own instant, so that
 neither the decision nor the disk makes anybody late. What is started then waits for that
@@ -9,12 +9,16 @@ instant in its own process (`Run.not_before_us`), what is stopped is told so at 
 from collections import deque
 from collections.abc import Sequence
 
+from ...ipc.actions import ExecutionStatus
 from ...ipc.instants import SECOND_US
+from ..config.settings import DaemonSettings
 from ..core.model import Instant
+from ..participant import Participant
 from ..runs.pool import Pool
 from ..store.daemondb import DaemonDB
 from ..store.tables.codec import action_key
 from .agenda import Agenda
+from .queue import slots_free
 
 #: What is needed besides the commit: the poll's rounding, the turn, the way to a worker; and
 #: for each of those that start at one edge, its order and what the worker prepares (on two
@@ -35,8 +39,14 @@ QUIET_SECONDS = 0.05
 QUIET_SECONDS_PER_START = 0.001
 
 
-class Foresight:
-    def __init__(self, db: DaemonDB, pool: Pool, agenda: Agenda) -> None:
+class Lookahead(Participant):
+    """The instant each turn decides for, and the workers that are armed for what is near.
+
+    `settings` may be replaced at any time.
+    """
+
+    def __init__(self, db: DaemonDB, pool: Pool, agenda: Agenda, settings: DaemonSettings) -> None:
+        self.settings = settings
         self._db = db
         self._pool = pool
         self._agenda = agenda
@@ -49,20 +59,21 @@ class Foresight:
 
     @property
     def lead_seconds(self) -> float:
-        """How long before it the next edge is decided."""
+        """How long before the next edge its turn is taken."""
         needed = LEAD_SECONDS + max(self._commits) + self._prepare_seconds
         return min(needed, LEAD_SECONDS_MAX)
 
     def commit_took(self, seconds: float) -> None:
+        """Remember how long a commit took that changed something."""
         self._commits.append(min(seconds, COMMIT_SECONDS_MAX))
 
     def forget(self) -> None:
-        """The wall clock was stepped: what was ahead is so no more."""
+        """Take nothing as reached any more: the wall clock was stepped."""
         self._reached = None
         self._quiet_until_us = 0
 
     def as_of(self, now: Instant) -> Instant:
-        """The instant that a turn decides for: now, or a moment ahead."""
+        """Return the instant that a turn decides for: now, or a moment ahead."""
         edge_us = self._next_edge_us()
         self._reached = decided_for(now, self._reached, edge_us, lead_seconds=self.lead_seconds)
         if self._starts and self._reached.wall_us == edge_us:
@@ -75,21 +86,23 @@ class Foresight:
         return self._reached
 
     def quiet_seconds(self, now: Instant) -> float:
-        """For how long the host belongs to what starts."""
+        """Return for how long nothing else should begin, because actions are starting."""
         return max(0.0, (self._quiet_until_us - now.wall_us) / SECOND_US)
 
-    def deadlines(self, now: Instant) -> list[float]:
-        """The monotonic instants of the next turns that edges ask for."""
+    def next_deadline(self, now: Instant) -> float | None:
+        """Return when the next edge has its turn, or the next worker is to be armed."""
         due = self._agenda.next_deadline(
             self._next_stored_us(), now, lead_seconds=self.lead_seconds
         )
-        deadlines = [] if due is None else [due]
-        if self._arm_at_us is not None and self._arm_at_us > now.wall_us:
-            deadlines.append(now.monotonic_seconds + (self._arm_at_us - now.wall_us) / SECOND_US)
-        return deadlines
+        if self._arm_at_us is None or self._arm_at_us <= now.wall_us:
+            return due
+        arm_at = now.monotonic_seconds + (self._arm_at_us - now.wall_us) / SECOND_US
+        return arm_at if due is None else min(due, arm_at)
 
-    def arm(self, now: Instant, free: int, *, ahead_seconds: float, spare: int) -> None:
+    def after_turn(self, now: Instant) -> None:
         """Have workers ready for the starts that are near, never more than may run."""
+        ahead_seconds = self.settings.arm_ahead_seconds
+        free = slots_free(self.settings.max_running, self._db.counts()[ExecutionStatus.STARTED])
         most = min(free, ARMED_AT_ONCE_MAX)
         horizon_us = round((ahead_seconds + most * ARM_SECONDS_PER_WORKER) * SECOND_US)
         first_us, starts_us = self._near(now, horizon_us, most)
@@ -104,10 +117,10 @@ class Foresight:
         if self._arm_at_us is None and most and edge_us is not None:
             self._arm_at_us = edge_us - horizon_us
         near = min(free, count)
-        self._pool.arm(near, min(free - near, spare))
+        self._pool.arm(near, min(free - near, self.settings.spare_workers))
 
     def _near(self, now: Instant, horizon_us: int, most: int) -> tuple[int | None, list[int]]:
-        """The first edge within the horizon, and those at which something may start."""
+        """Return the first edge within the horizon, and those at which something may start."""
         if not most or not now.trusted:
             return None, []
         limit = most + len(self._pool.runs)  # the ends of those are among them
@@ -118,7 +131,8 @@ class Foresight:
         return near[0][0], [edge_us for edge_us, key in near if key not in running]
 
     def _quiet_us(self, now: Instant, first_us: int | None) -> int:
-        """Until when nothing is armed: what starts next has its workers, or has just begun."""
+        """Return until when nothing is armed: what starts next has its workers, or has just
+        begun."""
         if first_us is None or not 0 < self._starts <= self._pool.idle:
             return self._quiet_until_us
         begins_us = first_us - round((self.lead_seconds + QUIET_SECONDS) * SECOND_US)
@@ -135,8 +149,8 @@ class Foresight:
 def decided_for(
     now: Instant, reached: Instant | None, edge_us: int | None, *, lead_seconds: float
 ) -> Instant:
-    """Now, or the instant of an edge that is as good as there; what was `reached` before is
-    not gone behind again, unless the clock was set back."""
+    """Return now, or the instant of an edge that is as good as there; never an earlier one
+    than was `reached` before, unless the clock was set back."""
     latest = reached if reached is not None and _is_ahead(reached, now) else now
     until_us = now.wall_us + round(lead_seconds * SECOND_US)
     if now.trusted and edge_us is not None and latest.wall_us < edge_us <= until_us:
@@ -150,7 +164,7 @@ def _is_ahead(reached: Instant, now: Instant) -> bool:
 
 
 def prepare_seconds(starts_us: Sequence[int], edge_us: int) -> float:
-    """How long before an edge it has to be turned to, so that each of the starts that are
+    """Return how long before an edge its turn has to be, so that each of the starts that are
     near, earliest first, has its share of time before its own instant."""
     needed = (
         number * LEAD_SECONDS_PER_START - (start_us - edge_us) / SECOND_US
@@ -162,8 +176,8 @@ def prepare_seconds(starts_us: Sequence[int], edge_us: int) -> float:
 def to_arm(
     starts_us: Sequence[int], now_us: int, *, ahead_seconds: float
 ) -> tuple[int, int | None]:
-    """For how many of the starts that are near, earliest first, a worker has to be armed
-    by now, and the instant at which there has to be one more."""
+    """Return for how many of the starts that are near, earliest first, a worker has to be
+    armed by now, and the instant at which there has to be one more."""
     arm_us = [
         start_us - round((ahead_seconds + number * ARM_SECONDS_PER_WORKER) * SECOND_US)
         for number, start_us in enumerate(starts_us)

@@ -1,8 +1,8 @@
 """What an earlier daemon left behind, made gone before anything is decided (S1, law 15).
 
 Scripts and all below them are killed at once; workers get a moment to keep their results;
-then everything is looked at again until nothing is found twice in a row. Also the daily
-tool for one run: `end_tree`. No status is decided here.
+then everything is looked at again until nothing is found twice in a row. No status is
+decided here.
 """
 
 import logging
@@ -20,12 +20,8 @@ from ...workers.host import process_tree, procfs
 from ...workers.host.cgroups import Containment
 from ...workers.runfiles import results
 from ...workers.runfiles.processes import KnownProcess, forget_identity, read_identities
-from ...workers.runfiles.run_lock import (
-    RunLockedError,
-    locked_runs,
-    release_run_lock,
-    take_run_lock,
-)
+from ...workers.runfiles.run_lock import locked_runs
+from ..runs.cleanup import RunCleanup
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +40,15 @@ def instance_of(state_dir: Path) -> str:
 
 class Leftovers:
     """Knows every process and run of this instance by what they left in `/proc` and in
-    the runtime directory; `alive` are the runs that could not be ended."""
+    the runtime directory; `alive` are the runs that could not be ended, `cleanup` is for
+    one run at a time."""
 
     def __init__(self, runtime: Runtime, state_dir: Path) -> None:
         self.instance = instance_of(state_dir)
         self.alive: frozenset[str] = frozenset()
         self._runtime = runtime
         self._groups = Containment.detect(self.instance)
+        self.cleanup = RunCleanup(runtime, self.instance, self._groups)
         self._ended_by_us: set[str] = set()
         self._before: set[str] = set()
         self._begun: float | None = None
@@ -99,32 +97,6 @@ class Leftovers:
         if killed and result.run_id in self._ended_by_us:
             return replace(result, cause=EndCause.STOPPED, stop_reason=StopReason.ORPHANED)
         return result
-
-    def kept_result(self, run_id: str) -> RunResult | None:
-        return results.load(self._runtime, run_id)
-
-    def forget_result(self, run_id: str) -> None:
-        results.remove(self._runtime, run_id)
-
-    def forget_run(self, run_id: str) -> None:
-        """All that a worker, which is gone, may have left of a run that is settled."""
-        self.forget_result(run_id)
-        self._drop_lock(run_id)
-
-    def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
-        """One round of killing a run whose worker is of no use; whether nothing is left."""
-        group = None if worker is None else self._groups.group(worker)
-        gone = process_tree.end_tree(self.instance, run_id, script_pid, group)
-        if gone:
-            self._drop_lock(run_id)
-        return gone
-
-    def _drop_lock(self, run_id: str) -> None:
-        """Its worker died without removing it."""
-        try:
-            release_run_lock(self._runtime, run_id, take_run_lock(self._runtime, run_id))
-        except (OSError, RunLockedError) as error:
-            log.warning("Cannot remove the lock of run %s: %s", run_id, error)
 
     def close(self) -> None:
         """The control groups go with the daemon that made them."""

@@ -31,7 +31,8 @@ from ...ipc.messages.sync import (
 from ...ipc.sockets import ProtocolError, Server
 from ...workers.host.linux import give_memory_back
 from ..core.model import Instant
-from ..host.children import Children, News
+from ..host.children import Children
+from ..participant import News
 from .backoff import Backoff
 
 log = logging.getLogger(__name__)

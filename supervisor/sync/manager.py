@@ -18,7 +18,7 @@ from ..core.model import Instant, Record
 from ..core.reconcile import Verdict
 from ..core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from ..core.turn import Turn
-from ..host.children import News
+from ..participant import News, Participant
 from ..store.daemondb import DaemonDB, MetaUpdate
 from ..store.errors import StoreError
 from .apply import Applying
@@ -43,10 +43,20 @@ OPEN_RECORDS_PER_TURN_MAX = 500
 BACKLOG_PAUSE_SECONDS = 1.0
 
 
-class Backend:
+class SyncManager(Participant):
+    """The pulls and reports of the daemon: which is wanted, under way, applied, failed.
+
+    `quiet_seconds(now)` tells for how long reports wait because actions are starting.
+    """
+
     def __init__(
-        self, settings: BackendSettings, synchronisation: Synchronisation, db: DaemonDB
+        self,
+        settings: BackendSettings,
+        synchronisation: Synchronisation,
+        db: DaemonDB,
+        quiet_seconds: Callable[[Instant], float],
     ) -> None:
+        self._quiet_seconds = quiet_seconds
         self.progress = Progress()
         self.asked: SyncAsked | None = None
         self.comparison: Comparison | None = None
@@ -153,12 +163,11 @@ class Backend:
             return None
         return MetaUpdate(etag=mark[0], digest=mark[1], source=mark[2])
 
-    def committed(self, now: Instant, *, quiet_seconds: float) -> None:
-        """The turn is on disk: if it held the last slice, the pull is done. For
-        `quiet_seconds` the host belongs to what starts, and reports wait; once, not for one
-        start after the other."""
+    def after_turn(self, now: Instant) -> None:
+        """End the pull if the turn held the last slice, and begin what is wanted. Reports
+        wait for actions that start; once, not for one start after the other."""
         if self._report_at <= now.monotonic_seconds:
-            self._report_at = now.monotonic_seconds + quiet_seconds
+            self._report_at = now.monotonic_seconds + self._quiet_seconds(now)
         if self._applying is not None and self._applying.done:
             self._pull_done(self._applying, now)
             self._applying = None
@@ -173,6 +182,8 @@ class Backend:
             self.not_stored = True
 
     def next_deadline(self, now: Instant) -> float | None:
+        if self.applying:
+            return now.monotonic_seconds
         deadlines = [self._sync.next_deadline()]
         if not self._sync.busy and not self.applying:
             if self._pull_wanted:

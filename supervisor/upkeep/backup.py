@@ -9,7 +9,8 @@ import os
 from ...ipc.instants import SECOND_US
 from ..config.settings import DaemonSettings
 from ..core.model import Instant
-from ..host.children import Child, Children, News
+from ..host.children import Child, Children
+from ..participant import News, Participant
 from ..store.daemondb import DaemonDB
 from ..store.files import StorePaths
 from ..store.tools import backups
@@ -21,7 +22,7 @@ PERIODIC_BACKUP_SECONDS_MAX = 600.0
 _CHILD = "backup"
 
 
-class Backup:
+class Backup(Participant):
     """Makes one backup at a time, where daemonDB has changed since the last.
 
     `error` is why the last try failed, None where it did not; `last_us` is when the newest
@@ -63,9 +64,6 @@ class Backup:
     def next_deadline(self, _now: Instant) -> float | None:
         """Return when a backup under way is killed, in monotonic seconds; None for none."""
         return None if self._child is None else self._kill_at_monotonic
-
-    def after_turn(self, now: Instant) -> None:
-        """Do nothing: a backup is a copy of the instant at which its process reads."""
 
     def close(self) -> None:
         """Kill a backup under way: the daemon leaves, and half a backup is none."""

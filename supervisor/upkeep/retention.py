@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from ...ipc.instants import SECOND_US
 from ..config.settings import DaemonSettings
 from ..core.model import Instant
-from ..host.children import News
+from ..participant import News, Participant
 from ..runs.run_order import output_path
 from ..store.daemondb import DaemonDB
 from ..store.errors import StoreError
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 SOFT_LIMIT = 0.7
 
 
-class Retention:
+class Retention(Participant):
     """Forgets actions in passes, each from the oldest end on; `look_for_old` begins one.
 
     A pass pauses while `held_back` says so: while a snapshot is applied, which may hold an
@@ -52,9 +52,6 @@ class Retention:
         """Return now, in monotonic seconds, where a pass has another step, else None."""
         waits = self._cursor is None or self._held_back()
         return None if waits else now.monotonic_seconds
-
-    def after_turn(self, now: Instant) -> None:
-        """Do nothing: a pass is independent of what a turn commits."""
 
     def remove_output(self, run_ids: Iterable[str]) -> None:
         """Remove the output files of runs whose rows are gone."""

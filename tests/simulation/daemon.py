@@ -11,24 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from geosched.ipc.instants import SECOND_US
-from geosched.ipc.messages.runs import RunResult
-from geosched.supervisor.config.derived import address, live_run, rules_of
+from geosched.supervisor.config.derived import address, rules_of
 from geosched.supervisor.config.settings import Settings
 from geosched.supervisor.core.model import Change, Instant
-from geosched.supervisor.host.children import News
 from geosched.supervisor.host.clock import Clock
-from geosched.supervisor.jobs import Rounds
+from geosched.supervisor.jobs import JobPlan
 from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
-from geosched.supervisor.periodic import Duties
+from geosched.supervisor.participant import News
+from geosched.supervisor.periodic import PeriodicJobs
 from geosched.supervisor.runs.liveness import JudgeClock
 from geosched.supervisor.runs.pool import Pool
-from geosched.supervisor.scheduler.lookahead import Foresight
+from geosched.supervisor.runs.run_order import live_run
+from geosched.supervisor.scheduler.agenda import Agenda
+from geosched.supervisor.scheduler.due import DueEvents
+from geosched.supervisor.scheduler.lookahead import Lookahead
 from geosched.supervisor.service import recover_runs
 from geosched.supervisor.store.daemondb import Committed, DaemonDB, MetaUpdate
 from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 from geosched.supervisor.sync.backoff import Backoff
 from geosched.supervisor.sync.exchange import Outcome, PullDone, Synchronisation
-from geosched.supervisor.sync.manager import Backend
+from geosched.supervisor.sync.manager import SyncManager
 from geosched.supervisor.upkeep.backup import Backup
 from geosched.supervisor.upkeep.retention import Retention
 
@@ -109,7 +111,7 @@ class WatchedClock(Clock):
         return now
 
 
-class WatchedForesight(Foresight):
+class WatchedLookahead(Lookahead):
     oracle: Oracle | None = None
 
     def as_of(self, now: Instant) -> Instant:
@@ -125,15 +127,16 @@ class WatchedPool(Pool):
     oracle: Oracle
     host: Host
 
-    def gather(self, news: News, now: Instant) -> list[RunResult]:
-        ended = super().gather(news, now)
-        for result in ended:
+    def gather(self, news: News, now: Instant) -> None:
+        super().gather(news, now)
+        for result in self.ended:
             self.oracle.end_is_heard(result.run_id)
-        return ended
 
     def next_deadline(self, now: Instant) -> float | None:
         deadline = super().next_deadline(now)
         if any(worker.frozen for worker in self.host.workers.values()):
+            return deadline
+        if deadline == now.monotonic_seconds:
             return deadline
         once_a_second = now.monotonic_seconds + 1.0
         every = [
@@ -204,7 +207,7 @@ class SimulatedDaemon:
             self.close()
             raise
         oracle.phase = Phase.TURN
-        Rounds(self.loop, NoManager()).begin(settings)
+        JobPlan(self.loop, NoManager()).begin(settings)
 
     def _loop(self, leftovers: Leftovers) -> Loop:
         world, host, oracle, settings = self.world, self.host, self.oracle, self.settings
@@ -235,26 +238,29 @@ class SimulatedDaemon:
         )
         synchronisation.oracle, synchronisation.held_by = oracle, self.backend
         self.poller = poller = SimulatedPoller(world, oracle)
-        backend = Backend(settings.backend, synchronisation, self.db)
+        agenda = Agenda()
+        lookahead = WatchedLookahead(self.db, pool, agenda, settings.daemon)
+        lookahead.oracle = oracle
+        sync = SyncManager(settings.backend, synchronisation, self.db, lookahead.quiet_seconds)
         parts = Parts(
             db=self.db,
             clock=clock,
             children=children,
             pool=pool,
-            backend=backend,
-            retention=Retention(self.db, settings.daemon, lambda: backend.applying),
+            sync=sync,
+            retention=Retention(self.db, settings.daemon, lambda: sync.applying),
             backup=Backup(self.db, children, settings.daemon),
-            duties=Duties(now.boot_seconds),
+            jobs=PeriodicJobs(now.boot_seconds),
+            agenda=agenda,
+            due=DueEvents(self.db, agenda, leftovers),
+            lookahead=lookahead,
             poller=poller,
             wakeup=self._wakeup[0],
             make_run=lambda record, at: live_run(
                 record, at, self.settings, instance="simulated", inherited={}
             ),
-            run_is_gone=lambda run_id: leftovers.end_tree(run_id, None, None),
         )
         loop = poller.loop = Loop(parts, settings, rules_of(settings, self.db.meta.generation))
-        loop.foresight = WatchedForesight(self.db, pool, loop.agenda)
-        loop.foresight.oracle = oracle
         return loop
 
     # --- its life -----------------------------------------------------------------------------
@@ -266,7 +272,7 @@ class SimulatedDaemon:
         self.world.pass_us(200)
         if loop.degraded is not None:
             self.poller.looks_again = loop.now.monotonic_seconds + STORE_RETRY_SECONDS
-        late = loop.now.monotonic_seconds <= self.poller.looks_again or loop.decider.more_edges
+        late = loop.now.monotonic_seconds <= self.poller.looks_again or loop.parts.due.more_edges
         self.oracle.turn_is_over(
             can_write=not late,
             leaving=loop.leaving is not None,
@@ -274,7 +280,7 @@ class SimulatedDaemon:
         self._look_at_pull()
 
     def _look_at_pull(self) -> None:
-        backend, synchronisation = self.loop.parts.backend, self.synchronisation
+        backend, synchronisation = self.loop.parts.sync, self.synchronisation
         if synchronisation.heard and not backend.applying:
             synchronisation.heard = False
             if backend.progress.last_ok and self.loop.leaving is None:

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from geosched.ipc.messages.runs import FromWorker, Run, RunResult, ToWorker
 from geosched.ipc.sockets import Peer
-from geosched.supervisor.host.children import Child, News
+from geosched.supervisor.core.model import Instant
+from geosched.supervisor.host.children import Child
+from geosched.supervisor.participant import News, Participant
 
 from .workers import Script, Worker, ready
 from .world import DeathError, KilledError, World
@@ -126,7 +128,7 @@ class Line:
                 yield Peer(worker.name.encode(), 0, 0, worker.pid), beat
 
 
-class Children:
+class Children(Participant):
     """Stands for `supervisor.children.Children`: forks take a while, fail, or hang."""
 
     def __init__(
@@ -138,25 +140,22 @@ class Children:
         self._known: dict[str, Child] = {}
         self._asked: dict[str, None] = {}
 
-    def next_deadline(self) -> float | None:
+    def next_deadline(self, _now: Instant) -> float | None:
         return None
 
     def reap(self) -> None:
         """Nobody is reparented here."""
 
-    def gather(self, _monotonic_seconds: float) -> News:
-        workers, exchanges = self._workers.news, self._exchanges.news
-        self._workers.news, self._exchanges.news = News(), News()
-        news = News(
-            workers.forked + exchanges.forked,
-            workers.gone + exchanges.gone,
-            workers.failed + exchanges.failed,
-        )
-        for child in news.forked:
-            self._known[child.name] = child
+    def gather(self, news: News, _now: Instant) -> None:
+        for line in (self._workers, self._exchanges):
+            for name, pid in line.news.forked.items():
+                self._known[name] = Child(name, pid, -1)
+            news.forked |= line.news.forked
+            news.gone += line.news.gone
+            news.failed += line.news.failed
+            line.news = News()
         for name in news.gone:
             self._known.pop(name, None)
-        return news
 
     def get(self, name: str) -> Child | None:
         return self._known.get(name)
@@ -201,18 +200,19 @@ class Children:
                 return
             pid = next(self._host.pids)
             line.processes[name] = make(pid)
-            line.news.forked.append(Child(name, pid, -1))
+            line.news.forked[name] = pid
 
         self._world.after(seconds, forked)
 
 
 class Leftovers:
-    """Stands for `supervisor.sweep.Leftovers`."""
+    """Stands for those of `startup/sweep.py`, and for the clean-up of `runs/cleanup.py`."""
 
     instance = "simulated"
 
     def __init__(self, host: Host) -> None:
         self.alive: frozenset[str] = frozenset()
+        self.cleanup = self
         self._host = host
 
     def sweep(self) -> None:

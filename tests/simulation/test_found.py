@@ -63,7 +63,7 @@ def live(stage: Stage, seconds: float) -> None:
 
 def pull(stage: Stage) -> None:
     assert stage.daemon is not None
-    asked = stage.daemon.loop.parts.backend.ask()
+    asked = stage.daemon.loop.parts.sync.ask()
     turn_until(stage, lambda: asked.done)
 
 
@@ -116,7 +116,7 @@ def test_s06_nothing_is_forgotten_while_a_snapshot_that_may_hold_it_is_applied(s
     stage.backend.entries["old"] = sent
     for number in range(9):
         send(stage, f"new-{number}")
-    backend = daemon.loop.parts.backend
+    backend = daemon.loop.parts.sync
     asked = backend.ask()
     turn_until(stage, lambda: backend.applying)
     daemon.loop.parts.retention.look_for_old()
@@ -131,7 +131,7 @@ def test_an_exchange_that_follows_a_stalled_commit_has_all_of_its_time(stage: St
     pull(stage)
     send(stage, "a", begins=-2 * HOUR, ends=-HOUR)
     stage.host.slow_commits = 1  # of the snapshot; the report begins right after it
-    asked = daemon.loop.parts.backend.ask()
+    asked = daemon.loop.parts.sync.ask()
     turn_until(stage, lambda: asked.done)
     assert stage.host.stalled_us > 0
     assert (asked.error, asked.counts.reported) == (None, 1)
@@ -142,10 +142,10 @@ def test_an_exchange_that_follows_stalled_reports_has_all_of_its_time(stage: Sta
     stage.settings = replace(stage.settings, backend=impatient)
     daemon = stage.start_daemon()
     send(stage, "a", begins=-2 * HOUR, ends=-HOUR)
-    asked = daemon.loop.parts.backend.ask()
+    asked = daemon.loop.parts.sync.ask()
     turn_until(stage, lambda: daemon.db.outbox_depth > 0)
     stage.host.slow_commits = 1  # that settles the report; the pull begins right after it
-    daemon.loop.parts.backend.want_pull()
+    daemon.loop.parts.sync.want_pull()
     turn_until(stage, lambda: asked.done)
     assert stage.host.stalled_us > 0
     assert asked.error is None
@@ -177,7 +177,7 @@ def test_workers_that_are_asked_for_after_a_stalled_commit_are_waited_for(stage:
     daemon = stage.start_daemon()
     send(stage, "a", begins=0, ends=HOUR)
     stage.host.slow_commits = 1
-    daemon.loop.parts.backend.ask()
+    daemon.loop.parts.sync.ask()
     turn_until(stage, lambda: stage.host.scripts != {})
     assert stage.host.stalled_us > 0
     assert len(stage.host.workers) == 1
@@ -191,7 +191,7 @@ def test_s08_half_of_a_snapshot_is_not_left_when_the_backend_is_as_it_was_before
     for number in range(9):
         send(stage, f"new-{number}")
     assert stage.daemon is not None
-    stage.daemon.loop.parts.backend.ask()
+    stage.daemon.loop.parts.sync.ask()
     turn_until(stage, lambda: len(stage.oracle.known) > 1)  # its first share is on disk
     half = stage.oracle.known.keys() - {"a"}
     assert len(half) < 9

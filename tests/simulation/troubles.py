@@ -73,7 +73,7 @@ class Troubles:
     def _sync(self) -> None:
         daemon = self._stage.daemon
         if self._world.daemon_lives and daemon and daemon.loop.leaving is None:
-            daemon.loop.parts.backend.ask()
+            daemon.loop.parts.sync.ask()
             self._world.awake = True
 
     # --- the daemon and its host ----------------------------------------------------------------

@@ -9,7 +9,7 @@ from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.config.settings import DaemonSettings
 from geosched.supervisor.core.lifecycle import first_seen
 from geosched.supervisor.core.model import Absent, Due, Instant, RunEnded, Sent, StopAsked
-from geosched.supervisor.host.children import News
+from geosched.supervisor.participant import News
 from geosched.supervisor.store.daemondb import DaemonDB
 from geosched.supervisor.store.tables.codec import action_key
 from geosched.supervisor.store.tables.ended import ROWS_PER_TURN_MAX

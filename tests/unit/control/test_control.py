@@ -19,6 +19,7 @@ from geosched.ipc.messages.control import (
 from geosched.ipc.sockets import Peer
 from geosched.supervisor.control.server import PROGRESS_SECONDS, WAITING_MAX, Acting, Control
 from geosched.supervisor.core.model import Instant
+from geosched.supervisor.participant import News
 from geosched.supervisor.sync.compare import Comparison
 from geosched.supervisor.sync.syncs import SyncAsked
 
@@ -77,7 +78,7 @@ class Asking:
 
     def ask(self, request: Request, uid: int) -> list[Answer]:
         self.wire.asked.append((Peer(b"peer", uid, uid, 1), Call(1, request)))
-        self.control.gather(Instant(0))
+        self.control.gather(News(), Instant(0))
         return self.told()
 
     def told(self) -> list[Answer]:
@@ -104,11 +105,11 @@ def test_root_the_daemons_own_user_and_operators_may_do_everything(uid: int, req
 def test_reports_that_were_put_back_are_answered_when_all_have_been_told():
     asking = Asking()
     assert asking.ask(control.FlushReports(), 0) == [Accepted(1.0)]
-    asking.control.answer_waiting(Instant(0))
+    asking.control.after_turn(Instant(0))
     assert asking.told() == []
     asking.desk.asked.counts = views.SyncView(reported=2)
     asking.desk.asked.done, asking.desk.asked.error = True, "cannot report: no"
-    asking.control.answer_waiting(Instant(0))
+    asking.control.after_turn(Instant(0))
     assert asking.told() == [control.Flushed(3, 2, "cannot report: no")]
 
 
@@ -124,10 +125,10 @@ def test_who_wants_to_see_how_a_sync_goes_is_told_now_and_then():
         (1.1 + PROGRESS_SECONDS, told, [told]),
     ]:
         asking.desk.answers["progress"] = progress
-        asking.control.answer_waiting(Instant(0, moment))
+        asking.control.after_turn(Instant(0, moment))
         assert asking.told() == expected
     asking.desk.asked.done = True
-    asking.control.answer_waiting(Instant(0, 2.0))
+    asking.control.after_turn(Instant(0, 2.0))
     assert asking.told() == [control.Synced(views.SyncView())] * 2
 
 
@@ -135,10 +136,10 @@ def test_a_comparison_is_answered_when_it_is_done():
     asking = Asking()
     asking.desk.answers["ask_comparison"] = comparison = Comparison(7)
     assert asking.ask(control.Compare(), 0) == [Accepted(1.0)]
-    asking.control.answer_waiting(Instant(0))
+    asking.control.after_turn(Instant(0))
     assert asking.told() == []
     comparison.failed("cannot pull: no", 0.0)
-    asking.control.answer_waiting(Instant(0))
+    asking.control.after_turn(Instant(0))
     assert asking.told() == [control.Compared(7, 0, 0, "cannot pull: no")]
 
 

@@ -1,31 +1,37 @@
-"""The daemon's own recurring duties, by the boot clock."""
+"""Periodic jobs of the daemon, by the boot clock."""
 
 import pytest
-from geosched.supervisor.periodic import Duties
+from geosched.supervisor.core.model import Instant
+from geosched.supervisor.participant import News
+from geosched.supervisor.periodic import PeriodicJobs
 
 BEGUN = 1000.0
 PHASE = 7.0
 INTERVAL = 60.0
 
 
+def at(boot_seconds: float) -> Instant:
+    return Instant(0, boot_seconds, boot_seconds)
+
+
 class Clock:
-    """Duties whose clock the test turns; `done` are the instants of the duty "pull"."""
+    """Jobs whose clock the test turns; `done` are the instants of the job "pull"."""
 
     def __init__(self) -> None:
         self.now = BEGUN
         self.done: list[float] = []
-        self.duties = Duties(self.now)
+        self.jobs = PeriodicJobs(self.now)
 
     def note(self) -> None:
         self.done.append(self.now)
 
     def turn_to(self, boot_seconds: float) -> None:
-        """As the loop does it: it wakes when the next duty is due, and a little late."""
-        while (wait := self.duties.next_in_seconds(self.now)) is not None:
+        """As the loop does it: it wakes when the next job is due, and a little late."""
+        while (wait := self.jobs.next_in_seconds(self.now)) is not None:
             if self.now + wait > boot_seconds:
                 break
             self.now += wait + 0.003
-            self.duties.run_due(self.now)
+            self.jobs.gather(News(), at(self.now))
         self.now = boot_seconds
 
 
@@ -34,8 +40,8 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_a_duty_keeps_its_phase_of_the_boot_clock_for_ever(clock: Clock):
-    clock.duties.every_at_phase(INTERVAL, PHASE, "pull", clock.note)
+def test_a_job_keeps_its_phase_of_the_boot_clock_for_ever(clock: Clock):
+    clock.jobs.every_at_phase(INTERVAL, PHASE, "pull", clock.note)
     clock.turn_to(BEGUN + 100 * INTERVAL)
     assert len(clock.done) == 100
     assert all(PHASE <= moment % INTERVAL < PHASE + 0.01 for moment in clock.done)
@@ -43,26 +49,26 @@ def test_a_duty_keeps_its_phase_of_the_boot_clock_for_ever(clock: Clock):
 
 
 def test_its_first_time_can_be_put_off(clock: Clock):
-    clock.duties.every_at_phase(INTERVAL, PHASE, "pull", clock.note, after_seconds=300.0)
-    assert clock.duties.next_in_seconds(BEGUN, "pull") == pytest.approx(327.0, abs=0.01)
+    clock.jobs.every_at_phase(INTERVAL, PHASE, "pull", clock.note, after_seconds=300.0)
+    assert clock.jobs.next_in_seconds(BEGUN, "pull") == pytest.approx(327.0, abs=0.01)
     clock.turn_to(BEGUN + 400.0)
     assert clock.done == [pytest.approx(1327.0, abs=0.01), pytest.approx(1387.0, abs=0.01)]
 
 
 def test_after_a_sleep_of_the_host_it_is_done_once_and_keeps_its_phase(clock: Clock):
-    clock.duties.every_at_phase(INTERVAL, PHASE, "pull", clock.note)
+    clock.jobs.every_at_phase(INTERVAL, PHASE, "pull", clock.note)
     clock.now = BEGUN + 10_000.0
-    clock.duties.run_due(clock.now)
+    clock.jobs.gather(News(), at(clock.now))
     assert clock.done == [BEGUN + 10_000.0]
     clock.turn_to(clock.now + INTERVAL)
     assert clock.done[1:] == [pytest.approx(11_047.0, abs=0.01)]
 
 
-def test_a_duty_that_fails_is_done_again(clock: Clock):
+def test_a_job_that_fails_is_done_again(clock: Clock):
     def fails() -> None:
         clock.note()
         raise RuntimeError("no")
 
-    clock.duties.every_at_phase(INTERVAL, PHASE, "pull", fails)
+    clock.jobs.every_at_phase(INTERVAL, PHASE, "pull", fails)
     clock.turn_to(BEGUN + 3 * INTERVAL)
     assert len(clock.done) == 3
