@@ -3,6 +3,8 @@
 import functools
 import gzip
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 1024 * 1024
 HUGE_BYTES = 256 * MEBIBYTE
+BOMB_MEBIBYTES = 64
+GZIP_HEAD_BYTES = 10
 
 
 def _slow(handler: "BackendHandler") -> None:
@@ -50,7 +54,16 @@ def _huge_chunks(handler: "BackendHandler") -> None:
 
 @functools.cache
 def _bomb() -> bytes:
-    return gzip.compress(b" " * (64 * MEBIBYTE), compresslevel=1)
+    """Put together from copies of one compressed mebibyte: to compress all of them takes as
+    long as the whole exchange may."""
+    spaces = b" " * MEBIBYTE
+    packing = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = packing.compress(spaces) + packing.flush(zlib.Z_FULL_FLUSH)
+    checksum = 0
+    for _ in range(BOMB_MEBIBYTES):
+        checksum = zlib.crc32(spaces, checksum)
+    end = packing.flush() + struct.pack("<II", checksum, BOMB_MEBIBYTES * MEBIBYTE)
+    return gzip.compress(b"")[:GZIP_HEAD_BYTES] + packed * BOMB_MEBIBYTES + end
 
 
 def _gzip_bomb(handler: "BackendHandler") -> None:
