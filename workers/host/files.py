@@ -40,8 +40,8 @@ def replace_whole(path: Path, content: bytes, *, durable: bool) -> None:
 def open_regular(path: str | Path) -> IO[bytes]:
     """Open a file for reading. A FIFO, which would be waited for until somebody writes, or a
     device is refused. Raises `OSError`."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # `fdopen` leaks that of a directory
+        os.close(descriptor)
         raise OSError("it is not a regular file")
-    return file
+    return os.fdopen(descriptor, "rb")
