@@ -1,4 +1,4 @@
-"""One daemon for one state directory and one runtime directory (exit 3).
+"""Instance locks: one daemon for one state directory and one runtime directory (exit 3).
 
 `lockf` locks, not `flock`: a forked child does not hold them (facts P10, P18). A lock file
 is opened once and never again in this process, because closing any descriptor of it would
@@ -11,14 +11,17 @@ from pathlib import Path
 
 
 class AlreadyRunningError(Exception):
-    """Another daemon holds one of our directories."""
+    """Another daemon holds the lock of a directory."""
 
 
 class DirectoryLock:
-    """Held from construction to `close`, or to the end of the process."""
+    """A lock held from construction to `close`, or to the end of the process."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises `AlreadyRunningError`, naming the directory and the holder's pid."""
+        """Take the lock; do not wait for it.
+
+        Raises `AlreadyRunningError`, naming the directory and the holder's pid, and `OSError`.
+        """
         path = directory / "lock"
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -33,4 +36,5 @@ class DirectoryLock:
         os.write(self._descriptor, f"{os.getpid()}\n".encode())
 
     def close(self) -> None:
+        """Release the lock."""
         os.close(self._descriptor)

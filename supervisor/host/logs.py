@@ -1,4 +1,4 @@
-"""How log records look on standard error: a line of text, or a JSON object a line."""
+"""Log records on standard error: as lines of text, or as a JSON object a line."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 def set_up(level: str, style: str) -> None:
-    """Log to standard error from `level` on; `style` is `text` or `json`."""
+    """Log to standard error from `level` (one of `LEVELS`) on; `style` is `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if style == "json" else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

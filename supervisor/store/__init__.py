@@ -1,1 +1,1 @@
-"""daemonDB: what is on disk, how it is written, and what is done when it is damaged."""
+"""daemonDB, the store of the daemon: its files, its tables, and their repair after damage."""

@@ -1,10 +1,10 @@
-"""daemonDB: the one door to what is on disk.
+"""daemonDB, the transactional store of actions, runs, events and reports, on LMDB.
 
-Owns the environment of LMDB and its transactions; what is in the tables is `tables/actions.py`'s,
-`ended.py`'s, `history.py`'s and `outbox.py`'s. Decides nothing about statuses. One
-transaction a call, none outlives it, and what cannot be read costs that one value. Which
-errors end the daemon and which are waited out is `StoreError.fatal`. Whether the file may be
-opened at all was found out before, by `open.py`.
+The only access to the store for the rest of the daemon. Owns the LMDB environment and its
+transactions; the rows are the subject of `tables/`. Decides nothing about statuses. Each call
+is one transaction, none outlives it, and a value that cannot be read costs that one value.
+`StoreError.fatal` tells the errors that end the daemon from those that are waited out. The
+file was examined before it is opened here, by `open.py`.
 """
 
 import contextlib
@@ -43,8 +43,9 @@ Result = TypeVar("Result")
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """Which changes won their compare-and-swap, the events that came of them, and the runs
-    that made room for newer ones in the history: their output is of no use any more."""
+    """The result of a commit: the changes that won their compare-and-swap, in order; the events
+    that came of them; and the ids of runs that made room for newer ones in the history, whose
+    output is of no use any more."""
 
     won: tuple[bool, ...]
     events: tuple[Event, ...]
@@ -52,7 +53,7 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """Actions that were removed, the runs that went with them, and where to look on."""
+    """Number of actions removed, ids of their runs, and the next `start`, b"" at the end."""
 
     actions: int
     runs: tuple[str, ...]
@@ -60,7 +61,7 @@ class Forgotten(msgspec.Struct, frozen=True):
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """What is held in memory of the store; replaced when a transaction is committed."""
+    """The part of the store held in memory; replaced when a transaction is committed."""
 
     meta: Meta
     counts: Counter[ExecutionStatus]
@@ -68,7 +69,11 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class DaemonDB:
-    """Open it with `open`; one process, one thread. Every method may raise `StoreError`."""
+    """The store of one daemon; one process, one thread. Every method may raise `StoreError`.
+
+    Made by `open` or `at`. `full_size`: its file has all the blocks it may ever need.
+    `reports` is what operators may do with reports.
+    """
 
     def __init__(
         self,
@@ -89,7 +94,7 @@ class DaemonDB:
         self._history = History(tables, self._damage)
         self._outbox = Outbox(tables, self._damage, outbox_rows_max)
         self.reports = Reports(self._outbox, self._read, self._write)
-        self._known = self._write(self._look_through)
+        self._known = self._write(self._load)
 
     @classmethod
     def open(
@@ -99,7 +104,7 @@ class DaemonDB:
         map_bytes: int = MAP_BYTES,
         outbox_rows_max: int = OUTBOX_ROWS_MAX,
     ) -> "DaemonDB":
-        """Open the store below `state_dir`, making it where there is none.
+        """Open the store below `state_dir`, or make it where there is none.
 
         Raises `StoreError` where it is lost, newer than this software, or on a file system
         that cannot hold it; it is never written over.
@@ -115,14 +120,14 @@ class DaemonDB:
     def at(
         cls, store_dir: Path, *, map_bytes: int = MAP_BYTES, outbox_rows_max: int = OUTBOX_ROWS_MAX
     ) -> "DaemonDB":
-        """The store in this directory, which is there already. Raises `StoreError`."""
+        """Open or make the store in this directory, which exists. Raises `StoreError`."""
         unusable = StoreErrorKind.UNUSABLE
         with lmdb_env.errors(store_dir, otherwise=unusable), contextlib.ExitStack() as undo:
             files.ready(store_dir)
             env = lmdb_env.open_for_writing(store_dir, map_bytes)
             undo.callback(env.close)
             files.close_on_exec(store_dir)
-            tables = create.found(env, store_dir)
+            tables = create.create_or_migrate(env, store_dir)
             full_size = files.give_blocks(store_dir, map_bytes)
             files.mark_initialised(store_dir)
             env.reader_check()
@@ -131,21 +136,22 @@ class DaemonDB:
         return db
 
     def close(self) -> None:
+        """Close the environment: nothing may be called any more."""
         self._env.close()
 
     def check_readers(self) -> None:
-        """Forget readers that died: they would pin pages (fact 7)."""
+        """Remove readers that died from LMDB's table: they would pin pages (fact 7)."""
         with lmdb_env.errors(self.store_dir):
             self._env.reader_check()
 
     def room(self) -> Room:
-        """How full it is."""
+        """Measure how full it is."""
         every = [getattr(self._tables, name) for name in Tables.__struct_fields__]
         return self._read(lambda txn: lmdb_env.room(self._env, txn, every))
 
     @property
     def last_transaction(self) -> int:
-        """The number of the newest transaction that wrote anything."""
+        """Number of the newest transaction that wrote anything."""
         return int(self._env.info()["last_txnid"])
 
     # --- the one way a status changes ---------------------------------------------------
@@ -158,13 +164,13 @@ class DaemonDB:
         meta: MetaUpdate | None = None,
         absences: Mapping[bytes, bool] | None = None,
     ) -> Committed:
-        """All changes of one turn, each by compare-and-swap, in one transaction.
+        """Write all changes of one turn, each by compare-and-swap, in one transaction.
 
         A change wins if the stored record has the status and the revision of its
         `before`, or is not there where that is None. With `report` each change of status
         is put into the outbox too (S18). `absences` are rows of `ended_page` whose action
         the newest snapshot holds again, or no more. With nothing to write there is no
-        transaction. When `StoreError` is raised nothing is changed.
+        transaction. Nothing is changed when `StoreError` is raised.
         """
         unchanged = meta is None or meta.applied_to(self.meta) == self.meta
         if not changes and not absences and unchanged:
@@ -183,7 +189,7 @@ class DaemonDB:
         counts = self._known.counts.copy()
         won = [self._swap(txn, change, counts) for change in changes]
         winners = [change for change, swapped in zip(changes, won, strict=True) if swapped]
-        events = self._tell(txn, winners)
+        events = self._put_events(txn, winners)
         forgotten = self._history.put_runs(txn, winners)
         meta = self.meta if update is None else update.applied_to(self.meta)
         if report:
@@ -194,8 +200,8 @@ class DaemonDB:
         known = _Known(meta, counts, self._known.last_sequence + len(events))
         return Committed(tuple(won), events, tuple(forgotten)), known
 
-    def _tell(self, txn: Transaction, winners: Sequence[Change]) -> tuple[Event, ...]:
-        """Every change of status as an event; an action that is over has a row from then on."""
+    def _put_events(self, txn: Transaction, winners: Sequence[Change]) -> tuple[Event, ...]:
+        """Put and return the events of changes that won; actions then over get a row in `ended`."""
         events: list[Event] = []
         for change in winners:
             event = change.status_change()
@@ -218,7 +224,8 @@ class DaemonDB:
         return True
 
     def _record_reports(self, txn: Transaction, events: Sequence[Event]) -> int:
-        """S18: in the transaction that changes the status. How many made room for them."""
+        """Put reports, in the transaction that changes the status (S18); return how many were
+        dropped for them."""
         for sequence, event in events:
             if event.new is not ExecutionStatus.NULL:
                 self._outbox.append(txn, sequence, event)
@@ -228,41 +235,43 @@ class DaemonDB:
 
     @property
     def meta(self) -> Meta:
+        """The store's own row."""
         return self._known.meta
 
     @property
     def damaged(self) -> int:
-        """Values that could not be read since the store was opened."""
+        """Number of values that could not be read since the store was opened."""
         return len(self._damage)
 
     def read(self, action_id: str) -> Record | None:
+        """Return an action's record; None where there is none, or where it is damaged."""
         return self.read_keys([action_key(action_id)])[0]
 
     def read_keys(self, keys: Sequence[bytes]) -> list[Record | None]:
-        """The record under each key; None where there is none, or where it is damaged."""
+        """Return the record under each key; None where there is none, or where it is damaged."""
         return self._read(lambda txn: [self._actions.record(txn, key) for key in keys])
 
     def counts(self) -> Counter[ExecutionStatus]:
-        """How many records have each status."""
+        """Return the number of records of each status."""
         return self._known.counts.copy()
 
     def counts_line(self) -> str:
-        """The counts as a line for people."""
+        """Return the counts as a line for people."""
         return ", ".join(f"{self._known.counts[status]} {status.value}" for status in STATUSES)
 
     def started(self) -> list[Record]:
-        """Every STARTED record, by the index of what is not terminal."""
+        """Return every STARTED record, by edge."""
         count = self._known.counts[ExecutionStatus.STARTED]
         return self._read(lambda txn: self._actions.started(txn, count))
 
     def page(
         self, cursor: str, limit: int, statuses: Collection[ExecutionStatus]
     ) -> tuple[list[Record], str]:
-        """At most `limit` records with one of the statuses, and the cursor to go on with.
+        """Return at most `limit` records with one of the statuses, and the next cursor.
 
-        In no order that means anything. "" begins and ends; a page before the end may
-        hold few records or none, because what is looked through at once is bounded.
-        Raises `ValueError` for a cursor that is none.
+        The order means nothing. "" is the first cursor, and the next one at the end; a page
+        before the end may hold few records or none, because the rows read at once are
+        bounded. Raises `ValueError` for a cursor that is not one of ours.
         """
         after = page_cursor(cursor)
         records, last = self._read(lambda txn: self._actions.page(txn, after, limit, statuses))
@@ -273,24 +282,28 @@ class DaemonDB:
     def due(
         self, after: tuple[int, bytes] | None, until_us: int, limit: int
     ) -> list[tuple[int, bytes]]:
-        """Edges up to and including `until_us`, behind `after`: (edge, key), earliest first."""
+        """Return edges after `after`, `until_us` at the latest: (edge, key), earliest first."""
         start = b"" if after is None else edge_key(*after) + b"\0"
         return self._read(lambda txn: self._actions.edges(txn, start, limit, until_us))
 
     def next_edge_after(self, instant_us: int) -> int | None:
-        """The first edge later than an instant."""
+        """Return the first edge later than an instant, in us; None for none."""
         start = edge_key(instant_us + 1, b"")
         edges = self._read(lambda txn: self._actions.edges(txn, start, 1))
         return edges[0][0] if edges else None
 
     def open_page(self, cursor: str, limit: int) -> tuple[list[Record], str]:
-        """Records that are not terminal, by edge; one whose edge moves on may come twice."""
+        """Return at most `limit` records that are not terminal, by edge, and the next cursor.
+
+        "" is the first cursor, and the next one at the end. A record whose edge moves on
+        may come twice.
+        """
         start = bytes.fromhex(cursor)
         records, following = self._read(lambda txn: self._actions.open_page(txn, start, limit))
         return records, following.hex()
 
     def open_keys(self, cursor: str, limit: int) -> tuple[list[bytes], str]:
-        """Keys of records that are not terminal, as `open_page` has the records."""
+        """Return the keys of the records that `open_page` returns, and the next cursor."""
         start = bytes.fromhex(cursor)
         keys, following = self._read(lambda txn: self._actions.open_keys(txn, start, limit))
         return keys, following.hex()
@@ -298,49 +311,51 @@ class DaemonDB:
     # --- runs, events, outbox -----------------------------------------------------------
 
     def run(self, action_id: str, attempt: int) -> RunRow | None:
+        """Return a run of an action; None where it is not kept, or is damaged."""
         return self._read(lambda txn: self._history.run(txn, action_key(action_id), attempt))
 
     def runs(self, action_id: str, limit: int) -> list[RunRow]:
-        """The runs of an action that are kept, newest first."""
+        """Return the newest runs of an action that are kept, newest first."""
         return self._read(lambda txn: self._history.runs(txn, action_key(action_id), limit))
 
     def events(self, after: int) -> list[Event]:
-        """The events later than a sequence number, of the last hundred."""
+        """Return those of the last hundred events that are after a sequence number."""
         return self._read(lambda txn: self._history.events(txn, after))
 
     def outbox_pending(self, limit: int) -> list[Event]:
-        """The reports that may be sent now, oldest first; of each action its oldest."""
+        """Return the reports that may be sent now, oldest first; of each action its oldest."""
         return self._read(lambda txn: self._outbox.pending(txn, limit))
 
     def settle_reports(self, accepted: Collection[int], refused: Collection[int]) -> None:
-        """The backend's durable word on reports, by sequence number."""
+        """Record which reports the backend has accepted and refused, by sequence number."""
         if accepted or refused:
             self._write(lambda txn: self._outbox.settle(txn, accepted, refused))
 
     @property
     def outbox_depth(self) -> int:
-        """Reports not taken yet, those set aside not counted."""
+        """Number of pending reports; those set aside do not count."""
         return self._read(self._outbox.depth)
 
     @property
     def outbox_oldest_us(self) -> int | None:
+        """Instant of the oldest pending change."""
         return self._read(self._outbox.oldest_us)
 
     @property
     def outbox_dropped(self) -> int:
-        """Reports dropped beyond the bound of the outbox since the store was made."""
+        """Number of reports dropped beyond the bound of the outbox since the store was made."""
         return self.meta.outbox_dropped
 
-    # --- what is over -------------------------------------------------------------------
+    # --- actions that are over ----------------------------------------------------------
 
     def ended_page(self, start: bytes) -> tuple[list[tuple[bytes, bool]], bytes]:
-        """Rows of actions that are over, with whether the newest snapshot lacks them, and
-        where to go on; b"" begins and ends. A row ends in its action's key."""
+        """Return (row, the newest snapshot lacks it) of actions that are over, and the next
+        `start`; b"" begins and ends. A row ends in its action's key."""
         return self._read(lambda txn: self._ended.page(txn, start))
 
     def forget(self, start: bytes, until_us: int) -> Forgotten:
-        """Remove a bounded number of actions that ended up to then, that the backend sends no
-        more and knows the status of; nothing is written where there are none."""
+        """Remove a bounded number of actions that ended up to `until_us`, that the backend does
+        not send any more and whose status it was told; with none, nothing is written."""
         found = self._read(lambda txn: self._ended.forgettable(txn, start, until_us))
         rows, following = found
         if not rows:
@@ -361,26 +376,26 @@ class DaemonDB:
     # --- after damage -------------------------------------------------------------------
 
     def put_aside(self, damaged: Sequence[tuple[str, bytes]], *, now_us: int) -> None:
-        """Move values that cannot be read, by table and key, to where nobody counts on them."""
+        """Move damaged values, by table and key, to the table `damaged`; rebuild the indexes."""
 
         def work(txn: Transaction) -> _Known:
             salvage.put_aside(txn, self._tables, damaged, now_us=now_us)
-            return self._made_anew(txn)
+            return self._rebuilt(txn)
 
         self._known = self._write(work)
 
     def adopt(self, saved: Salvage, *, now_us: int) -> None:
-        """Take in what could be read of a store that this one takes the place of."""
+        """Merge the rows salvaged from a store that this one replaces; rebuild the indexes."""
 
         def work(txn: Transaction) -> _Known:
             salvage.adopt(txn, self._tables, saved, now_us=now_us)
-            return self._made_anew(txn)
+            return self._rebuilt(txn)
 
         self._known = self._write(work)
 
-    def _made_anew(self, txn: Transaction) -> _Known:
-        rebuild.make_anew(txn, self._tables, self._ended, self._outbox)
-        return self._look_through(txn)
+    def _rebuilt(self, txn: Transaction) -> _Known:
+        rebuild.rebuild_indexes(txn, self._tables, self._ended, self._outbox)
+        return self._load(txn)
 
     # --- transactions -------------------------------------------------------------------
 
@@ -389,12 +404,13 @@ class DaemonDB:
             return work(txn)
 
     def _write(self, work: Callable[[Transaction], Result]) -> Result:
-        """A commit may be what finds out that there is no room (facts 6, L14)."""
+        """Do work in a write transaction. Its commit may be what fails for want of room (facts 6,
+        L14)."""
         with lmdb_env.errors(self.store_dir), self._env.begin(write=True) as txn:
             return work(txn)
 
-    def _look_through(self, txn: Transaction) -> _Known:
-        """What is kept in memory, from what is on disk."""
+    def _load(self, txn: Transaction) -> _Known:
+        """Read the part held in memory; set damaged reports aside."""
         self._outbox.remove_damaged(txn)
         meta = read_or_make(txn, self._tables)
         last = max(self._history.last_sequence(txn), meta.sequence_floor)

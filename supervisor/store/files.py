@@ -1,6 +1,6 @@
-"""Where daemonDB lies on disk: its directories, its marker, its file system. Knows no table.
+"""Files and directories of daemonDB, its marker and its file system. Knows no table.
 
-A store is never written over (law 10): another takes its place by renames, each of which a
+A store is never written over (law 10): another replaces it by renames, each of which a
 power cut may follow, and the old one is kept beside it.
 """
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 #: No shared writable maps, or no locks, or no truth after a crash (fact L10).
 REFUSED_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "jffs2"})
-#: What is kept there is gone after a power cut, or may be (fact L10).
+#: Their files are lost at a power cut, or may be (fact L10).
 FORGETFUL_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "overlay"})
 #: Below this a file system has no room for a commit: LMDB then often says EIO (fact 5).
 FREE_BYTES_MIN = 64 * 1024
-#: What LMDB makes of its lock file. A sparse one is SIGBUS on a full disk (fact 4).
+#: The size LMDB gives its lock file. A sparse one is SIGBUS on a full disk (fact 4).
 LOCK_BYTES = 8192
-#: Here blocks that were given to a file once can be written whenever (fact L15). Others
-#: copy on write, promise nothing, or would have the C library write zeros instead.
-KEEPS_ITS_PROMISE = frozenset({"ext4", "xfs"})
-#: Stores that were set aside; the newest are kept.
+#: Blocks allocated to a file here can be written at any time (fact L15). Others copy on
+#: write, promise nothing, or would have the C library write zeros instead.
+PREALLOCATING_FILE_SYSTEMS = frozenset({"ext4", "xfs"})
+#: Stores set aside that are kept, the newest.
 SET_ASIDE_MAX = 2
 _COPY = "daemondb.copy-"
 _MARKER_TEXT = "daemonDB was made here. If data.mdb is missing or empty, it was lost.\n"
@@ -37,26 +37,27 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class StorePaths:
-    """The directories of the store below `state_dir`."""
+    """The directories of the store below `state_dir`, and the renames between them."""
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.store = state_dir / "daemondb"
-        self.making = state_dir / "daemondb.tmp"  # half a store: gone at the next start
-        self.made = state_dir / "daemondb.new"  # a whole one, about to take the store's place
-        self.old = state_dir / "daemondb.old"  # one that nothing is lost with
+        self.making = state_dir / "daemondb.tmp"  # half a store: removed at the next start
+        self.made = state_dir / "daemondb.new"  # a whole one, about to replace the store
+        self.old = state_dir / "daemondb.old"  # a replaced one whose rows are all in the new one
         self.backups = state_dir / "backups"
 
     def set_aside(self) -> list[Path]:
-        """The stores that others took the place of, oldest first."""
+        """Return the stores that were set aside, oldest first."""
         return numbered(self.state_dir, "daemondb.bad-")
 
     def there_was_one(self) -> bool:
-        """Whether a store was here before, by what is left beside it."""
+        """A store was here before, by what is left beside it."""
         return bool(self.set_aside() or numbered(self.backups, ""))
 
     def prepare(self) -> None:
-        """Make the directory of the store (0700, fact L24), and end what a crash cut short.
+        """Make the directory of the store (0700, fact L24); finish or undo an interrupted
+        replacement.
 
         Raises `StoreError` for a file system that cannot hold it, `OSError`.
         """
@@ -72,12 +73,16 @@ class StorePaths:
         self.store.mkdir(mode=0o700, exist_ok=True)
 
     def empty_for_making(self) -> Path:
+        """Make an empty directory for the next store. Raises `OSError`."""
         remove(self.making)
         self.making.mkdir(mode=0o700)
         return self.making
 
     def empty_for_copying(self) -> Path:
-        """A directory of this process's own; whoever comes later removes it, if it does not."""
+        """Make an empty directory of this process's own; if it is left, a later one removes it.
+
+        Raises `OSError`.
+        """
         self.remove_left_copies()
         copy = self.state_dir / f"{_COPY}{os.getpid()}"
         remove(copy)
@@ -85,10 +90,11 @@ class StorePaths:
         return copy
 
     def remove_left_copies(self) -> None:
+        """Remove the copies of processes that are gone. Raises `OSError`."""
         remove_left(self.state_dir, _COPY)
 
     def next_aside(self) -> Path | None:
-        """Where the store goes that another takes the place of; None if nothing is in it."""
+        """Return the directory to set the store aside in; None if the store is empty."""
         if data_bytes(self.store) == 0:
             return None
         last = self.set_aside()[-1:]
@@ -96,17 +102,17 @@ class StorePaths:
         return self.state_dir / f"daemondb.bad-{number}"
 
     def put_in_place(self, aside: Path | None) -> None:
-        """The store that was made becomes the store, and the one before it goes `aside`, or,
-        where that is None, away.
+        """Replace the store by the one that was made; the old one is renamed to `aside`, or
+        removed where that is None.
 
-        It is whole on disk before it has its second name; after a crash from then on
-        `prepare` either ends the exchange or forgets it.
+        The new one is durable before its first rename; after a crash from then on `prepare`
+        finishes the replacement or undoes it. Raises `OSError`.
         """
         for path in (*self.making.iterdir(), self.making):
             self._give_to_owner(path)
             fsync_path(path)
         rename(self.making, self.made)
-        (self.store / "lock.mdb").unlink(missing_ok=True)  # may be the next one's too
+        (self.store / "lock.mdb").unlink(missing_ok=True)  # its target may be the next store's too
         rename(self.store, aside or self.old)
         rename(self.made, self.store)
         for store in self._done_with():
@@ -116,16 +122,16 @@ class StorePaths:
         return [self.old, *self.set_aside()[:-SET_ASIDE_MAX]]
 
     def _give_to_owner(self, path: Path) -> None:
-        """What root makes for a daemon that is not root has to be that daemon's."""
+        """Have a file made by root belong to the owner of `state_dir`, who runs the daemon."""
         owner = self.state_dir.stat()
         if path.stat().st_uid != owner.st_uid:
             os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def ready(store_dir: Path) -> None:
-    """Make sure that LMDB may make or open a store in this directory.
+    """Prepare a directory for LMDB to make or open a store in.
 
-    Raises `StoreError` where one was and is no more: that is loss, not a first start.
+    Raises `StoreError` where a store was and is lost, which is no first start; `OSError`.
     """
     if data_bytes(store_dir) == 0:
         data = store_dir / "data.mdb"
@@ -136,9 +142,12 @@ def ready(store_dir: Path) -> None:
 
 
 def keep_lock_at(store_dir: Path, lock: Path) -> None:
-    """Have LMDB's lock file elsewhere. Every reading transaction marks a page of it, and the
-    kernel writes that to the disk: some 40 MB a day of flash where nothing else happens (fact
-    L30). It says nothing that has to outlive a boot. While nobody has the store open."""
+    """Keep LMDB's lock file elsewhere, by a link; only while no process has the store open.
+
+    Every reading transaction marks a page of it, and the kernel writes that to the disk: some
+    40 MB a day of flash on an idle host (fact L30). Nothing in it has to outlive a boot. Raises
+    `OSError`.
+    """
     link = store_dir / "lock.mdb"
     if link.is_symlink() and link.readlink() == lock:
         return
@@ -147,6 +156,7 @@ def keep_lock_at(store_dir: Path, lock: Path) -> None:
 
 
 def data_bytes(store_dir: Path) -> int:
+    """Return the size of the data file, 0 where there is none."""
     try:
         return (store_dir / "data.mdb").stat().st_size
     except FileNotFoundError:
@@ -154,13 +164,13 @@ def data_bytes(store_dir: Path) -> int:
 
 
 def allocated_bytes(store_dir: Path) -> int:
-    """What the data file takes of the disk."""
+    """Return the bytes of disk that the data file takes."""
     return (store_dir / "data.mdb").stat().st_blocks * 512
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """For nobody else's eyes at any instant."""
-    import shutil  # only here and in `remove`: whoever looks at a store is waited for
+    """Copy into a new file that is private (0600) from the start. Raises `OSError`."""
+    import shutil  # late: a start waits for the process that examines the store
 
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as made, source.open("rb") as there:
@@ -168,12 +178,12 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def initialised(store_dir: Path) -> bool:
-    """Whether a store was once made here, whatever is left of it."""
+    """A store was once made here, whatever is left of it."""
     return _marker(store_dir).exists()
 
 
 def mark_initialised(store_dir: Path) -> None:
-    """Make the new store durable, then say so beside it (fact L9)."""
+    """Make a new store durable, then its marker (fact L9). Raises `OSError`."""
     if initialised(store_dir):
         return
     for path in (store_dir / "data.mdb", store_dir, store_dir.parent):
@@ -188,15 +198,18 @@ def mark_initialised(store_dir: Path) -> None:
 
 
 def give_blocks(store_dir: Path, size_bytes: int) -> bool:
-    """Whether the data file of an open store has all the blocks it may ever need: then a
-    full disk is none of its concern (fact L15)."""
-    if file_system(store_dir) not in KEEPS_ITS_PROMISE:
+    """Allocate all blocks that the data file of an open store may ever need.
+
+    Return False where that cannot be done or promises nothing; where True, a full disk does
+    not keep the store from being written (fact L15).
+    """
+    if file_system(store_dir) not in PREALLOCATING_FILE_SYSTEMS:
         return False
     missing = size_bytes - allocated_bytes(store_dir)
     if missing <= 0:
         return True
     try:
-        if free_bytes(store_dir) < missing + FREE_BYTES_MIN:  # else it would take all there is
+        if free_bytes(store_dir) < missing + FREE_BYTES_MIN:  # else it would fill the disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         descriptor = _descriptors(store_dir)[0]  # LMDB's own: see fact 1
         os.posix_fallocate(descriptor, 0, size_bytes)
@@ -216,7 +229,7 @@ def close_on_exec(store_dir: Path) -> None:
 
 
 def _descriptors(store_dir: Path) -> list[int]:
-    """This process's own of the data file."""
+    """Return this process's descriptors of the data file."""
     data = (store_dir / "data.mdb").stat()
     found: list[int] = []
     for name in os.listdir("/proc/self/fd"):
@@ -226,7 +239,7 @@ def _descriptors(store_dir: Path) -> list[int]:
 
 
 def is_full(store_dir: Path) -> bool:
-    """False also where the file system does not even say how much is free."""
+    """The file system is full; False also where it does not even tell."""
     try:
         return free_bytes(store_dir) < FREE_BYTES_MIN
     except OSError:
@@ -234,12 +247,13 @@ def is_full(store_dir: Path) -> bool:
 
 
 def free_bytes(directory: Path) -> int:
+    """Return the free bytes of a directory's file system. Raises `OSError`."""
     free = os.statvfs(directory)
     return free.f_bavail * free.f_frsize
 
 
 def file_system(directory: Path) -> str:
-    """The kind of file system a directory is on, by the longest mount point above it."""
+    """Return the type of file system a directory is on, by the longest mount point above it."""
     path = os.fsencode(os.path.realpath(directory))
     longest, kind = b"", b""
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
@@ -252,6 +266,7 @@ def file_system(directory: Path) -> str:
 
 
 def warn_if_forgetful(store_dir: Path) -> None:
+    """Log a warning where the file system may lose the store at a reboot."""
     kind = file_system(store_dir)
     if kind in FORGETFUL_FILE_SYSTEMS:
         log.warning(
@@ -267,9 +282,9 @@ def _marker(store_dir: Path) -> Path:
 
 
 def _fill_lock_file(lock: Path) -> None:
-    """Give the lock file its blocks while it is nobody's.
+    """Allocate the blocks of the lock file while no process uses it.
 
-    One that has them is left alone: opening and closing it in a process that holds the
+    One that has them is not opened: opening and closing it in a process that holds the
     store would drop LMDB's locks (fact 1).
     """
     if lock.exists() and lock.stat().st_blocks * 512 >= LOCK_BYTES:
@@ -282,12 +297,13 @@ def _fill_lock_file(lock: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """And have it on disk."""
+    """Rename durably. Raises `OSError`."""
     old.rename(new)
     fsync_path(new.parent)
 
 
 def remove(directory: Path) -> None:
+    """Remove a directory with all in it, or a file; one that is not there is no error."""
     if directory.is_dir() and not directory.is_symlink():
         import shutil
 
@@ -297,7 +313,7 @@ def remove(directory: Path) -> None:
 
 
 def remove_left(directory: Path, prefix: str) -> None:
-    """The directories of processes that are gone, by the pid that their names end in."""
+    """Remove the directories of processes that are gone, by the pid that their names end in."""
     for path in numbered(directory, prefix):
         process = procfs.stat(number_of(path))
         if process is None or process.ended:
@@ -305,12 +321,12 @@ def remove_left(directory: Path, prefix: str) -> None:
 
 
 def numbered(directory: Path, prefix: str) -> list[Path]:
-    """The directories called `prefix` and a number, lowest first."""
+    """Return the directories named by `prefix` and a number, lowest number first."""
     named = re.compile(re.escape(prefix) + "[0-9]+")
     found = (path for path in directory.glob("*") if named.fullmatch(path.name))
     return sorted((path for path in found if path.is_dir()), key=number_of)
 
 
 def number_of(path: Path) -> int:
-    """The number that a name ends in."""
+    """Return the number that a name ends in."""
     return int(re.sub(r".*?([0-9]+)$", r"\1", path.name))

@@ -1,9 +1,9 @@
-"""LMDB itself: an environment opened, its file verified, copied and measured; its errors as
-ours. The only importer of `lmdb`; it knows no table and no record.
+"""LMDB environments: opening, verifying, copying, measuring; LMDB's errors as ours.
 
-Who may open an environment: the supervisor, for all its work (law 1); and a process of its
-own that only reads, for a bounded time, because what is damaged kills whoever maps it (fact
-3), and because copying a store takes longer than a turn of the loop may.
+The only importer of `lmdb`; it knows no table and no record. An environment is opened by the
+supervisor, for all its work (law 1), and by short-lived processes that only read: because a
+damaged file kills the process that maps it (fact 3), and because copying a store takes longer
+than a turn of the loop may.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ OpenTable: TypeAlias = Callable[[bytes], Any]
 
 TABLES_MAX = 16
 READERS_MAX = 8
-#: Behind the head of the first page, which is longer in files of LMDB 1.0 (fact L1).
+#: Follows the head of the first page, which is longer in files of LMDB 1.0 (fact L1).
 _MAGIC = (0xBEEFC0DE).to_bytes(4, sys.byteorder)
 _HEAD_BYTES_OF_1_0 = 24
 #: MDB_PAGE_NOTFOUND, MDB_CORRUPTED, MDB_PANIC, MDB_VERSION_MISMATCH, MDB_INVALID,
@@ -35,8 +35,9 @@ _DAMAGE_CODES = (-30797, -30796, -30795, -30794, -30793, -30784, -30780)
 
 @contextlib.contextmanager
 def errors(store_dir: Path, *, otherwise: StoreErrorKind = StoreErrorKind.IO) -> Iterator[None]:
-    """LMDB's and the system's errors as `StoreError`, by code and not by class (facts 5, 8,
-    L14 to L16). Those that py-lmdb raises itself have no code."""
+    """Raise LMDB's and the system's errors as `StoreError`, by code and not by class (facts 5,
+    8, L14 to L16); of kind `otherwise` for codes that mean nothing certain. Errors of py-lmdb
+    itself have no code."""
     try:
         yield
     except (lmdb.Error, OSError) as error:
@@ -52,7 +53,7 @@ def _store_error(error: Exception, store_dir: Path, otherwise: StoreErrorKind) -
 
 
 def tells_of_damage(error: StoreError) -> bool:
-    """Whether LMDB itself found that a file is not what it wrote."""
+    """LMDB itself found that a file is not as it wrote it."""
     return getattr(error.__cause__, "code", 0) in _DAMAGE_CODES
 
 
@@ -60,7 +61,7 @@ def tells_of_damage(error: StoreError) -> bool:
 
 
 def open_for_writing(store_dir: Path, map_bytes: int) -> Environment:
-    """Made where there is none. What is there has been examined: see `examine.py`."""
+    """Open an environment that was examined (`repair/examine.py`), or make one."""
     return lmdb.open(
         str(store_dir),
         map_size=map_bytes,  # LMDB takes more where the data needs more (fact L14)
@@ -73,9 +74,9 @@ def open_for_writing(store_dir: Path, map_bytes: int) -> Environment:
 
 
 def _open_for_reading(store_dir: Path, *, live: bool) -> Environment:
-    """`live`: a daemon may be writing, so this reader has to be one that LMDB knows of."""
+    """Open an environment; `live`: a daemon may write to it, so LMDB has to know this reader."""
     try:
-        return _open_with(store_dir, live=live, map_bytes=0)  # as its writer had it
+        return _open_with(store_dir, live=live, map_bytes=0)  # the size its writer gave it
     except lmdb.Error as error:
         if getattr(error, "code", 0) != errno.ENOMEM:
             raise
@@ -99,7 +100,7 @@ def _open_with(store_dir: Path, *, live: bool, map_bytes: int) -> Environment:
 
 @contextlib.contextmanager
 def reading(store_dir: Path, *, live: bool) -> Iterator[Environment]:
-    """For as long as the block lasts. Raises `StoreError`, for what LMDB meets in it too."""
+    """Open an environment for a block. Raises `StoreError`, also for LMDB's errors in the block."""
     with errors(store_dir):
         env = _open_for_reading(store_dir, live=live)
     with env:
@@ -112,11 +113,12 @@ def reading(store_dir: Path, *, live: bool) -> Iterator[Environment]:
 
 
 def tables_of(env: Environment, txn: Any) -> OpenTable:
-    """Opens a table inside a write transaction, making it where it is missing."""
+    """Return a function that opens a table inside a write transaction, or makes it."""
     return lambda name: env.open_db(name, txn=txn)
 
 
 def existing_table(env: Environment, name: bytes) -> Any | None:
+    """Return the handle of a table, None where there is none."""
     try:
         return env.open_db(name, create=False)
     except lmdb.NotFoundError:
@@ -124,6 +126,7 @@ def existing_table(env: Environment, name: bytes) -> Any | None:
 
 
 def is_empty(env: Environment) -> bool:
+    """The environment has no table."""
     return not env.stat()["entries"]
 
 
@@ -131,30 +134,30 @@ def is_empty(env: Environment) -> bool:
 
 
 def made_by_newer_lmdb(store_dir: Path) -> bool:
-    """Whether the file is of LMDB 1.0: sound, and nothing this software may touch."""
+    """The file was written by LMDB 1.0: it is sound, and this software may not touch it."""
     with (store_dir / "data.mdb").open("rb") as file:
         try:
             head = file.read(_HEAD_BYTES_OF_1_0 + len(_MAGIC))
         except OSError:
-            return False  # a sector that cannot be read any more: `verify` says so
+            return False  # an unreadable sector: `verify` says so
     return head.find(_MAGIC) == _HEAD_BYTES_OF_1_0
 
 
 def verify(store_dir: Path) -> str:
-    """What would kill the process when LMDB meets it (fact 3, L17), in a line; else "".
+    """Return the first structural fault that would kill a process in LMDB (facts 3, L17), else "".
 
-    A 32-bit host has to find out by reading: the verifier knows 64-bit files only.
+    Always "" on a 32-bit host, where only opening tells: the verifier knows 64-bit files only.
     """
     if sys.maxsize < 2**32:
         return ""
-    import lmdb.verify  # only here: a daemon that works has no use for it
+    import lmdb.verify  # late: a daemon at work has no use for it
 
     check: Callable[[str], list[str]] = lmdb.verify.verify
     try:
         problems = check(str(store_dir))
     except lmdb.verify.VerifyError as error:
         problems = [str(error)]
-    except OSError as error:  # a sector that cannot be read any more
+    except OSError as error:  # an unreadable sector
         problems = [f"cannot read it: {error.strerror or error}"]
     except (struct.error, ValueError, LookupError, OverflowError) as error:
         problems = [f"the verifier cannot make sense of it: {error}"]
@@ -165,13 +168,13 @@ def verify(store_dir: Path) -> str:
 
 
 def copy(env: Environment, directory: Path) -> None:
-    """A compacted copy of one instant into an empty directory; neither private nor durable
+    """Write a compacted copy of one instant to an empty directory; neither private nor durable
     yet (fact L19)."""
     env.copy(str(directory), compact=True)
 
 
 class Room(msgspec.Struct, frozen=True):
-    """How full an environment is, in bytes; `used` is what cannot be written over."""
+    """Sizes of an environment; `used_bytes` are in pages that cannot be written over."""
 
     map_bytes: int
     used_bytes: int
@@ -183,11 +186,12 @@ class Room(msgspec.Struct, frozen=True):
 
 
 def room(env: Environment, txn: Any, tables: Any) -> Room:
-    """By the pages that the tables hold: LMDB keeps no count of its free ones."""
+    """Measure an environment by the pages of `tables`: LMDB keeps no count of its free ones."""
     info, main = env.info(), env.stat()
     used = sum(map(pages, (main, *(txn.stat(table) for table in tables))), 2)
     return Room(int(info["map_size"]), used * int(main["psize"]), int(main["psize"]))
 
 
 def pages(stat: dict[str, int]) -> int:
+    """Return the number of pages of a table."""
     return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]

@@ -1,9 +1,9 @@
-"""Opens daemonDB at start, whatever has become of its file.
+"""Opening of daemonDB at start, with the repair or replacement of a damaged store.
 
-It is examined in a process of its own first. One that LMDB would die of, or that is gone, is
-set aside, and another takes its place (`replace.py`); what cannot be saved, the next pull
-brings again. One value that is damaged costs that value. What happened is kept beside the
-store until a person acknowledges it.
+The file is examined in a process of its own first. A store that would kill a process in LMDB,
+or that is lost, is set aside and replaced (`tools/replace.py`); rows that cannot be salvaged
+come again with the next pull. A damaged value costs that value. An incident is kept beside
+the store until a person acknowledges it (law 10).
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 MIGRATION_BACKUP_SECONDS_MAX = 300.0
 
-#: Tells somebody that waits what is being done, and how many seconds it may take.
+#: Tells the service manager the step under way, and how many seconds it may take.
 Say: TypeAlias = Callable[[str, float], None]
 
 
@@ -39,11 +39,13 @@ def open_store(
     say: Say = lambda *_: None,
     begun: StoreChild | None = None,
 ) -> DaemonDB:
-    """`lock` is where LMDB's lock file is kept, if not beside the data; `begun` an examination
+    """Open the store below `state_dir`, repaired, replaced or migrated as needed.
+
+    `lock` is the path of LMDB's lock file, if not beside the data; `begun` an examination
     that is under way.
 
     Raises `StoreError` for a store that is newer than this software, which is left as it is,
-    and where the disk does not even take another.
+    and where the disk does not even take a new one.
     """
     paths = StorePaths(state_dir)
     with lmdb_env.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
@@ -65,12 +67,12 @@ def open_store(
                 say("backing daemonDB up", MIGRATION_BACKUP_SECONDS_MAX)
                 child_process.back_up(state_dir, seconds_max=MIGRATION_BACKUP_SECONDS_MAX)
                 DaemonDB.at(paths.store, map_bytes=map_bytes).close()
-                found = child_process.examine(paths.store)  # what its values mean is known now
+                found = child_process.examine(paths.store)  # its values could not be decoded before
         if lock is not None:
             files.keep_lock_at(paths.store, lock)
         db = DaemonDB.at(paths.store, map_bytes=map_bytes)
         if found.damaged or found.faults:
-            _mend(db, found, now_us)
+            _repair(db, found, now_us)
     files.warn_if_forgetful(paths.store)
     return db
 
@@ -81,8 +83,8 @@ def _replace(paths: StorePaths, why: str, map_bytes: int, now_us: int, say: Say)
     _tell(child_process.replace(paths.state_dir, why, map_bytes=map_bytes, now_us=now_us))
 
 
-def _mend(db: DaemonDB, found: Examination, now_us: int) -> None:
-    """It is told first: a crash in between has it told twice, and not never."""
+def _repair(db: DaemonDB, found: Examination, now_us: int) -> None:
+    """Keep the incident, then repair: a crash in between reports it twice, and not never."""
     incident = Incident(format_instant(now_us), _what_is_wrong(found))
     try:
         incidents.add(db.store_dir, incident, incidents.read(db.store_dir))

@@ -1,1 +1,1 @@
-"""What is examined, validated and salvaged of a store that may be damaged."""
+"""Examination, validation and salvage of a store that may be damaged."""

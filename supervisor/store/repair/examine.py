@@ -1,6 +1,7 @@
-"""What state the file of a store is in. It is looked at in a process of its own, by
-`cli.py`: a damaged file kills whoever maps it (fact 3). What follows from a finding is
-`open.py`'s.
+"""Examination of a store's file: structure, format, checksums, indexes.
+
+Runs in a process of its own (`tools/examiner.py`): a damaged file kills the process that maps
+it (fact 3). `open.py` acts upon the findings.
 """
 
 from collections import Counter
@@ -19,21 +20,24 @@ from ..tables.schema import Tables, Transaction, entries, rows_from
 from . import lmdb_pages, salvage, validate
 from .findings import Condition, Examination, both
 
-#: More damaged values than that are found when they are read.
+#: Damaged values listed; further ones are found when they are read.
 DAMAGED_FOUND_MAX = 10_000
 FAULTS_MAX = 100
 INDEXES = ("due", "ended")
 
 
 def examine(store_dir: Path) -> Examination:
-    """Raises `StoreError` where it cannot be looked at; does not return where it is such that
-    LMDB ends the process."""
+    """Examine structure and contents.
+
+    Raises `StoreError` where the file cannot be read; does not return where LMDB ends the
+    process for its damage.
+    """
     return both(examine_structure(store_dir), lambda: examine_contents(store_dir))
 
 
 def examine_structure(store_dir: Path) -> Examination:
-    """Whether LMDB would die of it. Maps nothing. Raises `StoreError`."""
-    seen = _at_a_glance(store_dir)
+    """Look for faults that would kill a process in LMDB. Maps nothing. Raises `StoreError`."""
+    seen = _by_its_head(store_dir)
     if seen is not None:
         return seen
     problem = lmdb_env.verify(store_dir) or lmdb_pages.fault_in(
@@ -43,9 +47,11 @@ def examine_structure(store_dir: Path) -> Examination:
 
 
 def examine_contents(store_dir: Path) -> Examination:
-    """Formats, checksums, indexes. Raises `StoreError`; does not return where it is such that
-    LMDB ends the process."""
-    seen = _at_a_glance(store_dir)
+    """Check format, checksums and indexes, through LMDB.
+
+    Raises `StoreError`; does not return where LMDB ends the process for the file's damage.
+    """
+    seen = _by_its_head(store_dir)
     if seen is not None:
         return seen
     try:
@@ -56,13 +62,13 @@ def examine_contents(store_dir: Path) -> Examination:
             raise
         return _damaged(store_dir / "data.mdb", str(error))
     if found.damaged or found.faults:
-        # They are about to be removed: LMDB must not write over their neighbours then.
+        # LMDB will remove them, and must not write over their neighbours: check every row.
         found = both(_judged(store_dir, lmdb_pages.fault_in(store_dir / "data.mdb")), lambda: found)
     return found
 
 
-def _at_a_glance(store_dir: Path) -> Examination | None:
-    """What is to be said of a file without reading on; None where there is more to see."""
+def _by_its_head(store_dir: Path) -> Examination | None:
+    """Return a finding that needs no reading of pages; None where there is none."""
     if files.data_bytes(store_dir) == 0:
         if files.initialised(store_dir):
             return Examination(Condition.LOST, f"{store_dir / 'data.mdb'} is missing or empty")
@@ -77,7 +83,7 @@ def _judged(store_dir: Path, problem: str) -> Examination:
 
 
 def _damaged(data: Path, problem: str) -> Examination:
-    """Of a newer store nothing is understood here, so nothing of it is saved either."""
+    """Return DAMAGED; of a newer store NEWER: its rows mean nothing here, so none is salvaged."""
     number = salvage.format_of(data)
     if number > migrations.FORMAT:
         detail = f"its format {number} is newer than this software's, and it is damaged: {problem}"
@@ -108,18 +114,18 @@ def _look_inside(env: Any, store_dir: Path) -> Examination:
         actions, faults = _look_at_actions(txn, tables)
         others = [name for name in validate.TABLES if name != "actions"]
         damaged = actions + validate.damaged_rows(txn, tables, DAMAGED_FOUND_MAX, names=others)
-        damaged += [("meta", META_KEY)] if _knows_not_itself(txn, tables) else []
+        damaged += [("meta", META_KEY)] if _lacks_its_own_row(txn, tables) else []
     return Examination(Condition.SOUND, "", tuple(damaged[:DAMAGED_FOUND_MAX]), tuple(faults))
 
 
-def _knows_not_itself(txn: Transaction, tables: Tables) -> bool:
-    """Its own row is written by the first start, before any other."""
+def _lacks_its_own_row(txn: Transaction, tables: Tables) -> bool:
+    """The row of `meta` is missing beside others; the first start writes it before any other."""
     others = (tables.actions, tables.events, tables.outbox)
     return txn.get(META_KEY, db=tables.meta) is None and any(entries(txn, t) for t in others)
 
 
 def _without_tables(*, empty: bool, store_dir: Path) -> Examination:
-    """A first start that was cut short leaves an environment without any table."""
+    """Judge an environment without our tables; an interrupted first start leaves an empty one."""
     if not empty:
         return Examination(Condition.DAMAGED, "what it holds is no daemonDB")
     if files.initialised(store_dir):
@@ -131,8 +137,8 @@ def _without_tables(*, empty: bool, store_dir: Path) -> Examination:
 
 
 def _look_at_actions(txn: Transaction, tables: Tables) -> tuple[list[tuple[str, bytes]], list[str]]:
-    """Records that cannot be used, and where the indexes do not agree with those that can, at
-    most so many. An action without its row in `due` would never start."""
+    """Return the records that cannot be used, and the faults of the indexes, at most
+    `FAULTS_MAX`. An action without its row in `due` would never start."""
     damaged: list[tuple[str, bytes]] = []
     faults: list[str] = []
     right: Counter[str] = Counter()
@@ -155,6 +161,7 @@ def _look_at_actions(txn: Transaction, tables: Tables) -> tuple[list[tuple[str, 
 
 
 def _strays(txn: Transaction, tables: Tables, name: str) -> Iterator[str]:
+    """Yield a fault for each row of an index that no record has."""
     with txn.cursor(getattr(tables, name)) as at:
         for row, _ in rows_from(at):
             key = row[-KEY_BYTES:]
@@ -165,6 +172,6 @@ def _strays(txn: Transaction, tables: Tables, name: str) -> Iterator[str]:
 
 
 def _row_for(record: Record, key: bytes) -> tuple[str, bytes]:
-    """The index and the row of it that a record has."""
+    """Return the index in which a record has a row, and the key of the row."""
     edge_us = record.edge_us
     return ("ended", row_of(record, key)) if edge_us is None else ("due", edge_key(edge_us, key))

@@ -1,4 +1,8 @@
-"""What is said of the file of a store: the words between who looks at it and who asked."""
+"""Findings of an examination, as they pass from the examining process to the daemon.
+
+Apart from `examine.py`, and small: the daemon imports it at start, and need not import what
+examines, for memory and start-up time.
+"""
 
 import enum
 from collections.abc import Callable
@@ -7,6 +11,8 @@ import msgspec
 
 
 class Condition(enum.StrEnum):
+    """The state of a store's file as a whole."""
+
     NEW = "new"  # nothing was ever kept here
     SOUND = "sound"
     OLDER = "older"  # sound, and of a format that will be migrated
@@ -16,9 +22,12 @@ class Condition(enum.StrEnum):
 
 
 class Examination(msgspec.Struct, frozen=True):
-    """`detail` is for people. `damaged` are values that are not what was written, by table
-    and key: they cost themselves, and not the store. `faults` are rows of indexes that do not
-    agree with the records; the indexes are made anew then."""
+    """The result of an examination.
+
+    `detail` is for people. `damaged` are values that are not as they were written, by table
+    and key: they cost themselves, and not the store. `faults`, a line each, are rows of indexes
+    that do not agree with the records; the indexes are rebuilt then.
+    """
 
     condition: Condition
     detail: str = ""
@@ -27,10 +36,11 @@ class Examination(msgspec.Struct, frozen=True):
 
     @property
     def usable(self) -> bool:
+        """The store can be opened, with the loss of what is `damaged` at most."""
         return self.condition in (Condition.SOUND, Condition.OLDER)
 
 
 def both(structure: Examination, contents: Callable[[], Examination]) -> Examination:
-    """What is said of a file by its structure and, where that is good, by its contents. The
-    two may be looked at at once, in two processes."""
+    """Return the finding about structure or, where that is good, about contents. The two may
+    be examined at the same time, in two processes."""
     return contents() if structure.usable else structure

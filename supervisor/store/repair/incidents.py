@@ -1,6 +1,6 @@
-"""What happened to daemonDB that a person has to know of, kept beside it until one says so.
+"""Incidents of daemonDB, kept in a file beside it until a person acknowledges them.
 
-A file of its own, because a store whose state has to be told of may not be there to tell.
+Not in the store, which an incident may be the loss of.
 """
 
 import logging
@@ -20,8 +20,11 @@ _NAME = "incidents.json"
 
 
 class Incident(msgspec.Struct, frozen=True, rename="camel"):
-    """`at` is an instant as text. `set_aside` is where the old store is now, `backup` which
-    copy the new one began with; "" where there is none."""
+    """Damage that was repaired, or a store that was replaced.
+
+    `at` is an instant as text. `set_aside` is the directory of the old store, `backup` the
+    one that the new store began with; "" for none.
+    """
 
     at: str
     detail: str
@@ -33,7 +36,7 @@ _decode = msgspec.json.Decoder(tuple[Incident, ...]).decode
 
 
 def read(store_dir: Path) -> tuple[Incident, ...]:
-    """Oldest first. What cannot be read counts as none: it is no reason not to start."""
+    """Return the incidents, oldest first; none where the file cannot be read: the daemon starts."""
     try:
         with (store_dir / _NAME).open("rb") as file:
             return _decode(file.read(FILE_BYTES_MAX))
@@ -45,12 +48,12 @@ def read(store_dir: Path) -> tuple[Incident, ...]:
 
 
 def add(store_dir: Path, incident: Incident, earlier: tuple[Incident, ...]) -> None:
-    """Keep it, durably, with those that nobody has acknowledged. Raises `OSError`."""
+    """Write an incident, durably, after the `earlier` ones. Raises `OSError`."""
     write(store_dir, (*earlier, incident))
 
 
 def write(store_dir: Path, happened: tuple[Incident, ...]) -> None:
-    """The newest of them, as many as are kept. Raises `OSError`."""
+    """Write the newest incidents, as many as are kept, durably. Raises `OSError`."""
     kept = [_cut(incident) for incident in happened[-INCIDENTS_MAX:]]
     while len(encoded := msgspec.json.format(msgspec.json.encode(kept))) > FILE_BYTES_MAX:
         del kept[0]
@@ -64,6 +67,6 @@ def _cut(incident: Incident) -> Incident:
 
 
 def acknowledge(store_dir: Path) -> None:
-    """A person has seen them. Raises `OSError`."""
+    """Remove all incidents: a person has seen them. Raises `OSError`."""
     (store_dir / _NAME).unlink(missing_ok=True)
     fsync_path(store_dir)

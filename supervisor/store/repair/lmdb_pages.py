@@ -1,8 +1,8 @@
-"""Reads an LMDB file by its pages, without LMDB, which dies of a damaged one (fact 3).
+"""Reader of LMDB's file format by its pages, without LMDB, which a damaged file kills (fact 3).
 
-A file holds two snapshots: what the last transaction committed, and what the one before it
-did, whose pages are not used again yet. A page that is not what it should be costs the rows
-on it and below it, and nothing else. Maps nothing, writes nothing, knows no table.
+A file holds two snapshots: those of the last committed transaction and of the one before it,
+whose pages are not used again yet. A damaged page costs the rows on it and below it, and
+nothing else. Maps nothing, writes nothing, knows no table.
 """
 
 import os
@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 _WORD = "Q" if sys.maxsize > 2**32 else "I"
-_PAGE = struct.Struct(f"={_WORD}HHHH")  # its number, nothing, flags, where its nodes end, begin
-_META = struct.Struct(f"=II{_WORD}{_WORD}")  # magic, version, address, size of the map
+_PAGE = struct.Struct(f"={_WORD}HHHH")  # number, unused, flags, end of pointers, begin of nodes
+_META = struct.Struct(f"=II{_WORD}{_WORD}")  # magic, version, address and size of the map
 _TREE = struct.Struct(f"=IHH5{_WORD}")  # page size, flags, depth, three counts, entries, root
 _LAST = struct.Struct(f"={_WORD}{_WORD}")  # last page, transaction
 _NODE = struct.Struct("=IHH")  # size of the value or a child, flags, size of the key
@@ -29,15 +29,17 @@ _BIG_VALUE, _TREE_VALUE = 1, 2
 _NO_ROOT = 2 ** (8 * _NUMBER.size) - 1
 _PAGE_BYTES = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 SNAPSHOTS = 2
-#: Size or child, flags, key, and what is behind the key.
+#: Size or child, flags, key, and the bytes after the key.
 _Node: TypeAlias = tuple[int, int, bytes, bytes]
-#: A page, the key that it begins with or may, the key that its keys are below.
+#: Page number, lower bound of its keys, and upper bound, exclusive.
 _Below: TypeAlias = tuple[int, bytes, bytes | None]
 #: The flags of a node that leads to a page are the upper part of its number.
 _UPPER_BITS = 32
 
 
 class Tree(NamedTuple):
+    """A table's number of rows and root page."""
+
     entries: int
     root: int
 
@@ -50,18 +52,18 @@ class _Head(NamedTuple):
 
 
 class Found(msgspec.Struct):
-    """The rows that could be read; `whole`: there were no others."""
+    """The rows of a table that could be read; all of them if `whole`."""
 
     rows: dict[bytes, bytes] = msgspec.field(default_factory=dict)
     whole: bool = True
 
 
 class _BadPageError(Exception):
-    """It is not what should be there."""
+    """A page is damaged, or not the one that should be there."""
 
 
 class Snapshot:
-    """What one transaction left."""
+    """The tables as one transaction committed them."""
 
     def __init__(self, file: "_File", free: Tree, main: Tree) -> None:
         self._file = file
@@ -75,7 +77,7 @@ class Snapshot:
         return name.encode() in self._tables
 
     def table(self, name: str) -> Found:
-        """Empty where there is none; whole, if it is certain that there is none."""
+        """Read a table; empty where there is none, and whole if that is certain."""
         tree = self._tables.get(name.encode())
         if tree is None:
             return Found(whole=self._trees.whole)
@@ -84,7 +86,7 @@ class Snapshot:
         return Found(rows, walk.whole)
 
     def fault(self, *, every_row: bool) -> str:
-        """Where LMDB would not find what is there, or write over it, in a line; else ""."""
+        """Return the first fault by which LMDB would miss or overwrite rows, in a line; else ""."""
         named = [(name.decode(errors="replace"), tree) for name, tree in self._tables.items()]
         for name, tree in (("free pages", self._free), ("tables", self._main), *named):
             walk = _Walk(self._file, tree, ordered=tree is not self._free)
@@ -95,11 +97,11 @@ class Snapshot:
 
 
 def fault_in(data: Path, *, every_row: bool = True) -> str:
-    """What is wrong with the newest snapshot, in a line; else "". Raises `OSError`.
+    """Return the first fault of the newest snapshot, in a line; else "". Raises `OSError`.
 
-    Stricter than LMDB's verifier: on each page the nodes lie side by side, or the removal of
-    one would destroy others; and keys are where those above them say, or none is found by
-    its key. Without `every_row` of each leaf only its ends are looked at.
+    Stricter than LMDB's verifier: the nodes of each page have to be adjacent, or the removal
+    of one would destroy others; and keys have to be within the bounds that the branches above
+    them give, or they are not found. Without `every_row` only both ends of each leaf are read.
     """
     for snapshot in snapshots(data):
         return snapshot.fault(every_row=every_row)
@@ -107,8 +109,11 @@ def fault_in(data: Path, *, every_row: bool = True) -> str:
 
 
 def snapshots(data: Path) -> Iterator[Snapshot]:
-    """The newest first; fewer than two where the head of one is damaged. For as long as the
-    iteration lasts. Raises `OSError` where the file cannot be opened."""
+    """Yield the newest snapshot, then the one before; fewer where a head is damaged.
+
+    One can be read for as long as the iteration lasts. Raises `OSError` where the file cannot
+    be opened.
+    """
     descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
     try:
         found = _heads(descriptor)
@@ -119,8 +124,8 @@ def snapshots(data: Path) -> Iterator[Snapshot]:
 
 
 def _heads(descriptor: int) -> Iterator[_Head]:
-    """Where the first head is damaged, the
-    second is looked for at each place where it can be."""
+    """Yield the heads that can be read; the second is tried at each possible page size, for a
+    damaged first one does not tell it."""
     for number, offset in ((0, 0), *((1, page_bytes) for page_bytes in _PAGE_BYTES)):
         try:
             head = _head(descriptor, number, offset)
@@ -140,7 +145,7 @@ def _head(descriptor: int, number: int, offset: int) -> _Head:
     free = _PAGE.size + _META.size
     main = free + _TREE.size
     end = main + _TREE.size
-    page_bytes = _TREE.unpack_from(head, free)[0]  # stands with the tree of free pages
+    page_bytes = _TREE.unpack_from(head, free)[0]  # kept in the tree of free pages
     trees = _tree_in(head[free:main]), _tree_in(head[main:end])
     return _Head(_LAST.unpack_from(head, end)[1], page_bytes, *trees)
 
@@ -150,19 +155,24 @@ def _tree_in(value: bytes) -> Tree:
 
 
 class _File:
+    """The pages of an open file."""
+
     def __init__(self, descriptor: int, page_bytes: int) -> None:
         self.page_bytes = page_bytes
         self.pages = os.fstat(descriptor).st_size // page_bytes
         self._descriptor = descriptor
 
     def page(self, number: int, kinds: tuple[int, ...], size: int = 0) -> tuple[int, bytes]:
-        """Its kind and its bytes: one page of them, or `size` from where it begins."""
+        """Return the kind of a page and its bytes, or `size` bytes from its begin on.
+
+        Raises `_BadPageError` for a page of another number, or of none of the `kinds`.
+        """
         size = size or self.page_bytes
         if not SNAPSHOTS <= number < self.pages:
             raise _BadPageError
         try:
             page = os.pread(self._descriptor, size, number * self.page_bytes)
-        except OSError as error:  # a sector that cannot be read any more
+        except OSError as error:  # an unreadable sector
             raise _BadPageError from error
         if len(page) < size:  # the file became shorter
             raise _BadPageError
@@ -172,18 +182,18 @@ class _File:
         return kind, page
 
     def long_value(self, number: int, size: int) -> bytes:
-        """One with pages of its own, in a row behind one head."""
+        """Return a value on pages of its own, which follow each other after one head."""
         if size > self.pages * self.page_bytes:
             raise _BadPageError
         return self.page(number, (_OVERFLOW,), _PAGE.size + size)[1][_PAGE.size :]
 
 
 class _Walk:
-    """The rows of one tree, in order. Once it has ended, `whole` says that every page of it
-    was good, `orderly` that each row is where LMDB looks for it, beside its neighbours."""
+    """The rows of one tree, in order. After the iteration `whole` tells that every page was
+    sound, `orderly` that each row is where LMDB looks for it, adjacent to its neighbours."""
 
     def __init__(self, file: _File, tree: Tree, *, ordered: bool = True) -> None:
-        """`ordered`: as bytes are, which the free pages are not."""
+        """`ordered`: keys sort as bytes do; those of the free pages do not."""
         self.whole = self.orderly = True
         self._file = file
         self._tree = tree
@@ -201,7 +211,7 @@ class _Walk:
         self.whole = self.whole and rows == self._tree.entries
 
     def look(self, *, every_row: bool) -> None:
-        """Without a use for the rows."""
+        """Walk the tree for `whole` and `orderly` alone."""
         for _ in self if every_row else self._leaves(ends_only=True):
             pass
 
@@ -261,7 +271,8 @@ class _Walk:
 
 
 def _below(nodes: Sequence[_Node], least: bytes, beyond: bytes | None) -> list[_Below]:
-    """Each page begins with the key that leads to it, the first with that of the branch."""
+    """Return the children of a branch with their bounds: a node's key is the lower one; the
+    first child has that of the branch."""
     begins = [least, *(key for _, _, key, _ in nodes[1:])]
     ends = [*begins[1:], beyond]
     children = [child | flags << _UPPER_BITS for child, flags, _, _ in nodes]
@@ -269,7 +280,7 @@ def _below(nodes: Sequence[_Node], least: bytes, beyond: bytes | None) -> list[_
 
 
 def _side_by_side(ends: dict[int, int], begin: int, end: int) -> bool:
-    """Each node begins at an even place."""
+    """The nodes fill the bytes from `begin` to `end`; each begins at an even offset."""
     at = begin
     for node in sorted(ends):
         if node != at:

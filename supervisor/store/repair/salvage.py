@@ -1,6 +1,6 @@
-"""What can still be read of a store that LMDB dies of, and how it goes into another.
+"""Salvage of the readable rows of a damaged store, and their merge into another.
 
-The index of edges is not read: it is made anew. Nothing outlives the transaction it is given.
+The index `due` is not read: it is rebuilt. Nothing outlives the transaction it is given.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from . import lmdb_pages
 from .lmdb_pages import Found
 from .validate import SEQUENCES, TABLES, UNCHECKED, damaged_rows, key_fits, last_sequence
 
-#: Damaged rows that are put aside when a store is put together: all there can be.
+#: Damaged rows put aside in a merged store: all there can be.
 _ALL = 2**31
 
 
 class Table(msgspec.Struct):
-    """`rows` are sound, `lost` are keys of those that are not. `whole`: there were no others."""
+    """`rows` are sound, `lost` the keys of damaged ones; there are no others if `whole`."""
 
     rows: dict[bytes, bytes] = msgspec.field(default_factory=dict)
     lost: set[bytes] = msgspec.field(default_factory=set)
@@ -29,7 +29,8 @@ class Table(msgspec.Struct):
 
 
 class Salvage(msgspec.Struct):
-    """`newest`: nothing that was committed after it can be missing from a whole table."""
+    """The rows of a damaged store by table. If `newest`, its last transaction was read: a whole
+    table lacks nothing that was committed."""
 
     tables: dict[str, Table] = msgspec.field(
         default_factory=lambda: {name: Table() for name in TABLES}
@@ -38,22 +39,24 @@ class Salvage(msgspec.Struct):
 
     @property
     def all_whole(self) -> bool:
+        """No row of any table is missing."""
         return all(table.whole for table in self.tables.values())
 
     @property
     def count(self) -> int:
+        """Number of sound rows."""
         return sum(len(table.rows) for table in self.tables.values())
 
 
 def read(data: Path) -> Salvage:
-    """All that can be had of the tables in a file. Where a table is not whole in the newest
-    snapshot, what it lacks is taken from the one before. Raises `OSError`."""
+    """Read all rows of a file that can be read. Where a table is not whole in the newest
+    snapshot, missing rows are taken from the one before. Raises `OSError`."""
     saved = Salvage()
     complete: list[bool] = []
     for snapshot in lmdb_pages.snapshots(data):
         if "actions" not in snapshot:
             complete.append(False)
-            continue  # whatever it is: that none of our tables is there says nothing of ours
+            continue  # a tree without our tables is no evidence that they were empty
         for name, table in saved.tables.items():
             if not table.whole:
                 _take(name, table, snapshot.table(name))
@@ -75,7 +78,7 @@ def _take(name: str, table: Table, found: Found) -> None:
 
 
 def format_of(data: Path) -> int:
-    """The format that a damaged store says it has; 0 where it does not say. Raises `OSError`."""
+    """Return the format number of a damaged store, 0 where it is lost. Raises `OSError`."""
     for snapshot in lmdb_pages.snapshots(data):
         stored = snapshot.table("meta").rows.get(FORMAT_KEY, b"")
         try:
@@ -89,8 +92,8 @@ def format_of(data: Path) -> int:
 
 
 def adopt(txn: Transaction, tables: Tables, saved: Salvage, *, now_us: int) -> None:
-    """Take in what was saved, over what is there, which may be an older copy of the same
-    store. It is a new generation from then on (S18), and has applied no snapshot."""
+    """Merge salvaged rows into a store, which may be an older copy of the same one. It is a
+    new generation from then on (S18), and has applied no snapshot."""
     for name in TABLES:
         _merge(txn, tables, name, saved)
     given = [max(saved.tables[name].lost, default=b"") for name in SEQUENCES]
@@ -101,8 +104,8 @@ def adopt(txn: Transaction, tables: Tables, saved: Salvage, *, now_us: int) -> N
 
 
 def _merge(txn: Transaction, tables: Tables, name: str, saved: Salvage) -> None:
-    """A table that is whole says which rows there are; where a row of it is lost, the older
-    one stays. Of one that is not, each row counts that is not older than what is there."""
+    """Merge a table. One salvaged whole replaces that of the store; where a row of it is lost,
+    the older one stays. Of one that is not whole, each row that is not older replaces its own."""
     table, found = getattr(tables, name), saved.tables[name]
     if found.whole and name not in ("meta", "details"):
         with txn.cursor(table) as at:
@@ -122,8 +125,8 @@ def _merge(txn: Transaction, tables: Tables, name: str, saved: Salvage) -> None:
 def _put_action(
     txn: Transaction, tables: Tables, key: bytes, value: bytes, details: bytes | None
 ) -> None:
-    """With its long configuration, which means nothing without it; if it can be read, and is
-    not older than what is there."""
+    """Put an action with its details, which mean nothing without it, if both can be read and
+    the stored action is not newer."""
     known, known_details = txn.get(key, db=tables.actions), txn.get(key, db=tables.details)
     usable = details if _fit(value, details) else known_details
     new = _fit(value, usable)
@@ -138,7 +141,7 @@ def _put_action(
 
 
 def _fit(value: bytes, details: bytes | None) -> Stored | None:
-    """What they are together, if they are anything."""
+    """Return the row of an action if it and its details can be read together."""
     try:
         stored = decode_stored(value)
         join(stored, details)
@@ -150,10 +153,10 @@ def _fit(value: bytes, details: bytes | None) -> Stored | None:
 def put_aside(
     txn: Transaction, tables: Tables, damaged: Sequence[tuple[str, bytes]], *, now_us: int
 ) -> None:
-    """Keep what cannot be read where nobody counts on it, with what means nothing without it."""
+    """Move damaged rows, by table and key, to `damaged`, with rows that mean nothing without."""
     last = last_sequence(txn, tables)
     _move_aside(txn, tables, damaged)
-    if ("meta", META_KEY) in damaged:  # and with it what numbers it had given
+    if ("meta", META_KEY) in damaged:  # and with it the sequence numbers it had given
         meta.renew(txn, tables, last=last, whole=False, now_us=now_us)
     else:
         meta.raise_floor(txn, tables, last)

@@ -1,5 +1,5 @@
-"""What a row of each table has to be, and which rows are not: what lies below the tables has
-no checksum (fact L7). Reads only; nothing outlives the transaction it is given.
+"""Validation of rows by table: keys, checksums, contents. LMDB's pages have no checksum
+(fact L7). Reads only; nothing outlives the transaction it is given.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ from ..tables.meta import FORMAT_KEY, META_KEY, Meta
 from ..tables.outbox import Pending
 from ..tables.schema import Tables, Transaction, rows_from
 
-#: Every table whose rows say something that no other row says.
+#: The tables that cannot be rebuilt from others.
 TABLES = ("meta", "actions", "details", "runs", "events", "outbox", "refused", "ended", "damaged")
-#: Rows of this table are whatever could not be read.
+#: Rows of this table are bytes that could not be read.
 UNCHECKED = "damaged"
 #: Their keys are sequence numbers.
 SEQUENCES = ("events", "outbox", "refused")
-#: More than any device ever gives: a key above it was damaged, and no number follows it.
+#: More than any device ever gives: a key above it is damaged, and numbers do not go on from it.
 SEQUENCE_MAX = 2**53
 
 CODECS: dict[str, Codec[Any]] = {
@@ -51,15 +51,15 @@ _KEY_BYTES_OF = {
 
 
 def key_fits(name: str, key: bytes) -> bool:
-    """Whether it can be the key of a row of this table."""
+    """The key has the form of those of this table."""
     if name in SEQUENCES:
         return len(key) == _NUMBER_BYTES and number_of(key) <= SEQUENCE_MAX
     return len(key) == _KEY_BYTES_OF.get(name, len(key))
 
 
 def record_in(txn: Transaction, tables: Tables, key: bytes, value: bytes) -> Record | None:
-    """The record of a row of `actions`; None for one that cannot be used. Long configuration
-    that is damaged is found in its own table, and leaves the record as it is here."""
+    """Return the record of a row of `actions`, None for one that cannot be used. Damaged
+    details are found in their own table, and do not make the record unusable here."""
     try:
         return whole_record(txn, tables, key, value, must_join=False)
     except DamagedRecordError:
@@ -69,7 +69,10 @@ def record_in(txn: Transaction, tables: Tables, key: bytes, value: bytes) -> Rec
 def whole_record(
     txn: Transaction, tables: Tables, key: bytes, value: bytes, *, must_join: bool = True
 ) -> Record:
-    """The record of a row of `actions`. Raises `DamagedRecordError`."""
+    """Return the record of a row of `actions` with its details. Raises `DamagedRecordError`.
+
+    Without `must_join` damaged details are left out.
+    """
     stored = decode_stored(value)
     if action_key(stored.record.action.id) != key:
         raise DamagedRecordError("cannot read a record: it has another's key")
@@ -82,8 +85,10 @@ def whole_record(
 
 
 def check(name: str, key: bytes, value: bytes) -> None:
-    """Raises `DamagedRecordError` for a row that is not what was written, or means nothing.
-    Rows of `actions` are `whole_record`'s."""
+    """Check a row of any table but `actions`, which `whole_record` checks.
+
+    Raises `DamagedRecordError` for one that is not as it was written, or means nothing.
+    """
     if name == UNCHECKED or (name == "meta" and key != META_KEY):
         return
     if not key_fits(name, key):
@@ -111,8 +116,8 @@ def damaged_rows(
     names: Sequence[str] = TABLES,
     older: bool = False,
 ) -> list[tuple[str, bytes]]:
-    """Table and key of rows that cannot be used, at most so many. Of an `older` format only
-    the checksums are looked at."""
+    """Return table and key of the rows that cannot be used, at most `rows_max`. Of an `older`
+    format only the checksums are checked."""
     found: list[tuple[str, bytes]] = []
     for name in names:
         table = getattr(tables, name)
@@ -142,7 +147,7 @@ def _usable(
 
 
 def last_sequence(txn: Transaction, tables: Tables) -> int:
-    """The highest number that was ever given, by keys alone; 0 in a new store."""
+    """Return the highest number that was ever given, by keys alone; 0 in a new store."""
     return max(_last_of(txn, getattr(tables, name)) for name in SEQUENCES)
 
 

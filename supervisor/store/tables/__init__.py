@@ -1,1 +1,1 @@
-"""The tables of daemonDB: schema, codec, and one module for each table."""
+"""Tables of daemonDB: schema, codec, migrations, and one module for each table or two."""

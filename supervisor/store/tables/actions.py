@@ -1,7 +1,7 @@
-"""Actions in daemonDB: `actions`, `details`, and the index `due` that follows them.
+"""Action records in daemonDB: tables `actions` and `details`, and their index `due`.
 
-The compare-and-swap is here, and with it the one place where a status is written. Decides
-about no status. Nothing outlives the transaction it is given.
+The compare-and-swap is here, the only code that writes a status; it decides about none.
+Nothing outlives the transaction it is given.
 """
 
 from collections import Counter
@@ -28,12 +28,12 @@ from .codec import (
 )
 from .schema import Damage, Tables, Transaction, rows_from, scan, set_aside
 
-#: Rows looked at for one page of a list, whatever is found among them.
+#: Rows read for one page of a list, however few of them match.
 PAGE_ROWS_MAX = 5_000
 
 
 class Swap(NamedTuple):
-    """What became of a compare-and-swap; `was` is the status that was counted before."""
+    """Result of a compare-and-swap; `was` is the status that `count` had counted before."""
 
     won: bool
     was: ExecutionStatus | None = None
@@ -43,6 +43,12 @@ _LOST, _NEW = Swap(won=False), Swap(won=True)
 
 
 class ActionRows:
+    """Rows of `actions`, each with its `details` and its row in `due`.
+
+    Keys are 16 bytes (`codec.action_key`). A record that cannot be read is noted in `damage`
+    and passed over: it costs itself, not the call.
+    """
+
     def __init__(self, tables: Tables, damage: Damage) -> None:
         self._tables = tables
         self._damage = damage
@@ -50,12 +56,12 @@ class ActionRows:
     # --- reading ------------------------------------------------------------------------
 
     def record(self, txn: Transaction, key: bytes) -> Record | None:
-        """None where there is none, and where it cannot be read."""
+        """Return the record under a key; None where there is none or it cannot be read."""
         value = txn.get(key, db=self._tables.actions)
         return None if value is None else self._joined(txn, key, value)
 
     def count(self, txn: Transaction) -> Counter[ExecutionStatus]:
-        """How many records have each status, by their kind bytes alone."""
+        """Count the records of each status, by their kind bytes alone."""
         counts: Counter[ExecutionStatus] = Counter()
         with txn.cursor(self._tables.actions) as at:
             for key, value in rows_from(at):
@@ -69,7 +75,7 @@ class ActionRows:
     def page(
         self, txn: Transaction, after: bytes, limit: int, statuses: Collection[ExecutionStatus]
     ) -> tuple[list[Record], bytes]:
-        """Records behind the key `after` by key, and the key to go on behind, b"" at the end."""
+        """Return records after the key `after`, by key, and the next `after`, b"" at the end."""
         records: list[Record] = []
         last = after
         with txn.cursor(self._tables.actions) as at:
@@ -85,9 +91,9 @@ class ActionRows:
     def edges(
         self, txn: Transaction, start: bytes, limit: int, until_us: int = INSTANT_US_MAX
     ) -> list[tuple[int, bytes]]:
-        """At most `limit` entries of the index from the row `start` on: edge and key.
+        """Return at most `limit` entries of `due` from the row `start` on: (edge in us, key).
 
-        What waits beyond `until_us` is not looked at: it costs a turn nothing.
+        Rows beyond `until_us` are not read: what waits costs a turn nothing.
         """
         last = number_key(until_us)
         with txn.cursor(self._tables.due) as at:
@@ -95,19 +101,19 @@ class ActionRows:
             return [edge_of(row) for row, _ in islice(ahead, limit)]
 
     def open_page(self, txn: Transaction, start: bytes, limit: int) -> tuple[list[Record], bytes]:
-        """Records in the order of the index, and the row to go on from, b"" at the end."""
+        """Return records by edge from the row `start` on, and the next `start`, b"" at the end."""
         keys, following = self.open_keys(txn, start, limit)
         found = [self.record(txn, key) for key in keys]
         return [record for record in found if record is not None], following
 
     def open_keys(self, txn: Transaction, start: bytes, limit: int) -> tuple[list[bytes], bytes]:
-        """Theirs alone."""
+        """Return the keys of `open_page`'s records, without reading these."""
         rows = [row for row, _ in scan(txn, self._tables.due, start, limit + 1)]
         following = rows[limit] if len(rows) > limit else b""
         return [row[-KEY_BYTES:] for row in rows[:limit]], following
 
     def started(self, txn: Transaction, count: int) -> list[Record]:
-        """So many are there; behind the last of them nothing is looked at."""
+        """Return the STARTED records. There are `count`: rows after the last are not read."""
         found: list[Record] = []
         with txn.cursor(self._tables.due) as at:
             for row, _ in rows_from(at) if count else ():
@@ -138,7 +144,7 @@ class ActionRows:
         return Swap(True, status_of(value))
 
     def _add(self, txn: Transaction, key: bytes, record: Record) -> Swap:
-        """Win where there is none of this id yet, or none that can be read."""
+        """Put a new record; it wins where none of this id is there, or none that can be read."""
         stored, details = split(record)
         encoded, swap = encode_stored(stored), _NEW
         if not txn.put(key, encoded, db=self._tables.actions, overwrite=False):
@@ -155,7 +161,7 @@ class ActionRows:
     def _move_edge(
         self, txn: Transaction, key: bytes, old_us: int | None, new_us: int | None
     ) -> None:
-        """One entry for each record that time can change, and none for any other."""
+        """Keep one row in `due` for each record that time can change, and none for any other."""
         if old_us == new_us:
             return
         if old_us is not None:
@@ -164,7 +170,7 @@ class ActionRows:
             txn.put(edge_key(new_us, key), b"", db=self._tables.due)
 
     def _put(self, txn: Transaction, key: bytes, record: Record, known: bytes) -> None:
-        """`known` is the digest of the details that are stored already."""
+        """Put a record; `known` is the digest of the details that are stored already."""
         stored, details = split(record)
         txn.put(key, encode_stored(stored), db=self._tables.actions)
         if details and stored.details != known:
@@ -173,12 +179,12 @@ class ActionRows:
             txn.delete(key, db=self._tables.details)
 
     def _gave_way(self, txn: Transaction, key: bytes, value: bytes) -> bool:
-        """Whether the value cannot be read, and so makes room for a record of the same id."""
+        """Remove a value that cannot be read, kept in `damaged`; return False for one that can."""
         if self._joined(txn, key, value) is not None:
             return False
         set_aside(txn, self._tables, "actions", key, value)
         txn.delete(key, db=self._tables.details)
-        # Where its edge was, nobody can say.
+        # Its edge is not known.
         with txn.cursor(self._tables.due) as at:
             stale = [row for row, _ in rows_from(at) if row.endswith(key)]
         for row in stale:
@@ -210,7 +216,7 @@ def _same(stored: Record, before: Record) -> bool:
 
 
 def page_cursor(cursor: str) -> bytes:
-    """The key that a client's cursor names; "" is the beginning. Raises `ValueError`."""
+    """Return the key that a client's cursor names; "" is the beginning. Raises `ValueError`."""
     try:
         key = bytes.fromhex(cursor)
     except ValueError:

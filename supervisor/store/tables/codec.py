@@ -1,8 +1,8 @@
-"""Values and keys as daemonDB stores them. Knows no table and no transaction.
+"""Encoding of values and keys in daemonDB. Knows no table and no transaction.
 
 A value is a format byte, a kind byte, a CRC and MessagePack. LMDB has no checksum of its
-own (fact L7): a value that was damaged is found here, and costs that one value. The kind
-byte of a record is its status, so that counting needs no decoding.
+own (fact L7): damage to a value is found here, and costs that one value. The kind byte of a
+record is its status, so that counting needs no decoding.
 """
 
 import struct
@@ -19,7 +19,7 @@ from ...core.model import Record
 VALUE_FORMAT = 1
 _HEAD = struct.Struct(">BBI")
 
-#: The order is part of the format: a new status goes to the end.
+#: The order is part of the format: a new status is appended.
 STATUSES = (
     ExecutionStatus.NULL,
     ExecutionStatus.STARTED,
@@ -33,7 +33,7 @@ KIND_OF_STATUS = {status: number for number, status in enumerate(STATUSES)}
 #: Configuration longer than this is stored apart: a change of status must not rewrite
 #: kilobytes of it (fact L12: records beyond 450 bytes cost whole pages).
 DETAILS_BYTES_MIN = 250
-#: Of what is stored apart, what is neither a letter nor the length of a name.
+#: Bytes of the encoded details beyond their letters and the lengths of names.
 DETAILS_HEAD_BYTES = 17
 
 KEY_BYTES = 16
@@ -45,7 +45,7 @@ Value = TypeVar("Value")
 
 
 class DamagedRecordError(ValueError):
-    """A stored value is not what was written."""
+    """A stored value is not the one that was written."""
 
 
 class Codec(Generic[Value]):
@@ -60,7 +60,7 @@ class Codec(Generic[Value]):
         return _HEAD.pack(VALUE_FORMAT, kind, zlib.crc32(body, kind)) + body
 
     def decode(self, stored: bytes) -> Value:
-        """Raises `DamagedRecordError`."""
+        """Return the checked value. Raises `DamagedRecordError`."""
         if len(stored) < _HEAD.size:
             raise DamagedRecordError(f"cannot read a value of {len(stored)} bytes")
         number, kind, crc = _HEAD.unpack_from(stored)
@@ -76,7 +76,7 @@ class Codec(Generic[Value]):
 
 
 def is_sound(stored: bytes) -> bool:
-    """Whether a value is what was written, by its checksum; without decoding it."""
+    """The checksum of a value is right; it is not decoded."""
     if len(stored) < _HEAD.size:
         return False
     number, kind, crc = _HEAD.unpack_from(stored)
@@ -85,24 +85,24 @@ def is_sound(stored: bytes) -> bool:
 
 
 def kind_of(stored: bytes) -> int | None:
-    """The kind byte of a value, without checking it; None where its head is damaged."""
+    """Return the kind byte of a value, unchecked; None where its head is damaged."""
     return stored[1] if len(stored) >= _HEAD.size and stored[0] == VALUE_FORMAT else None
 
 
 def status_of(stored: bytes) -> ExecutionStatus | None:
-    """The status of a stored record without decoding it; None where its head is damaged."""
+    """Return the status of a stored record, undecoded; None where its head is damaged."""
     kind = kind_of(stored)
     return STATUSES[kind] if kind is not None and kind < len(STATUSES) else None
 
 
-# --- records, and what of them is stored apart ------------------------------------------
+# --- records, and their details stored apart --------------------------------------------
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A record as it lies in `actions`.
+    """A record as stored in `actions`.
 
     Where `details` is not empty, `appNames` and `args` are in the table of that name, and
-    this is what their stored value hashes to.
+    `details` is the digest of their value there.
     """
 
     record: Record
@@ -114,7 +114,7 @@ _DETAILS = Codec(tuple[tuple[str, ...], str])
 
 
 def split(record: Record) -> tuple[Stored, bytes]:
-    """A record in two: what changes with its status, and its long configuration or b""."""
+    """Split a record into what changes with its status and its encoded details, b"" if short."""
     action = record.action
     chars = len(action.args) + sum(map(len, action.app_names))
     if 4 * chars + 5 * len(action.app_names) + DETAILS_HEAD_BYTES <= DETAILS_BYTES_MIN:
@@ -127,7 +127,7 @@ def split(record: Record) -> tuple[Stored, bytes]:
 
 
 def join(stored: Stored, details: bytes | None) -> Record:
-    """The record of both parts. Raises `DamagedRecordError`."""
+    """Return the record of both parts. Raises `DamagedRecordError`."""
     if not stored.details:
         return stored.record
     if details is None or _digest(details) != stored.details:
@@ -142,7 +142,7 @@ def encode_stored(stored: Stored) -> bytes:
 
 
 def decode_stored(value: bytes) -> Stored:
-    """Raises `DamagedRecordError`."""
+    """Return the checked row. Raises `DamagedRecordError`."""
     return _STORED.decode(value)
 
 
@@ -154,28 +154,30 @@ def _digest(details: bytes) -> bytes:
 
 
 def action_key(action_id: str) -> bytes:
-    """16 bytes for an id of any length (fact L26: LMDB's keys are short)."""
+    """Return 16 bytes for an id of any length (fact L26: LMDB's keys are short)."""
     return blake2b(action_id.encode(), digest_size=KEY_BYTES).digest()
 
 
 def number_key(number: int) -> bytes:
-    """A sequence number or an instant, in the order of numbers; out of range, the nearest."""
+    """Return a key that sorts as a sequence number or instant does; the nearest if out of range."""
     return _NUMBER.pack(max(0, min(number, INSTANT_US_MAX)))
 
 
 def number_of(key: bytes) -> int:
-    """The number a key begins with."""
+    """Return the number a key begins with."""
     return int(_NUMBER.unpack_from(key)[0])
 
 
 def edge_key(edge_us: int, key: bytes) -> bytes:
-    """The row of the index `due` for an action's edge (facts L27, L29)."""
+    """Return the key of a row in `due`, for an action's edge (facts L27, L29)."""
     return number_key(edge_us) + key
 
 
 def edge_of(row: bytes) -> tuple[int, bytes]:
+    """Return the edge in us and the action's key of a row in `due` or `ended`."""
     return number_of(row), row[_NUMBER.size :]
 
 
 def run_key(key: bytes, attempt: int) -> bytes:
+    """Return the key of a row in `runs`; those of one action sort by attempt."""
     return key + _ATTEMPT.pack(max(0, min(attempt, 2**32 - 1)))

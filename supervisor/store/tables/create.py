@@ -1,7 +1,7 @@
-"""The tables of a store: made in a new one, brought to the newest format in an old one.
+"""Creation of the tables in a new store, and their migration in an old one.
 
-The format number is the first thing that is read of a store, and what is newer than this
-software is not touched.
+The format number is read before anything else, and a store newer than this software is not
+touched.
 """
 
 from pathlib import Path
@@ -13,8 +13,11 @@ from . import meta, migrations
 from .schema import Tables
 
 
-def found(env: Environment, store_dir: Path) -> Tables:
-    """The tables, made in a new store and migrated in an old one; all or nothing."""
+def create_or_migrate(env: Environment, store_dir: Path) -> Tables:
+    """Return the tables, made in a new store and migrated in an old one; all or nothing.
+
+    Raises `StoreError`.
+    """
     number = format_of(env, store_dir)
     with env.begin(write=True) as txn:
         open_table = lmdb_env.tables_of(env, txn)
@@ -27,8 +30,10 @@ def found(env: Environment, store_dir: Path) -> Tables:
 
 
 def format_of(env: Environment, store_dir: Path) -> int | None:
-    """The format of what is there, None where nothing is; the store is not touched. Raises
-    `StoreError` where it is none of ours."""
+    """Return the format number of a store, None for an empty one; nothing is written.
+
+    Raises `StoreError` where it is no daemonDB, or newer than this software.
+    """
     table = lmdb_env.existing_table(env, b"meta")
     if table is None:
         if not lmdb_env.is_empty(env) or files.initialised(store_dir):

@@ -1,4 +1,4 @@
-"""What happened: the newest runs of each action, and the last status changes of all.
+"""History in daemonDB: the newest runs of each action, and the last status changes of all.
 
 Both are rings, so they need no cleaning. Nothing outlives the transaction it is given.
 """
@@ -19,12 +19,14 @@ _CHANGES = Codec(StatusChange)
 
 
 class History:
+    """Rows of the tables `runs` and `events`."""
+
     def __init__(self, tables: Tables, damage: Damage) -> None:
         self._tables = tables
         self._damage = damage
 
     def put_runs(self, txn: Transaction, changes: Sequence[Change]) -> list[str]:
-        """The rows of runs that changes begin or end; the ids of runs that made room."""
+        """Put the runs that changes begin or end; return the ids of those that made room."""
         forgotten: list[str] = []
         for change in changes:
             row = change.run
@@ -40,7 +42,7 @@ class History:
         return forgotten
 
     def ids_of(self, values: Sequence[bytes]) -> list[str]:
-        """The run ids in stored rows, for those that can be read."""
+        """Return the run ids in stored values, of those that can be read."""
         rows = (self._read(_RUNS, "runs", b"", value) for value in values)
         return [row.run_id for row in rows if row is not None]
 
@@ -49,7 +51,7 @@ class History:
         return None if value is None else self._read(_RUNS, "runs", key, value)
 
     def runs(self, txn: Transaction, key: bytes, limit: int) -> list[RunRow]:
-        """Newest first."""
+        """Return the newest runs of an action, newest first."""
         found: list[RunRow] = []
         for row_key, value in scan(txn, self._tables.runs, key, RUNS_KEPT):
             if not row_key.startswith(key):
@@ -59,7 +61,7 @@ class History:
         return found[::-1][:limit]
 
     def put_events(self, txn: Transaction, events: Sequence[Event]) -> None:
-        """Sequence numbers rise; only the newest hundred are ever written."""
+        """Put events, whose sequence numbers rise; only the newest `EVENTS_KEPT` are written."""
         if not events:
             return
         for sequence, change in events[-EVENTS_KEPT:]:
@@ -70,6 +72,7 @@ class History:
                 txn.delete(key, db=self._tables.events)
 
     def events(self, txn: Transaction, after: int) -> list[Event]:
+        """Return the events after a sequence number, oldest first."""
         found: list[Event] = []
         for key, value in scan(txn, self._tables.events, number_key(after + 1), EVENTS_KEPT):
             change = self._read(_CHANGES, "events", key, value)
@@ -77,7 +80,7 @@ class History:
         return found
 
     def last_sequence(self, txn: Transaction) -> int:
-        """The highest number ever given; 0 in a new store. Keys only: values may be damaged."""
+        """Return the highest number ever given, by keys alone, 0 in a new store."""
         tables = (self._tables.events, self._tables.outbox, self._tables.refused)
         last = (last_key(txn, table) for table in tables)
         return max((number_of(key) for key in last if key is not None), default=0)

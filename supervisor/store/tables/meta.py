@@ -1,4 +1,4 @@
-"""What daemonDB knows of itself: its format, its generation, the snapshot it has applied.
+"""Metadata of daemonDB: its format, its generation, the snapshot it has applied.
 
 Nothing outlives the transaction it is given.
 """
@@ -17,7 +17,7 @@ from .schema import Tables, Transaction
 
 log = logging.getLogger(__name__)
 
-#: More events than any device tells of between two backups.
+#: More events than any device has between two backups.
 SEQUENCES_SKIPPED = 1_000_000
 FORMAT_KEY = b"format"
 META_KEY = b"store"
@@ -25,12 +25,13 @@ _FORMAT = struct.Struct(">I")
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """`generation` is new whenever a store is made: keys of reports and run ids contain it.
+    """The store's own row.
 
+    `generation` is new whenever a store is made: keys of reports and run ids contain it.
     `device` is random and made once. `etag`, `digest` and `source` are of the snapshot that
     was applied last, "" where none counts; `clock_mark_us` is the highest time that a
-    trusted clock has shown. No event has a number up to `sequence_floor`: a store that took
-    another's place may not know the last it gave.
+    trusted clock has shown. New events have numbers above `sequence_floor`: a store that
+    replaced another may not know the last number that one gave.
     """
 
     generation: str
@@ -44,7 +45,7 @@ class Meta(msgspec.Struct, frozen=True):
 
 
 class MetaUpdate(msgspec.Struct, frozen=True):
-    """What a turn changes of `Meta`; None stays as it is."""
+    """The changes of a turn to `Meta`; a field that is None stays as it is."""
 
     etag: str | None = None
     digest: str | None = None
@@ -64,13 +65,13 @@ def put_meta(txn: Transaction, tables: Tables, meta: Meta) -> None:
 
 
 def new_name() -> str:
-    """One that no other store or device has."""
+    """Return a random name, which no other store or device has."""
     return os.urandom(8).hex()
 
 
 def read_or_make(txn: Transaction, tables: Tables) -> Meta:
-    """What is stored. New in a new store, and where it was damaged: then as if the store
-    had been restored, with another generation and no snapshot applied."""
+    """Return the stored row; made in a new store, and where it is damaged: then as if the
+    store had been restored, with another generation and no snapshot applied."""
     stored = txn.get(META_KEY, db=tables.meta)
     try:
         if stored is not None:
@@ -83,9 +84,11 @@ def read_or_make(txn: Transaction, tables: Tables) -> Meta:
 
 
 def renew(txn: Transaction, tables: Tables, *, last: int, whole: bool, now_us: int) -> None:
-    """As a store that takes another's place begins: a generation of its own, no snapshot
-    applied. `last` is the highest sequence number it knows of, `whole` that there is none
-    higher; else it goes on far above (INTERFACE: `seq` never restarts)."""
+    """Begin a new generation, for a store that replaces another: no snapshot is applied.
+
+    `last` is the highest sequence number it knows of, `whole` that the old store gave none
+    higher; else its numbers go on far above (INTERFACE: `seq` never restarts).
+    """
     meta = read_or_make(txn, tables)
     floor = max(last, meta.sequence_floor)
     if not whole:
@@ -96,23 +99,26 @@ def renew(txn: Transaction, tables: Tables, *, last: int, whole: bool, now_us: i
 
 
 def raise_floor(txn: Transaction, tables: Tables, last: int) -> None:
-    """Whatever rows are left: no number up to `last` is given again."""
+    """See to it that no number up to `last` is given again, whatever rows are left."""
     meta = read_or_make(txn, tables)
     put_meta(txn, tables, replace(meta, sequence_floor=max(meta.sequence_floor, last)))
 
 
 def put_format(txn: Transaction, tables: Tables, number: int) -> None:
-    """Four bytes that every version, older or newer, reads in the same way."""
+    """Put four bytes that every version, older or newer, reads in the same way."""
     txn.put(FORMAT_KEY, _FORMAT.pack(number), db=tables.meta)
 
 
 def read_format(txn: Transaction, meta_table: Any) -> int:
-    """The table is opened by itself: a newer store may have others. Raises `ValueError`."""
+    """Return the format number. The table was opened alone: a newer store may have others.
+
+    Raises `ValueError`.
+    """
     return format_in(txn.get(FORMAT_KEY, db=meta_table))
 
 
 def format_in(stored: bytes | None) -> int:
-    """Raises `ValueError`."""
+    """Decode a format number. Raises `ValueError`."""
     if stored is None or len(stored) != _FORMAT.size:
         raise ValueError("it does not say its format")
     return int(_FORMAT.unpack(stored)[0])

@@ -1,10 +1,10 @@
-"""The format of daemonDB and the way from each older one; a newer store is refused.
+"""Format number of daemonDB, and the migrations from older formats; newer ones are refused.
 
 A migration is frozen once released: it knows the bytes of its two formats and imports
 nothing that goes on changing. It runs inside the transaction that raises the format number,
-so a store is never half migrated. What is saved of a damaged store of an older format
-(`salvage.py`) goes into a new one as it is: a format that changes what is in a value has to
-bring a way for that too.
+so a store is never half migrated. Rows salvaged from a damaged store of an older format
+(`repair/salvage.py`) are put into a new one unchanged: a format that changes the contents of
+values has to convert those too.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ _NUMBER = struct.Struct(">Q")
 
 
 def _to_2(txn: Transaction, open_table: OpenTable) -> None:
-    """The table `ended`: (the later of `toDate` and the end, key) -> (absent, sequence of the
-    last report), for each action whose status is terminal. Nobody knows yet which of them
-    the backend still sends, so none is absent."""
+    """Make the table `ended`: (the later of `toDate` and the end, key) -> (absent, sequence of
+    the last report), for each action whose status is terminal. It is not known yet which of
+    them the backend still sends, so none is absent."""
     actions, outbox, ended = map(open_table, (b"actions", b"outbox", b"ended"))
     last_report: dict[str, int] = {}
     with txn.cursor(outbox) as at:
@@ -49,12 +49,12 @@ def _to_2(txn: Transaction, open_table: OpenTable) -> None:
                     txn.put(end, _HEAD.pack(1, 0, zlib.crc32(row, 0)) + row, db=ended)
 
 
-#: What reading a value raises that is not what was written: it is put aside later.
+#: Raised by reading a damaged value, which is put aside later.
 _DAMAGED = (ValueError, TypeError, LookupError, struct.error)
 
 
 def _body_1(value: bytes) -> Any:
-    """What a value of format 1 holds."""
+    """Decode a value of format 1. Raises one of `_DAMAGED`."""
     number, kind, crc = _HEAD.unpack_from(value)
     body = value[_HEAD.size :]
     if number != 1 or zlib.crc32(body, kind) != crc:
@@ -67,11 +67,11 @@ MIGRATIONS: Mapping[int, Migration] = {1: _to_2}
 
 
 class NewerFormatError(ValueError):
-    """Written by a version of this software that is yet to come."""
+    """The store was written by a later version of this software."""
 
 
 def check(number: int) -> None:
-    """Raises `ValueError` for a format this software cannot read."""
+    """Accept a format number. Raises `ValueError` for one this software cannot read."""
     if number > FORMAT:
         raise NewerFormatError(f"its format {number} is newer than this software's {FORMAT}")
     if number < 1:
@@ -79,6 +79,6 @@ def check(number: int) -> None:
 
 
 def migrate(txn: Transaction, open_table: OpenTable, number: int) -> None:
-    """Bring a store of format `number`, which was checked, to the newest, step by step."""
+    """Migrate a store of format `number`, which was checked, to the newest, step by step."""
     for step in range(number, FORMAT):
         MIGRATIONS[step](txn, open_table)

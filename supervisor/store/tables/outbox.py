@@ -1,6 +1,8 @@
-"""Reports the backend has not taken yet: in order per action, bounded (S18).
+"""Outbox of status reports that the backend has not taken yet: ordered per action, bounded (S18).
 
-When to send is `manager.py`'s. Nothing outlives the transaction it is given.
+`Outbox` works inside the transaction it is given, and nothing outlives that; `Reports` is
+the operators' way to it, in transactions of its own. When to send is decided by
+`supervisor/sync`.
 """
 
 from collections.abc import Callable, Collection
@@ -14,20 +16,20 @@ from .codec import Codec, DamagedRecordError, action_key, kind_of, number_key, n
 from .schema import Damage, Tables, Transaction, entries, rows_from, scan, set_aside
 
 OUTBOX_ROWS_MAX = 100_000
-#: A report refused so often is set aside.
+#: A report that was refused this often is set aside.
 REFUSALS_MAX = 10
 REFUSED_ROWS_MAX = 1_000
-#: Rows looked at for each report of a batch: more of them belong to actions in it already.
+#: Rows read for each report of a batch: several may be of one action.
 ROWS_PER_REPORT_MAX = 10
 
-#: Kind bytes, by which a full outbox chooses what to drop.
+#: Kind bytes, by which a full outbox chooses the rows to drop.
 _PASSING, _FINAL = 0, 1
 
 Result = TypeVar("Result")
 
 
 class Pending(msgspec.Struct, frozen=True, array_like=True):
-    """A report, and how often the backend has refused it."""
+    """A report, and the number of times the backend has refused it."""
 
     change: StatusChange
     refusals: int = 0
@@ -37,33 +39,43 @@ _PENDING = Codec(Pending)
 
 
 class Outbox:
+    """Rows of the tables `outbox` and `refused`, by sequence number.
+
+    A report is pending in `outbox` until the backend takes it; one refused `REFUSALS_MAX`
+    times moves to `refused`, where it stays until an operator puts it back or drops it. Beyond
+    `rows_max` pending reports, `trim` drops some.
+    """
+
     def __init__(self, tables: Tables, damage: Damage, rows_max: int = OUTBOX_ROWS_MAX) -> None:
         self._tables = tables
         self._damage = damage
         self._rows_max = rows_max
 
     def depth(self, txn: Transaction) -> int:
+        """Count the pending reports."""
         return entries(txn, self._tables.outbox)
 
     def refused(self, txn: Transaction) -> int:
-        """Reports set aside; the newest thousand are kept."""
+        """Count the reports set aside; the newest `REFUSED_ROWS_MAX` are kept."""
         return entries(txn, self._tables.refused)
 
     def oldest_us(self, txn: Transaction) -> int | None:
+        """Return the instant of the oldest pending change, None where none is pending."""
         oldest = self.pending(txn, 1)
         return oldest[0][1].at_us if oldest else None
 
     def append(self, txn: Transaction, sequence: int, change: StatusChange) -> None:
+        """Add a report."""
         kind = _FINAL if change.new.terminal else _PASSING
         txn.put(
             number_key(sequence), _PENDING.encode(Pending(change), kind), db=self._tables.outbox
         )
 
     def trim(self, txn: Transaction) -> int:
-        """Drop what is beyond the bound; how many that were.
+        """Drop reports beyond the bound; return their number.
 
-        The oldest that say STARTED go first: how an action ended matters more. A full
-        outbox makes room for a while, because finding them means looking through it.
+        The oldest of non-terminal statuses go first: the end of an action matters more. A
+        full outbox drops a hundredth at once, because finding them means reading all of it.
         """
         beyond = self.depth(txn) - self._rows_max
         if beyond <= 0:
@@ -84,7 +96,7 @@ class Outbox:
         return len(dropped)
 
     def pending(self, txn: Transaction, limit: int) -> list[tuple[int, StatusChange]]:
-        """What may be sent now: the oldest report of each action, oldest first.
+        """Return the reports that may be sent now: the oldest of each action, oldest first.
 
         One of each action: if the first were refused and the second taken, the first
         could never be sent in order again.
@@ -99,24 +111,24 @@ class Outbox:
         return list(found.values())
 
     def last_of_each(self, txn: Transaction) -> dict[bytes, int]:
-        """The newest report that each action has here, by the action's key."""
+        """Return the number of each action's newest pending report, by the action's key."""
         with txn.cursor(self._tables.outbox) as at:
             rows = ((key, self._read(key, value)) for key, value in rows_from(at))
             return {action_key(r.change.action_id): number_of(k) for k, r in rows if r is not None}
 
     def settle(self, txn: Transaction, accepted: Collection[int], refused: Collection[int]) -> None:
-        """The backend's word: what it took is forgotten, what it refused is counted."""
+        """Forget reports that the backend accepted; count the refusals of those it refused."""
         for sequence in accepted:
             txn.delete(number_key(sequence), db=self._tables.outbox)
         for sequence in refused:
             self._count_refusal(txn, number_key(sequence))
 
-    # --- what people do with it ---------------------------------------------------------
+    # --- for operators ------------------------------------------------------------------
 
     def page(
         self, txn: Transaction, set_aside: bool, after: int, limit: int
     ) -> tuple[list[tuple[int, Pending]], int]:
-        """Rows behind a sequence number, and the one to go on behind, 0 at the end."""
+        """Return rows after a sequence number, and the next `after`, 0 at the end."""
         table = self._tables.refused if set_aside else self._tables.outbox
         rows = scan(txn, table, number_key(after + 1), limit)
         found = [(number_of(key), self._read(key, value)) for key, value in rows]
@@ -124,8 +136,8 @@ class Outbox:
         return [(number, row) for number, row in found if row is not None], last
 
     def put_back(self, txn: Transaction) -> int:
-        """What was set aside is pending again, as if never refused: as many as there is
-        room for."""
+        """Make reports that were set aside pending again, as if never refused, as many as there
+        is room for; return their number."""
         room = max(0, self._rows_max - self.depth(txn))
         rows = scan(txn, self._tables.refused, b"", room)
         for key, value in rows:
@@ -137,14 +149,17 @@ class Outbox:
         return len(rows)
 
     def not_set_aside(self, txn: Transaction, sequences: Collection[int]) -> list[int]:
+        """Return those of the numbers under which no report was set aside."""
         keys = {number: number_key(number) for number in sequences}
         return [n for n, key in keys.items() if txn.get(key, db=self._tables.refused) is None]
 
     def drop(self, txn: Transaction, sequences: Collection[int]) -> None:
+        """Forget reports that were set aside."""
         for sequence in sequences:
             txn.delete(number_key(sequence), db=self._tables.refused)
 
     def drop_all(self, txn: Transaction) -> int:
+        """Forget all reports that were set aside; return their number."""
         rows = scan(txn, self._tables.refused, b"", REFUSED_ROWS_MAX)
         self.drop(txn, [number_of(key) for key, _ in rows])
         return len(rows)
@@ -152,7 +167,7 @@ class Outbox:
     # --- damage, refusals ---------------------------------------------------------------
 
     def remove_damaged(self, txn: Transaction) -> None:
-        """Set aside what cannot be read, so that it does not count as pending for ever."""
+        """Move rows that cannot be read to `damaged`: they would count as pending for ever."""
         with txn.cursor(self._tables.outbox) as at:
             bad = [row for row in rows_from(at) if self._read(*row) is None]
         for key, value in bad:
@@ -184,12 +199,14 @@ class Outbox:
 
 
 class Transact(Protocol):
-    """Carries out work in a transaction. Raises `StoreError`."""
+    """Does work in a transaction and returns its result. Raises `StoreError`."""
 
     def __call__(self, work: Callable[[Transaction], Result], /) -> Result: ...
 
 
 class Reports:
+    """What operators may do with reports; each call is one transaction of daemonDB."""
+
     def __init__(self, outbox: Outbox, read: Transact, write: Transact) -> None:
         self._outbox = outbox
         self._read = read
@@ -197,30 +214,30 @@ class Reports:
 
     @property
     def refused(self) -> int:
-        """Reports set aside after too many refusals; the newest thousand are kept."""
+        """Number of reports set aside after too many refusals; the newest thousand are kept."""
         return self._read(self._outbox.refused)
 
     def page(
         self, *, set_aside: bool, after: int, limit: int
     ) -> tuple[list[tuple[int, Pending]], int]:
-        """At most `limit` reports behind a sequence number, oldest first, and the number to
-        go on behind; 0 begins and ends."""
+        """Return at most `limit` reports after a sequence number, oldest first, and the next
+        `after`; 0 begins and ends."""
         return self._read(lambda txn: self._outbox.page(txn, set_aside, after, limit))
 
     def put_back(self) -> int:
-        """Put what was set aside among what is to be sent, in its old order and as if it had
-        never been refused; as many as there is room for. How many that were."""
+        """Make reports that were set aside pending again, in their old order and as if never
+        refused, as many as there is room for; return their number."""
         if not self.refused:
             return 0
         return self._write(self._outbox.put_back)
 
     def drop(self, sequences: Collection[int]) -> list[int]:
-        """Forget reports that were set aside: all or none. Those that were not."""
+        """Forget reports that were set aside; where some were not, return these and forget none."""
         unknown = self._read(lambda txn: self._outbox.not_set_aside(txn, sequences))
         if sequences and not unknown:
             self._write(lambda txn: self._outbox.drop(txn, sequences))
         return unknown
 
     def drop_all(self) -> int:
-        """Forget everything that was set aside. How many that were."""
+        """Forget all reports that were set aside; return their number."""
         return self._write(self._outbox.drop_all) if self.refused else 0

@@ -1,8 +1,8 @@
-"""The indexes of daemonDB, made anew from the records they follow.
+"""Rebuilding of the indexes `due` and `ended` from the records.
 
-They always agree with the records, which are written in the same transactions; but where
-records were lost, or put together from two stores, what is left of the old ones means
-nothing. Nothing outlives the transaction it is given.
+Indexes and records are written in the same transactions and agree; but where records were
+lost, or merged from two stores, the old indexes mean nothing. Nothing outlives the
+transaction it is given.
 """
 
 from .codec import DamagedRecordError, action_key, decode_stored, edge_key
@@ -11,8 +11,8 @@ from .outbox import Outbox
 from .schema import Tables, Transaction, rows_from
 
 
-def make_anew(txn: Transaction, tables: Tables, ended: EndedRows, outbox: Outbox) -> None:
-    """`due` and `ended`. What was known of an ended action stays known."""
+def rebuild_indexes(txn: Transaction, tables: Tables, ended: EndedRows, outbox: Outbox) -> None:
+    """Rebuild `due` and `ended`; rows of `ended` that still fit a record keep their values."""
     known = dict(ended.all(txn))
     unreported = outbox.last_of_each(txn)
     for table in (tables.due, tables.ended):

@@ -1,7 +1,7 @@
-"""The tables of daemonDB, and what may be done with one inside a transaction.
+"""Schema of daemonDB, and the operations on a table inside a transaction.
 
-The transaction is LMDB's, given by `daemondb.py`, which alone knows the library; what it
-must be able to do is said here as protocols.
+Transactions are LMDB's, given by `daemondb.py`; the part of their interface that is used is
+declared here as protocols, so that no table's module knows the library.
 """
 
 import logging
@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 
 class Cursor(Protocol):
+    """A cursor of LMDB over one table."""
+
     def last(self) -> bool: ...
     def set_range(self, key: bytes, /) -> bool: ...
     def key(self) -> bytes: ...
@@ -25,6 +27,8 @@ class Cursor(Protocol):
 
 
 class Transaction(Protocol):
+    """A transaction of LMDB; `db` is a table's handle."""
+
     def get(self, key: bytes, *, db: Any) -> bytes | None: ...
     def put(self, key: bytes, value: bytes, *, db: Any, overwrite: bool = ...) -> bool: ...
     def delete(self, key: bytes, *, db: Any) -> bool: ...
@@ -34,7 +38,7 @@ class Transaction(Protocol):
 
 
 class Tables(msgspec.Struct, frozen=True):
-    """A handle for each table; the names of the fields are the names on disk."""
+    """A handle of each table; the names of the fields are the names on disk."""
 
     actions: Any  # key of the action -> Stored
     details: Any  # key of the action -> its long appNames and args
@@ -53,7 +57,7 @@ class Tables(msgspec.Struct, frozen=True):
 
 
 class Damage:
-    """Counts values that could not be read, and tells of each once."""
+    """Counts values that could not be read, and logs each once."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[str, bytes]] = set()
@@ -74,35 +78,37 @@ class Damage:
         )
 
 
-#: Damaged values kept for whoever wants to look at them.
+#: Damaged values kept in `damaged`, for a person to look at.
 DAMAGED_KEPT_MAX = 100
 #: LMDB's own bound (fact L26).
 _KEY_BYTES_MAX = 511
 
 
 def set_aside(txn: Transaction, tables: Tables, table: str, key: bytes, value: bytes) -> None:
-    """Keep what could not be read before something takes its place (law 10)."""
+    """Keep a value that could not be read, before it is replaced or removed (law 10)."""
     if entries(txn, tables.damaged) < DAMAGED_KEPT_MAX:
         txn.put((f"{table}:".encode() + key)[:_KEY_BYTES_MAX], value, db=tables.damaged)
 
 
 def entries(txn: Transaction, table: Any) -> int:
+    """Return the number of rows of a table."""
     return int(txn.stat(table)["entries"])
 
 
 def rows_from(cursor: Cursor, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-    """The rows from `start` on, for as long as the cursor is open."""
+    """Yield the rows from the key `start` on, for as long as the cursor is open."""
     if start and not cursor.set_range(start):
-        return iter(())  # else LMDB would begin anew
+        return iter(())  # else the iteration would begin at the first row
     return iter(cursor)
 
 
 def scan(txn: Transaction, table: Any, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-    """At most `limit` rows from `start` on, copied out (law 9)."""
+    """Return at most `limit` rows from the key `start` on, copied out (law 9)."""
     with txn.cursor(table) as at:
         return list(islice(rows_from(at, start), limit))
 
 
 def last_key(txn: Transaction, table: Any) -> bytes | None:
+    """Return the highest key of a table, None for an empty one."""
     with txn.cursor(table) as at:
         return at.key() if at.last() else None

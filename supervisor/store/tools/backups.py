@@ -1,7 +1,7 @@
-"""Backups of daemonDB: where they lie, and how one is made and told good.
+"""Backups of daemonDB: compacted copies of one instant.
 
-A backup is a compacted copy of one instant, verified, private and durable before it has its
-name (facts L19, L21). It is made in a process of its own, while the daemon goes on.
+A copy is verified, private and durable before it gets its name (facts L19, L21). It is made
+in a process of its own, while the daemon works.
 """
 
 import os
@@ -12,18 +12,22 @@ from .. import files, lmdb_env
 from ..errors import StoreError
 from ..repair.examine import examine
 
+#: The daemon's own backups that are kept, the newest.
 KEPT = 2
 _MAKING = ".making-"
 
 
 def generations(backups: Path) -> list[Path]:
-    """The daemon's own backups, oldest first."""
+    """Return the directories of the daemon's own backups, oldest first."""
     return files.numbered(backups, "")
 
 
 def make(store_dir: Path, directory: Path, *, live: bool) -> Path:
-    """Copy the store in `store_dir` into `directory`, which is made; the file it is in then. One
-    that is there gives way at the end, to a good one only. Raises `StoreError`, `OSError`."""
+    """Copy the store in `store_dir` into `directory`, which is made; return the file.
+
+    An older copy there is replaced at the end, by a sound one only. Raises `StoreError`,
+    `OSError`.
+    """
     directory.mkdir(mode=0o700, exist_ok=True)
     fsync_path(directory.parent)
     files.remove_left(directory, _MAKING)
@@ -41,7 +45,10 @@ def make(store_dir: Path, directory: Path, *, live: bool) -> Path:
 
 
 def copy_into(store_dir: Path, directory: Path, *, live: bool) -> None:
-    """A good copy in an empty directory of ours."""
+    """Write a sound, private and durable copy to an empty directory.
+
+    Raises `StoreError`, `OSError`.
+    """
     with lmdb_env.reading(store_dir, live=live) as env:
         lmdb_env.copy(env, directory)
     made = directory / "data.mdb"
@@ -53,7 +60,10 @@ def copy_into(store_dir: Path, directory: Path, *, live: bool) -> None:
 
 
 def make_own(store_dir: Path, backups: Path, *, live: bool) -> Path:
-    """The next of the daemon's own; the oldest beyond those kept go."""
+    """Make the daemon's next own backup and remove the oldest beyond `KEPT`; return its directory.
+
+    Raises `StoreError`, `OSError`.
+    """
     backups.mkdir(mode=0o700, exist_ok=True)
     for half in backups.glob(".*"):
         files.remove(half)

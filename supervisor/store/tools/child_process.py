@@ -1,8 +1,7 @@
-"""Runs `cli.py` and `examiner.py` in processes of their own, and hears what they say.
-Decides nothing.
+"""Child processes that run `cli.py` or `examiner.py` on a store, and their answers.
 
-At start and stop the daemon may wait for one; while it works it never does (law 2): then the
-end shows on `pidfd`, and the answer is read from memory afterwards.
+At start and stop the daemon may wait for one; while it works it never does (law 2): then
+`pidfd` tells of the end, and the answer is read from memory afterwards. Decides nothing.
 """
 
 import contextlib
@@ -21,14 +20,14 @@ from ..files import StorePaths
 from ..repair.findings import Condition, Examination
 from ..repair.incidents import Incident
 
-#: What LMDB and the kernel end a process with that meets a damaged file (fact 3).
+#: Signals by which LMDB and the kernel end a process that reads a damaged file (fact 3).
 _KILLED_BY_DAMAGE = frozenset({signal.SIGBUS, signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE})
 ANSWER_BYTES_MAX = 16 * 1024**2
 COMPLAINT_BYTES_MAX = 4096
 KILLED_SECONDS_MAX = 5.0
-#: A gigabyte on a slow card; the service manager is told to wait so long.
+#: A gigabyte on a slow card; the service manager is told to wait this long.
 EXAMINE_SECONDS_MAX = 300.0
-#: Two backups are looked at, and a third store is written.
+#: Two backups are examined, and a third store is written.
 REPLACE_SECONDS_MAX = 900.0
 _TOOL = "geosched.supervisor.store.tools.cli"
 _EXAMINER = "geosched.supervisor.store.tools.examiner"
@@ -38,7 +37,8 @@ _decode_incident = msgspec.json.Decoder(Incident).decode
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`output` is what it said; `died_of` names the signal that ended it, "" for none."""
+    """The end of a child: its standard `output`, the `complaint` on its standard error, its exit
+    code, and in `died_of` the name of the signal that killed it, "" for none."""
 
     output: bytes
     complaint: str
@@ -47,15 +47,15 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def damage(self) -> bool:
-        """Whether it died as whoever maps a damaged file does."""
+        """It died as a process does that maps a damaged file."""
         return self.died_of in [each.name for each in _KILLED_BY_DAMAGE]
 
 
 class StoreChild:
-    """One command, from its start on. Its answer is there when `pidfd` is readable."""
+    """A command in a process of its own; it has ended when `pidfd` is readable."""
 
     def __init__(self, *arguments: str | Path, tool: str = _TOOL) -> None:
-        """Raises `OSError`."""
+        """Start it. Raises `OSError`."""
         self._said = os.memfd_create("storetool")
         self._complained = os.memfd_create("storetool")
         self.pid = os.posix_spawn(
@@ -72,12 +72,13 @@ class StoreChild:
         self.pidfd = os.pidfd_open(self.pid)
 
     def kill(self) -> None:
+        """Send SIGKILL, unless it has ended."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def wait(self, seconds_max: float) -> None:
-        """Until it has ended; one that takes longer is killed. Raises `StoreError` for one
-        that cannot be: its device does not answer."""
+        """Wait for the end; kill a child that takes longer. Raises `StoreError` for one that
+        cannot be killed: its device does not answer."""
         gone = select.poll()
         gone.register(self.pidfd, select.POLLIN)
         if not gone.poll(seconds_max * 1000):
@@ -87,7 +88,7 @@ class StoreChild:
                 raise StoreError(detail, kind=StoreErrorKind.IO)
 
     def answer(self) -> Answer:
-        """Of one that has ended; once. What somebody else has reaped tells no code."""
+        """Return the answer of a child that has ended, once; code 0 if it was reaped elsewhere."""
         with contextlib.suppress(ChildProcessError):
             ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
             assert ended is not None
@@ -105,8 +106,8 @@ class StoreChild:
 
 
 def ask(arguments: Sequence[str | Path], *, seconds_max: float) -> Answer:
-    """The answer of one command, waited for. Raises `StoreError` where there is none for
-    another reason than damage."""
+    """Run a command and return its answer. Raises `StoreError` where it fails for another
+    reason than damage."""
     child = StoreChild(*arguments)
     child.wait(seconds_max)
     return _checked(child.answer(), *arguments[:2])
@@ -126,13 +127,13 @@ def _why(answer: Answer, verb: str | Path, store_dir: str | Path) -> str:
 
 
 def examine(store_dir: Path) -> Examination:
-    """Whatever the file does to whoever opens it. Raises `StoreError`."""
+    """Examine a store, in a process that its file may kill. Raises `StoreError`."""
     return examination(StoreChild(store_dir, tool=_EXAMINER), store_dir)
 
 
 def begin_to_examine(state_dir: Path) -> StoreChild | None:
-    """Have a store looked at while other things are done, before it is opened. None where
-    that cannot be begun: whoever opens the store will say why."""
+    """Begin the examination of a store, to be waited for by `examination`. None where that
+    fails: opening the store will raise the reason."""
     paths = StorePaths(state_dir)
     try:
         paths.prepare()
@@ -142,7 +143,7 @@ def begin_to_examine(state_dir: Path) -> StoreChild | None:
 
 
 def examination(child: StoreChild, store_dir: Path) -> Examination:
-    """What a child that was begun finds, waited for. Raises `StoreError`."""
+    """Wait for a child that examines, and return its finding. Raises `StoreError`."""
     child.wait(EXAMINE_SECONDS_MAX)
     answer = child.answer()
     if answer.damage:
@@ -151,7 +152,7 @@ def examination(child: StoreChild, store_dir: Path) -> Examination:
 
 
 def replace(state_dir: Path, why: str, *, map_bytes: int, now_us: int) -> Incident:
-    """Another store is in the place of the one that was there. Raises `StoreError`."""
+    """Replace the store below `state_dir`, for the reason `why`. Raises `StoreError`."""
     command = ("replace", state_dir, why, str(map_bytes), str(now_us))
     answer = ask(command, seconds_max=REPLACE_SECONDS_MAX)
     if answer.damage:
@@ -160,7 +161,7 @@ def replace(state_dir: Path, why: str, *, map_bytes: int, now_us: int) -> Incide
 
 
 def back_up(state_dir: Path, *, seconds_max: float) -> None:
-    """The store has one more backup. Raises `StoreError`."""
+    """Make one of the daemon's own backups. Raises `StoreError`."""
     answer = ask(("backup-own", state_dir), seconds_max=seconds_max)
     if answer.damage:
         raise StoreError(f"cannot backup the database in {state_dir}: {answer.died_of}")

@@ -1,9 +1,9 @@
-"""Work on a store's files in a process of its own: `python -m geosched.supervisor.store.tools.cli`.
+"""Command line for work on a store's files: `python -m geosched.supervisor.store.tools.cli`.
 
-The daemon runs it to save what can be read of a damaged store, and to copy its own;
-`geosched-ctl db` runs it for an operator. What is said is one JSON document (`export`: one a
-line) on standard output. It ends with the process that began it. Only `compact` and `restore`
-change a store, and only one that no daemon runs on.
+The daemon runs it to salvage a damaged store and to back up its own; `geosched-ctl db` runs
+it for an operator. It prints one JSON document (`export`: one a line) and ends with the
+process that started it. Only `replace`, `compact` and `restore` change a store, and only one
+that no daemon is at work on.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from ..repair import incidents
 from ..repair.salvage import Salvage
 from . import backups, child_process, dump, replace
 
-#: As those of `geosched-ctl`, which passes them on.
+#: Exit codes of `geosched-ctl`, which passes them on.
 EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_IN_USE, EXIT_INTERRUPTED = 1, 4, 6, 130
-#: A reader that hangs would keep the pages that it looks at from being used again.
+#: A reader that hangs would keep the pages of its snapshot from being used again.
 SECONDS_MAX = 3600
 
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _code_of(error: BaseException | None) -> int:
-    """LMDB's errors have a code where the system's have a number."""
+    """Return the exit code for an error; LMDB's have `code` where the system's have `errno`."""
     code = getattr(error, "errno", None) or getattr(error, "code", None)
     return EXIT_NOT_PERMITTED if code in (errno.EACCES, errno.EPERM) else EXIT_FAILED
 
@@ -66,7 +66,7 @@ def _fail(why: str, code: int) -> None:
 
 
 def _leave(code: int) -> None:
-    """Without what is not written yet: the output may take no more, or never be read."""
+    """Exit without flushing: the output may take no more, or never be read."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(code)
 
@@ -125,7 +125,7 @@ def _stats(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Of one that a daemon writes to, a copy of this instant is looked at."""
+    """Examine the store; of one that a daemon writes to, a copy of this instant."""
     with _still(options.state_dir) as store_dir:
         found = child_process.examine(store_dir)
     good = found.usable and not found.damaged and not found.faults
@@ -150,8 +150,8 @@ def _backup(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    """From a copy: however slowly it is read, no page of the store waits for it, and no
-    daemon that starts meanwhile."""
+    """Export a copy: however slowly it is read, it holds no page of the store, and does not
+    delay a daemon that starts meanwhile."""
     with _copy(options.state_dir) as store_dir, lmdb_env.reading(store_dir, live=False) as env:
         for line in dump.export(env, progress=_progress):
             sys.stdout.buffer.write(line)
@@ -166,7 +166,7 @@ def _progress(done: int, rows: int) -> None:
 
 @contextlib.contextmanager
 def _readable(state_dir: Path) -> Iterator[bool]:
-    """Whether a daemon runs on it; where none does, none can start meanwhile."""
+    """Give True if a daemon runs on the store; else none can start within the block."""
     if not files.data_bytes(StorePaths(state_dir).store):
         raise StoreError(f"cannot read a database in {state_dir}: there is none")
     with contextlib.ExitStack() as held:
@@ -180,7 +180,7 @@ def _readable(state_dir: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _still(state_dir: Path) -> Iterator[Path]:
-    """A directory with the store as it is at this instant, that nobody writes to."""
+    """Give a directory with the store as it is now, which no process writes to."""
     with _readable(state_dir) as live:
         if not live:
             yield StorePaths(state_dir).store
@@ -191,6 +191,7 @@ def _still(state_dir: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _copy(state_dir: Path) -> Iterator[Path]:
+    """Give a copy of the store for a block."""
     paths = StorePaths(state_dir)
     with _readable(state_dir) as live:
         copy = paths.empty_for_copying()
@@ -207,20 +208,20 @@ def _copy(state_dir: Path) -> Iterator[Path]:
 
 def _compact(options: argparse.Namespace) -> None:
     paths = StorePaths(options.state_dir)
-    with _alone(paths), replace.made_anew(paths) as making:
+    with _alone(paths), replace.directory_for_making(paths) as making:
         before = files.allocated_bytes(paths.store)
         backups.copy_into(paths.store, making, live=False)
         files.mark_initialised(making)
         incidents.write(making, incidents.read(paths.store))
-        paths.put_in_place(None)  # what the old one held is in the new one, to the last row
+        paths.put_in_place(None)  # every row of the old one is in the new one
         after = files.allocated_bytes(paths.store)
     _say({"schemaVersion": SCHEMA_VERSION, "bytesBefore": before, "bytesAfter": after})
 
 
 def _restore(options: argparse.Namespace) -> None:
-    """The store that is there is set aside."""
+    """Replace the store by a backup; the store is set aside."""
     paths = StorePaths(options.state_dir)
-    with _alone(paths), replace.made_anew(paths) as making:
+    with _alone(paths), replace.directory_for_making(paths) as making:
         made = making / "data.mdb"
         files.copy_file(options.directory / "data.mdb", made)
         found = child_process.examine(making)
@@ -229,7 +230,7 @@ def _restore(options: argparse.Namespace) -> None:
             raise StoreError(f"cannot restore {options.directory}: {detail}")
         map_bytes = max(MAP_BYTES, 2 * made.stat().st_size)
         now_us = time.time_ns() // 1000
-        actions = replace.adopted(making, Salvage(), map_bytes=map_bytes, now_us=now_us)
+        actions = replace.adopt(making, Salvage(), map_bytes=map_bytes, now_us=now_us)
         incidents.write(making, incidents.read(paths.store))
         aside = paths.next_aside()
         paths.put_in_place(aside)
@@ -239,7 +240,7 @@ def _restore(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _alone(paths: StorePaths) -> Iterator[None]:
-    """With the instance lock, and what an earlier crash cut short ended."""
+    """Hold the instance lock; finish or undo an interrupted replacement first."""
     lock = DirectoryLock(paths.state_dir)
     try:
         paths.prepare()

@@ -1,4 +1,4 @@
-"""What is in a store, for people: figures, and every row as a line of JSON. Reads only."""
+"""Statistics and export of a store, for people: sizes, and each row as JSON. Reads only."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +19,12 @@ from ..tables.schema import Tables, Transaction, rows_from, scan
 Progress = Callable[[int, int], None]
 
 PROGRESS_ROWS = 1_000
-#: Tables whose keys begin with a number that says something.
+#: Tables whose keys begin with a number worth showing.
 _NUMBERED = ("due", "ended", "events", "outbox", "refused")
 
 
 def stats(env: Environment, store_dir: Path) -> dict[str, Any]:
-    """Sizes in bytes; the oldest rows as instants, null where there are none."""
+    """Return sizes in bytes, and the instants of the oldest rows, null for none."""
     info, tables = env.info(), _tables(env)
     with env.begin() as txn:
         there = {name: getattr(tables, name) for name in Tables.__struct_fields__}
@@ -56,7 +56,7 @@ def _size(stat: dict[str, int], page_bytes: int) -> dict[str, int]:
 
 
 def _oldest(txn: Transaction, tables: Tables, name: str) -> str | None:
-    """By the index's own instant, or by that of the change a row is about."""
+    """Return the instant of a table's first row: the index's own, or that of the row's change."""
     table = getattr(tables, name)
     rows = scan(txn, table, b"", 1) if table is not None else []
     if not rows:
@@ -72,8 +72,8 @@ def _oldest(txn: Transaction, tables: Tables, name: str) -> str | None:
 
 
 def export(env: Environment, *, progress: Progress) -> Iterator[bytes]:
-    """A line of JSON for every row: `table`, `key`, and `value`, or `damaged` with the bytes
-    in hexadecimal. The first line says what this is."""
+    """Yield a line of JSON for every row: `table`, `key`, and `value`, or `damaged` with the
+    bytes in hexadecimal. The first line has the format and the number of rows."""
     tables = _tables(env)
     with env.begin() as txn:
         there = [name for name in Tables.__struct_fields__ if getattr(tables, name) is not None]
@@ -92,7 +92,7 @@ def export(env: Environment, *, progress: Progress) -> Iterator[bytes]:
 
 
 def _shown(txn: Transaction, tables: Tables, name: str, key: bytes, value: bytes) -> dict[str, Any]:
-    """Actions whole: their long configuration is not shown a second time in `details`."""
+    """Return a row's fields; an action with its details, which have only their bytes themselves."""
     shown: dict[str, Any] = {"key": key.hex()}
     try:
         if name != "actions":
@@ -114,7 +114,7 @@ def _shown(txn: Transaction, tables: Tables, name: str, key: bytes, value: bytes
 
 
 def _named(value: Any) -> Any:
-    """A struct with the names of its fields, at every depth: on disk there are none."""
+    """Return a struct as a dict by field names, at every depth: on disk there are none."""
     if isinstance(value, msgspec.Struct):
         return {name: _named(getattr(value, name)) for name in value.__struct_fields__}
     return [_named(one) for one in value] if isinstance(value, tuple | list) else value

@@ -1,9 +1,8 @@
-"""Looks at the file of a store in a process of its own, before anybody opens it:
-`python -m geosched.supervisor.store.tools.examiner PLACE`.
+"""Examining process: `python -m geosched.supervisor.store.tools.examiner DIRECTORY`.
 
-What is found is one JSON document on standard output. A damaged file may end this process
-(fact 3), which tells as much. A start waits for it: so it imports what it needs to look, and
-no more.
+Examines the file of a store before it is opened, and prints the finding as one JSON document.
+A damaged file may kill this process (fact 3), which is a finding too. A start waits for it:
+so it imports what it needs to examine, and no more.
 """
 
 import os
@@ -38,14 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _examine(store_dir: Path) -> Examination:
-    """Structure and contents at once, which halves the time where there are two cores; the
-    contents in a fork, which may die of what the structure tells, and ends with this one."""
+    """Examine structure and contents at the same time, which halves the time on two cores.
+
+    The contents are examined in a fork, which a fault of the structure may kill, and which ends
+    with this process.
+    """
     answer = os.memfd_create("contents")
     own = os.getpid()
     contents = os.fork()
     if contents == 0:
         set_parent_death_signal(signal.SIGKILL)
-        if os.getppid() == own:  # else it ended before it could be told to take us along
+        if os.getppid() == own:  # else the parent ended before the signal was set
             _tell_contents(store_dir, answer)
         os._exit(_EXIT_FAILED)
     return both(examine_structure(store_dir), lambda: _told(contents, answer))
@@ -64,12 +66,12 @@ def _tell_contents(store_dir: Path, answer: int) -> None:
 
 
 def _told(contents: int, answer: int) -> Examination:
-    """What it found; this process ends as that one did, where it did not end well."""
+    """Return the fork's finding; where it failed, end this process in the same way."""
     _, status = os.waitpid(contents, 0)
     if os.WIFSIGNALED(status):
         signal.raise_signal(os.WTERMSIG(status))
     if status:
-        raise SystemExit(_EXIT_FAILED)  # it has said why
+        raise SystemExit(_EXIT_FAILED)  # the reason is on standard error
     return msgspec.json.decode(os.pread(answer, ANSWER_BYTES_MAX, 0), type=Examination)
 
 

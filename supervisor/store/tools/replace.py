@@ -1,6 +1,8 @@
-"""Puts another store in the place of one that cannot be used: the newest good backup, and
-over it what can still be read of the old one. Runs in a process of its own, for a store is
-held in memory meanwhile. What is there is set aside, and never written over (law 10).
+"""Replacement of a store that cannot be used: the newest sound backup, and over it the rows
+salvaged from the old one.
+
+Runs in a process of its own, because the salvaged rows are held in memory. The old store is
+set aside, and never written over (law 10).
 """
 
 import contextlib
@@ -19,14 +21,16 @@ from . import backups, child_process
 
 
 def replace(paths: StorePaths, why: str, *, map_bytes: int, now_us: int) -> Incident:
-    """What is told of it. Raises `StoreError`, `OSError`; then the old store is where it was,
-    or the new one is whole."""
-    saved = _saved(paths.store)
-    backup, unusable = (None, []) if saved.all_whole else _newest_good(paths.backups)
-    with made_anew(paths) as making:
+    """Replace the store, for the reason `why`; return the incident, which is kept already.
+
+    Raises `StoreError`, `OSError`; then the old store is where it was, or the new one is whole.
+    """
+    saved = _salvaged(paths.store)
+    backup, unusable = (None, []) if saved.all_whole else _newest_sound(paths.backups)
+    with directory_for_making(paths) as making:
         if backup is not None:
             files.copy_file(backup / "data.mdb", making / "data.mdb")
-        known = adopted(making, saved, map_bytes=map_bytes, now_us=now_us)
+        known = adopt(making, saved, map_bytes=map_bytes, now_us=now_us)
         aside = paths.next_aside()
         what = [why, _how_it_went(saved, backup), *unusable, f"{known} actions are known"]
         incident = Incident(
@@ -38,9 +42,9 @@ def replace(paths: StorePaths, why: str, *, map_bytes: int, now_us: int) -> Inci
 
 
 @contextlib.contextmanager
-def made_anew(paths: StorePaths) -> Iterator[Path]:
-    """An empty directory for the store that is to be. What is left of it on failure goes: it
-    would take the room of the next try."""
+def directory_for_making(paths: StorePaths) -> Iterator[Path]:
+    """Give an empty directory for the new store; if it is left, remove it: it would take the
+    room of the next try."""
     making = paths.empty_for_making()
     try:
         yield making
@@ -48,8 +52,8 @@ def made_anew(paths: StorePaths) -> Iterator[Path]:
         files.remove(making)
 
 
-def adopted(store_dir: Path, saved: Salvage, *, map_bytes: int, now_us: int) -> int:
-    """The number of actions that the store knows then."""
+def adopt(store_dir: Path, saved: Salvage, *, map_bytes: int, now_us: int) -> int:
+    """Merge salvaged rows into the store in `store_dir`; return its number of actions."""
     db = DaemonDB.at(store_dir, map_bytes=map_bytes)
     try:
         db.adopt(saved, now_us=now_us)
@@ -58,13 +62,13 @@ def adopted(store_dir: Path, saved: Salvage, *, map_bytes: int, now_us: int) -> 
         db.close()
 
 
-def _saved(store_dir: Path) -> Salvage:
+def _salvaged(store_dir: Path) -> Salvage:
     return salvage.read(store_dir / "data.mdb") if files.data_bytes(store_dir) else Salvage()
 
 
-def _newest_good(directory: Path) -> tuple[Path | None, list[str]]:
-    """And what is said of those that are not. Each is looked at as a store is: in a process
-    of its own."""
+def _newest_sound(directory: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest sound backup, and a complaint about each newer one. Each is examined
+    in a process of its own, as a store is."""
     unusable: list[str] = []
     for backup in reversed(backups.generations(directory)):
         try:
