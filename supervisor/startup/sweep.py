@@ -111,7 +111,7 @@ class Leftovers:
         scripts = process_tree.end_instance(self.instance, self._groups, spared)
         if not patient:
             for known in children:
-                self._kill(known.identity)
+                process_tree.signal_process(known.identity, signal.SIGKILL)
         return not scripts and not children and not locked_runs(self._runtime)
 
     def _marked_runs(self) -> set[str]:
@@ -129,18 +129,3 @@ class Leftovers:
             else:
                 forget_identity(self._runtime, known.identity.pid)
         return living
-
-    @staticmethod
-    def _kill(who: procfs.Identity) -> None:
-        """The pidfd first, then the comparison: a pid may be a stranger's by now (fact P6)."""
-        try:
-            pidfd = os.pidfd_open(who.pid)
-        except ProcessLookupError:
-            return
-        try:
-            if procfs.lives(who):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        finally:
-            os.close(pidfd)

@@ -13,7 +13,7 @@ import msgspec
 
 from . import procfs
 from .cgroups import Containment, Group
-from .procfs import Stat
+from .procfs import Identity, Stat
 
 #: Rounds of killing what becomes our own child while we do, and looks for it in each.
 CHASES_MAX = 100
@@ -75,15 +75,15 @@ class RunTree(msgspec.Struct, frozen=True):
     def signal(self, number: int) -> None:
         """Signal every member, and let stopped ones take it."""
         for member in self.members().values():
-            _send(member, number)
-            _send(member, signal.SIGCONT)
+            signal_process(member, number)
+            signal_process(member, signal.SIGCONT)
 
     def kill(self) -> bool:
         """One round of SIGKILL; whether nothing is left."""
         if self.group is not None and (self.keeper is None or self.group.leave()):
             self.group.kill()
         for member in self.members().values():
-            _send(member, signal.SIGKILL)
+            signal_process(member, signal.SIGKILL)
         if self.group is None:
             self._chase()
         return self.gone()
@@ -167,7 +167,7 @@ def end_instance(
     found -= {os.getpid(), *spared}
     alive = {pid for pid in found if not table[pid].ended}
     for pid in alive:
-        _send(table[pid], signal.SIGKILL)
+        signal_process(table[pid], signal.SIGKILL)
     # What is in a group but not in the table was forked while we looked.
     remaining = alive | (grouped - table.keys())
     if not remaining:
@@ -182,14 +182,15 @@ def _led_by(table: Mapping[int, Stat], leader: int) -> set[int]:
     }
 
 
-def _send(member: Stat, number: int) -> None:
-    """Signal this very process: its pid may have been used again since it was looked at."""
+def signal_process(known: Stat | Identity, number: int) -> None:
+    """Signal this very process. Its pid may be another's by now, a pidfd never is: so the pidfd
+    is opened first, then the start time compared (fact P6)."""
     try:
-        pidfd = os.pidfd_open(member.pid)
+        pidfd = os.pidfd_open(known.pid)
     except ProcessLookupError:
         return
     try:
-        if procfs.start_ticks(member.pid) == member.start_ticks:
+        if procfs.start_ticks(known.pid) == known.start_ticks:
             signal.pidfd_send_signal(pidfd, number)
     except (ProcessLookupError, PermissionError):
         return  # gone, or it became another user: then it stays, and is told as stuck
