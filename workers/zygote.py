@@ -24,7 +24,6 @@ from setproctitle import setproctitle
 
 from ..ipc.messages.runs import ToWorker
 from ..ipc.messages.zygote import (
-    ChildExited,
     Forked,
     ForkFailed,
     ForkSynchroniser,
@@ -37,7 +36,7 @@ from ..ipc.paths import Runtime
 from .host.cgroups import Containment
 from .host.linux import raise_open_files
 from .host.process_tree import end_instance
-from .host.procfs import descendants, process_table, start_ticks
+from .host.procfs import descendants, process_table
 from .runfiles.processes import Kind, declare, forget_identity
 from .runs import worker
 from .runs.run import World
@@ -75,7 +74,7 @@ class Zygote:
 
     def serve(self) -> ChildMain | None:
         """Until the supervisor is gone: None. In a forked child: what it is to do."""
-        self._say(ZygoteReady(os.getpid()))
+        self._say(ZygoteReady())
         while True:
             for descriptor, _ in self._poll.poll():
                 if descriptor == self._world.lifeline:
@@ -176,20 +175,17 @@ class Zygote:
         pidfd = os.pidfd_open(pid)
         self._children[pidfd] = (name, pid)
         self._poll.register(pidfd, select.POLLIN)
-        ticks = start_ticks(pid)
-        assert ticks is not None  # it is our own child, and not reaped
-        self._say(Forked(name, pid, ticks), pidfd)
+        self._say(Forked(name, pid), pidfd)
 
     def _reap(self, pidfd: int) -> None:
         name, pid = self._children.pop(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
-        _, wait_status = os.waitpid(pid, 0)
+        os.waitpid(pid, 0)
         # A worker that was killed could not do so itself.
         forget_identity(self._world.runtime, pid)
         if (group := self._world.containment.group(name)) is not None:
             group.remove()
-        self._say(ChildExited(name, pid, wait_status))
 
     def _say(self, message: FromZygote, *descriptors: int) -> None:
         try:

@@ -113,24 +113,26 @@ ToWorker: TypeAlias = Run | Stop | Ack | Release
 
 
 class Ready(Message, tag="ready", frozen=True):
-    pid: int
+    """The worker is connected and can be given a run."""
 
 
 class Started(Message, tag="started", frozen=True):
+    """The script began, at `at_us`."""
+
     run_id: str
     script_pid: int
     at_us: int
 
 
 class Heartbeat(Message, tag="heartbeat", frozen=True):
-    """`ready` is whether the script has sent READY=1; `output_lost_bytes` what a failing
-    log directory cost."""
+    """The run goes on. `rss_bytes` and `cpu_seconds` are those of the script's own process, 0
+    once it has ended; `status_text` is its last STATUS=; `output_lost_bytes` is the output
+    that a failing log directory has cost."""
 
     run_id: str
     rss_bytes: int = 0
     cpu_seconds: float = 0.0
     status_text: str = ""
-    ready: bool = False
     output_lost_bytes: int = 0
 
 

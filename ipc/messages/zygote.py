@@ -6,8 +6,8 @@ from .base import Message
 
 
 class ForkWorker(Message, tag="fork-worker", frozen=True):
-    """Fork a worker that connects to `endpoint` under the name `name`; before that it forks
-    what will be its script, if it is to do so ahead."""
+    """Fork a worker, which connects to `endpoint` under the name `name`. With `forks_ahead` it
+    forks the process of its script before that."""
 
     name: str
     endpoint: str
@@ -15,6 +15,8 @@ class ForkWorker(Message, tag="fork-worker", frozen=True):
 
 
 class ForkSynchroniser(Message, tag="fork-synchroniser", frozen=True):
+    """Fork a synchroniser, which connects to `endpoint` under the name `name`."""
+
     name: str
     endpoint: str
 
@@ -23,28 +25,22 @@ ToZygote: TypeAlias = ForkWorker | ForkSynchroniser
 
 
 class Forked(Message, tag="forked", frozen=True):
-    """The child is there. Its pidfd comes with this message (SCM_RIGHTS)."""
+    """The child was forked. Its pidfd comes with this message (SCM_RIGHTS), and tells of its
+    end."""
 
     name: str
     pid: int
-    start_ticks: int
 
 
 class ForkFailed(Message, tag="fork-failed", frozen=True):
+    """The child could not be forked; `detail` is for the log."""
+
     name: str
     detail: str
 
 
-class ChildExited(Message, tag="child-exited", frozen=True):
-    """`wait_status` is raw, as `os.waitpid` gives it."""
-
-    name: str
-    pid: int
-    wait_status: int
-
-
 class ZygoteReady(Message, tag="zygote-ready", frozen=True):
-    pid: int
+    """The zygote has imported what its children need: from here on it answers at once."""
 
 
-FromZygote: TypeAlias = ZygoteReady | Forked | ForkFailed | ChildExited
+FromZygote: TypeAlias = ZygoteReady | Forked | ForkFailed

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import msgspec
 
 from ...ipc.messages.zygote import (
-    ChildExited,
     Forked,
     ForkFailed,
     ForkSynchroniser,
@@ -201,8 +200,8 @@ class Children(Participant):
                     log.error("Cannot fork %s: %s", name, detail, extra={"event": "fork-failed"})
                     self._asked.discard(name)
                     news.failed.append(name)
-                case ChildExited() | ZygoteReady():
-                    pass  # a pidfd says so too, and first
+                case ZygoteReady():
+                    pass  # its imports are over: below, the longer deadline of its start ends
         spoken = self._now_monotonic + ZYGOTE_SILENCE_SECONDS_MAX
         self._zygote_deadline_monotonic = spoken if self._asked else None
 

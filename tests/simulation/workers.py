@@ -267,4 +267,4 @@ class Worker:
 
 def ready(worker: Worker) -> None:
     if not worker.gone:
-        worker.say(Ready(worker.pid))
+        worker.say(Ready())

@@ -24,10 +24,10 @@ from geosched.ipc.messages.runs import (
     StopReason,
     ToWorker,
 )
-from geosched.ipc.messages.zygote import ChildExited, Forked, ForkWorker, FromZygote, ZygoteReady
+from geosched.ipc.messages.zygote import Forked, ForkWorker, FromZygote, ZygoteReady
 from geosched.ipc.paths import Runtime
 from geosched.ipc.sockets import ProtocolError, Server, new_context
-from geosched.workers.host import process_tree
+from geosched.workers.host import process_tree, procfs
 from geosched.workers.host.cgroups import Containment
 from geosched.workers.runfiles.processes import make_directories
 from geosched.workers.zygote_client import Zygote
@@ -50,7 +50,6 @@ class Host:
         self.lifeline, self._held = os.pipe2(os.O_CLOEXEC)
         self.zygote = self.start_zygote()
         self.forked: dict[str, tuple[Forked, int]] = {}
-        self.exited: dict[str, ChildExited] = {}
         self.from_zygote: list[FromZygote] = []
         self.heard: list[tuple[str, FromWorker]] = []
         self.refused: list[ProtocolError] = []
@@ -68,8 +67,6 @@ class Host:
                 if isinstance(message, Forked):
                     assert pidfd is not None
                     self.forked[message.name] = (message, pidfd)
-                elif isinstance(message, ChildExited):
-                    self.exited[message.name] = message
         for peer, heard in self.server.drain(1000):
             if isinstance(heard, ProtocolError):
                 self.refused.append(heard)
@@ -151,7 +148,7 @@ class Host:
         self.send(name, order)
         result = self.result(name, seconds=seconds)
         self.send(name, Ack(order.run_id))
-        self.wait(lambda: name in self.exited, what="the worker leaves")
+        wait_for(lambda: self.is_reaped(name), what="the worker leaves")
         return result
 
     def output(self, order: Run) -> str:
@@ -159,6 +156,9 @@ class Host:
 
     def stop(self, name: str, order: Run, reason: StopReason = StopReason.OPERATOR) -> None:
         self.send(name, Stop(order.run_id, reason))
+
+    def is_reaped(self, name: str) -> bool:
+        return procfs.stat(self.forked[name][0].pid) is None
 
     def release(self, name: str) -> None:
         self.send(name, Release())
@@ -186,10 +186,9 @@ class Host:
         self.zygote.kill()
         os.waitpid(self.zygote.pid, 0)
         self.zygote.close()
-        for forked, pidfd in self.forked.values():
-            if forked.name not in self.exited:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for _, pidfd in self.forked.values():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.close(pidfd)
         containment = Containment.detect(self.instance)
         deadline = time.monotonic() + 5

@@ -30,27 +30,21 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """A message of a script. `status` is None where the message has no STATUS=."""
+    """A message of a script: its part that has an effect here. `status` is None where the
+    message has no STATUS=."""
 
-    ready: bool = False
     watchdog: bool = False
-    stopping: bool = False
     status: str | None = None
 
 
 def parse(text: bytes) -> Notice:
-    """Parse a message; unknown assignments are ignored, as the protocol requires."""
+    """Parse a message. Other assignments, READY=1 and STOPPING=1 among them, are ignored."""
     lines = text.decode("utf-8", "replace").split("\n")
     said = dict(line.split("=", 1) for line in lines if "=" in line)
     status = said.get("STATUS")
     if status is not None:
         status = _CONTROL.sub(" ", status).strip()[:STATUS_CHARS_MAX]
-    return Notice(
-        ready=said.get("READY") == "1",
-        watchdog=said.get("WATCHDOG") == "1",
-        stopping=said.get("STOPPING") == "1",
-        status=status,
-    )
+    return Notice(watchdog=said.get("WATCHDOG") == "1", status=status)
 
 
 class NotifySocket:

@@ -75,7 +75,6 @@ class ActiveRun:
         self._order = order
         self._poller = poller
         self._status_text = ""
-        self._ready = False
         self._cause: EndCause | None = None
         self._reason: StopReason | None = None
         self._exit: ScriptExit | None = None
@@ -122,7 +121,6 @@ class ActiveRun:
             rss_bytes=found.rss_bytes if found else 0,
             cpu_seconds=found.cpu_seconds if found else 0.0,
             status_text=self._status_text,
-            ready=self._ready,
             output_lost_bytes=self._pump.lost_bytes,
         )
 
@@ -193,7 +191,6 @@ class ActiveRun:
 
     def _hear_script(self) -> None:
         for notice in self._notify.drain():
-            self._ready = self._ready or notice.ready
             if notice.watchdog:
                 self._watchdog.fed()
             if notice.status is not None:

