@@ -1,8 +1,9 @@
-"""Forks workers and the synchroniser on request, reaps them, and says so (fact P2).
+"""The zygote: a fork server for workers and the synchroniser (fact P2).
 
-Exec'd by the supervisor before anything is opened: it imports what its children need, has
-one thread, no ZeroMQ context and no database. It decides nothing, and leaves when the
-supervisor does. Run as `python -P -m geosched.workers.zygote GIVEN` (`zygote_client.py`).
+The supervisor executes it before it opens anything. The zygote imports what its children need,
+has one thread, no ZeroMQ context and no database, and reaps what it forked. It decides nothing,
+and leaves when the supervisor does. `zygote_client.py` runs it, as
+`python -P -m geosched.workers.zygote GIVEN`.
 """
 
 import contextlib
@@ -48,20 +49,21 @@ REQUEST_BYTES_MAX = 8192
 #: Orphaned workers have at most 3 s of grace, and 5 s after the daemon nothing may be left (S17).
 ORPHANED_WORKERS_SECONDS_MAX = 4.0
 LIFELINE_MILLISECONDS_MAX = 200
-#: What is left of scripts then is looked at so often, and killed.
+#: Rounds of killing what is then left of scripts.
 SCRIPT_ROUNDS_MAX = 20
 SCRIPT_ROUND_SECONDS = 0.02
-#: What a Ctrl-C or a service manager sends to everybody is meant for the supervisor.
+#: Signals that a Ctrl-C or a service manager sends to all, and means for the supervisor.
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-#: What a forked child is to do; its exit status.
+#: The body of a forked child. Returns its exit status.
 ChildMain: TypeAlias = Callable[[], int]
 
 _decode: Callable[[bytes], ToZygote] = msgspec.msgpack.Decoder(ToZygote).decode
 
 
 class Zygote:
-    """`world` is handed to every worker. `declared`: a daemon that starts will know of us."""
+    """Serves requests of the supervisor. `world` is handed to each worker; `declared` tells that
+    the zygote's identity file was written, by which the next daemon finds it."""
 
     def __init__(self, requests: socket.socket, world: World, *, declared: bool) -> None:
         self._requests = requests
@@ -73,7 +75,7 @@ class Zygote:
         self._poll.register(world.lifeline, select.POLLIN)
 
     def serve(self) -> ChildMain | None:
-        """Until the supervisor is gone: None. In a forked child: what it is to do."""
+        """Serve until the supervisor is gone, then return None. Return the body in a child."""
         self._say(ZygoteReady())
         while True:
             for descriptor, _ in self._poll.poll():
@@ -93,18 +95,16 @@ class Zygote:
                     return child_main
 
     def _supervisor_is_gone(self) -> bool:
-        """Or has it only taken another zygote? When it dies, all it had open ends at once."""
+        """The supervisor has ended, and not just replaced this zygote: then the lifeline ends, too,
+        as soon as the socket."""
         lifeline = select.poll()
         lifeline.register(self._world.lifeline, select.POLLIN)
         return bool(lifeline.poll(LIFELINE_MILLISECONDS_MAX))
 
     def _outlive_workers(self) -> None:
-        """The supervisor is gone, and workers end their scripts; but one that hangs cannot.
-
-        What is left of any of them after `ORPHANED_WORKERS_SECONDS_MAX` is killed here (S17).
-        """
-        deadline = time.monotonic() + ORPHANED_WORKERS_SECONDS_MAX
-        while self._children and (left := deadline - time.monotonic()) > 0:
+        """Wait while orphaned workers end their scripts, then end the workers that hang (S17)."""
+        deadline_monotonic = time.monotonic() + ORPHANED_WORKERS_SECONDS_MAX
+        while self._children and (left := deadline_monotonic - time.monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left * 1000):
                 if descriptor in self._children:
                     self._reap(descriptor)
@@ -117,10 +117,11 @@ class Zygote:
             self._end_scripts()
 
     def _end_scripts(self) -> None:
-        """A worker that died with the supervisor took its script along, but nothing below it.
+        """Kill what is left of scripts: a worker that died took its script along, but nothing
+        below that.
 
-        No run of another daemon can be meant: one that starts ends us first, if it knows
-        of us (law 15).
+        No script of another daemon is hit: a daemon that starts ends this zygote first, because
+        its identity is on file (law 15).
         """
         for _ in range(SCRIPT_ROUNDS_MAX):
             if not end_instance(self._world.instance, self._world.containment):
@@ -128,6 +129,7 @@ class Zygote:
             time.sleep(SCRIPT_ROUND_SECONDS)
 
     def _end(self, name: str, pid: int) -> None:
+        """Kill a worker and all below it."""
         log.error("Worker %s hangs; ending it and its script", name, extra={"event": "hung"})
         table = process_table()
         below = descendants(table, [pid])
@@ -161,7 +163,7 @@ class Zygote:
         return None
 
     def _in_child(self, asked: ToZygote) -> ChildMain:
-        """Let go of what is the zygote's."""
+        """Close what belongs to the zygote. Returns the body of the child."""
         self._requests.close()
         for pidfd in self._children:
             os.close(pidfd)
@@ -182,7 +184,7 @@ class Zygote:
         self._poll.unregister(pidfd)
         os.close(pidfd)
         os.waitpid(pid, 0)
-        # A worker that was killed could not do so itself.
+        # A worker that was killed could not do this itself.
         forget_identity(self._world.runtime, pid)
         if (group := self._world.containment.group(name)) is not None:
             group.remove()
@@ -228,18 +230,18 @@ def main() -> None:
         forget_identity(runtime, os.getpid())
         return
     status = child_main()
-    # An error has passed by here with its trace; else nothing is left to be tidied up.
+    # Without cleaning up: nothing is left to clean. (An error leaves main with its trace.)
     os._exit(status)
 
 
 def _warm_up() -> None:
-    """What is worked out once, is worked out here and shared, not in every child."""
+    """Compute here, once, what all children share."""
     setproctitle("geosched: zygote")
     msgspec.msgpack.Decoder(ToWorker)
 
 
 def _close_all_but(*kept: int) -> None:
-    """Whatever the supervisor had open and not marked close-on-exec (fact P10)."""
+    """Close all other descriptors: any that the supervisor had not marked close-on-exec."""
     first = 3
     for descriptor in sorted(kept):
         os.closerange(first, descriptor)

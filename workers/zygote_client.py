@@ -1,7 +1,7 @@
-"""The supervisor's end of the zygote: starts it, asks it, hears it. Decides nothing.
+"""The supervisor's end of the zygote: its process, requests to it and its answers.
 
-No call here waits. A zygote that is gone shows as `EOFError` from `receive`; one that is
-stuck, as silence, which is for the caller to judge.
+No call waits, but for `leave`. A zygote that is gone shows as `EOFError` from `receive`, one
+that is stuck as silence, which the caller judges.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ MESSAGES_PER_TURN_MAX = 256
 _MESSAGE_BYTES_MAX = 8192
 _STDIN = 0
 
-#: What of the daemon's environment its own children need; scripts get another one.
+#: Variables of the daemon's environment that its own children get; scripts get another set.
 ENVIRONMENT_ALLOWED = frozenset(
     {
         failpoints.VARIABLE,
@@ -44,8 +44,8 @@ _decode: Callable[[bytes], FromZygote] = msgspec.msgpack.Decoder(FromZygote).dec
 
 
 class Given(msgspec.Struct, frozen=True):
-    """What a zygote is told at its start, as JSON in its one argument. `socket` and
-    `lifeline` are descriptors, `open_files` is the soft limit of scripts, 0 to leave it."""
+    """The one argument of a zygote, as JSON. `socket` and `lifeline` are descriptors,
+    `open_files` is the soft limit of scripts, 0 to leave it."""
 
     socket: int
     lifeline: int
@@ -56,7 +56,7 @@ class Given(msgspec.Struct, frozen=True):
 
 
 class Zygote:
-    """A zygote process, from its start on. `pidfd` is readable when it has ended."""
+    """A zygote process. `pidfd` is readable once it has ended."""
 
     def __init__(
         self,
@@ -98,9 +98,8 @@ class Zygote:
         return self._socket.fileno()
 
     def receive(self) -> list[tuple[FromZygote, int | None]]:
-        """What it said, with the pidfd that came along, which is the caller's to close.
-
-        Raises `EOFError` when it is gone, `OSError`.
+        """Return its messages, each with the pidfd that came along, for the caller to close.
+        Raises `EOFError` when the zygote is gone, `OSError`.
         """
         heard: list[tuple[FromZygote, int | None]] = []
         while len(heard) < MESSAGES_PER_TURN_MAX:
@@ -111,18 +110,19 @@ class Zygote:
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)  # CPython 3.11 drops MSG_CMSG_CLOEXEC
             if not data and heard:
-                break  # told next time
+                break  # the next call raises
             if not data:
                 raise EOFError("the zygote closed its socket")
             heard.append(_with_pidfd(_decode(data), descriptors))
         return heard
 
     def kill(self) -> None:
+        """Send SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def leave(self, seconds_max: float) -> None:
-        """Have it leave, and wait until it has; one that hangs is killed."""
+        """Close its socket and wait until it has left; kill one that hangs."""
         self._socket.close()
         gone = select.poll()
         gone.register(self.pidfd, select.POLLIN)
@@ -131,18 +131,18 @@ class Zygote:
         self.close()
 
     def close(self) -> None:
-        """Let go of it: its socket ends, so it leaves. Reaping is the supervisor's."""
+        """Close its socket, at which it leaves, and its pidfd. The supervisor reaps it."""
         self._socket.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
 
     def ask(self, request: ToZygote) -> bool:
-        """Whether it was asked; the answer comes by `receive`."""
+        """Send a request. False where it was not taken; the answer comes by `receive`."""
         try:
             self._socket.send(msgspec.msgpack.encode(request))
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
-            return False  # stuck or gone: its silence or its end is about to tell
+            return False  # stuck or gone, as its silence or its end will show
         return True
 
 

@@ -1,4 +1,4 @@
-"""Messages between the supervisor (ROUTER) and a worker (DEALER): one run and its result."""
+"""Messages between the supervisor (ROUTER) and a worker (DEALER) about one run and its result."""
 
 import enum
 from typing import TypeAlias
@@ -9,7 +9,7 @@ from .base import Message
 
 
 class StopReason(enum.StrEnum):
-    """Why a run is stopped (SPEC S13a). The last two settle nothing."""
+    """A reason to stop a run (SPEC S13a). The last two settle nothing."""
 
     WINDOW_OVER = "window-over"
     WITHDRAWN = "withdrawn"
@@ -20,22 +20,22 @@ class StopReason(enum.StrEnum):
 
 
 class EndCause(enum.StrEnum):
-    """What ended a run."""
+    """The cause of a run's end."""
 
-    EXITED = "exited"  # of itself: exit code or a signal that we did not send
-    STOPPED = "stopped"  # asked to, for `stop_reason`
+    EXITED = "exited"  # by itself: an exit code, or a signal that was not sent here
+    STOPPED = "stopped"  # for `stop_reason`
     WATCHDOG = "watchdog"  # the script stopped sending WATCHDOG=1
     CANNOT_START = "cannot-start"
-    NO_SCRIPT = "no-script"  # none is configured for the action's type
+    NO_SCRIPT = "no-script"  # none is configured for the type of the action
     WORKER_LOST = "worker-lost"  # its worker died; nobody saw how the script ended
     WORKER_SILENT = "worker-silent"  # its worker stopped beating and was killed
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """How a run ended: the record that is kept on disk, sent, and settled by (law 14).
+    """The result of a run: kept on disk, sent, and the basis on which the run is settled (law 14).
 
-    `exit_code` and `signal` are the script's own, as `waitid` told them; both None where
-    no script ever started or nobody saw its end. `detail` is for people.
+    `exit_code` and `signal` are the script's own, from `waitid`; both None where no script
+    started or nobody saw its end. `detail` is for people.
     """
 
     run_id: str
@@ -51,10 +51,10 @@ class RunResult(msgspec.Struct, frozen=True):
 
 
 class Conditions(msgspec.Struct, frozen=True, array_like=True):
-    """As whom, where and within which limits a script runs.
+    """User, directory and limits of a script's process (`systemd.exec(5)`'s subject).
 
-    `user` and `group` are names or numbers, "" for the worker's own; a limit of 0 is left
-    as it is, and so are `nice` and `oom_score_adj`.
+    `user` and `group` are names or numbers, "" for the worker's own. A limit, `nice` or
+    `oom_score_adj` of 0 is left as it is.
     """
 
     user: str = ""
@@ -71,9 +71,9 @@ class Conditions(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Run(Message, tag="run", frozen=True):
-    """Start this script. `environment` is complete, but for what `conditions.user` adds;
-    `input` is what standard input holds. The script begins when the wall clock reads
-    `not_before_us`, which is a moment ahead at most; its worker keeps still for
+    """Start this script. `environment` is complete, but for what `conditions.user` and the worker
+    (`sd_notify(3)`) add; `input` is the content of standard input. The script begins when the
+    wall clock reads `not_before_us`, a moment ahead at most; its worker keeps still for
     `still_seconds` more, while others begin that share the instant."""
 
     run_id: str
@@ -93,7 +93,8 @@ class Run(Message, tag="run", frozen=True):
 
 
 class Stop(Message, tag="stop", frozen=True):
-    """Stop the run: stop signal, grace, SIGKILL to the whole tree. The first reason stays."""
+    """Stop the run: stop signal, grace, SIGKILL to the whole tree. The first reason stays, but for
+    one that is overtaken (S13a)."""
 
     run_id: str
     reason: StopReason
@@ -106,7 +107,7 @@ class Ack(Message, tag="ack", frozen=True):
 
 
 class Release(Message, tag="release", frozen=True):
-    """Leave; there is no run for you. Ignored by a worker that has one."""
+    """Leave: there will be no run. Ignored by a worker that has one."""
 
 
 ToWorker: TypeAlias = Run | Stop | Ack | Release
@@ -137,7 +138,7 @@ class Heartbeat(Message, tag="heartbeat", frozen=True):
 
 
 class Ended(Message, tag="ended", frozen=True):
-    """The script and all it left behind are gone. Repeated until acknowledged."""
+    """The run is over: its whole tree is gone. Repeated until acknowledged."""
 
     result: RunResult
 

@@ -1,8 +1,8 @@
-"""One cgroup for every worker and its run, where this host lets us make one (fact P5).
+"""Control groups: one for each worker and its run, where the host allows it (fact P5).
 
-A group holds whatever a script starts, even what leaves its session and wipes its
+A group holds all that a script starts, even processes that leave its session and wipe their
 environment. Where none can be made, `kind` is "tree" and groups are None: then `process_tree.py`
-alone finds what belongs to a run.
+alone finds the processes of a run.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ CGROUP2, CGROUP1, TREE = "cgroup2", "cgroup1", "tree"
 
 
 class _Hierarchy(msgspec.Struct, frozen=True):
-    """How one kind of cgroup is joined and frozen: the files, and what to write."""
+    """The files by which a kind of cgroup is joined and frozen, and their values."""
 
     kind: str
     join_file: str
@@ -37,32 +37,32 @@ _FREEZER = _Hierarchy(CGROUP1, "tasks", "freezer.state", "FROZEN", "THAWED")
 class Group(msgspec.Struct, frozen=True):
     """The cgroup of one worker and its run.
 
-    A worker joins when it is armed: moving a process can take the kernel 10 to 20 ms, which
-    a script that is due has no time for. What it forks is in from the first instant.
+    A worker joins it when it is armed: moving a process can take the kernel 10 to 20 ms, too
+    long for a script that is due. Its forks are in the group from their first instant.
     """
 
     path: Path
     _hierarchy: _Hierarchy
 
     def make(self) -> None:
-        """Raises `OSError`."""
+        """Make its directory. Raises `OSError`."""
         self.path.mkdir(mode=0o755, exist_ok=True, parents=True)
 
     def join(self) -> None:
-        """Move this process, of one thread, into it; failing that, its tree still finds it."""
+        """Move this process, which has one thread, into it. Where that fails, the run is still
+        found by its tree."""
         _write(self.path / self._hierarchy.join_file, "0")
 
     def leave(self) -> bool:
-        """Move this process, all its threads, to where the instance's groups are made.
-
-        Whether it is out: only then is what is done to the group not done to it too.
+        """Move this process, with all its threads, to the group above those of the instance.
+        True if it is out: only then is it spared by a `kill` of the group.
         """
         if os.getpid() not in self.pids():
             return True
         return _write(self.path.parent.parent / "cgroup.procs", "0")
 
     def pids(self) -> set[int]:
-        """Everything in it and in groups below it; nothing once it is removed."""
+        """Return all processes in it and in groups below it; none once it is removed."""
         found: set[int] = set()
         for directory, _, _ in os.walk(self.path):
             content = _read(Path(directory, "cgroup.procs"))
@@ -70,10 +70,12 @@ class Group(msgspec.Struct, frozen=True):
         return found
 
     def kill(self) -> None:
-        """One round of SIGKILL to everything in it; `pids` tells whether another is due."""
+        """Do one round of SIGKILL to the processes in it. By itself this does not end all of them,
+        not even with `cgroup.kill` (fact P5): callers signal the members as well, and repeat both
+        until `pids` is empty."""
         if _write(self.path / "cgroup.kill", "1"):
             return
-        # Frozen, none of them can fork while the others are being killed.
+        # Frozen, no process can fork while the others are killed.
         freeze_file = self.path / self._hierarchy.freeze_file
         _write(freeze_file, self._hierarchy.frozen)
         for pid in self.pids():
@@ -82,7 +84,7 @@ class Group(msgspec.Struct, frozen=True):
         _write(freeze_file, self._hierarchy.thawed)
 
     def remove(self) -> None:
-        """Remove it with the groups that its script made in it; harmless where it is not empty."""
+        """Remove it and the groups that its script made in it. Harmless where it is not empty."""
         for directory, _, _ in os.walk(self.path, topdown=False):
             try:
                 os.rmdir(directory)
@@ -94,7 +96,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Containment(msgspec.Struct, frozen=True):
-    """Where the groups of one instance are; `base` is None for "tree"."""
+    """The place of an instance's groups. `base` is None for kind "tree"."""
 
     kind: str
     base: Path | None = None
@@ -102,9 +104,8 @@ class Containment(msgspec.Struct, frozen=True):
 
     @staticmethod
     def detect(instance: str) -> "Containment":
-        """The best this host lets us use, for the runs of `instance`.
-
-        Tried by making and removing a group. The daemon and its children find the same.
+        """Choose the best kind that the host allows, by making and removing a group. The daemon
+        and its children choose the same.
         """
         name = "geosched-" + "".join(c if c.isalnum() else "-" for c in instance)[:100]
         for hierarchy, own in _own_groups():
@@ -113,13 +114,13 @@ class Containment(msgspec.Struct, frozen=True):
         return Containment(TREE)
 
     def group(self, worker: str) -> Group | None:
-        """The group of a worker, made or not."""
+        """Return the group of a worker, whether made yet or not; None for kind "tree"."""
         if self.base is None or self._hierarchy is None:
             return None
         return Group(self.base / worker, self._hierarchy)
 
     def leftovers(self) -> list[Group]:
-        """The groups that are there now: of runs that live, or were never cleaned up."""
+        """Return the groups that exist: of runs that live, or were never cleaned up."""
         if self.base is None or self._hierarchy is None:
             return []
         try:
@@ -130,7 +131,7 @@ class Containment(msgspec.Struct, frozen=True):
         return [Group(self.base / name, self._hierarchy) for name in names]
 
     def remove(self) -> None:
-        """Remove what is empty: the daemon leaves."""
+        """Remove the empty groups and their directory, when the daemon leaves."""
         if self.base is None or self._hierarchy is None:
             return
         for group in self.leftovers():
@@ -139,7 +140,7 @@ class Containment(msgspec.Struct, frozen=True):
 
 
 def _own_groups() -> list[tuple[_Hierarchy, Path]]:
-    """This process's own directory in each hierarchy that would do, the best first."""
+    """Return this process's own directory in each usable hierarchy, the best first."""
     memberships = [line.split(":", 2) for line in _read(Path("/proc/self/cgroup")).splitlines()]
     own = {controllers: path for _, controllers, path in memberships}
     found: list[tuple[_Hierarchy, Path]] = []
@@ -155,13 +156,13 @@ def _own_groups() -> list[tuple[_Hierarchy, Path]]:
 
 
 def _below(mounted_at: Path, root: str, path: str) -> Path:
-    """`path` as seen through a mount of `root` (a container mounts a part of the whole)."""
+    """Translate a path of the hierarchy to the mount of `root`: a container mounts a part of it."""
     inside = path[len(root) :] if root != "/" and path.startswith(root) else path
     return mounted_at / inside.lstrip("/")
 
 
 def _usable(probe: Path, hierarchy: _Hierarchy) -> bool:
-    """Whether a group can be made, joined and killed; the directory above it stays."""
+    """A group can be made, joined and frozen here. The directory above it stays."""
     try:
         probe.mkdir(parents=True, exist_ok=True)
         needed = (probe / hierarchy.join_file, probe / hierarchy.freeze_file)
@@ -181,7 +182,7 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> bool:
-    """Whether it was written: a group may be gone, a kernel too old."""
+    """Write to a file. False where that fails: a group may be gone, a kernel too old."""
     try:
         with path.open("r+") as file:
             file.write(text)

@@ -1,16 +1,16 @@
-"""Files that are there whole or not at all, and regular files that others may have put there."""
+"""Atomic writes, waits for the disk, and safe opening of files that others may have made."""
 
 import os
 import stat
 from pathlib import Path
 from typing import IO
 
-#: The ending of a file that is not whole yet.
+#: The suffix of a file that is not complete yet.
 TEMPORARY = ".tmp"
 
 
 def fsync_path(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a directory. Raises `OSError`."""
+    """Flush a file, or the names in a directory, to disk. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -19,8 +19,8 @@ def fsync_path(path: Path) -> None:
 
 
 def replace_whole(path: Path, content: bytes, *, durable: bool) -> None:
-    """Write a file beside `path` and rename it to that, so that no reader sees a half of it;
-    only its owner may read it. `durable`: wait until the disk has it. Raises `OSError`."""
+    """Write a temporary file beside `path` and rename it to that, so that readers see all of it
+    or nothing. Only its owner may read it. `durable`: flush it to disk. Raises `OSError`."""
     temporary = path.with_name(f"{path.name}{TEMPORARY}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
@@ -38,10 +38,11 @@ def replace_whole(path: Path, content: bytes, *, durable: bool) -> None:
 
 
 def open_regular(path: str | Path) -> IO[bytes]:
-    """Open a file for reading. A FIFO, which would be waited for until somebody writes, or a
-    device is refused. Raises `OSError`."""
+    """Open a regular file for reading. Refuses devices, and FIFOs, on which an open could block.
+    Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # `fdopen` leaks that of a directory
+    # Before `fdopen`, which leaks the descriptor of a directory.
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError("it is not a regular file")
     return os.fdopen(descriptor, "rb")

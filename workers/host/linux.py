@@ -1,6 +1,6 @@
-"""The few things that only the C library offers. The only importer of `ctypes`.
+"""Calls of the C library that Python lacks. The only importer of `ctypes`.
 
-Each function is one call; what it is good for is decided by its callers.
+Each function is one call; its callers decide what it is good for.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 
 
 class _Timex(ctypes.Structure):
-    """The beginning of `struct timex`; the rest is room for what the kernel writes."""
+    """The beginning of `struct timex`; `rest` is room for the fields that are not read."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -49,41 +49,42 @@ class _Timex(ctypes.Structure):
 
 
 def become_subreaper() -> None:
-    """Descendants that lose their parent become children of this process. Raises `OSError`."""
+    """Make descendants that lose their parent children of this process (fact P4). Raises
+    `OSError`."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def set_parent_death_signal(number: int) -> None:
     """Have this process sent a signal when the thread that forked it ends. Raises `OSError`.
 
-    It does nothing when that has happened already: compare `os.getppid()` afterwards.
+    It does nothing when that has happened already: compare `os.getppid()` afterwards (fact P3).
     """
     _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def merge_pages() -> None:
-    """Let the kernel keep only once what is alike in this process, in others that allow it, and
-    in what they fork from here on; which it does where the host has that turned on
-    (Documentation/admin-guide/mm/ksm.rst). Raises `OSError`: before Linux 6.4."""
+    """Let the kernel merge pages that are alike in this process, in others that allow it, and in
+    their later forks. It does so where the host has that turned on
+    (Documentation/admin-guide/mm/ksm.rst). Raises `OSError`, always before Linux 6.4."""
     _prctl(_PR_SET_MEMORY_MERGE, 1)
 
 
 def give_memory_back() -> None:
-    """Let the system have what this process has freed, with what Python keeps for later; not
-    every C library can. And what it has read of files that it maps and shares, which stays in
-    the cache of the kernel as long as that likes."""
+    """Return memory to the system: what Python and, where it can, the C library have freed but
+    keep, and the pages of files that this process maps and shares, which may stay in the
+    kernel's cache."""
     gc.collect()
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         trim(0)
-    with contextlib.suppress(OSError):  # then it keeps them
+    with contextlib.suppress(OSError):  # then the pages stay
         for begin, end in _shared_maps():
             _libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_DONTNEED)
 
 
 def _shared_maps() -> Iterator[tuple[int, int]]:
-    """The addresses of maps of files that are shared (`MAP_SHARED`): nothing in them is ours
-    alone, so that nothing is lost when they are read anew."""
+    """Yield begin and end of each shared map of a file (`MAP_SHARED`): its pages can be read
+    anew, so nothing is lost with them."""
     with open("/proc/self/maps") as lines:
         for line in lines:
             addresses, rights, *_, name = line.split(maxsplit=5)
@@ -93,15 +94,15 @@ def _shared_maps() -> Iterator[tuple[int, int]]:
 
 
 def raise_open_files() -> tuple[int, int]:
-    """As many descriptors as the host allows (fact 11: a daemon that runs out of them is
-    aborted by its socket library). The limits as they were, for those who inherit."""
+    """Raise the soft limit of descriptors to the hard one (fact 11: a daemon that runs out of
+    them is aborted by its socket library). Returns the limits before, for scripts."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     return before
 
 
 def clock_synchronised() -> bool:
-    """Whether the kernel calls the wall clock synchronised; False where it cannot be asked."""
+    """The kernel calls the wall clock synchronised; False where it cannot be asked."""
     answer = _Timex()
     state = _libc.adjtimex(ctypes.byref(answer))
     return state not in (-1, _TIME_ERROR) and not answer.status & _STA_UNSYNC
@@ -117,8 +118,8 @@ class _Itimerspec(ctypes.Structure):
 
 
 def open_clock_set_timer() -> int:
-    """A descriptor that is readable after the wall clock was set, or the host has slept
-    (fact P19); reading it then fails with ECANCELED, and it goes on. Raises `OSError`."""
+    """Open a timer that is readable after the wall clock was set or the host has slept (fact
+    P19). Reading it then fails with ECANCELED, and re-arms it. Raises `OSError`."""
     descriptor = _libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
     if descriptor < 0:
         raise _last_error("timerfd_create")
@@ -132,18 +133,18 @@ def open_clock_set_timer() -> int:
 
 
 def hold_at_exec(child: int) -> None:
-    """Have a child stop before its first instruction once it has become another program.
+    """Have a child stop at its next exec, before the first instruction of the new program.
 
-    It is killed should the calling thread end before it lets it go. A program whose file
-    gives it rights does not get them while it is held so (ptrace(2), execve(2)). Raises
-    `OSError`: not every host allows it.
+    The kernel kills it should the calling thread end first. A program whose file gives it
+    rights does not get them while it is held (ptrace(2), execve(2)). Raises `OSError`, as not
+    every host allows this.
     """
     _ptrace(_PTRACE_SEIZE, child, _PTRACE_O_TRACEEXEC | _PTRACE_O_EXITKILL)
 
 
 def let_run(child: int, si_status: int) -> None:
-    """Let a child go on that `waitid` says is trapped: for good where it was held at its
-    exec, else with the signal that it was about to get. Raises `OSError` where it is gone."""
+    """Let a trapped child go on: untraced where it was held at its exec, else with the signal
+    that trapped it. `si_status` is from `waitid`. Raises `OSError` where the child is gone."""
     if si_status == HELD_AT_EXEC:
         _ptrace(_PTRACE_DETACH, child, 0)
     else:

@@ -1,7 +1,7 @@
-"""The whole tree of one run: who is in it, a signal to all of them, is it gone (law 12).
+"""The process tree of a run: its members, signals to all of them, and its end (law 12).
 
-Used by the worker, and by the supervisor for a run whose worker died. Each call is one
-round that does not wait; how often and how long is the caller's business.
+Used by the worker, and by the supervisor for a run whose worker died. Each call is one round
+that does not wait; its caller decides how often and how long.
 """
 
 import contextlib
@@ -15,22 +15,22 @@ from . import procfs
 from .cgroups import Containment, Group
 from .procfs import Identity, Stat
 
-#: Rounds of killing what becomes our own child while we do, and looks for it in each.
+#: Rounds of killing processes that become this one's children meanwhile, and looks in each.
 CHASES_MAX = 100
 LOOKS_MAX = 20
-#: Of the supervisor's children, the last so many: older ones the process table shows.
+#: Only the newest children of the supervisor are looked at; the process table shows older ones.
 NEWEST_MAX = 32
 
 
 class RunTree(msgspec.Struct, frozen=True):
-    """One run as something to be found and ended.
+    """The processes of one run.
 
-    `keeper` is the pid of the subreaper whose only children are this run's (the worker's
-    own): whatever the script starts stays below it, however often it forks and leaves
-    (`prctl(2)`, PR_SET_CHILD_SUBREAPER), so that nobody else on the host has to be looked
-    at. It keeps the script unreaped, so `script_pid` is nobody else's. Without a keeper
-    marks, the group and the session have to do, and `script_pid` is believed only as far
-    as the process table bears it out.
+    `keeper` is the pid of the worker, if that is the calling process: a subreaper whose only
+    children are this run's. Whatever the script starts stays below it, however often it forks
+    and detaches (`prctl(2)`, PR_SET_CHILD_SUBREAPER), so no other process on the host has to be
+    looked at; and it keeps the script unreaped, so `script_pid` is no other process's. Without
+    a keeper, members are found by marks, group and session, and `script_pid` is believed only
+    as far as the process table confirms it.
     """
 
     instance: str
@@ -40,7 +40,7 @@ class RunTree(msgspec.Struct, frozen=True):
     group: Group | None = None
 
     def members(self) -> dict[int, Stat]:
-        """Every process of the run that has not ended."""
+        """Return all processes of the run that have not ended."""
         found = self._kept() if self.keeper is not None else self._searched()
         return {pid: member for pid, member in found.items() if not member.ended}
 
@@ -48,7 +48,7 @@ class RunTree(msgspec.Struct, frozen=True):
         assert self.keeper is not None
         found = procfs.below(self.keeper)
         if self.script_pid is not None and self.script_pid not in found:
-            return self._searched()  # the kernel does not tell children: the script is one
+            return self._searched()  # the kernel lists no children, or the script would be one
         if self.group is not None:
             for pid in self.group.pids() - found.keys() - {self.keeper}:
                 if (member := procfs.stat(pid)) is not None:
@@ -68,18 +68,18 @@ class RunTree(msgspec.Struct, frozen=True):
         return {pid: table[pid] for pid in found}
 
     def _script_is_ours(self, table: Mapping[int, Stat], found: set[int]) -> bool:
-        """While members of its session live, nobody else can get the pid of their leader."""
+        """No other process has `script_pid` now: none can, while members of its session live."""
         leader = table.get(self.script_pid or 0)
         return leader is None or leader.ended or leader.pid in found
 
     def signal(self, number: int) -> None:
-        """Signal every member, and let stopped ones take it."""
+        """Signal all members, and continue stopped ones so that they receive it."""
         for member in self.members().values():
             signal_process(member, number)
             signal_process(member, signal.SIGCONT)
 
     def kill(self) -> bool:
-        """One round of SIGKILL; whether nothing is left."""
+        """Do one round of SIGKILL. True if nothing is left."""
         if self.group is not None and (self.keeper is None or self.group.leave()):
             self.group.kill()
         for member in self.members().values():
@@ -89,8 +89,8 @@ class RunTree(msgspec.Struct, frozen=True):
         return self.gone()
 
     def gone(self) -> bool:
-        """Nothing is left. What the kernel knows comes first: a process that forks the next
-        and leaves can be missed by every look at the process table, however often."""
+        """Nothing is left. The group and the list of children are asked first: a chain of processes
+        that fork the next and end can be missed by any number of looks at the process table."""
         if self.group is not None and self.group.pids() - {self.keeper}:
             return False
         if (self.group is None or self.keeper is not None) and self._adopted():
@@ -98,8 +98,8 @@ class RunTree(msgspec.Struct, frozen=True):
         return not self.members() and not self.members()
 
     def _chase(self) -> None:
-        """Kill what has just become our child, before it forks again: whose parent ends
-        comes to its subreaper, so a chain of short lives passes here."""
+        """Kill processes that have just become children of this one, before they fork again: an
+        orphan comes to its subreaper, so a chain of short-lived processes passes here."""
         for _ in range(CHASES_MAX):
             adopted = self._adopted()
             if not adopted:
@@ -109,10 +109,10 @@ class RunTree(msgspec.Struct, frozen=True):
                     os.kill(pid, signal.SIGKILL)
 
     def _adopted(self) -> set[int]:
-        """Living children of this very process that are the run's. Nobody else waits for
-        them, so none of these pids can be a stranger's by now.
+        """Return living children of this very process that are the run's. Nobody else waits for
+        them, so none of these pids can be another process's by now.
 
-        Looked for often: what ended as we came to it may have left us a child of its own.
+        Looked for repeatedly: one that ended meanwhile may have left a child of its own.
         """
         before: set[int] | None = None
         for _ in range(LOOKS_MAX):
@@ -130,16 +130,16 @@ class RunTree(msgspec.Struct, frozen=True):
         return set()
 
     def _reaped(self, child: int) -> bool:
-        """Whether a child of the keeper's has ended. Its pid is given back then, but for
-        the script's, whose end is told by `launch.py`."""
+        """A child of the keeper has ended. It is reaped then, but for the script, whose exit status
+        `launch.py` reads."""
         keep = os.WNOWAIT if child == self.script_pid else 0
         found = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | keep)
         return found is not None and found.si_code != os.CLD_TRAPPED  # that one is held
 
 
 def end_tree(instance: str, run_id: str, script_pid: int | None, group: Group | None) -> bool:
-    """For the supervisor: one round of ending a run whose worker is of no use; the worker
-    goes with its group. Is it gone?"""
+    """For the supervisor: do one round of killing a run whose worker is dead or silent; the worker
+    ends with its group. True once it is gone."""
     if not RunTree(instance, run_id, script_pid, group=group).kill():
         return False
     if group is not None:
@@ -150,11 +150,10 @@ def end_tree(instance: str, run_id: str, script_pid: int | None, group: Group | 
 def end_instance(
     instance: str, containment: Containment, spared: frozenset[int] = frozenset()
 ) -> set[int]:
-    """For the sweep (law 15): one round of SIGKILL to all scripts of an instance.
+    """For the sweep (law 15): do one round of SIGKILL to all scripts of an instance, which are the
+    processes that carry its mark or are in its groups, and all below them.
 
-    Whatever carries its mark or is in its groups, and everything below, but for `spared`
-    (workers that still keep their results); returns those that were still there, so a
-    round that returns nothing has found nothing.
+    `spared` are workers that may still keep their results. Returns the processes found alive.
     """
     groups = containment.leftovers()
     for group in groups:
@@ -168,7 +167,7 @@ def end_instance(
     alive = {pid for pid in found if not table[pid].ended}
     for pid in alive:
         signal_process(table[pid], signal.SIGKILL)
-    # What is in a group but not in the table was forked while we looked.
+    # A process in a group but not in the table was forked meanwhile.
     remaining = alive | (grouped - table.keys())
     if not remaining:
         for group in groups:
@@ -193,6 +192,6 @@ def signal_process(known: Stat | Identity, number: int) -> None:
         if procfs.start_ticks(known.pid) == known.start_ticks:
             signal.pidfd_send_signal(pidfd, number)
     except (ProcessLookupError, PermissionError):
-        return  # gone, or it became another user: then it stays, and is told as stuck
+        return  # gone; or now another user's: then it stays, and is reported as stuck
     finally:
         os.close(pidfd)

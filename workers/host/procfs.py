@@ -1,7 +1,7 @@
-"""What `/proc` tells about processes: who they are, whose they are, what they cost.
+"""Processes as `/proc` shows them: identity, parents and children, marks, cost.
 
-It reads and compares; it never signals. Whatever is asked of a process that is gone
-answers None or nothing: gone is normal, and no error.
+Only reads. About a process that is gone every function returns None or nothing: that is normal,
+and no error.
 """
 
 import os
@@ -13,16 +13,16 @@ import msgspec
 INSTANCE_VARIABLE = "GEOSCHED_INSTANCE"
 RUN_ID_VARIABLE = "GEOSCHED_RUN_ID"
 
-#: States of a process that runs no more: zombie, and dead on its way out.
+#: States of a process that has ended: zombie, and dead (`proc_pid_stat(5)`).
 _ENDED_STATES = "ZXx"
-#: Parents looked through to find out whose a process is; a longer chain is nobody's.
+#: Ancestors of a process that are looked at; a longer chain counts as nobody's.
 _ANCESTORS_MAX = 1000
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """One process for ever: a pid is used again, these three together are not (law 13).
+    """A process, told apart from all others ever: a pid is used again, the three are not (law 13).
 
     `start_ticks` is field 22 of `/proc/<pid>/stat`.
     """
@@ -33,7 +33,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Stat(NamedTuple):
-    """A line of the process table, from `/proc/<pid>/stat`."""
+    """A process in the process table, from `/proc/<pid>/stat`."""
 
     pid: int
     state: str
@@ -42,31 +42,31 @@ class Stat(NamedTuple):
     session: int
     threads: int
     start_ticks: int
-    cpu_seconds: float  # its own, and of children it waited for
+    cpu_seconds: float  # its own, and those of children that it waited for
     rss_bytes: int
 
     @property
     def ended(self) -> bool:
-        """A first thread that ended alone looks like a zombie, and others go on."""
+        """The process has ended. If only its first thread has, that looks like a zombie, too."""
         return self.state in _ENDED_STATES and self.threads <= 1
 
 
 class Marks(NamedTuple):
-    """What a script's environment says of whose it is."""
+    """The marks in a script's environment."""
 
     instance: str
     run_id: str
 
 
 def children(pid: int) -> list[int]:
-    """Its children, ended ones that it did not wait for included; none where the kernel is
-    built without CONFIG_PROC_CHILDREN. Cheap, and whole only for one's own."""
+    """Return the children of a process, zombies included; none where the kernel is built without
+    CONFIG_PROC_CHILDREN. Cheap; complete only for the calling process."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return []
     found: list[int] = []
-    for thread in threads:  # each of them has the children it forked
+    for thread in threads:  # each lists the children that it forked
         try:
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
@@ -76,8 +76,8 @@ def children(pid: int) -> list[int]:
 
 
 def below(ancestor: int) -> dict[int, Stat]:
-    """Everything below a process, ended ones that nobody waited for included, found by its
-    children and theirs: at the cost of what is there, not of all that runs on the host."""
+    """Return all descendants of a process, zombies included. Found by children of children: the
+    cost depends on them, not on all that runs on the host."""
     found: dict[int, Stat] = {}
     rest = [ancestor]
     while rest:
@@ -89,17 +89,19 @@ def below(ancestor: int) -> dict[int, Stat]:
 
 
 def boot_id() -> str:
+    """Return the identity of this boot of the kernel."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 
 
 def stat(pid: int) -> Stat | None:
+    """Return a process's entry in the process table."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             line = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name is in parentheses, and may hold blanks and parentheses itself.
+    # The name is in parentheses, and may contain blanks and parentheses.
     fields = line[line.rindex(b")") + 2 :].split()
     ticks = sum(int(field) for field in fields[11:15])
     return Stat(
@@ -116,17 +118,19 @@ def stat(pid: int) -> Stat | None:
 
 
 def start_ticks(pid: int) -> int | None:
+    """Return the start time of a process, in clock ticks since boot."""
     found = stat(pid)
     return None if found is None else found.start_ticks
 
 
 def identity(pid: int) -> Identity | None:
+    """Return the identity of the process that has this pid now."""
     ticks = start_ticks(pid)
     return None if ticks is None else Identity(boot_id(), pid, ticks)
 
 
 def lives(known: Identity) -> bool:
-    """Whether this very process still runs. For signalling, open its pidfd first."""
+    """This very process still runs. Before signalling, open its pidfd first (fact P6)."""
     found = stat(known.pid)
     return (
         found is not None
@@ -137,13 +141,13 @@ def lives(known: Identity) -> bool:
 
 
 def process_table() -> dict[int, Stat]:
-    """Every process by its pid, ended ones that nobody waited for included."""
+    """Return all processes by pid, zombies included."""
     pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
     return {pid: found for pid in pids if (found := stat(pid)) is not None}
 
 
 def marks(pid: int) -> Marks | None:
-    """The marks in a process's environment; None where it has none or may not be read."""
+    """Return the marks of a process; None where it has none or may not be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             environment = file.read()
@@ -163,7 +167,7 @@ def marks(pid: int) -> Marks | None:
 
 
 def marked(table: Iterable[int], instance: str, run_id: str | None = None) -> set[int]:
-    """The processes that carry the mark of an instance, or of one of its runs."""
+    """Return the processes in `table` that carry the mark of an instance, or of one of its runs."""
     return {
         pid
         for pid in table
@@ -174,7 +178,7 @@ def marked(table: Iterable[int], instance: str, run_id: str | None = None) -> se
 
 
 def descendants(table: Mapping[int, Stat], roots: Iterable[int]) -> set[int]:
-    """Everything below `roots`, without them."""
+    """Return all descendants of `roots`, without these."""
     children: dict[int, list[int]] = {}
     for found in table.values():
         children.setdefault(found.ppid, []).append(found.pid)
@@ -188,7 +192,7 @@ def descendants(table: Mapping[int, Stat], roots: Iterable[int]) -> set[int]:
 
 
 def is_below(pid: int, ancestor: int) -> bool:
-    """Whether `ancestor` is found going up from `pid`."""
+    """`ancestor` is an ancestor of `pid`."""
     for _ in range(_ANCESTORS_MAX):
         found = stat(pid)
         if found is None or found.ppid == 0:

@@ -1,5 +1,7 @@
-"""Whether the files that TLS is to go by can be used: certificates of authorities, our own
-certificate and its key. Reads them and nothing else; whom they convince is not known here.
+"""Checks of the configured TLS files: certificates of authorities, client certificate and key.
+
+Only reads the files, and connects to nothing. A module of its own because `ssl` is large: of the
+daemon's processes only those that need it import it.
 """
 
 import ssl
@@ -7,8 +9,8 @@ from pathlib import Path
 
 
 def why_not(ca_file: str, client_cert: str, client_key: str) -> str:
-    """What is wrong with the first file that cannot be used, named by its key in the
-    configuration; "" where nothing is. A path that is "" is not looked at."""
+    """Say what is wrong with the first file that cannot be used, with its key in the
+    configuration; "" where all can be used. A path that is "" is skipped."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for key, path in (
         ("ca_file", ca_file),
@@ -37,7 +39,7 @@ def why_not(ca_file: str, client_cert: str, client_key: str) -> str:
 
 
 class _EncryptedError(Exception):
-    """OpenSSL asks for a password, and else would ask on a terminal."""
+    """OpenSSL asks for a password; without this it would ask on a terminal."""
 
 
 def _no_password() -> str:

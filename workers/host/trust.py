@@ -1,7 +1,7 @@
-"""Whether somebody else could change what a path leads to. Reads the file system only.
+"""Trust in files, by the owners and modes on the whole path to them.
 
-A daemon that runs as root starts nothing, and believes no configuration, that others can
-write: whoever could, would be root. Access control lists are not looked at.
+A daemon that runs as root starts no program and believes no configuration that others can
+write: whoever could, would be root. Access control lists are not read.
 """
 
 import os
@@ -9,15 +9,15 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-#: As many as the kernel follows.
+#: The kernel follows this many.
 LINKS_MAX = 40
 ROOT = 0
 
 
 def why_not(path: Path, trusted: Collection[int] = (ROOT,)) -> str:
-    """Who besides the users `trusted` can change the file at an absolute path, a directory
-    above it or a link on the way to it, in words; "" where nobody can, or where the path
-    leads nowhere: what does not exist is for others to complain about."""
+    """Say, for people, who besides the users `trusted` can change the file at an absolute path, a
+    directory above it or a link on the way to it; "" where nobody can. A path that leads
+    nowhere is trusted as far as it goes: its caller finds out that it does not exist."""
     try:
         return _walk(path, trusted)
     except OSError as error:
@@ -25,8 +25,8 @@ def why_not(path: Path, trusted: Collection[int] = (ROOT,)) -> str:
 
 
 def _walk(path: Path, trusted: Collection[int]) -> str:
-    """Step by step as the kernel goes: a ".." behind a link leads to where the link points,
-    so the path is never shortened as a text. Raises `OSError`."""
+    """Walk the path as the kernel does: ".." behind a link leads above the link's target, so the
+    path is never shortened as text. Raises `OSError`."""
     todo = list(reversed(path.absolute().parts[1:]))
     here, above = Path("/"), os.stat("/")
     links = 0
@@ -59,7 +59,7 @@ def _walk(path: Path, trusted: Collection[int]) -> str:
 def _replaceable(
     directory: Path, found: os.stat_result, owner_of_entry: int, trusted: Collection[int]
 ) -> str:
-    """In a sticky directory an entry is its owner's alone."""
+    """Say who can replace an entry: in a sticky directory only its owner and the directory's."""
     if found.st_mode & stat.S_ISVTX and owner_of_entry in trusted and found.st_uid in trusted:
         return ""
     return _writable(directory, found, trusted)

@@ -1,1 +1,1 @@
-"""Files through which a worker and the supervisor meet."""
+"""Files that workers write and the supervisor reads: identities, run locks, results, output."""

@@ -1,9 +1,9 @@
-"""The output of a run on disk: bounded, its head and its tail kept, readable while it grows.
+"""The output file of a run: bounded, with head and tail kept, readable while it grows.
 
-The file holds all of the output until `bytes_max`. Beyond that it is: the head (a power of
-two of bytes), a mark that tells how much was cut, and the tail; each time it is full again,
-the older part of the tail goes. A failing log directory costs output, which is counted,
-and never a run: a thread of its own writes, so not even a disk that hangs holds the worker.
+Up to `bytes_max` the file holds all of the output. Beyond that it holds the head (a power of
+two of bytes), a mark with the number of bytes cut, and the tail, whose older part is cut each
+time the file is full again. A failing log directory costs output, which is counted, and never
+a run: a thread of its own writes, so not even a disk that hangs holds up the worker.
 """
 
 import logging
@@ -19,34 +19,34 @@ import msgspec
 
 log = logging.getLogger(__name__)
 
-#: Less than this holds no head, mark and tail worth reading.
+#: A smaller file would have no room for a useful head, mark and tail.
 OUTPUT_BYTES_MIN = 1024
-#: What may wait for a slow disk; beyond it the script waits, and then output is lost.
+#: Queued for a slow disk at most; beyond that the script waits, and then output is lost.
 WAITING_BYTES_MAX = 1024 * 1024
-#: A log file that cannot be opened is tried again, but not more often.
+#: Between attempts to open a log file that cannot be opened.
 OPEN_AGAIN_SECONDS = 1.0
 _COPY_BYTES = 64 * 1024
 _MODE = 0o640
 
 _MARK = re.compile(rb"\n\[geosched: (\d+) bytes cut\]\n")
-#: In place of the mark while bytes are moved. Shorter than any mark.
+#: Stands in place of the mark while bytes are moved. Shorter than any mark.
 _CUTTING = b"\n[geosched: cut]\n"
 _MARK_BYTES_MAX = 64
 
 
 class Chunk(NamedTuple):
-    """Output that ends at `offset + len(data)`, where to read on."""
+    """A part of the output. Reading goes on at `offset + len(data)`."""
 
     offset: int
     data: bytes
 
 
 def read_output(path: Path, offset: int, limit: int) -> Chunk:
-    """`limit` bytes of output from `offset` on; a negative one counts from the end.
+    """Return `limit` bytes of output from `offset` on; a negative offset counts from the end.
 
-    Offsets count what the script wrote, so they mean the same while the file is being cut.
-    What was cut is left out, and the mark takes its place, always whole: that can make it
-    a few bytes more. Fewer than `limit` means that there is no more by now. Raises `OSError`.
+    Offsets count bytes that the script wrote, so they stay valid while the file is being cut.
+    The mark, always whole, takes the place of what was cut, which can make it a few bytes more.
+    Fewer than `limit` bytes mean that there are no more yet. Raises `OSError`.
     """
     with path.open("rb") as file:
         descriptor = file.fileno()
@@ -55,12 +55,12 @@ def read_output(path: Path, offset: int, limit: int) -> Chunk:
         data = os.pread(descriptor, layout.stop(start + limit) - start, start)
         if _layout(descriptor).same_places(layout):
             return Chunk(layout.offset_of(start + len(data)) - len(data), data)
-    # It was being cut just then: there is nothing yet.
+    # It was being cut: nothing can be read yet.
     return Chunk(max(0, offset), b"")
 
 
 class _Layout(msgspec.Struct, frozen=True):
-    """Where in the file is what. `cut` is 0 while nothing was cut."""
+    """The places of head and mark in the file, in bytes. `cut` is 0 while nothing was cut."""
 
     end: int
     head: int = 0
@@ -70,10 +70,12 @@ class _Layout(msgspec.Struct, frozen=True):
 
     @property
     def shift(self) -> int:
-        """From a place behind the head to an offset: the mark ends what it stands for."""
+        """The distance from a place behind the head to its offset; the mark stands for the end
+        of what was cut."""
         return self.cut - self.mark_bytes
 
     def place(self, offset: int) -> int:
+        """Return the place in the file at which to read an offset."""
         if offset < 0:
             offset = max(0, self.end + self.shift + offset)
         if not self.cut or offset < self.head:
@@ -82,20 +84,22 @@ class _Layout(msgspec.Struct, frozen=True):
         return place if place >= self.head + self.mark_bytes else self.head
 
     def stop(self, place: int) -> int:
-        """Where to stop reading: the mark may be longer next time, so it is not torn."""
+        """Return the place at which to stop reading: behind the mark rather than inside it, since
+        it may be longer next time."""
         in_mark = self.head < place < self.head + self.mark_bytes
         return self.head + self.mark_bytes if in_mark else place
 
     def offset_of(self, place: int) -> int:
+        """Return the offset of what is at a place."""
         return place + self.shift if self.cut and place > self.head else place
 
     def same_places(self, before: "_Layout") -> bool:
-        """Whether what was read in between was in its place all the time."""
+        """Nothing was moved since `before`."""
         return not self.cutting and (self.head, self.cut) == (before.head, before.cut)
 
 
 def _layout(descriptor: int) -> _Layout:
-    """A mark can only be where a head can end, so that is where to look for it."""
+    """Find the mark, which can only be where a head can end."""
     end = os.fstat(descriptor).st_size
     head = OUTPUT_BYTES_MIN // 2
     while head < end:
@@ -109,10 +113,10 @@ def _layout(descriptor: int) -> _Layout:
 
 
 class CappedFile:
-    """The file itself, written in the calling thread. Owns the bound on its size."""
+    """The file, written in the calling thread. Owns the bound on its size."""
 
     def __init__(self, path: Path, bytes_max: int) -> None:
-        """Raises `OSError`."""
+        """Create or empty the file. Raises `OSError`."""
         self._bytes_max = max(bytes_max, OUTPUT_BYTES_MIN)
         self._head = 1 << ((self._bytes_max // 2).bit_length() - 1)
         self._cut = 0
@@ -122,7 +126,7 @@ class CappedFile:
         self._descriptor = os.open(path, flags, _MODE)
 
     def write(self, data: bytes) -> None:
-        """Raises `OSError`; what of `data` did not get there is lost."""
+        """Append; what cannot be written is lost. Raises `OSError`."""
         rest = memoryview(data)
         while rest:
             if self._size >= self._bytes_max:
@@ -138,7 +142,7 @@ class CappedFile:
     def _make_room(self) -> None:
         """Cut all but the head and the newer half of what is behind it.
 
-        While a reader finds the file neither as it was nor as it will be, it finds that.
+        Meanwhile the file says that it is being cut, for its readers.
         """
         keep = (self._bytes_max - self._head) // 2 - _MARK_BYTES_MAX
         behind = self._size - self._head - self._mark_bytes
@@ -163,9 +167,8 @@ def _move(descriptor: int, source: int, target: int, count: int) -> None:
 
 
 class Output:
-    """Takes what a script wrote and sees it to disk in a thread of its own, which costs a
-    script that writes nothing neither time at its start nor memory. There is a file at the
-    end in any case."""
+    """Output on its way to disk. Its thread begins with the first output, so that a script that
+    writes nothing costs neither time at its start nor memory; a file is made in any case."""
 
     def __init__(self, path: Path, bytes_max: int) -> None:
         self._path = path
@@ -178,21 +181,21 @@ class Output:
 
     @property
     def is_full(self) -> bool:
-        """Whether the disk is behind: better leave output in the script's pipe for now."""
+        """The disk is behind: output had better stay in the script's pipe for now."""
         return self._waiting_bytes >= WAITING_BYTES_MAX
 
     def put(self, data: bytes) -> None:
-        """Have it written; lost, and counted, where the disk is behind."""
+        """Queue data to be written. Where the disk is behind it is lost, and counted."""
         if self.is_full:
             self._lose(len(data))
             return
         with self._lock:
             self._waiting_bytes += len(data)
         self._queue.put(data)
-        self._writer()  # if none can be had now, then with the next data
+        self._writer()  # where none can be had, the next data tries again
 
     def close(self, *, timeout_seconds: float) -> None:
-        """Wait for the disk, but not longer than that; what is then unwritten is lost."""
+        """Wait for the disk, for `timeout_seconds` at most; what is then unwritten is lost."""
         self._queue.put(None)
         writer = self._writer()
         if writer is not None:
@@ -201,7 +204,8 @@ class Output:
             self._lose(self._waiting_bytes)
 
     def _writer(self) -> threading.Thread | None:
-        """None where the host allows no thread: a script may have used up all there are."""
+        """Return the writing thread, started if need be. None where the host allows no thread: a
+        script may have used them up."""
         if self._thread is None:
             thread = threading.Thread(target=self._write_all, name="output", daemon=True)
             try:

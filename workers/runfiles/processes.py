@@ -20,13 +20,15 @@ IDENTITY_BYTES_MAX = 4096
 
 
 class Kind(enum.StrEnum):
+    """The kinds of child processes."""
+
     ZYGOTE = "zygote"
     WORKER = "worker"
     SYNCHRONISER = "synchroniser"
 
 
 class KnownProcess(msgspec.Struct, frozen=True):
-    """A child process of a daemon, of this one or of an earlier one."""
+    """An identity file: a child of this daemon or of an earlier one."""
 
     kind: Kind
     name: str
@@ -37,13 +39,13 @@ _decode = msgspec.json.Decoder(KnownProcess).decode
 
 
 def make_directories(runtime: Runtime) -> None:
-    """Raises `OSError`."""
+    """Make the directories of identities, run locks and results. Raises `OSError`."""
     for directory in (runtime.processes, runtime.runs, runtime.results):
         directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_identity(runtime: Runtime, kind: Kind, name: str) -> None:
-    """Tell who this process is. Raises `OSError`."""
+    """Write the identity file of this process. Raises `OSError`."""
     own = identity(os.getpid())
     assert own is not None
     content = msgspec.json.encode(KnownProcess(kind, name, own))
@@ -51,10 +53,10 @@ def write_identity(runtime: Runtime, kind: Kind, name: str) -> None:
 
 
 def declare(runtime: Runtime, kind: Kind, name: str) -> bool:
-    """Tell who this process is, if that can be written; whether it was.
+    """Write the identity file of this process. False, and logged, where that fails.
 
-    Else it goes on: its lifeline ends it all the same, a sweep only has to wait for that;
-    and a worker's run is refused with a reason when its lock cannot be made either.
+    A process without one goes on: its lifeline ends it all the same, and a sweep only has to
+    wait for that. A worker refuses its run, with a reason, where its lock cannot be made either.
     """
     try:
         write_identity(runtime, kind, name)
@@ -70,7 +72,7 @@ def declare(runtime: Runtime, kind: Kind, name: str) -> bool:
 
 
 def read_identities(runtime: Runtime) -> list[KnownProcess]:
-    """Every process that told who it is and did not take it back, dead ones included."""
+    """Return all identity files that can be read, those of dead processes included."""
     known: list[KnownProcess] = []
     try:
         names = os.listdir(runtime.processes)
@@ -90,6 +92,7 @@ def read_identities(runtime: Runtime) -> list[KnownProcess]:
 
 
 def forget_identity(runtime: Runtime, pid: int) -> None:
+    """Remove the identity file of a process, if there is one. A failure is logged."""
     try:
         (runtime.processes / str(pid)).unlink(missing_ok=True)
     except OSError as error:

@@ -1,7 +1,6 @@
-"""How runs ended, kept on disk until the supervisor has committed it (law 14).
+"""Results of runs, kept on disk until the supervisor has committed them (law 14).
 
-One small file a run in `runtime_dir/results`, there whole or not at all. It knows nothing
-of what a result means.
+One small file a run in `runtime_dir/results`, there whole or not at all, with a checksum.
 """
 
 import logging
@@ -16,14 +15,14 @@ from ..host.files import TEMPORARY, replace_whole
 
 log = logging.getLogger(__name__)
 
-#: No result is nearly as long; whatever is longer was not written here.
+#: More than any result takes; a longer file was not written here.
 RESULT_BYTES_MAX = 64 * 1024
 
 _decode = msgspec.json.Decoder(RunResult).decode
 
 
 def keep(runtime: Runtime, result: RunResult) -> None:
-    """Make a result outlive this process and a power cut. Raises `OSError`."""
+    """Write a result durably. Raises `OSError`."""
     runtime.results.mkdir(mode=0o700, exist_ok=True)
     content = msgspec.json.encode(result)
     checked = f"{zlib.crc32(content):08x}\n".encode() + content
@@ -31,7 +30,7 @@ def keep(runtime: Runtime, result: RunResult) -> None:
 
 
 def load(runtime: Runtime, run_id: str) -> RunResult | None:
-    """The kept result of a run; one that cannot be read is logged, dropped, and None."""
+    """Return the kept result of a run. One that cannot be read is logged, removed, and None."""
     path = runtime.results / run_id
     try:
         with path.open("rb") as file:
@@ -56,7 +55,7 @@ def load(runtime: Runtime, run_id: str) -> RunResult | None:
 
 
 def load_all(runtime: Runtime) -> list[RunResult]:
-    """Every kept result, by run id; halves that a crash left behind are removed."""
+    """Return all kept results, by run id. Removes temporary files that a crash left behind."""
     try:
         names = sorted(os.listdir(runtime.results))
     except FileNotFoundError:
@@ -69,7 +68,7 @@ def load_all(runtime: Runtime) -> list[RunResult]:
 
 
 def remove(runtime: Runtime, run_id: str) -> None:
-    """Forget a result. One that cannot be removed comes again, and is then answered again."""
+    """Remove a result. Where that fails, the next start finds it, and settles it again."""
     try:
         (runtime.results / run_id).unlink(missing_ok=True)
     except OSError as error:

@@ -1,6 +1,6 @@
 """Run locks: a `flock` on a file for each run, held as long as the run may live (law 13, fact T6).
 
-Its holders are the worker and, until its exec, the script's process.
+The worker holds it, and so does the script's process until its exec (fact P10).
 """
 
 import fcntl
@@ -20,7 +20,7 @@ class RunLockedError(Exception):
 
 
 def take_run_lock(runtime: Runtime, run_id: str) -> int:
-    """The descriptor of the lock of a run, held. Raises `RunLockedError`, `OSError`."""
+    """Take the lock of a run. Returns its descriptor. Raises `RunLockedError`, `OSError`."""
     path = runtime.runs / run_id
     for _ in range(LOCK_TRIES_MAX):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -40,7 +40,7 @@ def take_run_lock(runtime: Runtime, run_id: str) -> int:
 
 
 def release_run_lock(runtime: Runtime, run_id: str, descriptor: int) -> None:
-    """Remove the lock file, then let go of it."""
+    """Remove the lock file, then release the lock."""
     try:
         (runtime.runs / run_id).unlink(missing_ok=True)
     except OSError as error:
@@ -55,7 +55,7 @@ def release_run_lock(runtime: Runtime, run_id: str, descriptor: int) -> None:
 
 
 def locked_runs(runtime: Runtime) -> set[str]:
-    """The runs that some process holds the lock of; locks nobody holds are removed."""
+    """Return the runs whose lock a process holds. Lock files that nobody holds are removed."""
     held: set[str] = set()
     try:
         names = os.listdir(runtime.runs)

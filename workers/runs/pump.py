@@ -1,7 +1,7 @@
-"""From a script's standard output to its log: a bounded amount a turn, never waiting.
+"""The pump of a script's output from its pipe to its log: a bounded amount a turn, never blocking.
 
-While the disk is behind, output stays in the script's pipe, so the script waits for it; a
-disk that does not catch up costs output instead, and never holds the script for long.
+While the disk is behind, output stays in the pipe and the script waits. A disk that does not
+catch up within `STALL_SECONDS_MAX` costs output instead of holding up the script.
 """
 
 import os
@@ -11,26 +11,27 @@ from ..runfiles.output import Output
 
 READ_BYTES = 64 * 1024
 READS_PER_TURN_MAX = 16
-#: A pipe holds at most so much (F_SETPIPE_SZ of an unprivileged script) when all is over.
+#: At the end a pipe holds at most this many reads (F_SETPIPE_SZ of an unprivileged script).
 REST_READS_MAX = 32
-#: So long a script waits for its log; then output is lost until the disk has caught up.
+#: A script waits this long for its log; then output is lost until the disk has caught up.
 STALL_SECONDS_MAX = 1.0
 LOOK_AGAIN_SECONDS = 0.05
-#: The end of a run waits so long for its last output to be written.
+#: The end of a run waits this long for its last output to be written.
 CLOSE_SECONDS_MAX = 2.0
 
 
 class Pump:
-    """`pipe` is the reading end; it belongs to the script and is not closed here."""
+    """Reads a pipe into an `Output`. `now` is in monotonic seconds."""
 
     def __init__(self, pipe: int, output: Output, poller: Poller) -> None:
+        """`pipe` is the reading end. It belongs to the script and is not closed here."""
         os.set_blocking(pipe, False)
         self._pipe = pipe
         self._output = output
         self._poller = poller
         self._ended = False
         self._watched = False
-        self._behind_since: float | None = None
+        self._behind_since_monotonic: float | None = None
         self._watch()
 
     @property
@@ -38,6 +39,7 @@ class Pump:
         return self._output.lost_bytes
 
     def turn(self, now: float) -> None:
+        """Read what there is, unless the disk is behind."""
         if self._ended:
             return
         for _ in range(READS_PER_TURN_MAX):
@@ -49,10 +51,11 @@ class Pump:
         self._watch()
 
     def next_deadline(self, now: float) -> float | None:
+        """Return the monotonic instant of the next turn; None where the poller wakes for it."""
         return None if self._ended or self._watched else now + LOOK_AGAIN_SECONDS
 
     def close(self) -> None:
-        """Take what is left; only once nobody writes any more."""
+        """Read the rest and finish the log. Call it once nobody writes any more."""
         for _ in range(REST_READS_MAX):
             if self._ended or not self._read():
                 break
@@ -61,14 +64,14 @@ class Pump:
 
     def _must_wait(self, now: float) -> bool:
         if not self._output.is_full:
-            self._behind_since = None
+            self._behind_since_monotonic = None
             return False
-        if self._behind_since is None:
-            self._behind_since = now
-        return now - self._behind_since < STALL_SECONDS_MAX
+        if self._behind_since_monotonic is None:
+            self._behind_since_monotonic = now
+        return now - self._behind_since_monotonic < STALL_SECONDS_MAX
 
     def _read(self) -> bool:
-        """Whether there may be more."""
+        """Read once. True if there may be more."""
         try:
             data = os.read(self._pipe, READ_BYTES)
         except BlockingIOError:

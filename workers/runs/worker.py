@@ -1,7 +1,7 @@
-"""A worker's life: tell who it is, be ready, carry out one run, report its end, leave.
+"""The worker process: identifies itself, is ready, carries out one run, reports its end, leaves.
 
-It speaks with the supervisor and keeps the run's lock and its result; the run itself is
-`run.py`'s. A worker starts nothing unless a living supervisor told it to (law 11).
+It talks to the supervisor, holds the run's lock and keeps its result; `run.py` carries out the
+run. A worker starts nothing without an order of a living supervisor (law 11).
 """
 
 import logging
@@ -43,18 +43,18 @@ from .run import ActiveRun, World, wall_us
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN_MAX = 16
-#: The order of a run holds its apps up to three times, a thousand of a thousand bytes.
+#: An order holds the apps of its action up to three times: a thousand of a thousand bytes.
 RUN_FRAME_BYTES_MAX = 16 * 1024 * 1024
 ENDED_AGAIN_SECONDS = 1.0
-#: A worker that has nothing to do looks around so often all the same.
+#: A worker with nothing to do takes a turn this often all the same.
 WAIT_SECONDS_MAX = 60.0
 
 
 def main(name: str, endpoint: str, world: World, *, forks_ahead: bool = False) -> int:
-    """Be the worker `name`, in a process of its own; its exit status."""
+    """Live as the worker `name`, in the calling process. Returns its exit status."""
     become_subreaper()
     group = _join(world.containment.group(name))
-    # As early as can be: what is written to until then is copied twice.
+    # As early as possible: each page written to before is copied twice.
     preforked = _prefork() if forks_ahead else None
     setproctitle("geosched: worker")
     declare(world.runtime, Kind.WORKER, name)
@@ -74,7 +74,7 @@ def main(name: str, endpoint: str, world: World, *, forks_ahead: bool = False) -
 
 
 class Worker:
-    """At most one run, ever."""
+    """A worker, which carries out at most one run. `now` is in monotonic seconds."""
 
     def __init__(
         self,
@@ -98,6 +98,7 @@ class Worker:
         self._leaving = False
 
     def live(self) -> None:
+        """Say that it is ready, then take turns until it may leave."""
         self._poller.watch(self._connection)
         self._poller.watch(self._world.lifeline)
         with step(Step.SEND_READY):
@@ -105,13 +106,13 @@ class Worker:
         while not self._leaving:
             readable = self._poller.wait(self._wait_seconds(time.monotonic()))
             now = time.monotonic()
-            # Its last words first: a stop that it still sent has the better reason.
+            # Messages before the lifeline: a stop that was still sent has the better reason.
             self._hear_supervisor(now)
             if self._world.lifeline in readable and not self._orphaned:
                 self._lose_supervisor(now)
             self._turn(now)
         if self._preforked is not None:
-            self._preforked.discard()  # by us, so that it is out of our group when we are
+            self._preforked.discard()  # so that it has left the group when the worker does
         if self._order is not None and self._lock is not None:
             with step(Step.UNLOCK_RUN):
                 release_run_lock(self._world.runtime, self._order.run_id, self._lock)
@@ -126,7 +127,7 @@ class Worker:
         return max(0.0, min(deadlines) - now)
 
     def _say(self, message: FromWorker) -> None:
-        """What does not get through is said again, or was not that important."""
+        """Send a message. One that does not get through is repeated, or can be missed."""
         if not self._orphaned and not self._connection.send(message):
             log.debug("Cannot send %s: the supervisor does not read", type(message).__name__)
 
@@ -161,7 +162,7 @@ class Worker:
         return self._order is not None and self._order.run_id == run_id
 
     def _lose_supervisor(self, now: float) -> None:
-        """Nobody is left to hear us: stop the script, keep the result, leave (law 11)."""
+        """Without a supervisor: stop the script, keep the result, leave (law 11)."""
         self._poller.forget(self._world.lifeline)
         self._orphaned = True
         if self._run is None:
@@ -170,7 +171,7 @@ class Worker:
             self._run.stop(StopReason.ORPHANED, now)
 
     def _begin(self, order: Run, now: float) -> None:
-        """Lock, look at the lifeline, start: in this order, so that no run is doubled."""
+        """Lock, check the lifeline, start: in this order no run is ever doubled (fact T6)."""
         self._order = order
         try:
             with step(Step.LOCK_RUN):
@@ -204,6 +205,7 @@ class Worker:
         _merge_pages()
 
     def _tell_begun(self) -> None:
+        """Say once that the script has begun; a held one has not."""
         assert self._order is not None
         began_us = None if self._run is None else self._run.began_us
         if self._run is None or began_us is None or self._told_begun:
@@ -236,7 +238,7 @@ class Worker:
             self._say_again_at_monotonic = now + ENDED_AGAIN_SECONDS
 
     def _end(self, result: RunResult, now: float) -> None:
-        """On disk first, then told; a result that cannot be kept is still told."""
+        """Keep the result, then have it told; one that cannot be kept is told all the same."""
         self._result = result
         self._say_again_at_monotonic = now
         if self._lock is not None:  # without it the run is another's, and so is its result
@@ -258,9 +260,10 @@ class Worker:
 
 
 def _join(group: Group | None) -> Group | None:
-    """The group, with this process in it; or None: then the run is held by its tree alone.
+    """Make the group and move this process into it. None where that fails: then only its tree
+    holds the run together.
 
-    Before any thread is started: in the first hierarchy only one thread would move.
+    Call it before any thread is started: in a cgroup1 hierarchy only one thread would move.
     """
     if group is None:
         return None
@@ -279,7 +282,7 @@ def _join(group: Group | None) -> Group | None:
 
 
 def _prefork() -> Preforked | None:
-    """What will be the script, forked while there is time, and before there are threads."""
+    """Fork the process of the script, while there is time and before there are threads."""
     try:
         return Preforked()
     except OSError as error:
@@ -288,8 +291,8 @@ def _prefork() -> Preforked | None:
 
 
 def _merge_pages() -> None:
-    """Workers that have a run count references in the same pages, each in its own copy, which
-    are alike. Not earlier: what is forked would have its pages merged, too."""
+    """Have the kernel merge pages that are alike in many workers: each has its own copy of those
+    in which it counts references (fact P26). Not earlier: forks inherit it, scripts too."""
     try:
         merge_pages()
     except OSError as error:
@@ -297,6 +300,7 @@ def _merge_pages() -> None:
 
 
 def _at_end(pipe: int) -> bool:
+    """The writing end of a pipe is closed."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     return bool(poll.poll(0))
