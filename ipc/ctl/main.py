@@ -1,60 +1,36 @@
-"""`geosched-ctl`: the command, and what its exit codes mean (INTERFACE, "Commands")."""
+"""The command `geosched-ctl`: its verbs, and its failures as exit codes."""
 
-import enum
+import importlib
 import io
 import os
+import pkgutil
 import sys
 from collections.abc import Sequence
 
 import click
 
 from ... import __version__
-from ..client import (
-    ClientError,
-    NotAnsweringError,
-    NotDoneError,
-    NotPermittedError,
-    NotRunningError,
-    RefusedError,
-)
-from ..messages.control import RefusalKind
-from ..messages.login import Why
-from .db import StoreToolError, db
-from .diff import diff
-from .login import LoginFailedError, login
+from ..client import ClientError
+from . import commands
+from .exits import Exit, exit_of
 from .options import shared_options
-from .outbox import outbox
 from .printing import complain
-from .streams import events, logs
-from .verbs import list_, ping, show_action, shutdown, status, stop, sync
 
 
-class Exit(enum.IntEnum):
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    NO_DAEMON = 3  # not running, or not answering
-    NOT_PERMITTED = 4
-    NO_SUCH_ACTION = 5
-    CONFLICT = 6
-    NOT_DONE = 8  # answered, but not done in time
-    INTERRUPTED = 130  # as shells say it: 128 and SIGINT
+class Verbs(click.Group):
+    """The modules of `commands`, of which only the one that is asked for is imported."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        modules = (module.name for module in pkgutil.iter_modules(commands.__path__))
+        return sorted({*super().list_commands(ctx), *modules})
 
-_REFUSALS = {
-    RefusalKind.BAD_REQUEST: Exit.USAGE,
-    RefusalKind.NOT_PERMITTED: Exit.NOT_PERMITTED,
-    RefusalKind.NO_SUCH_ACTION: Exit.NO_SUCH_ACTION,
-    RefusalKind.CONFLICT: Exit.CONFLICT,
-    RefusalKind.FAILED: Exit.FAILED,
-}
-
-_LOGINS = {
-    Why.CONFIGURATION: Exit.USAGE,
-    Why.DENIED: Exit.NOT_PERMITTED,
-    Why.NOT_CONFIRMED: Exit.NOT_DONE,
-    Why.FAILED: Exit.FAILED,
-}
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        known = self.list_commands(ctx)
+        # For an unknown name all of them: click suggests verbs that are similar.
+        for name in [cmd_name] if cmd_name in known else known:
+            module = importlib.import_module(f"{commands.__name__}.{name}")
+            self.add_command(module.command, name)
+        return self.commands.get(cmd_name)
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -63,24 +39,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
         ctx.exit()
 
 
-cli = click.Group(
+cli = Verbs(
     "geosched-ctl",
     help="Control geoschedd, the daemon that runs action scripts for windows of time.",
-    commands=[
-        list_,
-        status,
-        show_action,
-        logs,
-        events,
-        sync,
-        diff,
-        stop,
-        outbox,
-        ping,
-        db,
-        shutdown,
-        login,
-    ],
     params=[
         *shared_options(environment=True),
         click.Option(
@@ -98,11 +59,12 @@ cli = click.Group(
 
 
 def main() -> None:
+    """The entry point `geosched-ctl`."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code of one command line. Every failure is one line on standard error."""
+    """Return the exit code of one command line. Every failure is one line on standard error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -121,24 +83,6 @@ def run(arguments: Sequence[str]) -> int:
     return ended if isinstance(ended, int) else Exit.DONE
 
 
-def exit_of(error: ClientError) -> Exit:
-    match error:
-        case NotRunningError() | NotAnsweringError():
-            return Exit.NO_DAEMON
-        case NotPermittedError():
-            return Exit.NOT_PERMITTED
-        case NotDoneError():
-            return Exit.NOT_DONE
-        case StoreToolError(code=code):
-            return Exit(code)
-        case RefusedError(kind=kind):
-            return _REFUSALS[kind]
-        case LoginFailedError(why=why):
-            return _LOGINS[why]
-        case _:
-            return Exit.FAILED
-
-
 def _one_line(error: click.ClickException) -> str:
     text = " ".join(error.format_message().split())
     ctx = error.ctx if isinstance(error, click.UsageError) else None
@@ -146,9 +90,9 @@ def _one_line(error: click.ClickException) -> str:
 
 
 def _output_lost(error: OSError) -> int:
-    """Standard output takes no more: Python must not try again while it leaves.
+    """Report that standard output takes no more, and keep Python from writing again at exit.
 
-    A reader that left early is no failure worth a word, and click ends on it already.
+    A reader that left early is no failure: click ends on that earlier, without a message.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     complain(f"cannot write the output: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""The options that every verb shares: which daemon, how long to wait, how to print.
+"""Options that all verbs share (the daemon's socket, a time-out, the output), and arguments.
 
 They may stand before the verb or after it; the later one counts. Nothing is opened
 before the whole command line is known to be good.
@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ..actions import ID_CHARS_MAX
 from ..client import Client
 from ..paths import DEFAULT_CONFIG, control_socket
 from ..sockets import endpoint
@@ -38,8 +39,8 @@ def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None
 
 
 def shared_options(*, environment: bool) -> list[click.Parameter]:
-    """`environment`: whether variables stand in for what is not given; they do so once,
-    on the group, where an option after the verb can still overrule them."""
+    """Return new options. With `environment`, variables stand in for those that are not given:
+    on the group only, where an option after the verb still overrules them."""
 
     def option(*names: str, variable: str | None = None, **more: Any) -> click.Option:
         return click.Option(
@@ -80,8 +81,19 @@ def shared_options(*, environment: bool) -> list[click.Parameter]:
     ]
 
 
+def possible_id(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    """Return the argument `ID`. Raises `click.BadParameter` where no action can have that id."""
+    if not 1 <= len(text) <= ID_CHARS_MAX:
+        raise click.BadParameter(f"an action's id has 1 to {ID_CHARS_MAX} characters", ctx, param)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("an action's id is UTF-8", ctx, param) from None
+    return text
+
+
 class Verb(click.Command):
-    """A verb; it takes the shared options too."""
+    """A command that takes the shared options too."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -93,8 +105,8 @@ def output_of(ctx: click.Context) -> Output:
 
 
 def connect(ctx: click.Context) -> Client:
-    """Raises `ClientError` where the daemon cannot be asked, `click.UsageError` where it
-    is not clear which daemon that would be."""
+    """Connect to the daemon of this command line. Raises `ClientError` where it cannot be
+    asked, `click.UsageError` where its socket is not known."""
     path = _socket_path(ctx)
     try:
         endpoint(path)
@@ -114,7 +126,7 @@ def _socket_path(ctx: click.Context) -> Path:
 
 
 def from_config(ctx: click.Context, place_of: Callable[[Path], Path]) -> Path:
-    """Where the chosen configuration has something. Raises `click.UsageError`."""
+    """Return `place_of(config)` for the chosen file. Raises `click.UsageError`."""
     config = Path(ctx.meta.get("config", DEFAULT_CONFIG))
     try:
         return place_of(config)

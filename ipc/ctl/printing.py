@@ -1,6 +1,7 @@
-"""Where answers go: standard output, as JSON, as plain text or, on a terminal, in colour.
+"""Output of answers: JSON, plain text or, on a terminal, text in colour.
 
-The only importer of `rich`, and that only when there is a terminal to colour.
+The only importer of `rich`, late: to import it takes longer than all the rest of a command,
+and only a terminal has a use for it.
 """
 
 import shutil
@@ -8,17 +9,18 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+import click
 import msgspec
 
 from ..messages.control import SCHEMA_VERSION, Progress
-from .options import Output
+from .options import Output, output_of
 from .table import Block, Sheet, Table, fit, plain_lines
 from .words import clean
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-#: By the first word of a cell, so that a colour never says what the text does not.
+#: By the first word of a cell: no colour says anything that the text does not.
 _STYLES = {
     "STARTED": "green",
     "FINISHED": "blue",
@@ -41,19 +43,22 @@ def now_us() -> int:
 
 
 def complain(text: str) -> None:
-    """One line on standard error."""
+    """Write one line to standard error."""
     sys.stderr.write(f"geosched-ctl: {clean(text)}\n")
     sys.stderr.flush()
 
 
-class Shown:
-    """How far something is: one line on a terminal's standard error, gone at the end."""
+class ProgressLine:
+    """A line on standard error that is rewritten with the progress and removed at the end.
+
+    `wanted` is false where standard error is no terminal: then nothing is shown.
+    """
 
     def __init__(self) -> None:
         self.wanted = sys.stderr.isatty()
         self._width = 0
 
-    def progress(self, now: Progress) -> None:
+    def show(self, now: Progress) -> None:
         self._write(f"{now.settled} of {now.total}")
 
     def _write(self, text: str) -> None:
@@ -70,8 +75,23 @@ class Shown:
             self._write("")
 
 
+def fields(view: msgspec.Struct) -> dict[str, Any]:
+    """Return a view as the fields of a JSON document."""
+    found: dict[str, Any] = msgspec.to_builtins(view)
+    return found
+
+
+def show(ctx: click.Context, document: dict[str, Any], sheet: Sheet) -> None:
+    """Write one answer in the output that the command line asks for."""
+    output = output_of(ctx)
+    if output is Output.TABLE:
+        show_sheet(sheet)
+    else:
+        show_document(document, output)
+
+
 def show_document(fields: dict[str, Any], output: Output) -> None:
-    """One JSON document: indented for `json`, one line for `jsonl`."""
+    """Write one JSON document: indented for `json`, one line for `jsonl`."""
     encoded = msgspec.json.encode({"schemaVersion": SCHEMA_VERSION, **fields})
     if output is Output.JSON:
         encoded = msgspec.json.format(encoded, indent=2)
@@ -79,13 +99,13 @@ def show_document(fields: dict[str, Any], output: Output) -> None:
 
 
 def show_line(value: msgspec.Struct) -> None:
-    """One JSON object of many, each on a line of its own."""
+    """Write one JSON object of many, on a line of its own."""
     write(msgspec.json.encode(value) + b"\n")
 
 
 def show_sheet(sheet: Sheet) -> None:
-    """To a terminal cut to its width and coloured; elsewhere whole, so that it can be
-    searched and cut by others."""
+    """Write tables: cut to the width of a terminal and in colour, or else whole and plain,
+    for other programs to search."""
     if sys.stdout.isatty():
         _show_in_colour(sheet)
     else:
@@ -94,7 +114,7 @@ def show_sheet(sheet: Sheet) -> None:
 
 
 def write(data: bytes) -> None:
-    """Bytes as they are, at once."""
+    """Write bytes unchanged, and flush."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 

@@ -1,6 +1,6 @@
-"""Text in columns: what a table is, how it is cut to a width, and how it is aligned.
+"""Tables and blocks of text: cut to a width, and aligned.
 
-Pure, and it knows nothing of actions. Widths are counted in characters.
+Pure, without any knowledge of actions. Widths are in characters.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ GAP = "  "
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`least` is how narrow it may get where space is short; None: never narrower."""
+    """One column. It shrinks to `least` where space is short; None: it never shrinks."""
 
     title: str
     least: int | None = None
@@ -21,7 +21,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`widths` are minimal; `titled` is false for what continues a table."""
+    """Rows of cells. `widths` are minimal; `titled` is false for the continuation of a table."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -31,7 +31,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Names and what they are, one pair a line."""
+    """Names and values, one pair a line."""
 
     pairs: tuple[tuple[str, str], ...]
 
@@ -40,7 +40,7 @@ Sheet: TypeAlias = Sequence[Table | Block]
 
 
 def fit(table: Table, width: int) -> Table:
-    """The table with its flexible cells cut, from the first column on, to fit `width`."""
+    """Cut cells of the columns that may shrink, from the first on, until the table fits `width`."""
     widths = column_widths(table)
     excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
     for index, column in enumerate(table.columns):
@@ -60,6 +60,7 @@ def fit(table: Table, width: int) -> Table:
 
 
 def cut(text: str, width: int, *, middle: bool = False) -> str:
+    """Shorten a text to `width` with an ellipsis, at its end or in its middle."""
     if len(text) <= width:
         return text
     tail = (width - 1) // 2 if middle else 0
@@ -67,7 +68,7 @@ def cut(text: str, width: int, *, middle: bool = False) -> str:
 
 
 def column_widths(table: Table) -> list[int]:
-    """Of the widest cell, title or minimum of each column."""
+    """Return the width of each column: that of its widest cell, its title or its minimum."""
     widths = list(table.widths) or [0] * len(table.columns)
     titles = [column.title for column in table.columns]
     for cells in (titles, *table.rows):
@@ -76,7 +77,7 @@ def column_widths(table: Table) -> list[int]:
 
 
 def plain_lines(sheet: Sheet) -> list[str]:
-    """The sheet as aligned text; parts are set apart by an empty line."""
+    """Format a sheet as aligned text, with an empty line between its parts."""
     lines: list[str] = []
     for part in sheet:
         if lines:

@@ -30,7 +30,8 @@ LIST_PAGE_MAX = 200
 REPORTS_PAGE_MAX = 200
 LOG_CHUNK_BYTES_MAX = 64 * 1024
 RUNS_SHOWN_MAX = 20
-EVENTS_KEPT = 100
+#: How long `ReadEvents(wait=True)` may be held back while nothing happens.
+EVENTS_WAIT_SECONDS = 10.0
 
 
 # --- requests --------------------------------------------------------------------------

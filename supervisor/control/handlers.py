@@ -7,7 +7,6 @@ from ... import __version__
 from ...ipc.actions import ExecutionStatus
 from ...ipc.instants import format_instant, format_optional
 from ...ipc.messages.control import (
-    EVENTS_KEPT,
     LIST_PAGE_MAX,
     LOG_CHUNK_BYTES_MAX,
     REPORTS_PAGE_MAX,
@@ -202,7 +201,7 @@ class LoopDesk:
         return self._loop.settings.daemon.log_dir
 
     def events(self, after: int) -> EventsAre:
-        events = self._loop.parts.db.events(after)[-EVENTS_KEPT:]
+        events = self._loop.parts.db.events(after)
         return EventsAre(tuple(event_view(sequence, change) for sequence, change in events))
 
     def reports(self, request: ListReports) -> ReportsAre:

@@ -16,6 +16,7 @@ import msgspec
 
 from ... import __version__
 from ...ipc.messages.control import (
+    EVENTS_WAIT_SECONDS,
     Accepted,
     Acknowledged,
     AcknowledgeIncidents,
@@ -66,7 +67,6 @@ log = logging.getLogger(__name__)
 REQUESTS_PER_TURN_MAX = 50
 #: Clients that wait for an event, a stop or a sync; one more is refused.
 WAITING_MAX = 64
-EVENTS_WAIT_SECONDS_MAX = 10.0
 #: Who wants to see how a sync goes is told so often.
 PROGRESS_SECONDS = 0.3
 #: What INTERFACE grants `stop` and `shutdown` beyond the grace, `sync` beyond the time-out.
@@ -265,7 +265,7 @@ class Control(Participant):
         events = self._desk.events(request.after)
         if events.events or not request.wait or self._crowded:
             return events
-        until = now.monotonic_seconds + EVENTS_WAIT_SECONDS_MAX
+        until = now.monotonic_seconds + EVENTS_WAIT_SECONDS
 
         def ready(then: Instant) -> Answer | None:
             events = self._desk.events(request.after)

@@ -3,19 +3,13 @@
 from typing import Any
 
 import pytest
-from geosched.ipc.ctl.streams import last_lines
+from geosched.ipc.ctl.commands.events import events_table
+from geosched.ipc.ctl.commands.list import actions_table
+from geosched.ipc.ctl.commands.logs import last_lines
+from geosched.ipc.ctl.commands.show import action_sheet, runs_table
+from geosched.ipc.ctl.commands.status import backend_line, status_sheet
 from geosched.ipc.ctl.table import Column, Sheet, Table, cut, fit, plain_lines
-from geosched.ipc.ctl.words import (
-    action_sheet,
-    actions_table,
-    backend_line,
-    clean,
-    events_table,
-    runs_table,
-    short_time,
-    span,
-    status_sheet,
-)
+from geosched.ipc.ctl.words import clean, short_time, span
 from geosched.ipc.instants import parse_instant
 from geosched.ipc.messages.views import (
     ActionView,

@@ -2,7 +2,7 @@
 
 A person confirms a code in a browser anywhere, while this asks the token server in the
 pace that it wants. The tokens are on the disk before success is told. Who logs in where is
-an argument; how it looks to the person is `ipc/ctl/login.py`'s.
+an argument; how it looks to the person is `ipc/ctl/commands/login.py`'s.
 
     python -P -m geosched.workers.sync.auth.device_flow ADDRESS SECONDS
 """

@@ -1,4 +1,4 @@
-"""The verbs whose answer may go on: `logs` and `events`, with or without `-f`."""
+"""The verb `logs`: the output of a run, read in chunks and, with `-f`, to its end."""
 
 import sys
 import time
@@ -6,20 +6,13 @@ from collections.abc import Iterator
 
 import click
 
-from ..client import Client
-from ..messages.control import LOG_CHUNK_BYTES_MAX, EventsAre, LogChunk, ReadEvents, ReadLog
-from ..messages.views import EventView
-from . import words
-from .options import Output, Verb, connect, output_of
-from .printing import complain, now_us, show_document, show_line, show_sheet, write
-from .verbs import fields, possible_id
+from ...client import Client
+from ...messages.control import LOG_CHUNK_BYTES_MAX, LogChunk, ReadLog
+from ..options import Output, Verb, connect, output_of, possible_id
+from ..printing import show_document, write
 
-#: How long the daemon holds an answer to `ReadEvents(wait=True)` back, see `control.py`.
-EVENTS_WAIT_SECONDS = 10.0
+#: The interval at which a run that writes nothing is asked again.
 POLL_SECONDS = 0.3
-
-
-# --- logs ----------------------------------------------------------------------------------
 
 
 @click.command(cls=Verb)
@@ -30,7 +23,7 @@ POLL_SECONDS = 0.3
 @click.option("-n", "lines", type=click.IntRange(0, 2**31), metavar="LINES", help="Only the last.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 @click.pass_context
-def logs(
+def command(
     ctx: click.Context, id_: str, attempt: int | None, lines: int | None, follow: bool
 ) -> None:
     """Show the output of an action's latest run, byte for byte."""
@@ -52,10 +45,10 @@ def logs(
 
 
 class Log:
-    """The output of one run, read piece by piece."""
+    """The output of one run, read in chunks."""
 
     def __init__(self, client: Client, action_id: str, attempt: int) -> None:
-        """`attempt` 0 is the newest run; it stays that run when a newer one begins."""
+        """`attempt` 0 means the newest run, and stays that run when a newer one begins."""
         self._client = client
         self._action_id = action_id
         self.attempt = attempt
@@ -64,7 +57,7 @@ class Log:
         self._offset = 0
 
     def so_far(self, lines: int | None) -> bytes:
-        """All there is by now, or the last `lines` of it."""
+        """Return all the output there is by now, or its last `lines` lines."""
         if lines is None:
             return b"".join(self.rest())
         back = LOG_CHUNK_BYTES_MAX
@@ -79,7 +72,7 @@ class Log:
             back *= 4
 
     def rest(self, *, follow: bool = False) -> Iterator[bytes]:
-        """What comes after that which has been read; with `follow`, until the run ends."""
+        """Yield the output that has not been read yet; with `follow`, until the run ends."""
         while not self.ended:
             data = self._read(self._offset).data
             if data:
@@ -97,53 +90,8 @@ class Log:
 
 
 def last_lines(data: bytes, lines: int) -> bytes:
-    """The last `lines` lines; one without its end mark counts."""
+    """Return the last `lines` lines; one that does not end in a line feed counts."""
     if not lines:
         return b""
     ends = lines + data.endswith(b"\n")
     return b"\n".join(data.split(b"\n")[-ends:])
-
-
-# --- events --------------------------------------------------------------------------------
-
-
-@click.command(cls=Verb)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now on.")
-@click.pass_context
-def events(ctx: click.Context, follow: bool) -> None:
-    """Show the last 100 changes of status."""
-    output = output_of(ctx)
-    if follow and output is Output.JSON:
-        raise click.UsageError("cannot follow with -o json, but with -o jsonl", ctx)
-    with connect(ctx) as client:
-        latest = client.ask(ReadEvents(), EventsAre).events
-        if output is Output.JSON:
-            show_document({"events": [fields(event) for event in latest]}, output)
-            return
-        _show_events(latest, output, titled=True)
-        last = latest[-1].seq if latest else 0
-        while follow:
-            newer = client.ask(
-                ReadEvents(last, wait=True), EventsAre, daemon_waits_seconds=EVENTS_WAIT_SECONDS
-            ).events
-            if not newer:
-                # A daemon with too many who wait answers at once: do not spin on it.
-                time.sleep(POLL_SECONDS)
-                continue
-            _mention_missed(last, newer[0].seq)
-            _show_events(newer, output, titled=False)
-            last = newer[-1].seq
-
-
-def _show_events(found: tuple[EventView, ...], output: Output, *, titled: bool) -> None:
-    if output is Output.TABLE:
-        show_sheet([words.events_table(found, now_us(), titled=titled)])
-        return
-    for event in found:
-        show_line(event)
-
-
-def _mention_missed(last: int, following: int) -> None:
-    missed = following - last - 1
-    if last and missed > 0:
-        complain(f"{missed} events missed: they came faster than they were read")

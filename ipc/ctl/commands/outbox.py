@@ -1,17 +1,17 @@
-"""`geosched-ctl outbox`: the reports that the backend has not taken."""
+"""The verbs `outbox list`, `flush` and `drop`: reports that the backend has not taken."""
 
 from collections.abc import Iterable, Iterator
 
 import click
 
-from ..client import BadAnswerError, Client
-from ..messages.control import Dropped, DropReports, Flushed, FlushReports, ListReports, ReportsAre
-from ..messages.views import ReportView
-from .options import Output, Verb, connect, output_of
-from .printing import now_us, show_line
-from .table import Block, Column, Table
-from .verbs import VerbFailedError, fields, show
-from .words import clean, short_time
+from ...client import BadAnswerError, Client
+from ...messages.control import Dropped, DropReports, Flushed, FlushReports, ListReports, ReportsAre
+from ...messages.views import ReportView
+from ..exits import VerbFailedError
+from ..options import Output, Verb, connect, output_of
+from ..printing import fields, now_us, show, show_line
+from ..table import Block, Column, Table
+from ..words import clean, short_time
 
 COLUMNS = (
     Column("KEY"),
@@ -23,11 +23,11 @@ COLUMNS = (
 
 
 @click.group()
-def outbox() -> None:
+def command() -> None:
     """Look at the reports that the backend has not taken; send or drop those it refuses."""
 
 
-@outbox.command("list", cls=Verb)
+@command.command("list", cls=Verb)
 @click.pass_context
 def list_(ctx: click.Context) -> None:
     """List reports that are pending, and those set aside after ten refusals."""
@@ -71,7 +71,7 @@ def _pages(client: Client, *, set_aside: bool) -> Iterator[ReportView]:
         cursor = page.cursor
 
 
-@outbox.command(cls=Verb)
+@command.command(cls=Verb)
 @click.pass_context
 def flush(ctx: click.Context) -> None:
     """Report now, those that were set aside once more too."""
@@ -91,7 +91,7 @@ def _possible_keys(
     return keys
 
 
-@outbox.command(cls=Verb)
+@command.command(cls=Verb)
 @click.argument("keys", metavar="[KEY]...", nargs=-1, callback=_possible_keys)
 @click.option("--refused", is_flag=True, help="All that were set aside.")
 @click.pass_context

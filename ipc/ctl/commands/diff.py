@@ -1,4 +1,4 @@
-"""`geosched-ctl diff`: what the backend holds against what daemonDB holds."""
+"""The verb `diff`, and its table: the differences between the backend and daemonDB."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,16 +6,15 @@ from typing import Any
 import click
 import msgspec
 
-from ..client import BadAnswerError, Client
-from ..messages.control import Compare, Compared, DifferencesAre, ListDifferences
-from ..messages.views import DifferenceView
-from .options import Output, Verb, connect, output_of
-from .printing import complain, show_line
-from .table import Column, Table
-from .verbs import VerbFailedError, fields, show
-from .words import clean
+from ...client import BadAnswerError, Client
+from ...messages.control import Compare, Compared, DifferencesAre, ListDifferences
+from ...messages.views import DifferenceView
+from ..exits import Exit, VerbFailedError
+from ..options import Output, Verb, connect, output_of
+from ..printing import complain, fields, show, show_line
+from ..table import Column, Table
+from ..words import clean
 
-DIFFERENT = 1
 COLUMNS = (
     Column("ID", 12, cut_middle=True),
     Column("FIELD"),
@@ -27,7 +26,7 @@ COLUMNS = (
 
 @click.command(cls=Verb)
 @click.pass_context
-def diff(ctx: click.Context) -> int:
+def command(ctx: click.Context) -> int:
     """Pull, apply nothing, and show what differs; exit 1 if anything does."""
     with connect(ctx) as client:
         made = client.ask(Compare(), Compared)
@@ -42,7 +41,7 @@ def diff(ctx: click.Context) -> int:
     else:
         document = {"differences": [fields(each) for each in found], "setAside": made.set_aside}
         show(ctx, document, [_table(found)])
-    return DIFFERENT if found else 0
+    return Exit.FAILED if found else Exit.DONE
 
 
 def _table(differences: Iterable[DifferenceView]) -> Table:

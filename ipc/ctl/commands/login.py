@@ -1,7 +1,7 @@
-"""The verb `login`: have a person confirm that this host may act for them.
+"""The verb `login`: a person confirms in a browser that this host may act for them.
 
-It asks no daemon. The network, the configuration and the tokens are other processes' to
-touch: this starts one, shows what it says, and makes an exit code of its end.
+It asks no daemon. Configuration, network and tokens belong to another process
+(`supervisor/login.py`), which this one starts; it shows its messages, one JSON a line.
 """
 
 import contextlib
@@ -14,29 +14,29 @@ from typing import IO
 import click
 import msgspec
 
-from ..client import ClientError
-from ..messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, decode
-from ..paths import DEFAULT_CONFIG
-from .options import TIMEOUT_SECONDS_MAX, Output, Verb, output_of
-from .printing import complain, show_document, show_sheet
-from .table import Block
-from .words import clean
+from ...messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, decode
+from ...paths import DEFAULT_CONFIG
+from ..exits import Exit, VerbFailedError
+from ..options import TIMEOUT_SECONDS_MAX, Output, Verb, output_of
+from ..printing import complain, show_document, show_sheet
+from ..table import Block
+from ..words import clean
 
 TOOL = "geosched.supervisor.login"
 LINE_BYTES_MAX = 64 * 1024
 
 
-class LoginFailedError(ClientError):
-    """Nobody is logged in; `why` says what helps."""
-
-    def __init__(self, why: Why, detail: str) -> None:
-        super().__init__(detail)
-        self.why = why
+_EXITS = {
+    Why.CONFIGURATION: Exit.USAGE,
+    Why.DENIED: Exit.NOT_PERMITTED,
+    Why.NOT_CONFIRMED: Exit.NOT_DONE,
+    Why.FAILED: Exit.FAILED,
+}
 
 
 @click.command(cls=Verb)
 @click.pass_context
-def login(ctx: click.Context) -> None:
+def command(ctx: click.Context) -> None:
     """Log in to the backend's OAuth server, with a browser anywhere."""
     config = Path(ctx.meta.get("config", DEFAULT_CONFIG)).absolute()
     seconds = ctx.meta.get("timeout") or TIMEOUT_SECONDS_MAX
@@ -48,19 +48,19 @@ def login(ctx: click.Context) -> None:
                 _show_done(said, output_of(ctx))
                 return
             case NotLoggedIn(why, detail):
-                raise LoginFailedError(why, detail)
-    raise LoginFailedError(Why.FAILED, "cannot log in: its process ended without a word")
+                raise VerbFailedError(detail, _EXITS[why])
+    raise VerbFailedError("cannot log in: its process ended without a word")
 
 
 def _said(config: Path, seconds: float) -> Iterator[Said]:
-    """What the login says, as it says it. Its complaints go where ours do."""
+    """Start the login and yield its messages. It shares our standard error."""
     command = [sys.executable, "-P", "-m", TOOL, str(config), str(seconds)]
     with contextlib.ExitStack() as closing:
         try:
             tool = closing.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
         except OSError as error:
             detail = f"cannot log in: cannot start {sys.executable}: {error.strerror}"
-            raise LoginFailedError(Why.FAILED, detail) from None
+            raise VerbFailedError(detail) from None
         closing.callback(tool.terminate)
         assert tool.stdout is not None
         yield from _lines(tool.stdout)
@@ -71,7 +71,7 @@ def _lines(stream: IO[bytes]) -> Iterator[Said]:
         try:
             yield decode(line)
         except msgspec.DecodeError:
-            raise LoginFailedError(Why.FAILED, "cannot log in: its process is no login") from None
+            raise VerbFailedError("cannot log in: its process is no login") from None
 
 
 def _show_code(code: CodeGiven, output: Output) -> None:
