@@ -18,7 +18,7 @@ from ..workers.host.linux import open_clock_set_timer
 from ..workers.zygote_client import Zygote
 from .config.derived import address, rules_of
 from .config.settings import Settings, SettingsError, load, needs_restart
-from .control.handlers import LoopDesk
+from .control.handlers import Handlers
 from .control.server import Control
 from .core.recovery import recover
 from .host.children import Children
@@ -203,8 +203,8 @@ class Service:
             context, base.runtime.control_socket, receives=Call, mode=0o660
         )
         self._opened.callback(server.close)
-        desk = LoopDesk(loop, containment=base.leftovers.containment)
-        self._control = Control(server, desk, self.settings.control.operators)
+        handlers = Handlers(loop, containment=base.leftovers.containment)
+        self._control = Control(server, handlers, self.settings.control.operators)
         loop.join(self._control)
         loop.parts.poller.watch(server)
 

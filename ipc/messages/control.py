@@ -1,9 +1,9 @@
-"""What `geosched-ctl` and the daemon say to each other: requests and replies (INTERFACE,
-"Commands"). The views in the replies, which are printed as JSON, are in `views.py`.
+"""Requests of `geosched-ctl` and answers of the daemon (INTERFACE, "Commands").
 
-A request is answered by one reply that ends it: `Done…`, a view, or `Refused`. Verbs that
-take time answer `Accepted` first, so that a client can tell a daemon that is slow to
-finish from one that does not answer at all.
+Each request is in `Looking` or in `Acting`, which says who may make it. One answer ends it:
+its own, or `Refused`. A request that takes time is answered by `Accepted` first, so that a
+client can tell a daemon that is slow to finish from one that does not answer, and by
+`Progress` where it asks for that. Views, which are printed as JSON, are in `views.py`.
 """
 
 import enum
@@ -24,7 +24,7 @@ from .views import (
 )
 
 SCHEMA_VERSION = 1
-#: Actions in one page of `list`: with the longest ids and apps, a page fits its frame.
+#: Actions in one page of `list`.
 LIST_PAGE_MAX = 200
 #: Reports in one page of `outbox list`.
 REPORTS_PAGE_MAX = 200
@@ -46,7 +46,7 @@ class GetStatus(Message, tag="status", frozen=True):
 
 
 class ListActions(Message, tag="list", frozen=True):
-    """One page, in no order that means anything: the client sorts what it has gathered.
+    """Read one page of the actions, in no useful order: the client sorts all of them.
 
     `cursor` is "" at first, then the `cursor` of the page before.
     """
@@ -60,7 +60,7 @@ class ShowAction(Message, tag="show", frozen=True):
 
 
 class Sync(Message, tag="sync", frozen=True):
-    """With `progress`, `Progress` is told now and then while it is under way."""
+    """Pull and report now. With `progress`, `Progress` is sent now and then until it is done."""
 
     wait: bool = True
     progress: bool = False
@@ -71,7 +71,8 @@ class Compare(Message, tag="compare", frozen=True):
 
 
 class ListDifferences(Message, tag="differences", frozen=True):
-    """One page of comparison `number`; `cursor` is 0 at first, then that of the page before."""
+    """Read one page of comparison `number`; `cursor` is 0 at first, then that of the page
+    before."""
 
     number: int
     cursor: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
@@ -82,7 +83,7 @@ class StopAction(Message, tag="stop", frozen=True):
 
 
 class ReadLog(Message, tag="logs", frozen=True):
-    """Output of a run from byte `offset` on; a negative one counts back from its end.
+    """Read the output of a run from byte `offset` on; a negative one counts back from its end.
 
     `attempt` 0 is the newest run.
     """
@@ -93,14 +94,15 @@ class ReadLog(Message, tag="logs", frozen=True):
 
 
 class ReadEvents(Message, tag="events", frozen=True):
-    """Events after `after`; with `wait`, answered when there is one, or after 10 s empty."""
+    """Read the events after sequence number `after`. With `wait` the answer comes when there
+    is one, or empty after `EVENTS_WAIT_SECONDS`."""
 
     after: int = 0
     wait: bool = False
 
 
 class ListReports(Message, tag="outbox", frozen=True):
-    """One page, oldest first, of what is pending, or of what was set aside.
+    """Read one page, oldest first, of the reports that are pending, or were set aside.
 
     `cursor` is 0 at first, then the `cursor` of the page before.
     """
@@ -110,11 +112,11 @@ class ListReports(Message, tag="outbox", frozen=True):
 
 
 class FlushReports(Message, tag="outbox-flush", frozen=True):
-    """Try again to report what was set aside, and all else that is pending."""
+    """Report now everything that is pending, what was set aside included."""
 
 
 class DropReports(Message, tag="outbox-drop", frozen=True):
-    """Forget reports that were set aside: those of `keys`, or all where there is none."""
+    """Forget reports that were set aside: those of `keys`, or all where it is empty."""
 
     keys: tuple[str, ...] = ()
 
@@ -124,30 +126,29 @@ class Shutdown(Message, tag="shutdown", frozen=True):
 
 
 class AcknowledgeIncidents(Message, tag="acknowledge", frozen=True):
-    """A person has seen what happened to daemonDB."""
+    """Forget the incidents of daemonDB: a person has seen them."""
 
 
-Request: TypeAlias = (
+#: Requests that anybody who reaches the socket may make.
+Looking: TypeAlias = (
     Ping
     | GetStatus
     | ListActions
     | ShowAction
-    | Sync
-    | Compare
-    | ListDifferences
-    | StopAction
     | ReadLog
     | ReadEvents
-    | Shutdown
-    | AcknowledgeIncidents
     | ListReports
-    | FlushReports
-    | DropReports
+    | ListDifferences
 )
+#: Requests that need the right to act: root, the daemon's own user, the operators.
+Acting: TypeAlias = (
+    Sync | Compare | StopAction | FlushReports | DropReports | AcknowledgeIncidents | Shutdown
+)
+Request: TypeAlias = Looking | Acting
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A request under a number of the client's, which comes back with each reply to it."""
+    """A request under a number that the client chooses; each reply to it has that number."""
 
     number: int
     request: Request
@@ -170,13 +171,13 @@ class Refused(Message, tag="refused", frozen=True):
 
 
 class Accepted(Message, tag="accepted", frozen=True):
-    """Under way; `bound_seconds` is how long it may take by its own rules."""
+    """The request is under way; `bound_seconds` is the time that it may take."""
 
     bound_seconds: float
 
 
 class Progress(Message, tag="progress", frozen=True):
-    """Entries of the snapshot that are settled, of how many; more replies follow."""
+    """`settled` of `total` entries of the snapshot are applied; more replies follow."""
 
     settled: int
     total: int
@@ -206,7 +207,7 @@ class ActionIs(Message, tag="action-is", frozen=True):
 
 
 class Synced(Message, tag="synced", frozen=True):
-    """`error` is why the pull or the report failed, else None."""
+    """`error` is the reason why the pull or the report failed, else None."""
 
     result: SyncView
     error: str | None = None
@@ -220,7 +221,8 @@ class ReportsAre(Message, tag="reports-are", frozen=True):
 
 
 class Flushed(Message, tag="flushed", frozen=True):
-    """`flushed` were put back; `reported` were taken since, until `error` ended it, if any."""
+    """`flushed` reports were put back; `reported` were taken since then, until `error`, if any,
+    ended it."""
 
     flushed: int
     reported: int
@@ -232,7 +234,7 @@ class Dropped(Message, tag="dropped", frozen=True):
 
 
 class Compared(Message, tag="compared", frozen=True):
-    """`different` actions are to be read by `number`; `error` is why there are none.
+    """`different` actions can be read by `number`; `error` is set where the pull failed.
 
     `set_aside` entries of the backend cannot be used, and were not compared.
     """
@@ -255,10 +257,10 @@ class Stopped(Message, tag="stopped", frozen=True):
 
 
 class LogChunk(Message, tag="log-chunk", frozen=True):
-    """`data` starts at `offset`; the next read starts at `offset + len(data)`.
+    """`data` starts at byte `offset`; the next read starts at `offset + len(data)`.
 
     Output that was cut (beyond the run's `output_max`) is marked inside the data itself.
-    `ended`: the run is over and nothing follows what has now been read.
+    `ended`: the run is over, and nothing follows `data`.
     """
 
     run_id: str
@@ -273,7 +275,7 @@ class EventsAre(Message, tag="events-are", frozen=True):
 
 
 class ShuttingDown(Message, tag="shutting-down", frozen=True):
-    """Sent when the orderly stop begins; the daemon is gone when its socket is."""
+    """Sent when the orderly stop begins. The daemon ends within `bound_seconds`."""
 
     pid: int
     bound_seconds: float

@@ -1,33 +1,62 @@
-"""What the daemon can tell and do for `geosched-ctl`: reads, and wishes put to the loop."""
+"""Handlers of the requests of `geosched-ctl`: each carries out one and returns its answer.
+
+They run in the loop's thread, between its turns, and ask the loop for what changes
+anything. A handler whose answer takes time returns `Later`. Permissions, and the clients that
+wait, are in `server.py`.
+"""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias, assert_never
+
+import msgspec
 
 from ... import __version__
 from ...ipc.actions import ExecutionStatus
 from ...ipc.instants import format_instant, format_optional
 from ...ipc.messages.control import (
+    EVENTS_WAIT_SECONDS,
     LIST_PAGE_MAX,
     LOG_CHUNK_BYTES_MAX,
     REPORTS_PAGE_MAX,
     RUNS_SHOWN_MAX,
     Acknowledged,
+    AcknowledgeIncidents,
+    Acting,
     ActionIs,
     ActionsAre,
+    Answer,
+    Compare,
+    Compared,
     DifferencesAre,
     Dropped,
     DropReports,
     EventsAre,
+    Flushed,
+    FlushReports,
+    GetStatus,
     ListActions,
     ListDifferences,
     ListReports,
     LogChunk,
+    Looking,
+    Ping,
+    Pong,
     Progress,
+    ReadEvents,
     ReadLog,
     RefusalKind,
     Refused,
     ReportsAre,
+    ShowAction,
+    Shutdown,
+    ShuttingDown,
     StatusIs,
+    StopAction,
+    Stopped,
+    Sync,
+    Synced,
 )
 from ...ipc.messages.views import (
     ActionView,
@@ -44,55 +73,115 @@ from ..runs.run_order import output_path
 from ..store.errors import StoreError
 from ..store.files import file_system
 from ..store.repair import incidents
-from ..sync.compare import Comparison
 from ..sync.report_sender import sequence_of
-from ..sync.syncs import SyncAsked
 from .views import action_view, event_view, incident_view, phase, report_view, run_view
 
-STOP_MARGIN_SECONDS = 10.0
+#: Added to the grace of a `stop` and to the time-out of a `sync`; half of it to the bound of
+#: a `shutdown`, which has a margin already (INTERFACE, "Commands").
+BOUND_MARGIN_SECONDS = 10.0
 #: Of app names in one page of `list`; with one more action it still fits its frame.
 LIST_PAGE_CHARS_MAX = 64 * 1024
 
+#: One poll after each turn of the loop: None or `Progress` while there is no answer, then the
+#: answer. Nothing is done before the first poll.
+Polls: TypeAlias = Iterator[Answer | None]
 
-class LoopDesk:
-    """`containment` is how whole process trees are held on this host."""
+
+class Later(msgspec.Struct):
+    """An answer that takes up to `bound_seconds`.
+
+    The client is sent `Accepted` first, unless `accepted` is false. Where too many clients
+    wait already, nothing is begun, and `crowded` is the answer.
+    """
+
+    polls: Polls
+    bound_seconds: float
+    accepted: bool = True
+    crowded: Answer = Refused(RefusalKind.FAILED, "too many clients wait already")
+
+
+class Handlers:
+    """All handlers, over one loop.
+
+    `containment` is how whole process trees are held on this host; `bad_messages` counts the
+    requests that could not be read.
+    """
 
     def __init__(self, loop: Loop, *, containment: str) -> None:
+        self.bad_messages = 0
         self._loop = loop
         self._containment = containment
         self._started: Instant = loop.now
         self._file_system = file_system(loop.parts.db.store_dir)
 
-    # --- looking ------------------------------------------------------------------------
+    def look(self, request: Looking) -> Answer | Later:
+        """Answer a request that changes nothing."""
+        match request:
+            case Ping():
+                return Pong(os.getpid(), __version__)
+            case GetStatus():
+                return StatusIs(self._status())
+            case ListActions():
+                return self._actions(request)
+            case ShowAction(action_id):
+                return self._action(action_id) or _no_such(action_id)
+            case ReadLog():
+                return self._log(request)
+            case ReadEvents():
+                return self._events(request)
+            case ListReports():
+                return self._reports(request)
+            case ListDifferences():
+                return self._differences(request)
+        assert_never(request)
 
-    def status(self, bad_requests: int) -> StatusIs:
+    def act(self, request: Acting) -> Answer | Later:
+        """Carry out a request of a client that may act."""
+        match request:
+            case Sync():
+                return self._sync(request)
+            case Compare():
+                return Later(self._compared(), self._exchange_bound_seconds)
+            case StopAction(action_id):
+                return self._stop(action_id)
+            case FlushReports():
+                return Later(self._flushed(), self._exchange_bound_seconds)
+            case DropReports():
+                return self._drop_reports(request)
+            case AcknowledgeIncidents():
+                return self._acknowledge()
+            case Shutdown():
+                bound_seconds = self._loop.shut_down() + BOUND_MARGIN_SECONDS / 2
+                return ShuttingDown(os.getpid(), bound_seconds)
+        assert_never(request)
+
+    # --- status -------------------------------------------------------------------------
+
+    def _status(self) -> StatusView:
         loop = self._loop
         parts, now = loop.parts, loop.now
         counts = parts.db.counts()
-        sync_bad = parts.sync.bad_messages
-        bad = parts.pool.bad_messages + sync_bad + bad_requests
-        return StatusIs(
-            StatusView(
-                daemon=self._daemon(),
-                counts={status.value: counts[status] for status in ExecutionStatus},
-                running=counts[ExecutionStatus.STARTED],
-                queued=len(loop.parts.agenda.queue),
-                next_edge=self._next_edge(),
-                backend=parts.sync.view(parts.jobs.next_in_seconds(now.boot_seconds, "pull"), now),
-                outbox=OutboxView(
-                    depth=parts.db.outbox_depth,
-                    oldest_at=format_optional(parts.db.outbox_oldest_us),
-                    dropped=parts.db.outbox_dropped,
-                    refused=parts.db.reports.refused,
-                ),
-                clock=ClockView(parts.clock.trusted, parts.clock.detail),
-                containment=self._containment,
-                store=self._store(),
-                stuck=sum(run.stuck for run in parts.pool.runs.values()) + len(parts.due.stuck),
-                output_lost_bytes=loop.output_lost_bytes + parts.pool.output_lost_bytes,
-                lost_swaps=loop.lost_swaps,
-                bad_messages=bad,
-            )
+        bad = parts.pool.bad_messages + parts.sync.bad_messages + self.bad_messages
+        return StatusView(
+            daemon=self._daemon(),
+            counts={status.value: counts[status] for status in ExecutionStatus},
+            running=counts[ExecutionStatus.STARTED],
+            queued=len(loop.parts.agenda.queue),
+            next_edge=self._next_edge(),
+            backend=parts.sync.view(parts.jobs.next_in_seconds(now.boot_seconds, "pull"), now),
+            outbox=OutboxView(
+                depth=parts.db.outbox_depth,
+                oldest_at=format_optional(parts.db.outbox_oldest_us),
+                dropped=parts.db.outbox_dropped,
+                refused=parts.db.reports.refused,
+            ),
+            clock=ClockView(parts.clock.trusted, parts.clock.detail),
+            containment=self._containment,
+            store=self._store(),
+            stuck=sum(run.stuck for run in parts.pool.runs.values()) + len(parts.due.stuck),
+            output_lost_bytes=loop.output_lost_bytes + parts.pool.output_lost_bytes,
+            lost_swaps=loop.lost_swaps,
+            bad_messages=bad,
         )
 
     def _daemon(self) -> DaemonView:
@@ -124,7 +213,8 @@ class LoopDesk:
         )
 
     def _next_edge(self) -> str | None:
-        """The first edge ahead: of the index, or the end of a queued action's window."""
+        """Return the first instant ahead at which the window of an action begins or ends; of a
+        queued action the end, which is not in the index."""
         loop = self._loop
         ahead = (
             loop.parts.db.next_edge_after(loop.now.wall_us),
@@ -132,7 +222,9 @@ class LoopDesk:
         )
         return format_optional(min((edge for edge in ahead if edge is not None), default=None))
 
-    def actions(self, request: ListActions) -> ActionsAre | Refused:
+    # --- actions, runs, events ----------------------------------------------------------
+
+    def _actions(self, request: ListActions) -> ActionsAre | Refused:
         try:
             statuses = frozenset(ExecutionStatus(status) for status in request.statuses)
             records, cursor = self._page(request.cursor, statuses or frozenset(ExecutionStatus))
@@ -141,7 +233,7 @@ class LoopDesk:
         return ActionsAre(tuple(self._view(record) for record in records), cursor)
 
     def _page(self, cursor: str, statuses: frozenset[ExecutionStatus]) -> tuple[list[Record], str]:
-        """As many records as a frame holds: one with a thousand apps is a megabyte."""
+        """Return as many records as fit a frame: one with a thousand apps is a megabyte."""
         page: list[Record] = []
         size = 0
         for _ in range(LIST_PAGE_MAX):
@@ -152,7 +244,7 @@ class LoopDesk:
                 break
         return page, cursor
 
-    def action(self, action_id: str) -> ActionIs | None:
+    def _action(self, action_id: str) -> ActionIs | None:
         record = self._loop.parts.db.read(action_id)
         if record is None:
             return None
@@ -176,16 +268,16 @@ class LoopDesk:
             return None
         return self._loop.parts.db.run(record.action.id, record.attempt)
 
-    def log(self, request: ReadLog) -> LogChunk | Refused:
+    def _log(self, request: ReadLog) -> LogChunk | Refused:
         record = self._loop.parts.db.read(request.id)
         if record is None:
-            return Refused(RefusalKind.NO_SUCH_ACTION, f"there is no action {request.id!r}")
+            return _no_such(request.id)
         row = self._loop.parts.db.run(request.id, request.attempt or record.attempt)
         if row is None:
             which = f"run {request.attempt}" if request.attempt else "run"
             return Refused(RefusalKind.FAILED, f"action {request.id!r} has no {which}")
         path = output_path(self._log_dir, row.run_id)
-        # First the state, then the bytes: whatever is written in between is read next time.
+        # Before the output is read: what is written in between is read next time.
         ended = row.ended_us is not None
         try:
             chunk = read_output(path, request.offset, LOG_CHUNK_BYTES_MAX)
@@ -200,36 +292,29 @@ class LoopDesk:
     def _log_dir(self) -> Path:
         return self._loop.settings.daemon.log_dir
 
-    def events(self, after: int) -> EventsAre:
+    def _events(self, request: ReadEvents) -> EventsAre | Later:
+        found = self._events_after(request.after)
+        if found.events or not request.wait:
+            return found
+        polls = self._awaited_events(request.after)
+        return Later(polls, EVENTS_WAIT_SECONDS, accepted=False, crowded=found)
+
+    def _awaited_events(self, after: int) -> Polls:
+        until_monotonic = self._loop.now.monotonic_seconds + EVENTS_WAIT_SECONDS
+        found = self._events_after(after)
+        while not found.events and self._loop.now.monotonic_seconds < until_monotonic:
+            yield None
+            found = self._events_after(after)
+        yield found
+
+    def _events_after(self, after: int) -> EventsAre:
         events = self._loop.parts.db.events(after)
         return EventsAre(tuple(event_view(sequence, change) for sequence, change in events))
 
-    def reports(self, request: ListReports) -> ReportsAre:
-        db, aside = self._loop.parts.db, request.set_aside
-        rows, cursor = db.reports.page(
-            set_aside=aside, after=request.cursor, limit=REPORTS_PAGE_MAX
-        )
-        views = [report_view(db.meta.generation, n, row, set_aside=aside) for n, row in rows]
-        return ReportsAre(tuple(views), cursor)
-
-    def differences(self, request: ListDifferences) -> DifferencesAre | Refused:
-        made = self._loop.parts.sync.comparison
-        if made is None or not made.done or made.number != request.number:
-            detail = "cannot go on with the differences: what was compared is not held any more"
-            return Refused(RefusalKind.CONFLICT, detail)
-        views, cursor = made.page(request.cursor, self._loop.parts.db.read)
-        return DifferencesAre(tuple(views), cursor)
-
-    def progress(self) -> Progress | None:
-        share = self._loop.parts.sync.share_applied()
-        return None if share is None else Progress(*share)
-
-    # --- acting -------------------------------------------------------------------------
-
-    def stop_bound_seconds(self, action_id: str) -> float | Refused:
+    def _stop(self, action_id: str) -> Refused | Later:
         record = self._loop.parts.db.read(action_id)
         if record is None:
-            return Refused(RefusalKind.NO_SUCH_ACTION, f"there is no action {action_id!r}")
+            return _no_such(action_id)
         match record.state:
             case Null():
                 detail = f"action {action_id!r} has not started: there is nothing to stop"
@@ -239,30 +324,70 @@ class LoopDesk:
                 return Refused(RefusalKind.CONFLICT, detail)
             case _:
                 script = self._loop.settings.scripts.get(record.action.type)
-                return (script.stop_grace_seconds if script else 0.0) + STOP_MARGIN_SECONDS
+                grace_seconds = script.stop_grace_seconds if script else 0.0
+                return Later(self._stopped(action_id), grace_seconds + BOUND_MARGIN_SECONDS)
 
-    def ask_stop(self, action_id: str) -> None:
+    def _stopped(self, action_id: str) -> Polls:
         self._loop.ask_stop(action_id)
+        while (found := self._action(action_id)) is None or found.action.phase != "done":
+            yield None
+        yield Stopped(found.action)
 
-    def ask_sync(self) -> SyncAsked:
-        return self._loop.parts.sync.ask()
+    # --- the backend --------------------------------------------------------------------
 
-    def sync_bound_seconds(self) -> float:
-        return self._loop.settings.backend.timeout_seconds + STOP_MARGIN_SECONDS
+    @property
+    def _exchange_bound_seconds(self) -> float:
+        return self._loop.settings.backend.timeout_seconds + BOUND_MARGIN_SECONDS
 
-    def ask_comparison(self) -> Comparison:
-        return self._loop.parts.sync.ask_comparison()
+    def _sync(self, request: Sync) -> Synced | Later:
+        if request.wait:
+            return Later(self._synced(request), self._exchange_bound_seconds)
+        return Synced(self._loop.parts.sync.ask().counts)
 
-    def ask_report(self) -> SyncAsked:
-        return self._loop.parts.sync.ask_report()
+    def _synced(self, request: Sync) -> Polls:
+        asked = self._loop.parts.sync.ask()
+        while not asked.done:
+            yield self._progress() if request.progress else None
+        yield Synced(asked.counts, asked.error)
 
-    def flush_reports(self) -> int | Refused:
+    def _progress(self) -> Progress | None:
+        share = self._loop.parts.sync.share_applied()
+        return None if share is None else Progress(*share)
+
+    def _compared(self) -> Polls:
+        made = self._loop.parts.sync.ask_comparison()
+        while not made.done:
+            yield None
+        yield Compared(made.number, len(made.different), made.set_aside, made.error)
+
+    def _differences(self, request: ListDifferences) -> DifferencesAre | Refused:
+        made = self._loop.parts.sync.comparison
+        if made is None or not made.done or made.number != request.number:
+            detail = "cannot go on with the differences: what was compared is not held any more"
+            return Refused(RefusalKind.CONFLICT, detail)
+        views, cursor = made.page(request.cursor, self._loop.parts.db.read)
+        return DifferencesAre(tuple(views), cursor)
+
+    def _reports(self, request: ListReports) -> ReportsAre:
+        db, aside = self._loop.parts.db, request.set_aside
+        rows, cursor = db.reports.page(
+            set_aside=aside, after=request.cursor, limit=REPORTS_PAGE_MAX
+        )
+        views = [report_view(db.meta.generation, n, row, set_aside=aside) for n, row in rows]
+        return ReportsAre(tuple(views), cursor)
+
+    def _flushed(self) -> Polls:
         try:
-            return self._loop.parts.db.reports.put_back()
+            flushed = self._loop.parts.db.reports.put_back()
         except StoreError as error:
-            return _not_written(error)
+            yield _not_written(error)
+            return
+        asked = self._loop.parts.sync.ask_report()
+        while not asked.done:
+            yield None
+        yield Flushed(flushed, asked.counts.reported, asked.error)
 
-    def drop_reports(self, request: DropReports) -> Dropped | Refused:
+    def _drop_reports(self, request: DropReports) -> Dropped | Refused:
         db = self._loop.parts.db
         numbers = {key: sequence_of(key, db.meta.generation) for key in request.keys}
         known = {number: key for key, number in numbers.items() if number is not None}
@@ -278,7 +403,9 @@ class LoopDesk:
             return Refused(RefusalKind.FAILED, detail)
         return Dropped(len(known))
 
-    def acknowledge(self) -> Acknowledged | Refused:
+    # --- the database -------------------------------------------------------------------
+
+    def _acknowledge(self) -> Acknowledged | Refused:
         place = self._loop.parts.db.store_dir
         seen = incidents.read(place)
         try:
@@ -287,11 +414,13 @@ class LoopDesk:
             return Refused(RefusalKind.FAILED, f"cannot remove what is kept of them: {error}")
         return Acknowledged(tuple(map(incident_view, seen)))
 
-    def ask_shutdown(self) -> float:
-        return self._loop.shut_down()
+
+def _no_such(action_id: str) -> Refused:
+    return Refused(RefusalKind.NO_SUCH_ACTION, f"there is no action {action_id!r}")
 
 
 def _not_written(error: StoreError) -> Refused:
+    """Return the refusal for a write that failed; raise an error that ends the daemon."""
     if error.fatal:
         raise error
     return Refused(RefusalKind.FAILED, str(error))

@@ -1,290 +1,129 @@
-"""Answers `geosched-ctl`: who may ask what, and which request waits for what.
+"""The server of the control socket: permissions, clients that wait, and replies.
 
 Requests are answered from the loop, so each sees one consistent state. Peers are known by
 the kernel's word (fact Z5): root, the daemon's own user and the configured operators may
-do everything, everybody else who can reach the socket may look. Carrying a request out is
-the `Desk`'s part.
+act, everybody else who reaches the socket may look. Requests are carried out in `handlers.py`.
 """
 
 import logging
 import os
 import pwd
-from collections.abc import Callable, Collection
-from typing import Protocol, TypeAlias, assert_never
+from collections.abc import Collection
 
 import msgspec
 
-from ... import __version__
 from ...ipc.messages.control import (
-    EVENTS_WAIT_SECONDS,
     Accepted,
-    Acknowledged,
-    AcknowledgeIncidents,
-    ActionIs,
-    ActionsAre,
+    Acting,
     Answer,
     Call,
-    Compare,
-    Compared,
-    DifferencesAre,
-    Dropped,
-    DropReports,
-    EventsAre,
-    Flushed,
-    FlushReports,
-    GetStatus,
-    ListActions,
-    ListDifferences,
-    ListReports,
-    LogChunk,
-    Ping,
-    Pong,
     Progress,
-    ReadEvents,
-    ReadLog,
     RefusalKind,
     Refused,
     Reply,
-    ReportsAre,
-    ShowAction,
-    Shutdown,
-    ShuttingDown,
-    StatusIs,
-    StopAction,
-    Stopped,
-    Sync,
-    Synced,
+    Request,
 )
-from ...ipc.messages.views import ActionView
 from ...ipc.sockets import Peer, ProtocolError, Server
 from ..core.model import Instant
 from ..participant import News, Participant
-from ..sync.compare import Comparison
-from ..sync.syncs import SyncAsked
+from .handlers import Handlers, Later, Polls
 
 log = logging.getLogger(__name__)
 
 REQUESTS_PER_TURN_MAX = 50
-#: Clients that wait for an event, a stop or a sync; one more is refused.
+#: Clients that wait for an answer that takes time.
 WAITING_MAX = 64
-#: Who wants to see how a sync goes is told so often.
+#: A client that asks for the progress of its request is told it at most so often.
 PROGRESS_SECONDS = 0.3
-#: What INTERFACE grants `stop` and `shutdown` beyond the grace, `sync` beyond the time-out.
-BOUND_MARGIN_SECONDS = 10.0
-
-
-class Desk(Protocol):
-    """What the daemon can do for a client."""
-
-    def status(self, bad_requests: int) -> StatusIs: ...
-    def actions(self, request: ListActions) -> ActionsAre | Refused: ...
-    def action(self, action_id: str) -> ActionIs | None: ...
-    def log(self, request: ReadLog) -> LogChunk | Refused: ...
-    def events(self, after: int) -> EventsAre: ...
-    def stop_bound_seconds(self, action_id: str) -> float | Refused: ...
-    def ask_stop(self, action_id: str) -> None: ...
-    def ask_sync(self) -> SyncAsked: ...
-    def sync_bound_seconds(self) -> float: ...
-    def ask_shutdown(self) -> float: ...
-    def acknowledge(self) -> Acknowledged | Refused: ...
-    def reports(self, request: ListReports) -> ReportsAre: ...
-    def flush_reports(self) -> int | Refused: ...
-    def ask_report(self) -> SyncAsked: ...
-    def ask_comparison(self) -> Comparison: ...
-    def differences(self, request: ListDifferences) -> DifferencesAre | Refused: ...
-    def progress(self) -> Progress | None: ...
-    def drop_reports(self, request: DropReports) -> Dropped | Refused: ...
-
-
-#: What needs the right to act. Everything else only looks.
-Acting: TypeAlias = (
-    Sync | Compare | StopAction | FlushReports | DropReports | AcknowledgeIncidents | Shutdown
-)
-Ready: TypeAlias = Callable[[Instant], Answer | None]
 
 
 class _Waiting(msgspec.Struct):
-    """A client whose answer comes later: when `ready` has one, or never, after `until`.
-
-    `tell_at` is when it is told next how far things are; None for one that did not ask.
-    """
+    """A client whose answer comes later, or never, after `until_monotonic`; it is told of
+    progress from `tell_at_monotonic` on."""
 
     routing_id: bytes
     number: int
-    until: float
-    ready: Ready
-    tell_at: float | None = None
+    polls: Polls
+    until_monotonic: float
+    tell_at_monotonic: float = 0.0
 
 
 class Control(Participant):
-    def __init__(self, server: Server[Call, Reply], desk: Desk, operators: Collection[str]) -> None:
-        self.bad_messages = 0
+    """The part of the loop that answers `geosched-ctl`.
+
+    `operators` are names or numbers of users who may act.
+    """
+
+    def __init__(
+        self, server: Server[Call, Reply], handlers: Handlers, operators: Collection[str]
+    ) -> None:
         self._server = server
-        self._desk = desk
+        self._handlers = handlers
         self._operators = operators
         self._waiting: list[_Waiting] = []
 
     def permit(self, operators: Collection[str]) -> None:
-        """Who may act from now on: names or numbers of users."""
+        """Replace the operators, after a reload."""
         self._operators = operators
 
+    # --- the turns of the loop ----------------------------------------------------------
+
     def gather(self, _news: News, now: Instant) -> None:
+        """Answer the requests that have arrived."""
         for peer, call in self._server.drain(REQUESTS_PER_TURN_MAX):
             if isinstance(call, ProtocolError):
-                self._bad_request(peer, call)
+                self._refuse_unreadable(peer, call)
                 continue
-            answer = self._answer(peer, call, now)
+            answer: Answer | Later | None = self._answer(peer, call.request)
+            if isinstance(answer, Later):
+                answer = self._begin(answer, peer, call.number, now)
             if answer is not None:
                 self._reply(peer.routing_id, call.number, answer)
 
+    def next_deadline(self, _now: Instant) -> float | None:
+        """Return the monotonic second at which the first wait ends, or None."""
+        return min((waiting.until_monotonic for waiting in self._waiting), default=None)
+
     def after_turn(self, now: Instant) -> None:
-        """After a turn: tell those whose wait is over."""
+        """Reply to the clients whose answer is there, and drop those whose time is over."""
         still: list[_Waiting] = []
         for waiting in self._waiting:
-            answer = waiting.ready(now)
-            if answer is None and now.monotonic_seconds < waiting.until:
-                still.append(waiting)
-                self._tell_progress(waiting, now)
-            elif answer is not None:
+            answer = next(waiting.polls)
+            if answer is not None and not isinstance(answer, Progress):
                 self._reply(waiting.routing_id, waiting.number, answer)
+            elif now.monotonic_seconds < waiting.until_monotonic:
+                still.append(waiting)
+                self._tell(waiting, answer, now)
         self._waiting = still
 
-    def _tell_progress(self, waiting: _Waiting, now: Instant) -> None:
-        if waiting.tell_at is None or now.monotonic_seconds < waiting.tell_at:
-            return
-        progress = self._desk.progress()
-        if progress is not None:
-            waiting.tell_at = now.monotonic_seconds + PROGRESS_SECONDS
+    def _tell(self, waiting: _Waiting, progress: Progress | None, now: Instant) -> None:
+        if progress is not None and now.monotonic_seconds >= waiting.tell_at_monotonic:
+            waiting.tell_at_monotonic = now.monotonic_seconds + PROGRESS_SECONDS
             self._reply(waiting.routing_id, waiting.number, progress)
 
-    def next_deadline(self, _now: Instant) -> float | None:
-        return min((waiting.until for waiting in self._waiting), default=None)
+    # --- answers ------------------------------------------------------------------------
 
-    def _answer(self, peer: Peer, call: Call, now: Instant) -> Answer | None:
-        request, desk = call.request, self._desk
-        if isinstance(request, Acting):
-            return self._act(peer, call.number, request, now)
-        match request:
-            case Ping():
-                return Pong(os.getpid(), __version__)
-            case GetStatus():
-                return desk.status(self.bad_messages)
-            case ListActions():
-                return desk.actions(request)
-            case ShowAction(action_id):
-                return desk.action(action_id) or _no_such(action_id)
-            case ReadLog():
-                return desk.log(request)
-            case ListReports():
-                return desk.reports(request)
-            case ListDifferences():
-                return desk.differences(request)
-            case ReadEvents():
-                return self._events(peer, call.number, request, now)
-        assert_never(request)
-
-    def _act(self, peer: Peer, number: int, request: Acting, now: Instant) -> Answer | None:
+    def _answer(self, peer: Peer, request: Request) -> Answer | Later:
+        if not isinstance(request, Acting):
+            return self._handlers.look(request)
         if not self._may_act(peer):
             log.warning("Refused %s to uid %d", type(request).__name__, peer.uid)
             return Refused(RefusalKind.NOT_PERMITTED, f"uid {peer.uid} may look, but not act")
         log.info("Asked by uid %d: %.200r", peer.uid, request, extra={"event": "asked"})
-        match request:
-            case Sync():
-                return self._sync(peer, number, request, now)
-            case Compare():
-                return self._compare(peer, number, now)
-            case FlushReports():
-                return self._flush(peer, number, now)
-            case StopAction(action_id):
-                return self._stop(peer, number, action_id, now)
-            case DropReports():
-                return self._desk.drop_reports(request)
-            case AcknowledgeIncidents():
-                return self._desk.acknowledge()
-            case Shutdown():
-                bound = self._desk.ask_shutdown() + BOUND_MARGIN_SECONDS / 2
-                return ShuttingDown(os.getpid(), bound)
-        assert_never(request)
+        return self._handlers.act(request)
 
-    # --- what takes time ----------------------------------------------------------------
-
-    def _sync(self, peer: Peer, number: int, request: Sync, now: Instant) -> Answer:
-        if self._crowded:
-            return _CROWDED
-        asked = self._desk.ask_sync()
-        if not request.wait:
-            return Synced(asked.counts)
-
-        def ready(_: Instant) -> Answer | None:
-            return Synced(asked.counts, asked.error) if asked.done else None
-
-        accepted = self._accept(peer, number, now, self._desk.sync_bound_seconds(), ready)
-        self._waiting[-1].tell_at = 0.0 if request.progress else None
-        return accepted
-
-    def _compare(self, peer: Peer, number: int, now: Instant) -> Answer:
-        if self._crowded:
-            return _CROWDED
-        made = self._desk.ask_comparison()
-
-        def ready(_: Instant) -> Answer | None:
-            found = Compared(made.number, len(made.different), made.set_aside, made.error)
-            return found if made.done else None
-
-        return self._accept(peer, number, now, self._desk.sync_bound_seconds(), ready)
-
-    def _flush(self, peer: Peer, number: int, now: Instant) -> Answer:
-        if self._crowded:
-            return _CROWDED
-        flushed = self._desk.flush_reports()
-        if isinstance(flushed, Refused):
-            return flushed
-        asked = self._desk.ask_report()
-
-        def ready(_: Instant) -> Answer | None:
-            done = asked.done
-            return Flushed(flushed, asked.counts.reported, asked.error) if done else None
-
-        return self._accept(peer, number, now, self._desk.sync_bound_seconds(), ready)
-
-    def _stop(self, peer: Peer, number: int, action_id: str, now: Instant) -> Answer:
-        if self._crowded:
-            return _CROWDED
-        bound = self._desk.stop_bound_seconds(action_id)
-        if isinstance(bound, Refused):
-            return bound
-        self._desk.ask_stop(action_id)
-
-        def ready(_: Instant) -> Answer | None:
-            found = self._desk.action(action_id)
-            return Stopped(found.action) if found and _is_done(found.action) else None
-
-        return self._accept(peer, number, now, bound, ready)
-
-    def _events(self, peer: Peer, number: int, request: ReadEvents, now: Instant) -> Answer | None:
-        events = self._desk.events(request.after)
-        if events.events or not request.wait or self._crowded:
-            return events
-        until = now.monotonic_seconds + EVENTS_WAIT_SECONDS
-
-        def ready(then: Instant) -> Answer | None:
-            events = self._desk.events(request.after)
-            return events if events.events or then.monotonic_seconds >= until else None
-
-        self._waiting.append(_Waiting(peer.routing_id, number, until, ready))
-        return None
-
-    @property
-    def _crowded(self) -> bool:
-        return len(self._waiting) >= WAITING_MAX
-
-    def _accept(
-        self, peer: Peer, number: int, now: Instant, bound: float, ready: Ready
-    ) -> Accepted:
+    def _begin(self, later: Later, peer: Peer, number: int, now: Instant) -> Answer | None:
+        """Begin a wait, unless it ends at once. Returns what the client is sent now."""
+        if len(self._waiting) >= WAITING_MAX:
+            return later.crowded
+        answer = next(later.polls)
+        if answer is not None and not isinstance(answer, Progress):
+            return answer
         # What was asked for goes on when nobody waits any more: only the answer is dropped.
-        until = now.monotonic_seconds + 10 * bound
-        self._waiting.append(_Waiting(peer.routing_id, number, until, ready))
-        return Accepted(bound)
+        patience_seconds = later.bound_seconds * (10 if later.accepted else 1)
+        until_monotonic = now.monotonic_seconds + patience_seconds
+        self._waiting.append(_Waiting(peer.routing_id, number, later.polls, until_monotonic))
+        return Accepted(later.bound_seconds) if later.accepted else None
 
     # --- peers --------------------------------------------------------------------------
 
@@ -296,9 +135,9 @@ class Control(Participant):
         except KeyError:
             return False
 
-    def _bad_request(self, peer: Peer, error: ProtocolError) -> None:
-        """An unknown verb or a bad argument: told to the client, under number 0."""
-        self.bad_messages += 1
+    def _refuse_unreadable(self, peer: Peer, error: ProtocolError) -> None:
+        """Tell the client of an unknown verb or a bad argument, under number 0."""
+        self._handlers.bad_messages += 1
         log.warning(
             "Refused a request of uid %d: %s", peer.uid, error, extra={"event": "bad-message"}
         )
@@ -307,14 +146,3 @@ class Control(Participant):
     def _reply(self, routing_id: bytes, number: int, answer: Answer) -> None:
         if not self._server.send(routing_id, Reply(number, answer)):
             log.debug("Dropped an answer: its client has left")
-
-
-_CROWDED = Refused(RefusalKind.FAILED, "too many clients wait already")
-
-
-def _is_done(action: ActionView) -> bool:
-    return action.phase == "done"
-
-
-def _no_such(action_id: str) -> Refused:
-    return Refused(RefusalKind.NO_SUCH_ACTION, f"there is no action {action_id!r}")

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import msgspec
@@ -9,6 +11,7 @@ import pytest
 from geosched.ipc.messages import control, views
 from geosched.ipc.messages.control import (
     Accepted,
+    Acting,
     Answer,
     Call,
     RefusalKind,
@@ -17,13 +20,16 @@ from geosched.ipc.messages.control import (
     Request,
 )
 from geosched.ipc.sockets import Peer
-from geosched.supervisor.control.server import PROGRESS_SECONDS, WAITING_MAX, Acting, Control
+from geosched.supervisor.control.handlers import BOUND_MARGIN_SECONDS, Handlers
+from geosched.supervisor.control.server import PROGRESS_SECONDS, WAITING_MAX, Control
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.participant import News
 from geosched.supervisor.sync.compare import Comparison
 from geosched.supervisor.sync.syncs import SyncAsked
 
 STRANGER = 12_345
+BOUND_SECONDS = 1.0 + BOUND_MARGIN_SECONDS
+NEWS = News()
 #: One request of each kind; what it asks for does not matter here.
 REQUESTS: list[Request] = [
     kind(*("x" for field in msgspec.structs.fields(kind) if field.required))
@@ -47,38 +53,65 @@ class Wire:
         return True
 
 
-class Desk:
-    """Notes what it is asked for, and gives whatever a caller can bear."""
+class Backend:
+    """Notes what it is asked for, which is never done by itself."""
 
     def __init__(self) -> None:
-        self.done: list[str] = []
-        self.asked = SyncAsked()
-        self.answers: dict[str, Any] = {
-            "stop_bound_seconds": 1.0,
-            "sync_bound_seconds": 1.0,
-            "ask_shutdown": 1.0,
-            "flush_reports": 3,
-            "ask_sync": self.asked,
-            "ask_report": self.asked,
-            "events": control.EventsAre(()),
-        }
+        self.asked, self.comparison = SyncAsked(), Comparison(7)
+        self.share: tuple[int, int] | None = None
+        self.wishes = 0
 
-    def __getattr__(self, name: str) -> Any:
-        def method(*arguments: Any) -> Any:
-            self.done.append(name)
-            return self.answers.get(name, control.Dropped(0))
+    def ask(self) -> SyncAsked:
+        self.wishes += 1
+        return self.asked
 
-        return method
+    ask_report = ask
+
+    def ask_comparison(self) -> Comparison:
+        self.wishes += 1
+        return self.comparison
+
+    def share_applied(self) -> tuple[int, int] | None:
+        return self.share
+
+
+class NoHandlers:
+    """Counts what it is to carry out, and has one answer to everything."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def look(self, _: Request) -> Answer:
+        return control.Dropped(0)
+
+    def act(self, _: Request) -> Answer:
+        self.done += 1
+        return control.Dropped(0)
+
+
+def handlers(tmp_path: Path, backend: Backend) -> Handlers:
+    """The real ones, over as much of a loop as these tests need."""
+    reports = SimpleNamespace(put_back=lambda: 3)
+    running = SimpleNamespace(state=None, action=SimpleNamespace(type="default"))
+    db = SimpleNamespace(
+        store_dir=tmp_path, reports=reports, events=lambda _: [], read=lambda _: running
+    )
+    loop = SimpleNamespace(
+        now=Instant(0),
+        parts=SimpleNamespace(db=db, sync=backend),
+        settings=SimpleNamespace(backend=SimpleNamespace(timeout_seconds=1.0), scripts={}),
+    )
+    return Handlers(loop, containment="tree")  # type: ignore[arg-type]
 
 
 class Asking:
-    def __init__(self, operators: tuple[str, ...] = ()) -> None:
-        self.wire, self.desk = Wire(), Desk()
-        self.control = Control(self.wire, self.desk, operators)  # type: ignore[arg-type]
+    def __init__(self, handlers: Any, operators: tuple[str, ...] = ()) -> None:
+        self.wire = Wire()
+        self.control = Control(self.wire, handlers, operators)  # type: ignore[arg-type]
 
     def ask(self, request: Request, uid: int) -> list[Answer]:
         self.wire.asked.append((Peer(b"peer", uid, uid, 1), Call(1, request)))
-        self.control.gather(News(), Instant(0))
+        self.control.gather(NEWS, Instant(0))
         return self.told()
 
     def told(self) -> list[Answer]:
@@ -86,69 +119,87 @@ class Asking:
         return said
 
 
+@pytest.fixture
+def backend() -> Backend:
+    return Backend()
+
+
+@pytest.fixture
+def asking(tmp_path: Path, backend: Backend) -> Asking:
+    return Asking(handlers(tmp_path, backend))
+
+
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
 def test_a_stranger_may_look_and_not_act(request_: Request):
-    asking = Asking()
-    (answer,) = asking.ask(request_, STRANGER)
+    asked = NoHandlers()
+    (answer,) = Asking(asked).ask(request_, STRANGER)
     refused = isinstance(answer, Refused) and answer.kind is RefusalKind.NOT_PERMITTED
     assert refused is isinstance(request_, Acting)
-    assert not refused or asking.desk.done == []
+    assert asked.done == 0
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
 @pytest.mark.parametrize("uid", [0, os.geteuid(), STRANGER])
 def test_root_the_daemons_own_user_and_operators_may_do_everything(uid: int, request_: Request):
-    answers = Asking((str(STRANGER),)).ask(request_, uid)
-    assert not any(isinstance(answer, Refused) for answer in answers)
+    answers = Asking(NoHandlers(), (str(STRANGER),)).ask(request_, uid)
+    assert answers == [control.Dropped(0)]
 
 
-def test_reports_that_were_put_back_are_answered_when_all_have_been_told():
-    asking = Asking()
-    assert asking.ask(control.FlushReports(), 0) == [Accepted(1.0)]
+def test_reports_that_were_put_back_are_answered_when_all_have_been_told(
+    asking: Asking, backend: Backend
+):
+    assert asking.ask(control.FlushReports(), 0) == [Accepted(BOUND_SECONDS)]
     asking.control.after_turn(Instant(0))
     assert asking.told() == []
-    asking.desk.asked.counts = views.SyncView(reported=2)
-    asking.desk.asked.done, asking.desk.asked.error = True, "cannot report: no"
+    backend.asked.counts = views.SyncView(reported=2)
+    backend.asked.done, backend.asked.error = True, "cannot report: no"
     asking.control.after_turn(Instant(0))
     assert asking.told() == [control.Flushed(3, 2, "cannot report: no")]
+    assert asking.control.next_deadline(Instant(0)) is None
 
 
-def test_who_wants_to_see_how_a_sync_goes_is_told_now_and_then():
-    asking = Asking()
+def test_who_wants_to_see_how_a_sync_goes_is_told_now_and_then(asking: Asking, backend: Backend):
     asking.ask(control.Sync(progress=True), 0)
     asking.ask(control.Sync(), 0)
-    told = control.Progress(200, 9000)
+    share, told = (200, 9000), control.Progress(200, 9000)
     for moment, progress, expected in [
         (1.0, None, []),  # nothing to tell yet
-        (1.1, told, [told]),
-        (1.1 + PROGRESS_SECONDS / 2, told, []),
-        (1.1 + PROGRESS_SECONDS, told, [told]),
+        (1.1, share, [told]),
+        (1.1 + PROGRESS_SECONDS / 2, share, []),
+        (1.1 + PROGRESS_SECONDS, share, [told]),
     ]:
-        asking.desk.answers["progress"] = progress
+        backend.share = progress
         asking.control.after_turn(Instant(0, moment))
         assert asking.told() == expected
-    asking.desk.asked.done = True
+    backend.asked.done = True
     asking.control.after_turn(Instant(0, 2.0))
     assert asking.told() == [control.Synced(views.SyncView())] * 2
 
 
-def test_a_comparison_is_answered_when_it_is_done():
-    asking = Asking()
-    asking.desk.answers["ask_comparison"] = comparison = Comparison(7)
-    assert asking.ask(control.Compare(), 0) == [Accepted(1.0)]
+def test_a_comparison_is_answered_when_it_is_done(asking: Asking, backend: Backend):
+    assert asking.ask(control.Compare(), 0) == [Accepted(BOUND_SECONDS)]
     asking.control.after_turn(Instant(0))
     assert asking.told() == []
-    comparison.failed("cannot pull: no", 0.0)
+    backend.comparison.failed("cannot pull: no", 0.0)
     asking.control.after_turn(Instant(0))
     assert asking.told() == [control.Compared(7, 0, 0, "cannot pull: no")]
 
 
-def test_no_more_clients_wait_than_may():
-    asking = Asking()
+def test_no_more_clients_wait_than_may(asking: Asking, backend: Backend):
     for _ in range(WAITING_MAX):
-        assert asking.ask(control.Sync(), 0) == [Accepted(1.0)]
+        assert asking.ask(control.Sync(), 0) == [Accepted(BOUND_SECONDS)]
     for request in (control.Sync(), control.FlushReports(), control.StopAction("a")):
-        asking.desk.done.clear()
+        backend.wishes = 0
         (answer,) = asking.ask(request, 0)
         assert isinstance(answer, Refused)
-        assert asking.desk.done == []
+        assert backend.wishes == 0
+    assert asking.ask(control.ReadEvents(wait=True), 0) == [control.EventsAre(())]
+
+
+def test_nobody_waits_for_ever(asking: Asking):
+    asking.ask(control.Sync(), 0)
+    until = asking.control.next_deadline(Instant(0))
+    assert until == 10 * BOUND_SECONDS
+    asking.control.after_turn(Instant(0, until))
+    assert asking.told() == []
+    assert asking.control.next_deadline(Instant(0)) is None
