@@ -33,6 +33,9 @@ def action_block(action: ActionView, now_us: int) -> Block:
     script_says = action.run.status_text if action.run else ""
     if script_says:
         pairs.append(("script says", clean(script_says)))
+    if action.run and action.run.rss_bytes is not None and action.run.cpu_seconds is not None:
+        used = f"{size(action.run.rss_bytes)} of memory, {span(action.run.cpu_seconds)} of CPU"
+        pairs.append(("script uses", used))
     return Block(tuple(pairs))
 
 

@@ -10,6 +10,9 @@ class View(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class RunView(View, frozen=True):
+    """A run. `rss_bytes` and `cpu_seconds` are those of the script's own process at the last
+    heartbeat; None where they are not known, and when the run is over."""
+
     run_id: str
     attempt: int
     worker_pid: int | None = None
@@ -22,6 +25,8 @@ class RunView(View, frozen=True):
     detail: str = ""
     last_heartbeat_at: str | None = None
     status_text: str = ""
+    rss_bytes: int | None = None
+    cpu_seconds: float | None = None
 
 
 class ActionView(View, frozen=True):

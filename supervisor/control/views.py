@@ -44,6 +44,8 @@ def run_view(row: RunRow, live: LiveRun | None = None) -> RunView:
         detail=row.detail,
         last_heartbeat_at=format_optional(beat_us),
         status_text=live.status_text if live else row.status_text,
+        rss_bytes=live.rss_bytes if live and not live.result else None,
+        cpu_seconds=live.cpu_seconds if live and not live.result else None,
     )
 
 

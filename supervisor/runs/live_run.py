@@ -30,6 +30,8 @@ class LiveRun(msgspec.Struct):
     started_us: int | None = None
     last_beat: float = 0.0
     last_beat_us: int | None = None
+    rss_bytes: int | None = None  # of the script's own process, by its last heartbeat
+    cpu_seconds: float | None = None
     status_text: str = ""
     output_lost_bytes: int = 0
     stop: StopReason | None = None

@@ -248,6 +248,8 @@ class Pool(Participant):
         if run is not None:
             run.last_beat, run.last_beat_us = self.judge.seconds, now.wall_us
             run.status_text = beat.status_text
+            if beat.rss_bytes:  # else the script could not be measured
+                run.rss_bytes, run.cpu_seconds = beat.rss_bytes, beat.cpu_seconds
             run.output_lost_bytes = beat.output_lost_bytes
 
     def _lost(self, name: str) -> None:
