@@ -15,7 +15,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..ipc.paths import DEFAULT_CONFIG
-from .config.settings import Settings, SettingsError, load
+from .config.sections import Settings, SettingsError
+from .config.settings import load
 from .host import logs
 from .host.locks import AlreadyRunningError
 from .startup import bootstrap, preflight

@@ -2,7 +2,7 @@
 
 import random
 
-from .config.settings import Settings
+from .config.sections import Settings
 from .core.retry import poll_phase
 from .host.sd_notify import ServiceManager
 from .loop import Loop

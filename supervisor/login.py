@@ -15,7 +15,8 @@ import msgspec
 
 from ..ipc.messages.login import NotLoggedIn, Why, encode
 from .config.derived import address
-from .config.settings import BackendSettings, SettingsError, load
+from .config.sections import BackendSettings, SettingsError
+from .config.settings import load
 from .startup import preflight
 
 WORKER = "geosched.workers.sync.auth.device_flow"

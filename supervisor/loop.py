@@ -18,7 +18,7 @@ from ..ipc.actions import ExecutionStatus
 from ..ipc.failpoints import Step, step
 from ..ipc.messages.runs import EndCause, StopReason
 from ..ipc.sockets import Poller
-from .config.settings import Settings
+from .config.sections import Settings
 from .core.lifecycle import Rules
 from .core.model import (
     Change,

@@ -17,7 +17,8 @@ from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.zygote_client import Zygote
 from .config.derived import address, rules_of
-from .config.settings import Settings, SettingsError, load, needs_restart
+from .config.sections import Settings, SettingsError
+from .config.settings import load, needs_restart
 from .control.handlers import Handlers
 from .control.server import Control
 from .core.recovery import recover

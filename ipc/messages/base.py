@@ -6,7 +6,12 @@ message travels is in `sockets.py`. `*_us` are wall-clock microseconds since 197
 `*_seconds` are durations.
 """
 
+from typing import Annotated, TypeAlias
+
 import msgspec
+
+#: Absolute, or "" for none. A setting of this type may be relative to the configuration file.
+AbsolutePath: TypeAlias = Annotated[str, msgspec.Meta(extra={"path": "absolute"})]
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fields=True):

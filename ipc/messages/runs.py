@@ -1,11 +1,14 @@
 """Messages between the supervisor (ROUTER) and a worker (DEALER) about one run and its result."""
 
 import enum
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
-from .base import Message
+from .base import AbsolutePath, Message
+
+_GIB = 1024**3
 
 
 class StopReason(enum.StrEnum):
@@ -50,24 +53,35 @@ class RunResult(msgspec.Struct, frozen=True):
     output_lost_bytes: int = 0
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """Limits of one process of a script, `processes` of its user; 0 leaves one as it is.
+
+    A field is a key of `[scripts.<type>.limits]`, with its range and default.
+    """
+
+    address_space_bytes: Annotated[int, Meta(ge=0, le=1024 * _GIB)] = 0
+    open_files: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    processes: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    file_size_bytes: Annotated[int, Meta(ge=0, le=1024 * _GIB)] = 0
+    cpu_seconds: Annotated[float, Meta(ge=0, le=7 * 86_400)] = 0.0
+
+
 class Conditions(msgspec.Struct, frozen=True, array_like=True):
     """User, directory and limits of a script's process (`systemd.exec(5)`'s subject).
 
-    `user` and `group` are names or numbers, "" for the worker's own. A limit, `nice` or
-    `oom_score_adj` of 0 is left as it is.
+    A field is a key of `[scripts.<type>]`, with its range and default, and travels with every
+    run; `ScriptSettings` adds the others. `user` and `group` are names or numbers, "" for the
+    worker's own; 0 leaves `nice` and `oom_score_adj` as they are. `umask` is the bits
+    themselves.
     """
 
-    user: str = ""
-    group: str = ""
-    cwd: str = "/"
+    user: Annotated[str, Meta(max_length=256)] = ""
+    group: Annotated[str, Meta(max_length=256)] = ""
+    cwd: AbsolutePath = "/"
     umask: int = 0o022
-    nice: int = 0
-    oom_score_adj: int = 0
-    address_space_bytes: int = 0
-    open_files: int = 0
-    processes: int = 0
-    file_size_bytes: int = 0
-    cpu_seconds: int = 0
+    nice: Annotated[int, Meta(ge=-20, le=19)] = 0
+    oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    limits: Limits = Limits()
 
 
 class Run(Message, tag="run", frozen=True):

@@ -1,51 +1,60 @@
 """Messages between the supervisor (ROUTER) and the synchroniser (DEALER): pulls and reports."""
 
 import enum
-from typing import TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from ..actions import Action
-from .base import Message
+from ..backends import DEFAULT_KIND
+from .base import AbsolutePath, Message
+
+#: Bounds of what a backend asks for by `Retry-After` (fact B8): a wrong header must silence a
+#: device neither for ever nor not at all.
+RETRY_AFTER_SECONDS_MIN = 1.0
+RETRY_AFTER_SECONDS_MAX = 3600.0
+
+_KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 
 
-class OAuthClient(msgspec.Struct, frozen=True):
-    """As whom tokens are asked for, where, and by which grant (RFC 6749, RFC 8628).
+class ExchangeSettings(msgspec.Struct, frozen=True):
+    """The settings of `[backend]` that the synchroniser reads; `BackendSettings` adds the others.
 
-    `grant` is the standard's own word: `refresh_token` or `client_credentials`. What is not
-    configured is "".
+    A field here is a key of the configuration file, with its range and default, and travels
+    with every exchange. Text that is not configured is "". `url` has no slash at its end.
+    `token_file` holds a bearer token, or with `auth = "oauth"` the tokens that were granted
+    (RFC 6749, RFC 8628; `oauth_grant` is the standard's own word). `ca_file` stands in for the
+    usual authorities.
     """
 
-    grant: str
-    token_url: str
-    device_url: str
-    client_id: str
-    client_secret_file: str
-    audience: str
-    scope: str
+    kind: str = DEFAULT_KIND
+    url: Annotated[str, Meta(max_length=2048)] = ""
+    path: AbsolutePath = ""
+    token_file: AbsolutePath = ""
+    auth: Literal["token", "oauth"] = "token"
+    oauth_grant: Literal["refresh_token", "client_credentials"] = "refresh_token"
+    oauth_token_url: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_device_url: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_client_id: Annotated[str, Meta(max_length=512)] = ""
+    oauth_client_secret_file: AbsolutePath = ""
+    oauth_audience: Annotated[str, Meta(max_length=2048)] = ""
+    oauth_scope: Annotated[str, Meta(max_length=2048)] = ""
+    ca_file: AbsolutePath = ""
+    client_cert: AbsolutePath = ""
+    client_key: AbsolutePath = ""
+    proxy: Annotated[str, Meta(max_length=2048)] = ""
+    timeout_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
+    max_body_bytes: Annotated[int, Meta(ge=_KIB, le=_GIB)] = 8 * _MIB
+    max_actions: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
 
 
-class BackendAddress(msgspec.Struct, frozen=True):
+class BackendAddress(ExchangeSettings, frozen=True):
     """Where the backend is, as whom it is asked, and what one exchange may cost.
 
-    Paths are absolute. `token_file` holds a bearer token, or where `oauth` is given the
-    tokens that were got by it. `ca_file` stands in for the usual authorities; `proxy` is a
-    url. What is not configured is "". `clock_believed`: the dates of certificates can be
-    compared with this host's clock.
+    With `clock_believed` the dates of certificates can be compared with this host's clock.
     """
 
-    kind: str
-    url: str
-    path: str
-    token_file: str
-    timeout_seconds: float
-    body_bytes_max: int
-    actions_max: int
-    oauth: OAuthClient | None = None
-    ca_file: str = ""
-    client_cert: str = ""
-    client_key: str = ""
-    proxy: str = ""
     clock_believed: bool = True
 
 
@@ -111,7 +120,7 @@ class SetAside(msgspec.Struct, frozen=True):
 
 
 class Connected(Message, tag="connected", frozen=True):
-    pid: int
+    """The synchroniser is there, and takes orders."""
 
 
 class NotModified(Message, tag="not-modified", frozen=True):

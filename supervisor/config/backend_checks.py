@@ -5,14 +5,12 @@ read is a mistake: a certificate that nothing looks at must not look like safety
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from ...ipc.backends import BACKENDS
 from . import parsers
-
-if TYPE_CHECKING:
-    from .settings import BackendSettings
+from .sections import BackendSettings
 
 #: A key without `backend.`, and what is wrong with it.
 Mistake = tuple[str, str]
@@ -26,7 +24,7 @@ _URLS: dict[str, Callable[[str], None]] = {
 _TEXTS = ("oauth_client_id", "oauth_audience", "oauth_scope")
 
 
-def mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
+def mistakes(backend: BackendSettings) -> Iterator[Mistake]:
     """The most telling one first."""
     yield from _address_mistakes(backend)
     yield from _token_mistakes(backend) if backend.auth == "token" else _oauth_mistakes(backend)
@@ -42,23 +40,23 @@ def mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
             yield key, "has a control character in it"
 
 
-def _address_mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
-    needed = "path" if backend.kind == "file" else "url"
-    if not getattr(backend, needed):
-        yield needed, f'is missing (kind = "{backend.kind}" needs it)'
-    if backend.proxy and backend.kind == "file":
-        yield "proxy", 'is not for kind = "file"'
+def _address_mistakes(backend: BackendSettings) -> Iterator[Mistake]:
+    kind = BACKENDS[backend.kind]
+    if not getattr(backend, kind.needs):
+        yield kind.needs, f'is missing (kind = "{backend.kind}" needs it)'
+    if backend.proxy and not kind.takes_proxy:
+        yield "proxy", f'is not for kind = "{backend.kind}"'
 
 
-def _token_mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
+def _token_mistakes(backend: BackendSettings) -> Iterator[Mistake]:
     for field in msgspec.structs.fields(backend):
         if field.name.startswith("oauth_") and getattr(backend, field.name) != field.default:
             yield field.name, 'is only for auth = "oauth"'
 
 
-def _oauth_mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
-    if backend.kind == "file":
-        yield "auth", 'a file (kind = "file") asks nobody who they are'
+def _oauth_mistakes(backend: BackendSettings) -> Iterator[Mistake]:
+    if BACKENDS[backend.kind].local:
+        yield "auth", f'a {backend.kind} (kind = "{backend.kind}") asks nobody who they are'
     machine = backend.oauth_grant == "client_credentials"
     for key in ("oauth_token_url", "oauth_device_url"):
         if backend.proxy and getattr(backend, key).startswith("http:"):
@@ -71,7 +69,7 @@ def _oauth_mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
             yield key, 'is missing (auth = "oauth" needs it)'
 
 
-def _tls_mistakes(backend: "BackendSettings") -> Iterator[Mistake]:
+def _tls_mistakes(backend: BackendSettings) -> Iterator[Mistake]:
     for key, other in (("client_cert", "client_key"), ("client_key", "client_cert")):
         if getattr(backend, key) and not getattr(backend, other):
             yield other, f"is missing ({key} needs it)"

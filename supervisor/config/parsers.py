@@ -6,6 +6,7 @@ name the key; `settings.py` knows where the value stands.
 import ipaddress
 import re
 import signal
+from pathlib import Path
 from urllib.parse import urlsplit
 
 COMMAND_BYTES_MAX = 64 * 1024
@@ -55,6 +56,13 @@ def umask(value: object) -> int:
     if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
         raise ValueError(f'expected an octal umask such as "022", got {value!r:.60}')
     return int(value, 8)
+
+
+def path_below(base: Path, value: object) -> Path:
+    """Return the path; one that is relative is relative to the directory `base`."""
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError(f"expected a path, got {value!r:.60}")
+    return base / value
 
 
 def check_person(name: str) -> None:

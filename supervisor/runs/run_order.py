@@ -14,7 +14,7 @@ import msgspec
 from ...ipc.actions import Action
 from ...ipc.instants import format_instant
 from ...ipc.messages.runs import Conditions, Run
-from ..config.settings import ScriptSettings, Settings
+from ..config.sections import ScriptSettings, Settings
 from ..core.model import Instant, OpenRun, Record, Running
 from .live_run import LiveRun
 
@@ -121,21 +121,8 @@ def _command(
 
 
 def conditions_of(script: ScriptSettings) -> Conditions:
-    """Return the execution conditions of its settings: user, directory, limits."""
-    limits = script.limits
-    return Conditions(
-        user=script.user,
-        group=script.group,
-        cwd=str(script.cwd),
-        umask=script.umask,
-        nice=script.nice,
-        oom_score_adj=script.oom_score_adj,
-        address_space_bytes=limits.address_space_bytes,
-        open_files=limits.open_files,
-        processes=limits.processes,
-        file_size_bytes=limits.file_size_bytes,
-        cpu_seconds=int(limits.cpu_seconds),
-    )
+    """Return the part of a script's settings that its process takes on, matched by name."""
+    return msgspec.convert(script, Conditions, from_attributes=True)
 
 
 def _environment(

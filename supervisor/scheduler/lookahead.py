@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ...ipc.actions import ExecutionStatus
 from ...ipc.instants import SECOND_US
-from ..config.settings import DaemonSettings
+from ..config.sections import DaemonSettings
 from ..core.model import Instant
 from ..participant import Participant
 from ..runs.pool import Pool

@@ -14,7 +14,7 @@ import msgspec
 from ...ipc.paths import Runtime
 from ...workers.host.linux import become_subreaper, raise_open_files
 from ...workers.runfiles.processes import make_directories
-from ..config.settings import Settings
+from ..config.sections import Settings
 from ..host.locks import DirectoryLock
 from ..host.sd_notify import ServiceManager
 from ..store.tools import child_process

@@ -12,11 +12,12 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ...ipc.backends import BACKENDS
 from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
 from ...workers.host import trust
 from ...workers.host.execution import UnusableConditionsError, credentials_of, reserved
 from ...workers.host.lookup import find_program
-from ..config.settings import (
+from ..config.sections import (
     BackendSettings,
     DaemonSettings,
     ScriptSettings,
@@ -162,12 +163,11 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
             yield f"backend.{key}: others than its owner can write {path} (mode {mode:04o})"
     from ...workers.host import tls_files  # only here: a daemon that works has no use for OpenSSL
 
-    tls = (backend.ca_file, backend.client_cert, backend.client_key)
-    if problem := tls_files.why_not(*(str(path or "") for path in tls)):
+    if problem := tls_files.why_not(backend.ca_file, backend.client_cert, backend.client_key):
         yield f"backend.{problem}"
-    if backend.kind != "file" or backend.path is None:
+    if BACKENDS[backend.kind].needs != "path":
         return
-    parent = backend.path.parent
+    parent = Path(backend.path).parent
     if not parent.is_dir():
         yield f"backend.path: {parent} is not a directory"
     elif backend.report and not _may(parent, os.W_OK | os.X_OK):
@@ -176,9 +176,9 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
 
 def _token_problems(settings: Settings) -> Iterator[str]:
     """Of a file that the daemon itself keeps, perhaps in a directory that it will make."""
-    tokens = settings.backend.token_file
-    if settings.backend.auth != "oauth" or tokens is None:
+    if settings.backend.auth != "oauth":
         return
+    tokens = Path(settings.backend.token_file)
     to_be_made = tokens.parent == settings.daemon.state_dir and not tokens.parent.exists()
     if not to_be_made and not _may(tokens.parent, os.W_OK | os.X_OK):
         yield f"backend.token_file: new tokens cannot be kept: {tokens.parent} is not writable"
@@ -196,9 +196,9 @@ def _exposed_secrets(backend: BackendSettings) -> Iterator[str]:
 def _given(backend: BackendSettings, keys: Iterable[str]) -> Iterator[tuple[str, Path]]:
     """The files that the settings name and others put there."""
     for key in keys:
-        path: Path | None = getattr(backend, key)
-        if path is not None and not (key == "token_file" and backend.auth == "oauth"):
-            yield key, path
+        path: str = getattr(backend, key)
+        if path and not (key == "token_file" and backend.auth == "oauth"):
+            yield key, Path(path)
 
 
 def _mode(path: Path) -> int:

@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable
 
 from ... import __version__
+from ...ipc.backends import BACKENDS
 from ...ipc.instants import format_optional
 from ...ipc.messages.sync import ErrorKind
 from ...ipc.messages.views import BackendView, SyncView
 from ..config.derived import address
-from ..config.settings import BackendSettings
+from ..config.sections import BackendSettings
 from ..core.model import Instant, Record
 from ..core.reconcile import Verdict
 from ..core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
@@ -97,7 +98,7 @@ class SyncManager(Participant):
             self._applying = None  # half of what another backend holds
             self._pull_wanted = True
         # Backing off spares a server: a file is simply looked at again.
-        backoff, local = self._sync.backoff, settings.kind == "file"
+        backoff, local = self._sync.backoff, BACKENDS[settings.kind].local
         backoff.cap_seconds = settings.poll_interval_seconds if local else RETRY_CAP_SECONDS
         backoff.turn_to("" if local else f"{settings.kind} {settings.url}")
 

@@ -7,7 +7,7 @@ import logging
 import os
 
 from ...ipc.instants import SECOND_US
-from ..config.settings import DaemonSettings
+from ..config.sections import DaemonSettings
 from ..core.model import Instant
 from ..host.children import Child, Children
 from ..participant import News, Participant

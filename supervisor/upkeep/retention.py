@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from ...ipc.instants import SECOND_US
-from ..config.settings import DaemonSettings
+from ..config.sections import DaemonSettings
 from ..core.model import Instant
 from ..participant import News, Participant
 from ..runs.run_order import output_path

@@ -12,7 +12,7 @@ from typing import Any
 
 from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.config.derived import address, rules_of
-from geosched.supervisor.config.settings import Settings
+from geosched.supervisor.config.sections import Settings
 from geosched.supervisor.core.model import Change, Instant
 from geosched.supervisor.host.clock import Clock
 from geosched.supervisor.jobs import JobPlan

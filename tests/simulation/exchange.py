@@ -97,7 +97,7 @@ class SimulatedSynchroniser:
         self.name, self.pid = name, pid
         self._world, self._line, self._backend = world, line, backend
         self._gone = False
-        world.after(0.02, lambda: self._say(Connected(pid)))
+        world.after(0.02, lambda: self._say(Connected()))
 
     def hear(self, message: ToSynchroniser) -> None:
         if isinstance(message, Leave):
@@ -112,7 +112,7 @@ class SimulatedSynchroniser:
     def _do(self, order: Pull | Send) -> None:
         if self._gone or self._line.closed:
             return
-        for message in answers(order, {"http": self._backend}):
+        for message in answers(order, lambda _: self._backend):
             self._say(message)
             if self._backend.fault == "dies" and self._world.chance(0.3):
                 self.be_killed()

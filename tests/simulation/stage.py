@@ -12,7 +12,7 @@ from unittest import mock
 from geosched.supervisor import jobs
 from geosched.supervisor import loop as loop_module
 from geosched.supervisor.config.derived import rules_of
-from geosched.supervisor.config.settings import (
+from geosched.supervisor.config.sections import (
     BackendSettings,
     ControlSettings,
     DaemonSettings,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from geosched.ipc.instants import SECOND_US, format_instant
-from geosched.supervisor.config.settings import BackendSettings, DaemonSettings
+from geosched.supervisor.config.sections import BackendSettings, DaemonSettings
 from msgspec.structs import replace
 
 from .stage import DAY, HOUR, Stage, simulated

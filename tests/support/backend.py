@@ -44,8 +44,8 @@ def address(kind: str = "http", **fields: Any) -> BackendAddress:
         "path": "",
         "token_file": "",
         "timeout_seconds": 5.0,
-        "body_bytes_max": MEBIBYTE,
-        "actions_max": 10_000,
+        "max_body_bytes": MEBIBYTE,
+        "max_actions": 10_000,
     }
     return BackendAddress(kind, **{**base, **fields})
 

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from geosched.ipc.messages.sync import OAuthClient
-
 from .loopback import Asked, HttpHandler, Loopback
 
 DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
@@ -88,27 +86,18 @@ class OAuthServer(Loopback):
         """Every form that came, with its path."""
         return [{"path": asked.path, **form_of(asked)} for asked in self.asked]
 
-    def client(self, **fields: Any) -> OAuthClient:
-        base: dict[str, Any] = {
-            "grant": "refresh_token",
+    def client(self, **fields: Any) -> dict[str, Any]:
+        """Fields of a `BackendAddress`; those given replace, without their `oauth_`."""
+        base = {
             "token_url": self.url_of("/token"),
             "device_url": self.url_of("/device"),
             "client_id": "device-1",
-            "client_secret_file": "",
-            "audience": "",
-            "scope": "",
         }
-        return OAuthClient(**{**base, **fields})
+        return {"auth": "oauth"} | {f"oauth_{k}": v for k, v in {**base, **fields}.items()}
 
     def settings(self) -> dict[str, Any]:
         """For the table `[backend]`."""
-        client = self.client()
-        return {
-            "auth": "oauth",
-            "oauth_token_url": client.token_url,
-            "oauth_device_url": client.device_url,
-            "oauth_client_id": client.client_id,
-        }
+        return self.client()
 
     def answer(self, path: str, form: dict[str, str]) -> Answer:
         with self._lock:

@@ -26,5 +26,4 @@ def error_of(at: BackendAddress) -> ExchangeError:
 
 
 def with_client(at: BackendAddress, **fields: Any) -> BackendAddress:
-    assert at.oauth is not None
-    return msgspec.structs.replace(at, oauth=msgspec.structs.replace(at.oauth, **fields))
+    return msgspec.structs.replace(at, **{f"oauth_{name}": fields[name] for name in fields})

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from geosched.supervisor.config.settings import Settings, load
+from geosched.supervisor.config.sections import Settings
+from geosched.supervisor.config.settings import load
 
 BACKEND = '[backend]\nkind = "file"\npath = "actions.json"\n'
 SCRIPT = '[scripts.default]\ncommand = ["true"]\n'

@@ -14,17 +14,18 @@ from demo.demo import STORIES
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.ctl.exits import Exit
 from geosched.ipc.ctl.main import cli
+from geosched.ipc.messages.runs import Limits
 from geosched.ipc.messages.sync import ErrorKind
 from geosched.supervisor import daemon
 from geosched.supervisor.config import parsers
-from geosched.supervisor.config.settings import (
+from geosched.supervisor.config.sections import (
     BackendSettings,
     ControlSettings,
     DaemonSettings,
-    LimitSettings,
     ScriptSettings,
-    load,
+    key_of,
 )
+from geosched.supervisor.config.settings import load
 from geosched.supervisor.core.model import Reason
 from support import diagram
 from support.picture import needs_from_elsewhere
@@ -80,7 +81,7 @@ def read(name: str, value: Any) -> object:
     if name == "umask":
         return parsers.umask(value)
     if name == "limits":
-        return LimitSettings(**value)
+        return Limits(**value)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -121,10 +122,11 @@ def test_the_diagram_is_the_one_that_the_code_draws() -> None:
 def test_every_setting_is_explained_with_its_default(
     heading: str, section: type[msgspec.Struct]
 ) -> None:
-    known = {field.encode_name: field for field in msgspec.structs.fields(section)}
-    assert table_under(SETTINGS, heading) == list(known)
-    defaults = table_under(SETTINGS, heading, column=2)
-    for (name, field), shown in zip(known.items(), defaults, strict=True):
+    known = {key_of(field.name): field for field in msgspec.structs.fields(section)}
+    explained = table_under(SETTINGS, heading)
+    assert sorted(explained) == sorted(known)
+    for name, shown in zip(explained, table_under(SETTINGS, heading, column=2), strict=True):
+        field = known[name]
         if shown not in ("none", "needed"):
             assert default_of(field) == read(field.name, tomllib.loads(f"x = {shown}")["x"]), name
 

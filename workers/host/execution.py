@@ -90,7 +90,7 @@ def reserved(conditions: Conditions, credentials: Credentials | None) -> Iterato
         yield f"oom_score_adj: only root can go below {score}"
     for name, kind in (*_LIMITS, ("address_space_bytes", resource.RLIMIT_AS)):
         hard = resource.getrlimit(kind)[1]
-        if hard != resource.RLIM_INFINITY and getattr(conditions, name) > hard:
+        if hard != resource.RLIM_INFINITY and getattr(conditions.limits, name) > hard:
             yield f"{_limit_key(name)}: only root can go beyond {hard}"
 
 
@@ -102,7 +102,7 @@ def limit(conditions: Conditions) -> None:
     if conditions.oom_score_adj:  # needs a descriptor, so before their limit
         _with_key("oom_score_adj", lambda: _write_oom_score(conditions.oom_score_adj))
     for name, kind in _LIMITS:
-        value = getattr(conditions, name)
+        value = int(getattr(conditions.limits, name))
         if value:
             hard = _second_more(value) if kind == resource.RLIMIT_CPU else value
             _with_key(_limit_key(name), partial(resource.setrlimit, kind, (value, hard)))
@@ -110,7 +110,7 @@ def limit(conditions: Conditions) -> None:
 
 def limit_address_space(conditions: Conditions) -> None:
     """Set the limit of address space, in the child, as its last act. Raises `ConditionError`."""
-    value = conditions.address_space_bytes
+    value = conditions.limits.address_space_bytes
     if value:
         _with_key(
             "limits.address_space",

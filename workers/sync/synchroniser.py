@@ -5,6 +5,7 @@ exchanges. When to pull, what a snapshot changes and when to try again is the su
 to decide. It leaves on `Leave`, or at once when the supervisor is gone.
 """
 
+import importlib
 import logging
 import os
 import resource
@@ -18,6 +19,7 @@ from setproctitle import setproctitle
 
 from ...ipc import sockets
 from ...ipc.actions import Action
+from ...ipc.backends import BACKENDS
 from ...ipc.messages.sync import (
     Connected,
     ErrorKind,
@@ -30,17 +32,7 @@ from ...ipc.messages.sync import (
     Send,
     ToSynchroniser,
 )
-from .backends.file import FileBackend
-from .backends.http import HttpBackend
-from .backends.trpc import TrpcBackend
 from .base import Backend, ExchangeError, Snapshot
-
-#: Every kind of backend there is. A new one is one file and one line.
-BACKENDS: dict[str, Callable[[], Backend]] = {
-    "file": FileBackend,
-    "http": HttpBackend,
-    "trpc": TrpcBackend,
-}
 
 #: A page is applied in a slice of a loop turn: few actions, and not many bytes either.
 PAGE_ACTIONS_MAX = 100
@@ -80,7 +72,7 @@ def main(name: str, endpoint: str, lifeline_fd: int) -> None:
         frame_bytes_max=sockets.SYNC_FRAME_BYTES_MAX,
     )
     try:
-        connection.send(Connected(os.getpid()))
+        connection.send(Connected())
         _serve(connection)
     except (_UnheardError, sockets.ProtocolError) as error:
         log.error("The synchroniser leaves: %s", error, extra={"event": "synchroniser-left"})
@@ -99,26 +91,41 @@ def _leave_when_orphaned(lifeline_fd: int) -> None:
 
 def _serve(connection: sockets.Connection[ToSynchroniser, FromSynchroniser]) -> None:
     """Carry out exchanges until told to leave."""
-    backends = {kind: make() for kind, make in BACKENDS.items()}
     while True:
         order = connection.receive(timeout_seconds=ORDER_WAIT_SECONDS)
         if isinstance(order, Leave):
             return
         if order is None:
             continue
-        _bound_memory(order.backend.body_bytes_max)
-        for message in answers(order, backends):
+        _bound_memory(order.backend.max_body_bytes)
+        for message in answers(order):
             if not connection.send(message, timeout_seconds=order.backend.timeout_seconds):
                 raise _UnheardError("cannot send an answer: the supervisor does not read")
 
 
-def answers(order: Pull | Send, backends: dict[str, Backend]) -> Iterator[FromSynchroniser]:
-    """What to send for an order. A failed exchange is one message, and nothing before it."""
-    backend = backends.get(order.backend.kind)
+def load_backend(kind: str) -> Backend:
+    """Return a backend of this kind; its module is imported with the first.
+
+    So a process that reads a file never holds `requests`. Raises `ExchangeError` (local).
+    """
+    if kind not in BACKENDS:
+        detail = f"cannot use a backend of kind {kind!r}: there is none"
+        raise ExchangeError(ErrorKind.LOCAL, detail)
+    module, _, name = BACKENDS[kind].implementation.partition(":")
+    implementation = getattr(importlib.import_module(f"..backends.{module}", __name__), name)
+    backend: Backend = implementation()
+    return backend
+
+
+def answers(
+    order: Pull | Send, load: Callable[[str], Backend] = load_backend
+) -> Iterator[FromSynchroniser]:
+    """Carry out an order; yield what to send for it.
+
+    A failed exchange is one message, and nothing before it.
+    """
     try:
-        if backend is None:
-            detail = f"cannot use a backend of kind {order.backend.kind!r}: there is none"
-            raise ExchangeError(ErrorKind.LOCAL, detail)
+        backend = load(order.backend.kind)
         result = backend.pull(order) if isinstance(order, Pull) else backend.send(order)
     except ExchangeError as error:
         failed = (error.kind, error.detail, error.retry_after_seconds)
@@ -163,9 +170,9 @@ def pages(actions: Iterable[Action]) -> Iterator[tuple[Action, ...]]:
         yield tuple(page)
 
 
-def _bound_memory(body_bytes_max: int) -> None:
+def _bound_memory(max_body_bytes: int) -> None:
     """An answer that unpacks into very much costs this process an exchange, not the host."""
-    wanted = MEMORY_BYTES_BASE + MEMORY_BODIES_MAX * body_bytes_max
+    wanted = MEMORY_BYTES_BASE + MEMORY_BODIES_MAX * max_body_bytes
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

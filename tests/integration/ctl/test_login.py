@@ -34,15 +34,14 @@ def oauth() -> Iterator[OAuthServer]:
 @pytest.fixture
 def where(oauth: OAuthServer, tmp_path: Path) -> BackendAddress:
     client = oauth.client(scope="openid offline_access", audience="https://backend.example/")
-    return address(token_file=str(tmp_path / "tokens.json"), oauth=client)
+    return address(token_file=str(tmp_path / "tokens.json"), **client)
 
 
 def pauses_of(where: BackendAddress, oauth: OAuthServer, *answers: Answer) -> list[float]:
     """Log in with these answers to the code's own request and to the polls after it."""
     pauses: list[float] = []
-    assert where.oauth is not None
     oauth.answers = list(answers)
-    device_flow.log_in(where, where.oauth, WAIT_SECONDS, lambda _: None, pauses.append)
+    device_flow.log_in(where, WAIT_SECONDS, lambda _: None, pauses.append)
     return pauses
 
 
@@ -181,9 +180,8 @@ def test_tokens_that_cannot_be_kept_are_found_out_before_anybody_is_asked(
     where: BackendAddress, oauth: OAuthServer, tmp_path: Path
 ) -> None:
     (tmp_path / "tokens.json.lock").mkdir()
-    assert where.oauth is not None
     with pytest.raises(ExchangeError, match="cannot keep new tokens"):
-        device_flow.log_in(where, where.oauth, WAIT_SECONDS, lambda _: None)
+        device_flow.log_in(where, WAIT_SECONDS, lambda _: None)
     assert oauth.forms == []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from geosched.ipc.messages.runs import Conditions, Run
+from geosched.ipc.messages.runs import Conditions, Limits, Run
 from geosched.supervisor.config.settings import load
 from geosched.supervisor.startup import preflight
 from geosched.workers.runs.launch import CannotStartError, start
@@ -177,12 +177,12 @@ def test_a_daemon_that_is_not_root_says_what_it_cannot_give(
 @pytest.mark.parametrize(
     ("conditions", "problem"),
     [
-        (Conditions(user="nobody", cpu_seconds=100), ""),
+        (Conditions(user="nobody", limits=Limits(cpu_seconds=100)), ""),
         (Conditions(user="root"), "user: Operation not permitted"),
         (Conditions(group="0"), "group: Operation not permitted"),
         (Conditions(nice=-5), "nice: Permission denied"),
         (Conditions(oom_score_adj=-1000), "oom_score_adj: Permission denied"),
-        (Conditions(cpu_seconds=101), "limits.cpu: out of range on this host"),
+        (Conditions(limits=Limits(cpu_seconds=101)), "limits.cpu: out of range on this host"),
     ],
 )
 def test_a_worker_that_is_not_root_names_what_it_cannot_give(conditions: Conditions, problem: str):

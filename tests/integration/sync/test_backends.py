@@ -78,7 +78,7 @@ def test_every_fault_of_the_test_backend_is_tried() -> None:
 def test_a_hostile_answer_is_an_error_of_its_kind_in_time_and_costs_the_next_pull_nothing(
     fault: str, server: BackendServer, http: HttpBackend
 ) -> None:
-    where = address(url=server.url, timeout_seconds=TIMEOUT_SECONDS, actions_max=1000)
+    where = address(url=server.url, timeout_seconds=TIMEOUT_SECONDS, max_actions=1000)
     server.fault = fault
     begun = time.monotonic()
     error = error_of(http, where)
@@ -139,8 +139,8 @@ def test_a_url_that_cannot_be_used_is_our_own_fault(url: str, http: HttpBackend)
 
 def test_a_body_of_exactly_the_limit_is_read(server: BackendServer, http: HttpBackend) -> None:
     limit_bytes = len(server.snapshot())
-    snapshot_of(http, address(url=server.url, body_bytes_max=limit_bytes))
-    error = error_of(http, address(url=server.url, body_bytes_max=limit_bytes - 1))
+    snapshot_of(http, address(url=server.url, max_body_bytes=limit_bytes))
+    error = error_of(http, address(url=server.url, max_body_bytes=limit_bytes - 1))
     assert error.kind is ErrorKind.TOO_LARGE
 
 
@@ -426,8 +426,8 @@ def test_a_file_that_is_half_written_is_a_bad_answer(cut: int, actions_file: Pat
 def test_a_file_over_the_limit_is_too_large(actions_file: Path) -> None:
     size = actions_file.stat().st_size
     path = str(actions_file)
-    snapshot_of(FileBackend(), address("file", path=path, body_bytes_max=size))
-    error = error_of(FileBackend(), address("file", path=path, body_bytes_max=size - 1))
+    snapshot_of(FileBackend(), address("file", path=path, max_body_bytes=size))
+    error = error_of(FileBackend(), address("file", path=path, max_body_bytes=size - 1))
     assert error.kind is ErrorKind.TOO_LARGE
 
 

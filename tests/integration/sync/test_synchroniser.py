@@ -119,7 +119,7 @@ def backend() -> Iterator[BackendServer]:
 
 
 def test_it_says_who_it_is_and_names_itself(ordered: Ordered) -> None:
-    assert ordered.connected == Connected(ordered.process.pid)
+    assert ordered.connected == Connected()
     command_line = Path(f"/proc/{ordered.process.pid}/cmdline").read_bytes()
     assert command_line.rstrip(b"\0") == b"geosched: synchroniser"
 
@@ -154,7 +154,7 @@ def test_an_empty_snapshot_is_complete_without_a_page(
 
 def test_the_longest_valid_actions_cross(ordered: Ordered, backend: BackendServer) -> None:
     backend.set_actions([entry(f"{n}" + "€" * 199, appNames=["€" * 255] * 1000) for n in range(3)])
-    where = address(url=backend.url, body_bytes_max=8 * MEBIBYTE)
+    where = address(url=backend.url, max_body_bytes=8 * MEBIBYTE)
     pages, pulled = ordered.snapshot(Pull(1, where, 0))
     assert (len(pages), pulled.total) == (3, 3)
 
@@ -176,7 +176,7 @@ def test_a_failed_pull_is_one_message_and_the_next_one_works(
 def test_its_memory_is_bounded_by_what_a_body_may_need(
     ordered: Ordered, backend: BackendServer
 ) -> None:
-    ordered.snapshot(Pull(1, address(url=backend.url, body_bytes_max=MEBIBYTE), 0))
+    ordered.snapshot(Pull(1, address(url=backend.url, max_body_bytes=MEBIBYTE), 0))
     soft, _ = resource.prlimit(ordered.process.pid, resource.RLIMIT_AS)
     assert soft == MEMORY_BYTES_BASE + MEMORY_BODIES_MAX * MEBIBYTE
 
@@ -188,7 +188,7 @@ def test_a_body_that_unpacks_into_more_than_the_memory_allowed_is_too_large(
     bytes_max = pages_now * os.sysconf("SC_PAGESIZE") + 100 * MEBIBYTE
     resource.prlimit(ordered.process.pid, resource.RLIMIT_AS, (bytes_max, bytes_max))
     backend.body = b"[" + b"0," * (4 * MEBIBYTE) + b"0]"
-    where = address(url=backend.url, body_bytes_max=16 * MEBIBYTE, timeout_seconds=20.0)
+    where = address(url=backend.url, max_body_bytes=16 * MEBIBYTE, timeout_seconds=20.0)
     ordered.order(Pull(1, where, 0))
     failed = ordered.next(ExchangeFailed, seconds=20.0)
     assert failed.kind is ErrorKind.TOO_LARGE
@@ -270,7 +270,7 @@ def test_it_leaves_when_the_supervisor_does_not_read_a_snapshot(
 ) -> None:
     long_names = ["x" * 250] * 400
     backend.set_actions([entry(f"a{n}", appNames=long_names) for n in range(600)])
-    where = address(url=backend.url, body_bytes_max=100 * MEBIBYTE, timeout_seconds=2.0)
+    where = address(url=backend.url, max_body_bytes=100 * MEBIBYTE, timeout_seconds=2.0)
     ordered.order(Pull(1, where, 0))
     assert ordered.left(seconds=20.0) == 0
 

@@ -246,7 +246,7 @@ def test_a_token_that_is_unauthorized_is_renewed_for_a_call_too(
     server.set(token="revoked")
     with OAuthServer() as oauth:
         oauth.issued = lambda token: server.set(token=token)
-        at = where(server, token_file=str(tokens), oauth=oauth.client())
+        at = where(server, token_file=str(tokens), **oauth.client())
         assert len(snapshot_of(at).actions) == 2
         server.set(token="revoked again")
         assert send(at, report("a"), report("b")).accepted == ("k-a", "k-b")
@@ -261,7 +261,7 @@ def test_a_path_that_is_not_the_mount_is_refused_by_its_status(server: TrpcServe
 
 def test_a_body_over_the_limit_is_too_large(server: TrpcServer) -> None:
     server.set(actions=[entry(f"a{number}") for number in range(100)])
-    assert error_of(where(server, body_bytes_max=1024)).kind is ErrorKind.TOO_LARGE
+    assert error_of(where(server, max_body_bytes=1024)).kind is ErrorKind.TOO_LARGE
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.instants import SECOND_US
-from geosched.supervisor.config.settings import DaemonSettings
+from geosched.supervisor.config.sections import DaemonSettings
 from geosched.supervisor.core.lifecycle import first_seen
 from geosched.supervisor.core.model import Absent, Due, Instant, RunEnded, Sent, StopAsked
 from geosched.supervisor.participant import News

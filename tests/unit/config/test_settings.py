@@ -8,15 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 from geosched.supervisor.config.derived import address
-from geosched.supervisor.config.settings import (
+from geosched.supervisor.config.sections import (
     BackendSettings,
     ControlSettings,
     DaemonSettings,
     ScriptSettings,
     SettingsError,
-    load,
-    needs_restart,
+    key_of,
 )
+from geosched.supervisor.config.settings import load, needs_restart
 from support.paths import DEPLOY
 from support.settings import BACKEND, OAUTH, SCRIPT, here, loaded
 
@@ -82,11 +82,12 @@ def test_the_example_holds_every_setting_with_its_default() -> None:
     ):
         table = document["scripts"]["default"] if name == "default" else document[name]
         for field in msgspec.structs.fields(section):
-            if field.encode_name not in shown:
-                assert field.encode_name in table, f"{name}.{field.encode_name} is not shown"
+            key = key_of(field.name)
+            if key not in shown:
+                assert key in table, f"{name}.{key} is not shown"
                 assert getattr(section, field.name) == default_of(field)
             else:
-                assert f"{field.encode_name} = " in EXAMPLE.read_text()
+                assert f"{key} = " in EXAMPLE.read_text()
 
 
 def test_the_files_that_the_example_only_mentions_may_be_set(tmp_path: Path) -> None:
@@ -94,8 +95,8 @@ def test_the_files_that_the_example_only_mentions_may_be_set(tmp_path: Path) -> 
         EXAMPLE.read_text().replace("# path =", "path =").replace("# token_file =", "token_file =")
     )
     settings = loaded(tmp_path, text)
-    assert settings.backend.path == tmp_path / "actions.json"
-    assert settings.backend.token_file == Path("/etc/geosched/token")
+    assert settings.backend.path == str(tmp_path / "actions.json")
+    assert settings.backend.token_file == "/etc/geosched/token"
 
 
 def test_relative_paths_are_relative_to_the_file(
@@ -109,8 +110,8 @@ def test_relative_paths_are_relative_to_the_file(
     settings = load(Path("geosched.toml"))
     assert settings.source == tmp_path / "geosched.toml"
     assert settings.daemon.state_dir == tmp_path / "state"
-    assert settings.backend.path == tmp_path / "actions.json"
-    assert settings.backend.token_file == Path("/etc/token")
+    assert settings.backend.path == str(tmp_path / "actions.json")
+    assert settings.backend.token_file == "/etc/token"
     assert settings.scripts["default"].command == (str(tmp_path / "bin/run"), "x/y")
     assert settings.scripts["named"].command == ("run",)
 
@@ -239,11 +240,11 @@ def test_who_asks_may_be_told_by_tokens_that_the_daemon_renews(tmp_path: Path) -
     more = 'oauth_device_url = "http://127.0.0.1:1/device"\noauth_scope = "offline_access"\n'
     backend = loaded(tmp_path, OAUTH + more).backend
     assert (backend.auth, backend.oauth_grant) == ("oauth", "refresh_token")
-    client = address(backend).oauth
-    assert client is not None
-    assert (client.device_url, client.scope) == ("http://127.0.0.1:1/device", "offline_access")
-    assert address(backend).token_file == str(tmp_path / "tokens.json")
-    assert address(here(tmp_path).backend).oauth is None
+    where = address(backend)
+    assert where.oauth_device_url == "http://127.0.0.1:1/device"
+    assert where.oauth_scope == "offline_access"
+    assert where.token_file == str(tmp_path / "tokens.json")
+    assert address(here(tmp_path).backend).auth == "token"
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from geosched.ipc.messages.runs import Conditions, Run
-from geosched.supervisor.config.settings import LimitSettings, ScriptSettings
+from geosched.ipc.messages.runs import Conditions, Limits, Run
+from geosched.supervisor.config.sections import ScriptSettings
 from geosched.supervisor.core.lifecycle import new_run_id
 from geosched.supervisor.core.model import OpenRun
 from geosched.supervisor.runs.run_order import (
@@ -163,19 +163,19 @@ def test_what_is_not_set_leaves_a_script_as_the_daemon_is():
 
 
 def test_every_condition_of_the_settings_reaches_the_worker():
-    limits = LimitSettings(
+    limits = Limits(
         address_space_bytes=1, open_files=2, processes=3, file_size_bytes=4, cpu_seconds=5.0
     )
     told = ordered(
         script={
             "user": "nobody",
             "group": "users",
-            "cwd": Path("/srv"),
+            "cwd": "/srv",
             "umask": 0o27,
             "nice": -6,
             "oom_score_adj": 7,
             "limits": limits,
         }
     ).conditions
-    expected = ("nobody", "users", "/srv", 0o27, -6, 7, 1, 2, 3, 4, 5)
+    expected = ("nobody", "users", "/srv", 0o27, -6, 7, limits)
     assert msgspec.structs.astuple(told) == expected

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trustme
-from geosched.supervisor.config.settings import SettingsError
+from geosched.supervisor.config.sections import SettingsError
 from geosched.supervisor.startup import preflight
 from support.settings import BACKEND, OAUTH, SCRIPT, here, loaded
 

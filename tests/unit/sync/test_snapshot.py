@@ -118,20 +118,20 @@ def test_an_id_sent_twice_with_different_content_is_set_aside_altogether(twins: 
 
 def test_more_actions_than_allowed_fail_the_whole_pull() -> None:
     body = json.dumps([entry("a"), entry("b"), {"id": "c"}, 5]).encode()
-    error = error_of(body, actions_max=3)
+    error = error_of(body, max_actions=3)
     assert error.kind is ErrorKind.TOO_LARGE
     assert "4 actions, more than 3" in error.detail
-    assert len(read(json.loads(body), actions_max=4).actions) == 2
+    assert len(read(json.loads(body), max_actions=4).actions) == 2
 
 
 def test_actions_long_over_are_passed_on_and_not_counted() -> None:
     day_before = ("2026-11-21T08:00:00Z", "2026-11-22T07:59:59Z")
     less_than_a_day = ("2026-11-21T08:00:00Z", "2026-11-22T08:00:01Z")
     old = [entry(f"old-{number}", *day_before) for number in range(5)]
-    assert len(read([*old, entry("a")], actions_max=1).actions) == 6
+    assert len(read([*old, entry("a")], max_actions=1).actions) == 6
     recent = entry("recent", *less_than_a_day)
     body = json.dumps([*old, entry("a"), recent]).encode()
-    assert error_of(body, actions_max=1).kind is ErrorKind.TOO_LARGE
+    assert error_of(body, max_actions=1).kind is ErrorKind.TOO_LARGE
 
 
 def test_the_names_of_what_is_set_aside_are_bounded_and_the_ids_are_not() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from geosched.supervisor.config.settings import DaemonSettings
+from geosched.supervisor.config.sections import DaemonSettings
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.children import News
 from geosched.supervisor.store.daemondb import DaemonDB

@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 
 from ....ipc.messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, encode
-from ....ipc.messages.sync import BackendAddress, ErrorKind, OAuthClient
+from ....ipc.messages.sync import BackendAddress, ErrorKind
 from ..base import ExchangeError
 from ..bodies.snapshot import decode_strictly
 from ..http.client import Exchange
@@ -71,9 +71,8 @@ def _say(said: Said) -> None:
 
 def run(backend: BackendAddress, seconds: float, say: Callable[[Said], None]) -> bool:
     """Whether somebody logged in, within so many seconds. What happens is said."""
-    assert backend.oauth is not None
     try:
-        log_in(backend, backend.oauth, seconds, say)
+        log_in(backend, seconds, say)
     except NotLoggedInError as error:
         say(NotLoggedIn(error.why, str(error)))
     except ExchangeError as error:
@@ -86,7 +85,6 @@ def run(backend: BackendAddress, seconds: float, say: Callable[[Said], None]) ->
 
 def log_in(
     backend: BackendAddress,
-    client: OAuthClient,
     seconds: float,
     say: Callable[[Said], None],
     pause: Callable[[float], None] = time.sleep,
@@ -95,7 +93,7 @@ def log_in(
     file = TokenFile(backend.token_file)
     with file.locked(backend.timeout_seconds):
         pass  # if it cannot be kept, nobody has to get a browser out
-    device = _device(backend, client)
+    device = _device(backend)
     valid_seconds = min(device.expires_in, VALID_SECONDS_MAX, seconds)
     say(
         CodeGiven(
@@ -105,23 +103,23 @@ def log_in(
             valid_seconds,
         )
     )
-    tokens = _wait(backend, client, device, time.monotonic() + valid_seconds, pause)
+    tokens = _wait(backend, device, time.monotonic() + valid_seconds, pause)
     # Only now again: a daemon may need the lock while a person looks for the code.
     with file.locked(backend.timeout_seconds) as replace:
         replace(tokens)
     say(LoggedIn(backend.token_file, bool(tokens.refresh_token)))
 
 
-def _device(backend: BackendAddress, client: OAuthClient) -> _Device:
-    wish = {"scope": client.scope, "audience": client.audience}
+def _device(backend: BackendAddress) -> _Device:
+    wish = {"scope": backend.oauth_scope, "audience": backend.oauth_audience}
+    url = backend.oauth_device_url
     with Exchange(backend) as exchange:
-        body = post_form(exchange, client, client.device_url, wish)
-    return decode_strictly(body, _decode_device, f"device code of {shown(client.device_url)}")
+        body = post_form(exchange, url, wish)
+    return decode_strictly(body, _decode_device, f"device code of {shown(url)}")
 
 
 def _wait(
     backend: BackendAddress,
-    client: OAuthClient,
     device: _Device,
     ends: float,
     pause: Callable[[float], None],
@@ -135,7 +133,7 @@ def _wait(
         pause(interval)
         try:
             with Exchange(backend) as exchange:
-                return grant(exchange, client, time.time(), asked)
+                return grant(exchange, time.time(), asked)
         except OAuthError as error:
             interval = _after(error, interval)
         except ExchangeError as error:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from ....ipc.messages.sync import BackendAddress, ErrorKind, OAuthClient
+from ....ipc.messages.sync import BackendAddress, ErrorKind
 from ..base import ExchangeError
 from ..bodies.snapshot import decode_strictly
 from ..bodies.status_reports import printable
@@ -70,8 +70,7 @@ _decode_granted = msgspec.json.Decoder(_Granted, strict=False).decode
 class OAuthIdentity:
     """The tokens of one exchange; they are renewed in it at most once."""
 
-    def __init__(self, backend: BackendAddress, client: OAuthClient) -> None:
-        self._client = client
+    def __init__(self, backend: BackendAddress) -> None:
         self._file = TokenFile(backend.token_file)
         self._current = ""
         self._failure: ExchangeError | None = None
@@ -114,15 +113,16 @@ class OAuthIdentity:
         return self._current
 
     def _granted(self, exchange: Exchange, tokens: Tokens | None) -> Tokens:
-        client, refresh_token = self._client, tokens.refresh_token if tokens else ""
-        if client.grant == "client_credentials":
-            return grant(exchange, client, time.time(), {"grant_type": client.grant})
+        grant_type = exchange.backend.oauth_grant
+        refresh_token = tokens.refresh_token if tokens else ""
+        if grant_type == "client_credentials":
+            return grant(exchange, time.time(), {"grant_type": grant_type})
         if not refresh_token:
             missing = "has no refresh token" if tokens else "is not there"
             raise _log_in(f"the token file {self._file.path} {missing}")
-        asked = {"grant_type": client.grant, "refresh_token": refresh_token}
+        asked = {"grant_type": grant_type, "refresh_token": refresh_token}
         try:
-            new = grant(exchange, client, time.time(), asked)
+            new = grant(exchange, time.time(), asked)
         except OAuthError as error:
             if error.error == "invalid_grant":
                 raise _log_in(error.detail) from None
@@ -136,17 +136,19 @@ def _log_in(reason: str) -> ExchangeError:
     return ExchangeError(ErrorKind.UNAUTHORIZED, detail)
 
 
-def grant(exchange: Exchange, client: OAuthClient, now: float, asked: Mapping[str, str]) -> Tokens:
+def grant(exchange: Exchange, now: float, asked: Mapping[str, str]) -> Tokens:
     """The tokens that are granted for `asked`, at `now` by our clock.
 
     Raises `OAuthError` where the server says why not, else `ExchangeError`.
     """
+    backend = exchange.backend
     if asked["grant_type"] == "client_credentials":
-        asked = {**asked, "scope": client.scope, "audience": client.audience}
-    body = post_form(exchange, client, client.token_url, asked)
-    granted = decode_strictly(body, _decode_granted, f"tokens of {shown(client.token_url)}")
+        asked = {**asked, "scope": backend.oauth_scope, "audience": backend.oauth_audience}
+    body = post_form(exchange, backend.oauth_token_url, asked)
+    said_by = shown(backend.oauth_token_url)
+    granted = decode_strictly(body, _decode_granted, f"tokens of {said_by}")
     if granted.token_type.lower() != "bearer" or not is_secret(granted.access_token):
-        detail = f"cannot use the answer of {shown(client.token_url)}: no bearer token"
+        detail = f"cannot use the answer of {said_by}: no bearer token"
         raise ExchangeError(ErrorKind.BAD_ANSWER, detail)
     return Tokens(
         granted.access_token,
@@ -157,15 +159,14 @@ def grant(exchange: Exchange, client: OAuthClient, now: float, asked: Mapping[st
     )
 
 
-def post_form(
-    exchange: Exchange, client: OAuthClient, url: str, fields: Mapping[str, str]
-) -> bytes:
+def post_form(exchange: Exchange, url: str, fields: Mapping[str, str]) -> bytes:
     """What a server answers to a form that the client sends, where it is no error.
 
     Raises as `grant` does. Empty fields are left out.
     """
-    secret = read_secret(client.client_secret_file, "client secret file")
-    form = {**fields, "client_id": client.client_id, "client_secret": secret}
+    backend = exchange.backend
+    secret = read_secret(backend.oauth_client_secret_file, "client secret file")
+    form = {**fields, "client_id": backend.oauth_client_id, "client_secret": secret}
     given = {name: value for name, value in form.items() if value}
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = exchange.fetch("POST", url, headers, urlencode(given).encode())

@@ -44,7 +44,7 @@ class BackendExchange(Exchange):
         """Raises `ExchangeError` where the token cannot be read."""
         super().__init__(backend)
         self._identity: Identity = (
-            OAuthIdentity(backend, backend.oauth) if backend.oauth else _FileIdentity(backend)
+            OAuthIdentity(backend) if backend.auth == "oauth" else _FileIdentity(backend)
         )
 
     def ask(

@@ -11,16 +11,16 @@ import msgspec
 
 from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Send, Taken
 from ...host.files import fsync_path, open_regular
-from ..base import ExchangeError, Snapshot
+from ..base import Backend, ExchangeError, Snapshot
 from ..bodies.snapshot import digest_of, read_snapshot
 from ..bodies.status_reports import as_json
 
 
-class FileBackend:
+class FileBackend(Backend):
     """Actions are the operator's to write; a file that is missing is not an empty one."""
 
     def pull(self, pull: Pull) -> Snapshot | NotModified:
-        body = _read(pull.backend.path, pull.backend.body_bytes_max)
+        body = _read(pull.backend.path, pull.backend.max_body_bytes)
         return read_snapshot(body, digest_of(body), pull)
 
     def send(self, send: Send) -> Taken:

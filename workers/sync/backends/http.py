@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Report, Send, Taken
 from ..auth.session import BackendExchange
-from ..base import ExchangeError, Snapshot
+from ..base import Backend, ExchangeError, Snapshot
 from ..bodies.snapshot import read_snapshot
 from ..bodies.status_reports import batch_body, batch_key, read_verdicts
 from ..http.client import Answer
@@ -22,7 +22,7 @@ _ETAG = re.compile(r"[\x21-\x7e]{1,256}")
 _ABOUT_A_REPORT = (400, 413, 422)
 
 
-class HttpBackend:
+class HttpBackend(Backend):
     """`GET {url}/actions` and `POST {url}/actions/status` (INTERFACE, "plain HTTP")."""
 
     def pull(self, pull: Pull) -> Snapshot | NotModified:

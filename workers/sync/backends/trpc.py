@@ -19,7 +19,7 @@ import msgspec
 from ....ipc.instants import format_instant
 from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Report, Send, Taken
 from ..auth.session import BackendExchange
-from ..base import ExchangeError, Snapshot
+from ..base import Backend, ExchangeError, Snapshot
 from ..bodies.snapshot import decode_strictly, read_snapshot
 from ..bodies.status_reports import printable
 from ..http.client import Answer
@@ -85,7 +85,7 @@ class CallError(ExchangeError):
         self.status = status
 
 
-class TrpcBackend:
+class TrpcBackend(Backend):
     """The calls of one daemon to the original backend (INTERFACE, "Backend over tRPC")."""
 
     def pull(self, pull: Pull) -> Snapshot | NotModified:

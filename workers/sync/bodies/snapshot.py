@@ -74,7 +74,7 @@ def read_snapshot(
     sorted_out = _SortedOut()
     for raw in unwrap(body):
         sorted_out.add(raw)
-        if sorted_out.nameless_total > pull.backend.actions_max:
+        if sorted_out.nameless_total > pull.backend.max_actions:
             break  # too many already, and there may be millions
     _refuse_too_many(sorted_out, pull)
     return sorted_out.snapshot(etag, digest)
@@ -145,6 +145,6 @@ def _refuse_too_many(sorted_out: _SortedOut, pull: Pull) -> None:
     over = sum(1 for action in sorted_out.good.values() if action.to_us < long_over_us)
     known_bad = sum(1 for action_id in sorted_out.bad if action_id not in sorted_out.good)
     counted = len(sorted_out.good) - over + known_bad + sorted_out.nameless_total
-    if counted > pull.backend.actions_max:
-        detail = f"cannot use the answer: {counted} actions, more than {pull.backend.actions_max}"
+    if counted > pull.backend.max_actions:
+        detail = f"cannot use the answer: {counted} actions, more than {pull.backend.max_actions}"
         raise ExchangeError(ErrorKind.TOO_LARGE, detail)

@@ -141,7 +141,7 @@ class Answer:
 
         Raises `ExchangeError`.
         """
-        bytes_max = bytes_max or self._exchange.backend.body_bytes_max
+        bytes_max = bytes_max or self._exchange.backend.max_body_bytes
         body = bytearray()
         with self._exchange.faults(self.url):
             while piece := self._raw.read1(PIECE_BYTES_MAX, decode_content=True):

@@ -33,4 +33,4 @@ def tokens(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def where(server: BackendServer, oauth: OAuthServer, tokens: Path) -> BackendAddress:
-    return address(url=server.url, token_file=str(tokens), oauth=oauth.client())
+    return address(url=server.url, token_file=str(tokens), **oauth.client())

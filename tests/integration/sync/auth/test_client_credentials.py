@@ -59,8 +59,7 @@ def test_a_server_that_quotes_a_secret_does_not_get_it_into_a_message(
 def test_a_client_secret_that_cannot_be_used_is_named(
     spoil: str, machine: BackendAddress, oauth: OAuthServer
 ) -> None:
-    assert machine.oauth is not None
-    secret = Path(machine.oauth.client_secret_file)
+    secret = Path(machine.oauth_client_secret_file)
     if spoil == "missing":
         secret.unlink()
     else:

@@ -69,7 +69,7 @@ def test_new_tokens_are_on_the_disk_before_the_backend_sees_them(
         def token(self, _: str) -> None: ...
 
     with OnDisk() as server:
-        at = address(url=server.url, token_file=str(tokens), oauth=oauth.client())
+        at = address(url=server.url, token_file=str(tokens), **oauth.client())
         pull(at)
         keep_tokens(tokens, expires_at=LONG_AGO, refresh_token=f"{REFRESH}-1")
         pull(at)
