@@ -3,9 +3,9 @@
 import random
 
 from .config.sections import Settings
-from .core.retry import poll_phase
 from .host.sd_notify import ServiceManager
 from .loop import Loop
+from .periodic import poll_phase
 from .store.repair import incidents
 
 HOUSEKEEPING_SECONDS = 3600.0

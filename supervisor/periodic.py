@@ -12,14 +12,16 @@ from typing import Any, cast
 
 import schedule
 
+from ..ipc.digests import blake2b
 from .core.model import Instant
-from .core.retry import poll_delay
 from .participant import News, Participant
 from .store.errors import StoreError
 
 log = logging.getLogger(__name__)
 
 _REAL = datetime  # below, a class has an attribute of that name
+#: A poll that would follow another within this part of the interval is left out.
+POLL_GAP_MIN = 0.1
 #: Boot, as a naive date: `schedule` compares nothing else.
 _BOOT = datetime.datetime.fromisoformat("2000-01-01")
 
@@ -120,3 +122,19 @@ def _guarded(name: str, job: Callable[[], None], answer: Any = None) -> Callable
         return answer
 
     return run
+
+
+def poll_phase(device: str, interval_seconds: float) -> float:
+    """Return the seconds into each interval at which a device polls (fact B8).
+
+    Always the same for a device, and spread evenly over the devices of a fleet, whenever they
+    were started.
+    """
+    number = int.from_bytes(blake2b(device.encode(), digest_size=8).digest())
+    return number / 2.0**64 * interval_seconds
+
+
+def poll_delay(boot_seconds: float, phase_seconds: float, interval_seconds: float) -> float:
+    """Return the seconds until the device's next poll, when the boot clock is at its phase."""
+    delay = (phase_seconds - boot_seconds) % interval_seconds
+    return delay if delay > POLL_GAP_MIN * interval_seconds else delay + interval_seconds

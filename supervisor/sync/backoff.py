@@ -1,10 +1,9 @@
-"""When the next exchange may begin: failures in a row, kept over restarts of the daemon.
+"""Exponential back-off for exchanges with the backend, kept over restarts of the daemon.
 
-Else a daemon that crashes again and again would be to a backend in trouble what a daemon
-without any back-off is. What is kept lies in `runtime_dir`: it outlives the daemon, not
-the boot, and names instants of the boot clock, which no clock step can move. It is written
-only when an exchange fails, or is the first to succeed again. How long to wait is
-`core/retry.py`'s to say.
+Without it, a daemon that crashes again and again would be to a backend in trouble what a
+daemon without any back-off is. It is kept in `runtime_dir`, which outlives the daemon but not
+the boot, as instants of the boot clock, which no clock step moves; and it is written only when
+an exchange fails, or is the first to succeed again.
 """
 
 import logging
@@ -15,27 +14,54 @@ from typing import Annotated
 
 import msgspec
 
+from ...ipc.messages.sync import RETRY_AFTER_SECONDS_MAX, RETRY_AFTER_SECONDS_MIN
 from ...workers.host.files import open_regular, replace_whole
 from ...workers.host.procfs import boot_id
 from ..core.model import Instant
-from ..core.retry import RETRY_AFTER_SECONDS_MAX, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, retry_delay
 
 log = logging.getLogger(__name__)
 
+RETRY_BASE_SECONDS = 2.0
+RETRY_CAP_SECONDS = 900.0
+RETRY_SECONDS_MIN = 0.1
+#: Part of what the backend asked for that is waited on top, at most: a date in `Retry-After`
+#: comes for all devices at once.
+RETRY_AFTER_SPREAD = 0.5
 KEPT_BYTES_MAX = 4096
-#: More than this says nothing more, and does not fit what is kept.
+#: More failures change no wait, and would not fit what is kept.
 FAILURES_MAX = 1000
 
 
+def retry_delay(
+    failures: int,
+    chance: float,
+    *,
+    base_seconds: float = RETRY_BASE_SECONDS,
+    cap_seconds: float = RETRY_CAP_SECONDS,
+    retry_after_seconds: float = 0.0,
+) -> float:
+    """Return the seconds to wait after so many failures in a row: full jitter, capped (fact B8).
+
+    `chance` is uniform in [0, 1). `Retry-After` is honoured within its bounds. After a pull
+    that succeeded, `base_seconds` is of the order of the poll interval: a fleet that asks again
+    much sooner than it would have polled makes a backend that stumbles fall. Pure.
+    """
+    if retry_after_seconds > 0:
+        bounded = max(retry_after_seconds, RETRY_AFTER_SECONDS_MIN)
+        return min(bounded * (1.0 + RETRY_AFTER_SPREAD * chance), RETRY_AFTER_SECONDS_MAX)
+    ceiling = min(cap_seconds, base_seconds * 2.0 ** min(failures, 20))
+    return max(RETRY_SECONDS_MIN, ceiling * chance)
+
+
 class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of one kind of exchange: how often it failed in a row, and until when to wait."""
+    """Failures in a row of one kind of exchange, and the end of the wait after the last."""
 
     failures: Annotated[int, msgspec.Meta(ge=0, le=FAILURES_MAX)] = 0
-    until: float = 0.0  # seconds since boot
+    until_boot_seconds: float = msgspec.field(default=0.0, name="until")
 
 
 class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`source` is the backend that has failed: its failures say nothing of another."""
+    """The file's content. `source` is the backend that failed, and no other is held back."""
 
     boot_id: str
     source: str
@@ -43,13 +69,16 @@ class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: Wait
 
 
-_NOTHING = Wait()
+_NO_WAIT = Wait()
 _decode = msgspec.json.Decoder(Kept).decode
 
 
 class Backoff:
-    """`path` is where it is kept. `cap_seconds` is the longest wait of our own choice,
-    `pull_base_seconds` what the waits for a pull begin to double from."""
+    """Waits for pulls and for reports, each with its own failures in a row.
+
+    `path` is the file that keeps them. `cap_seconds` is the longest wait that no `Retry-After`
+    asked for, `pull_base_seconds` the first ceiling for a pull, which each failure doubles.
+    """
 
     def __init__(
         self, path: Path, now: Instant, *, chance: Callable[[], float] = random.random
@@ -59,47 +88,49 @@ class Backoff:
         self._path = path
         self._chance = chance
         self._source = ""
-        self._pull = self._report = _NOTHING
+        self._pull = self._report = _NO_WAIT
         self._kept = _read(path, now)
 
     def turn_to(self, source: str) -> None:
-        """The backend to speak to from now on; "" is one that nothing is kept of."""
+        """Count for the backend `source` from now on; nothing is kept of ""."""
         if source == self._source:
             return
         self._source = source
         self.pull_base_seconds = RETRY_BASE_SECONDS
-        self._pull = self._report = _NOTHING
+        self._pull = self._report = _NO_WAIT
         if source and self._kept is not None and self._kept.source == source:
             self._pull, self._report = self._kept.pull, self._kept.report
         else:
             self._keep()
 
     def may(self, *, pull: bool, now: Instant) -> bool:
-        return now.boot_seconds >= self._of(pull).until
+        """The wait for an exchange of this kind is over."""
+        return now.boot_seconds >= self._of(pull).until_boot_seconds
 
     def wait_seconds(self, *, pull: bool, now: Instant) -> float:
-        """How long until an exchange of this kind may begin; never negative."""
-        return max(0.0, self._of(pull).until - now.boot_seconds)
+        """Return the time until an exchange of this kind may begin; never negative."""
+        return max(0.0, self._of(pull).until_boot_seconds - now.boot_seconds)
 
     def hurry(self) -> None:
-        """Somebody asked for it: what was to be waited for counts no more."""
-        self._pull = msgspec.structs.replace(self._pull, until=0.0)
-        self._report = msgspec.structs.replace(self._report, until=0.0)
+        """End both waits because somebody asked for an exchange; the failures still count."""
+        self._pull = msgspec.structs.replace(self._pull, until_boot_seconds=0.0)
+        self._report = msgspec.structs.replace(self._report, until_boot_seconds=0.0)
 
     def failed(self, *, pull: bool, now: Instant, retry_after_seconds: float = 0.0) -> None:
-        """No exchange of this kind for a while, and longer each time in a row."""
+        """Begin a wait for exchanges of this kind, longer with each failure in a row."""
         failures = self._of(pull).failures
-        delay = retry_delay(
+        delay_seconds = retry_delay(
             failures,
             self._chance(),
             base_seconds=self.pull_base_seconds if pull else RETRY_BASE_SECONDS,
             cap_seconds=self.cap_seconds,
             retry_after_seconds=retry_after_seconds,
         )
-        self._set(pull, Wait(min(failures + 1, FAILURES_MAX), now.boot_seconds + delay))
+        self._set(pull, Wait(min(failures + 1, FAILURES_MAX), now.boot_seconds + delay_seconds))
 
     def succeeded(self, *, pull: bool) -> None:
-        self._set(pull, _NOTHING)
+        """Forget the failures in a row of this kind."""
+        self._set(pull, _NO_WAIT)
 
     def _of(self, pull: bool) -> Wait:
         return self._pull if pull else self._report
@@ -112,8 +143,8 @@ class Backoff:
         self._keep()
 
     def _keep(self) -> None:
-        """On disk is what a daemon that starts now has to know; no file is nothing."""
-        failing = (self._pull, self._report) != (_NOTHING, _NOTHING)
+        """Write the waits, if the file says otherwise; without any failure there is no file."""
+        failing = (self._pull, self._report) != (_NO_WAIT, _NO_WAIT)
         kept = Kept(boot_id(), self._source, self._pull, self._report)
         wanted = kept if self._source and failing else None
         if wanted == self._kept:
@@ -130,12 +161,13 @@ class Backoff:
 
 
 def _read(path: Path, now: Instant) -> Kept | None:
-    """What an earlier daemon of this boot kept; None where there is nothing of use."""
+    """Return what an earlier daemon of this boot kept, None where nothing of it can be used."""
     try:
         with open_regular(path) as file:
             kept = _decode(file.read(KEPT_BYTES_MAX))
         latest = now.boot_seconds + RETRY_AFTER_SECONDS_MAX
-        if kept.boot_id == boot_id() and max(kept.pull.until, kept.report.until) > latest:
+        until = max(kept.pull.until_boot_seconds, kept.report.until_boot_seconds)
+        if kept.boot_id == boot_id() and until > latest:
             raise ValueError("it would wait for longer than any back-off is")
     except FileNotFoundError:
         return None

@@ -17,12 +17,12 @@ from ..config.derived import address
 from ..config.sections import BackendSettings
 from ..core.model import Instant, Record
 from ..core.reconcile import Verdict
-from ..core.retry import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from ..core.turn import Turn
 from ..participant import News, Participant
 from ..store.daemondb import DaemonDB, MetaUpdate
 from ..store.errors import StoreError
 from .apply import Applying
+from .backoff import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from .compare import KEPT_SECONDS, Comparison
 from .exchange import (
     REPORTS_PER_EXCHANGE_MAX,

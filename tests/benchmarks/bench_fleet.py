@@ -15,7 +15,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from geosched.supervisor.core.retry import RETRY_BASE_SECONDS, poll_delay, poll_phase, retry_delay
+from geosched.supervisor.periodic import poll_delay, poll_phase
+from geosched.supervisor.sync.backoff import RETRY_BASE_SECONDS, retry_delay
 
 POLL_INTERVAL_SECONDS = 60.0
 START_SPLAY_SECONDS = 300.0

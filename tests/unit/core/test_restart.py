@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from geosched.ipc.instants import LAST_US, SECOND_US
+from geosched.ipc.messages.sync import RETRY_AFTER_SECONDS_MAX, RETRY_AFTER_SECONDS_MIN
 from geosched.supervisor.core.model import Hold
 from geosched.supervisor.core.restart import (
     JITTER,
@@ -16,21 +17,14 @@ from geosched.supervisor.core.restart import (
     remaining_seconds,
     wants_another,
 )
-from geosched.supervisor.core.retry import (
-    POLL_GAP_MIN,
-    RETRY_AFTER_SECONDS_MAX,
-    RETRY_AFTER_SECONDS_MIN,
-    RETRY_CAP_SECONDS,
-    poll_delay,
-    poll_phase,
-    retry_delay,
-)
+from geosched.supervisor.periodic import POLL_GAP_MIN, poll_delay, poll_phase
 from geosched.supervisor.runs.liveness import (
     LONG_GAP_COUNTED_SECONDS,
     JudgeClock,
     is_silent,
     look_seconds,
 )
+from geosched.supervisor.sync.backoff import RETRY_CAP_SECONDS, retry_delay
 from hypothesis import given
 from hypothesis import strategies as st
 from support.build import NOW_US

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from geosched.ipc.messages.sync import RETRY_AFTER_SECONDS_MAX
 from geosched.supervisor.core.model import Instant
-from geosched.supervisor.core.retry import RETRY_AFTER_SECONDS_MAX, RETRY_CAP_SECONDS
-from geosched.supervisor.sync.backoff import FAILURES_MAX, Backoff
+from geosched.supervisor.sync.backoff import FAILURES_MAX, RETRY_CAP_SECONDS, Backoff
 from geosched.workers.host.procfs import boot_id
 
 BACKEND = "http https://backend.example/api"

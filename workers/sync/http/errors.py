@@ -14,12 +14,9 @@ from urllib.parse import urlsplit
 
 import urllib3.exceptions
 
-from ....ipc.messages.sync import ErrorKind
+from ....ipc.messages.sync import RETRY_AFTER_SECONDS_MAX, RETRY_AFTER_SECONDS_MIN, ErrorKind
 from ..base import ExchangeError
 from ..bodies.status_reports import printable
-
-RETRY_AFTER_SECONDS_MIN = 1.0
-RETRY_AFTER_SECONDS_MAX = 3600.0
 
 _BUSY = (429, 503)
 _UNAUTHORIZED = (401, 403)
