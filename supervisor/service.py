@@ -39,7 +39,7 @@ from .startup.sweep import Leftovers
 from .store.daemondb import DaemonDB
 from .store.open import open_store
 from .sync.backoff import Backoff
-from .sync.exchange import Synchronisation
+from .sync.exchange import ExchangeRunner
 from .sync.manager import SyncManager
 from .upkeep.backup import Backup
 from .upkeep.retention import Retention
@@ -162,7 +162,7 @@ class Service:
         agenda = Agenda()
         lookahead = Lookahead(db, pool, agenda, settings.daemon)
         backoff = Backoff(base.runtime.backoff, now)
-        synchronisation = Synchronisation(
+        exchange_runner = ExchangeRunner(
             exchanges,
             children,
             address(settings.backend),
@@ -171,7 +171,9 @@ class Service:
         )
         backup = Backup(db, children, settings.daemon)
         self._opened.callback(backup.close)
-        sync = SyncManager(settings.backend, synchronisation, db, lookahead.quiet_seconds)
+        sync = SyncManager(
+            settings.backend, exchange_runner, db, quiet_seconds=lookahead.quiet_seconds
+        )
         parts = Parts(
             db=db,
             clock=clock,

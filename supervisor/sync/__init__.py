@@ -1,1 +1,1 @@
-"""Exchanges with the backend, as the supervisor orders and applies them."""
+"""Pulls and reports: ordering, deadlines, back-off, applying, comparing."""

@@ -1,11 +1,11 @@
-"""A snapshot applied in slices: looked at first, additions then, absences last, its mark
-with the end.
+"""Incremental application of a snapshot, a slice a turn, so that nothing holds the loop (DESIGN 3).
 
-Nothing large ever holds the loop (DESIGN 3): each slice is one turn's share. Looking writes
-nothing, so that a snapshot with few changes costs one transaction, and most have one or
-none. A crash in between merely pulls again, because the mark is written with the last slice.
+All entries are looked at first, which writes nothing: a snapshot with few changes costs one
+transaction. Then additions and changes are decided, absences last, the snapshot's mark with the
+last slice; a crash before that merely pulls again.
 """
 
+import enum
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,22 +17,25 @@ from ..core.model import Change, Instant, Record
 from ..core.reconcile import Verdict, reconcile_absent, reconcile_sent
 from ..core.turn import Turn
 from ..store.tables.codec import KEY_BYTES, action_key, edge_of
-from .exchange import Snapshot, pack, unpack
+from .exchange import PackedSnapshot, pack, unpack
 
-#: Entries of a slice while something is near: some milliseconds of work.
+#: Entries of a slice while something is due soon: some milliseconds of work.
 ENTRIES_PER_TURN_MIN = 200
 ENTRIES_PER_TURN_MAX = 2_000
-#: What a turn may use of the processor, and how long it may wait for the disk with it.
+#: Bounds of a turn: its use of the processor, and that with its wait for the disk.
 TURN_CPU_SECONDS_MAX = 0.05
 TURN_SECONDS_MAX = 0.125
-#: Nothing is near when nothing is due for so long: twice what a turn may take.
+#: Slices grow only while nothing is due for so long: twice what a turn may take.
 CALM_SECONDS = 0.25
 QUARANTINE_SHOWN_MAX = 10
 
 
 class Pace:
-    """How many entries the next slice has. A commit writes each page anew that it changes,
-    and waits for the disk: few large ones cost a fraction of many small ones."""
+    """Size of the slices, adapted to the time that each takes.
+
+    A commit writes each page anew that it changes, and waits for the disk: few large ones cost
+    a fraction of many small ones.
+    """
 
     def __init__(self, cpu_seconds: Callable[[], float] = time.thread_time) -> None:
         self._cpu_seconds = cpu_seconds
@@ -40,7 +43,7 @@ class Pace:
         self._since: tuple[float, float] | None = None
 
     def entries(self, now: Instant, calm_seconds: float) -> int:
-        """By what the turn before took. For `calm_seconds` nothing else is due."""
+        """Return the size of the next slice. Nothing else is due for `calm_seconds`."""
         if calm_seconds < CALM_SECONDS:
             self._since = None
             return ENTRIES_PER_TURN_MIN
@@ -56,10 +59,13 @@ class Pace:
         return self._entries
 
 
-class Differing:
-    """What is to be decided, in the order of its keys: there neighbours share a page of the
-    store, so that a slice changes few. Never sorted as a whole, which takes too long; each is
-    its key and the packed action."""
+class Undecided:
+    """Queue of the entries that differ from daemonDB, in the order of their keys.
+
+    Neighbours in that order share a page of the store, so that a slice changes few pages. It is
+    sorted by parts, because all at once takes too long. An entry is its key and the packed
+    action.
+    """
 
     def __init__(self) -> None:
         self._by_first_byte: dict[int, list[bytes]] = {}
@@ -72,6 +78,7 @@ class Differing:
         self._by_first_byte.setdefault(key[0], []).append(key + pack(action))
 
     def take(self, entries_max: int) -> list[tuple[bytes, Action]]:
+        """Remove and return the next entries."""
         while self._by_first_byte and len(self._sorted) < entries_max:
             self._sorted += sorted(self._by_first_byte.pop(min(self._by_first_byte)))
         taken = [self._sorted.popleft() for _ in range(min(entries_max, len(self._sorted)))]
@@ -81,46 +88,57 @@ class Differing:
 _unpack_action: Callable[[bytes], Action] = msgspec.msgpack.Decoder(Action).decode
 
 
-class Applying(msgspec.Struct):
-    """A snapshot on its way into daemonDB. `counts` is what it has done so far.
+class Phase(enum.Enum):
+    """Phases of applying a snapshot, in their order."""
 
-    `read` gives the records of keys, `open_keys(cursor, limit)` pages through those of all
-    records that are not terminal, `ended(cursor)` through the rows of those that are, with
-    whether the last snapshot lacked them. `seen` and `missing` are keys of actions.
+    SENT = enum.auto()  # the entries of the snapshot are looked at
+    ABSENT = enum.auto()  # open actions that it lacks are looked for
+    ENDED = enum.auto()  # ended actions that it lacks are marked (S6)
+    DECIDING = enum.auto()  # what was found is decided
+    DONE = enum.auto()
+
+
+class Applying(msgspec.Struct):
+    """A snapshot on its way into daemonDB; `counts` are the verdicts so far.
+
+    `read` gives the records of keys, `open_keys(cursor, limit)` pages through the keys of all
+    records that are not terminal, `ended(cursor)` through the rows of terminal ones, each with
+    a flag that the last snapshot lacked it. `seen` and `missing` are keys of actions.
     """
 
-    snapshot: Snapshot
+    snapshot: PackedSnapshot
     read: Callable[[Sequence[bytes]], list[Record | None]]
     open_keys: Callable[[str, int], tuple[list[bytes], str]]
     ended: Callable[[bytes], tuple[list[tuple[bytes, bool]], bytes]]
     counts: dict[Verdict, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Verdict, 0))
     seen: set[bytes] = msgspec.field(default_factory=set)
-    differing: Differing = msgspec.field(default_factory=Differing)
+    undecided: Undecided = msgspec.field(default_factory=Undecided)
     missing: deque[bytes] = msgspec.field(default_factory=deque)
     cursor: str = ""
     ended_cursor: bytes = b""
-    sent_done: bool = False
-    absent_done: bool = False
-    ended_done: bool = False
-    done: bool = False
+    phase: Phase = Phase.SENT
     looking_pace: Pace = msgspec.field(default_factory=Pace)
     deciding_pace: Pace = msgspec.field(default_factory=Pace)
 
+    @property
+    def done(self) -> bool:
+        """Nothing is left but to commit the last slice."""
+        return self.phase is Phase.DONE
+
     def slice(self, turn: Turn, calm_seconds: float = 0.0) -> None:
-        """Look at the next share, or decide it; `done` once there is nothing left but to
-        commit it. For `calm_seconds` nothing else is due."""
-        if not self.sent_done:
+        """Look at the next entries, or decide them. Nothing else is due for `calm_seconds`."""
+        if self.phase is Phase.SENT:
             self._look_at_sent(turn, self.looking_pace.entries(turn.now, calm_seconds))
-        elif not self.absent_done and not self._unclear:
+        elif self.phase is Phase.ABSENT:
             self._look_at_absent(self.looking_pace.entries(turn.now, calm_seconds))
-        elif not self.ended_done:
+        elif self.phase is Phase.ENDED:
             self._take_ended(turn)
-        if self.ended_done:
+        if self.phase is Phase.DECIDING:
             self._decide(turn, self.deciding_pace.entries(turn.now, calm_seconds))
 
     @property
     def _unclear(self) -> bool:
-        """S8: an id that cannot be read could be any, so nothing is absent for sure."""
+        """An id that cannot be read could be any, so nothing is absent for sure (S8)."""
         return self.snapshot.told.unreadable_ids > 0
 
     def _look_at_sent(self, turn: Turn, entries_max: int) -> None:
@@ -132,25 +150,26 @@ class Applying(msgspec.Struct):
         for key, action, stored in zip(keys, sent, self.read(keys), strict=True):
             record = turn.decided(action.id) or stored
             if record is None:
-                self.differing.add(key, action)
+                self.undecided.add(key, action)
                 continue
             verdict, change = reconcile_sent(record, action, turn.now, turn.rules)
             if change is None:
                 self.counts[verdict] += 1
             else:
-                self.differing.add(key, action)
+                self.undecided.add(key, action)
         if not self.snapshot.pages:
             self.seen.update(map(action_key, self.snapshot.told.set_aside_ids))
-            self.sent_done = True
+            self.phase = Phase.ENDED if self._unclear else Phase.ABSENT
 
     def _look_at_absent(self, entries_max: int) -> None:
         keys, self.cursor = self.open_keys(self.cursor, entries_max)
         self.missing += [key for key in keys if key not in self.seen]
-        self.absent_done = not self.cursor
+        if not self.cursor:
+            self.phase = Phase.ENDED
 
     def _decide(self, turn: Turn, entries_max: int) -> None:
-        """What was found, by the records as they are by now: other turns were in between."""
-        sent = self.differing.take(entries_max)
+        """Decide entries by the records as they are by now: other turns were in between."""
+        sent = self.undecided.take(entries_max)
         for (_, action), stored in zip(sent, self.read([key for key, _ in sent]), strict=True):
             record = turn.decided(action.id) or stored
             self._take(turn, *reconcile_sent(record, action, turn.now, turn.rules))
@@ -159,24 +178,28 @@ class Applying(msgspec.Struct):
             if missed is not None:  # else it was damaged meanwhile
                 record = turn.decided(missed.action.id) or missed
                 self._take(turn, *reconcile_absent(record, turn.now, turn.rules))
-        self.done = not self.differing and not self.missing
+        if not self.undecided and not self.missing:
+            self.phase = Phase.DONE
 
     def _take(self, turn: Turn, verdict: Verdict, change: Change | None) -> None:
         self.counts[verdict] += 1
         turn.take(change)
 
     def _take_ended(self, turn: Turn) -> None:
-        """S6: their status stays. What the backend sends no more may be forgotten one day,
-        and what it sends may not."""
+        """Mark terminal actions that the snapshot lacks, or has again; their status stays (S6).
+
+        One that the backend sends no more may be forgotten one day, and others may not.
+        """
         rows, self.ended_cursor = self.ended(self.ended_cursor)
         for row, was_absent in rows:
             absent = edge_of(row)[1] not in self.seen
             if absent is not was_absent and not (absent and self._unclear):
                 turn.absences[row] = absent
-        self.ended_done = not self.ended_cursor
+        if not self.ended_cursor:
+            self.phase = Phase.DECIDING
 
     @property
     def quarantine(self) -> tuple[str, ...]:
-        """What was set aside, for people: at most ten lines."""
+        """The entries that were set aside, for people: at most ten lines."""
         shown = self.snapshot.told.set_aside[:QUARANTINE_SHOWN_MAX]
         return tuple(f"{entry.id or 'unreadable id'}: {entry.reason}" for entry in shown)

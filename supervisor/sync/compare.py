@@ -1,7 +1,7 @@
-"""A fresh snapshot compared with daemonDB, and not applied: what `geosched-ctl diff` shows.
+"""Comparison of a fresh snapshot with daemonDB, without applying it, for `geosched-ctl diff`.
 
-It is looked through in slices like one that is applied. What differs is remembered by id;
-field by field it is told in pages, by the records as they are by then.
+It is made in slices, as a snapshot is applied. The ids that differ are remembered; their fields
+are compared page by page, by the records as they are by then.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from ...ipc.messages.views import DifferenceView
 from ..core.model import Over, Record
 from ..core.turn import Turn
 from .apply import ENTRIES_PER_TURN_MIN
-from .exchange import Snapshot, unpack
+from .exchange import PackedSnapshot, unpack
 
-#: Actions in one page, and how much JSON of theirs: with one more it still fits its frame.
+#: Bounds of a page, in actions and in their JSON: with one action more it still fits a frame.
 PAGE_ACTIONS_MAX = 100
 PAGE_BYTES_MAX = 64 * 1024
-#: JSON of a value that is longer than this is cut, and shown as a text.
+#: A value whose JSON is longer is cut, and shown as text.
 VALUE_BYTES_MAX = 4096
-#: What was found is held for so long; a client reads it at once.
+#: A comparison that is done is held for so long; its client reads it at once.
 KEPT_SECONDS = 60.0
 
 BACKEND, DAEMON = "backend", "daemon"
@@ -31,42 +31,49 @@ OpenPage: TypeAlias = Callable[[str], tuple[list[Record], str]]
 
 
 class Comparison(msgspec.Struct):
-    """Asked for, then `pulling`, then looked through, then `done`. `number` tells it from
-    others; `different` holds the snapshot's entry, or None where it has none, by id."""
+    """One comparison: asked for, then `pulling`, then `looking`, then `done`.
+
+    `number` tells it from others. `different` holds, by id, the snapshot's entry, or None
+    where it has none.
+    """
 
     number: int
     pulling: bool = False
     error: str | None = None
-    done_at: float | None = None  # on the monotonic clock
+    done_at_monotonic: float | None = None
     set_aside: int = 0
     different: dict[str, Action | None] = msgspec.field(default_factory=dict)
-    _snapshot: Snapshot | None = None
+    _snapshot: PackedSnapshot | None = None
     _seen: set[str] = msgspec.field(default_factory=set)
     _cursor: str = ""
 
     @property
     def wanted(self) -> bool:
-        """Whether its pull has yet to begin."""
+        """Its pull has yet to begin."""
         return not (self.pulling or self.looking or self.done)
 
     @property
     def looking(self) -> bool:
+        """Its snapshot is here, and not yet looked through."""
         return self._snapshot is not None
 
     @property
     def done(self) -> bool:
-        return self.done_at is not None
+        """It can be read, or `error` says why not."""
+        return self.done_at_monotonic is not None
 
-    def failed(self, error: str, now_seconds: float) -> None:
-        self.pulling, self.error, self.done_at = False, error, now_seconds
+    def failed(self, error: str, now_monotonic: float) -> None:
+        """End it without a result."""
+        self.pulling, self.error, self.done_at_monotonic = False, error, now_monotonic
 
-    def pulled(self, snapshot: Snapshot) -> None:
+    def pulled(self, snapshot: PackedSnapshot) -> None:
+        """Begin to look through this snapshot."""
         self.pulling, self._snapshot = False, snapshot
         self.set_aside = snapshot.told.set_aside_total
         self._seen.update(snapshot.told.set_aside_ids)
 
     def slice(self, turn: Turn, open_page: OpenPage) -> None:
-        """Look at the next share: what was sent first, then what is missing."""
+        """Look at the next entries: those of the snapshot first, then those that it lacks."""
         snapshot = self._snapshot
         assert snapshot is not None
         if snapshot.pages:
@@ -78,9 +85,9 @@ class Comparison(msgspec.Struct):
             missing = [r.action.id for r in records if r.wanted and r.action.id not in self._seen]
             self.different.update(dict.fromkeys(missing) if known else {})
             if not self._cursor:
-                self._snapshot, self.done_at = None, turn.now.monotonic_seconds
+                self._snapshot, self.done_at_monotonic = None, turn.now.monotonic_seconds
 
-    def _look_at_sent(self, turn: Turn, snapshot: Snapshot) -> None:
+    def _look_at_sent(self, turn: Turn, snapshot: PackedSnapshot) -> None:
         looked_at = 0
         while snapshot.pages and looked_at < ENTRIES_PER_TURN_MIN:
             page = unpack(snapshot.pages.popleft())
@@ -94,8 +101,10 @@ class Comparison(msgspec.Struct):
     def page(
         self, start: int, read: Callable[[str], Record | None]
     ) -> tuple[list[DifferenceView], int]:
-        """The differences of the actions from the `start`-th on, and where to go on; 0 is
-        the end."""
+        """Return the differences of the actions from the `start`-th on, and the next start.
+
+        A next start of 0 is the end.
+        """
         views: list[DifferenceView] = []
         size_bytes = 0
         following = start
@@ -110,7 +119,10 @@ class Comparison(msgspec.Struct):
 
 
 def differences(action_id: str, sent: Action | None, record: Record | None) -> list[DifferenceView]:
-    """What differs, and whose word counts: the backend's, but for what is over (S6)."""
+    """Return the fields that differ, each with its owner, whose value counts.
+
+    That is the backend, but for actions that are over (S6).
+    """
     owner = DAEMON if record is not None and isinstance(record.state, Over) else BACKEND
     there = {"id": None} if sent is None else _fields(sent)
     here = {"id": None} if record is None else _fields(record.action)

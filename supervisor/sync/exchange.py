@@ -1,7 +1,7 @@
-"""Exchanges with the backend: which one is under way, its deadline, and when the next is due.
+"""Runner of exchanges with the backend: the synchroniser's orders, answers and deadline.
 
-It orders the synchroniser, one exchange at a time, and gathers what comes back; it touches
-neither statuses nor daemonDB. A snapshot is handed on only when it is whole.
+One exchange is under way at a time. It touches neither statuses nor daemonDB, and hands on a
+snapshot only when it is whole.
 """
 
 import logging
@@ -41,16 +41,19 @@ MESSAGES_PER_TURN_MAX = 16
 REPORTS_PER_EXCHANGE_MAX = 100
 #: Forking, connecting and handing pages over come on top of the backend's own time-out.
 EXCHANGE_MARGIN_SECONDS = 3.0
-#: Synchronisers that may end on one exchange: what ends each of its readers is not asked for
-#: at full speed until the time is over.
+#: Synchronisers that may end on one exchange: an answer that ends each of its readers is not
+#: asked for at full speed until the time is over.
 READERS_PER_EXCHANGE_MAX = 2
 #: A synchroniser with nothing to do leaves, and gives its memory back.
 LINGER_SECONDS = 10.0
 
 
-class Snapshot(msgspec.Struct):
-    """A whole, checked snapshot, taken off page by page. Until then its pages are packed:
-    100,000 actions unpacked would take ten times the memory, and Python would keep it."""
+class PackedSnapshot(msgspec.Struct):
+    """A whole, checked snapshot, whose pages are taken off one by one; `told` has the rest.
+
+    Pages stay packed until then: 100,000 actions unpacked would take ten times the memory,
+    and Python would keep it.
+    """
 
     pages: deque[bytes]
     told: Pulled
@@ -62,17 +65,19 @@ unpack = msgspec.msgpack.Decoder(tuple[Action, ...]).decode
 
 
 class PullDone(msgspec.Struct, frozen=True):
-    """`snapshot` is None where the stored one is still what the backend holds."""
+    """A pull succeeded; `snapshot` is None where the backend still holds the stored one."""
 
-    snapshot: Snapshot | None
+    snapshot: PackedSnapshot | None
 
 
 class ReportsDone(msgspec.Struct, frozen=True):
+    """The backend answered to reports, and may have refused them."""
+
     taken: Taken
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """An exchange came to nothing. `pull` tells which kind it was."""
+    """An exchange failed: a pull, or else reports. `detail` is one sentence for people."""
 
     pull: bool
     kind: ErrorKind
@@ -83,17 +88,24 @@ Outcome = PullDone | ReportsDone | Failed
 
 
 class _Exchange(msgspec.Struct):
+    """The exchange under way; its pages and their number of actions so far."""
+
     number: int
     message: Pull | Send
-    deadline: float
+    deadline_monotonic: float
     sent: bool = False
     readers_lost: int = 0
     pages: deque[bytes] = msgspec.field(default_factory=deque)
     actions: int = 0
 
 
-class Synchronisation:
-    """`address` is where the backend is; a new one counts from the next exchange on."""
+class ExchangeRunner:
+    """Orders exchanges of the synchroniser, and forks and ends it as they need.
+
+    `pull` and `report` begin an exchange, `gather` carries it on and returns its outcome. A
+    failed exchange begins a wait of `backoff`; whoever ordered it tells `backoff` of success,
+    once what came is on disk. `address` is the backend's from the next exchange on.
+    """
 
     def __init__(
         self,
@@ -114,27 +126,30 @@ class Synchronisation:
         self._count = 0
         self._name: str | None = None
         self._connected = False
-        self._idle_since = 0.0
+        self._idle_since_monotonic = 0.0
 
     @property
     def busy(self) -> bool:
+        """An exchange is under way."""
         return self._exchange is not None
 
     def may(self, *, pull: bool, now: Instant) -> bool:
-        """Whether an exchange of this kind may begin: none is under way, no back-off holds."""
+        """No exchange is under way, and no back-off holds one of this kind."""
         return not self.busy and self.backoff.may(pull=pull, now=now)
 
     def pull(self, now: Instant, *, etag: str, digest: str) -> None:
+        """Begin a pull; both texts are those of the stored snapshot, or ""."""
         self._begin(Pull(self._next(), self._address(now), now.wall_us, etag, digest))
 
     def report(self, reports: Iterable[Report], now: Instant) -> None:
+        """Begin to send reports, in this order."""
         self._begin(Send(self._next(), self._address(now), tuple(reports)))
 
     def _address(self, now: Instant) -> BackendAddress:
         return replace(self.address, clock_believed=now.believed)
 
     def gather(self, news: News, now: Instant) -> Outcome | None:
-        """Go on with the exchange under way; what came of it, if it is over."""
+        """Go on with the exchange under way; return its outcome once it is over."""
         outcome = self._hear(now)
         if self._name in news.gone or self._name in news.failed:
             self._name, self._connected = None, False
@@ -146,14 +161,15 @@ class Synchronisation:
         return outcome
 
     def next_deadline(self) -> float | None:
+        """Return the monotonic second at which the exchange fails, or its process is let go."""
         if self._exchange is not None:
-            return self._exchange.deadline
+            return self._exchange.deadline_monotonic
         if self._name is not None:
-            return self._idle_since + LINGER_SECONDS
+            return self._idle_since_monotonic + LINGER_SECONDS
         return None
 
     def abandon(self) -> None:
-        """The daemon leaves: whatever is under way is cut off and counts for nothing."""
+        """Kill the synchroniser and drop its exchange: the daemon leaves."""
         if self._name is not None:
             self._children.kill(self._name)
         self._exchange = None
@@ -163,11 +179,12 @@ class Synchronisation:
         return self._count
 
     def _begin(self, message: Pull | Send) -> None:
-        """Its time counts from now, not from the turn's reading: a commit that came between
-        may have stalled for longer than all of it."""
+        """Order an exchange. Its time counts from now, not from the turn's reading: a commit
+        that came between may have stalled for longer than all of it."""
         assert self._exchange is None
-        timeout = self.address.timeout_seconds + EXCHANGE_MARGIN_SECONDS
-        self._exchange = _Exchange(self._count, message, self._monotonic_seconds() + timeout)
+        timeout_seconds = self.address.timeout_seconds + EXCHANGE_MARGIN_SECONDS
+        deadline = self._monotonic_seconds() + timeout_seconds
+        self._exchange = _Exchange(self._count, message, deadline)
         self._carry_on()
 
     def _carry_on(self) -> None:
@@ -220,14 +237,14 @@ class Synchronisation:
             case Pulled():
                 if exchange.actions != message.total:
                     return self._failed(ErrorKind.LOCAL, "pages were lost on the way", now)
-                return self._over(PullDone(Snapshot(exchange.pages, message)), now)
+                return self._over(PullDone(PackedSnapshot(exchange.pages, message)), now)
             case Taken():
                 return self._over(ReportsDone(message), now)
             case ExchangeFailed(_, kind, detail, retry_after_seconds):
                 return self._failed(kind, detail, now, retry_after_seconds)
 
     def _reader_lost(self, now: Instant) -> Outcome | None:
-        """It may have ended before it read the order: another one gets it too."""
+        """Let another synchroniser have the order: the first may have ended before it read it."""
         exchange = self._exchange
         if exchange is None or not exchange.sent:
             return None
@@ -237,8 +254,9 @@ class Synchronisation:
         return self._failed(ErrorKind.LOCAL, "its synchroniser ended before it answered", now)
 
     def _judge(self, now: Instant) -> Outcome | None:
+        """Kill a synchroniser past its deadline: it may hang in the resolver (fact B1)."""
         exchange = self._exchange
-        if exchange is None or now.monotonic_seconds < exchange.deadline:
+        if exchange is None or now.monotonic_seconds < exchange.deadline_monotonic:
             return None
         if self._name is not None:
             self._children.kill(self._name)
@@ -247,7 +265,7 @@ class Synchronisation:
         return self._failed(ErrorKind.TIMEOUT, detail, now)
 
     def _over(self, outcome: PullDone | ReportsDone, now: Instant) -> Outcome:
-        """Whether it has succeeded is for who asked to say, once what came is on disk."""
+        """End the exchange. Its success is told to the back-off once the outcome is on disk."""
         if isinstance(outcome, ReportsDone) and not outcome.taken.accepted:
             self.backoff.failed(pull=False, now=now)  # it answers, but takes nothing
         self._end(now)
@@ -264,10 +282,11 @@ class Synchronisation:
 
     def _end(self, now: Instant) -> None:
         self._exchange = None
-        self._idle_since = now.monotonic_seconds
+        self._idle_since_monotonic = now.monotonic_seconds
 
     def _let_go(self, now: Instant) -> None:
-        lingered = now.monotonic_seconds - self._idle_since > LINGER_SECONDS
+        """Tell a synchroniser that has been idle for a while to leave."""
+        lingered = now.monotonic_seconds - self._idle_since_monotonic > LINGER_SECONDS
         if self._exchange is None and self._name is not None and lingered:
             self.server.send(self._name.encode(), Leave())
             self._name, self._connected = None, False

@@ -29,7 +29,7 @@ from geosched.supervisor.service import recover_runs
 from geosched.supervisor.store.daemondb import Committed, DaemonDB, MetaUpdate
 from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 from geosched.supervisor.sync.backoff import Backoff
-from geosched.supervisor.sync.exchange import Outcome, PullDone, Synchronisation
+from geosched.supervisor.sync.exchange import ExchangeRunner, Outcome, PullDone
 from geosched.supervisor.sync.manager import SyncManager
 from geosched.supervisor.upkeep.backup import Backup
 from geosched.supervisor.upkeep.retention import Retention
@@ -148,7 +148,7 @@ class WatchedPool(Pool):
         return min(every, default=None)
 
 
-class WatchedSynchronisation(Synchronisation):
+class WatchedExchanges(ExchangeRunner):
     oracle: Oracle
     held_by: SimulatedBackend
     heard = False  # a snapshot that is not applied to its end yet
@@ -229,19 +229,21 @@ class SimulatedDaemon:
         pool = WatchedPool(self.workers, children, leftovers, JudgeClock(now.monotonic_seconds))
         pool.oracle, pool.host = oracle, host
         backoff = Backoff(settings.daemon.runtime_dir / "backoff", now, chance=world.random.random)
-        self.synchronisation = synchronisation = WatchedSynchronisation(
+        self.exchange_runner = exchange_runner = WatchedExchanges(
             self.exchanges,
             children,
             address(settings.backend),
             backoff,
             monotonic_seconds=clock.monotonic_seconds,
         )
-        synchronisation.oracle, synchronisation.held_by = oracle, self.backend
+        exchange_runner.oracle, exchange_runner.held_by = oracle, self.backend
         self.poller = poller = SimulatedPoller(world, oracle)
         agenda = Agenda()
         lookahead = WatchedLookahead(self.db, pool, agenda, settings.daemon)
         lookahead.oracle = oracle
-        sync = SyncManager(settings.backend, synchronisation, self.db, lookahead.quiet_seconds)
+        sync = SyncManager(
+            settings.backend, exchange_runner, self.db, quiet_seconds=lookahead.quiet_seconds
+        )
         parts = Parts(
             db=self.db,
             clock=clock,
@@ -280,9 +282,9 @@ class SimulatedDaemon:
         self._look_at_pull()
 
     def _look_at_pull(self) -> None:
-        backend, synchronisation = self.loop.parts.sync, self.synchronisation
-        if synchronisation.heard and not backend.applying:
-            synchronisation.heard = False
+        backend, exchange_runner = self.loop.parts.sync, self.exchange_runner
+        if exchange_runner.heard and not backend.applying:
+            exchange_runner.heard = False
             if backend.progress.last_ok and self.loop.leaving is None:
                 self.oracle.snapshot_is_applied()
         if len(self.backend.asked) > ASKED_PER_MINUTE_MAX:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from geosched.supervisor.store.tables.outbox import REFUSALS_MAX
 from geosched.supervisor.sync.exchange import REPORTS_PER_EXCHANGE_MAX
-from geosched.supervisor.sync.manager import BACKLOG_PAUSE_SECONDS
+from geosched.supervisor.sync.report_sender import BACKLOG_PAUSE_SECONDS
 from support.backend import BackendServer
 from support.daemon import Daemon, daemon_installation, entry
 from support.wait import wait_for

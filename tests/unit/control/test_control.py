@@ -25,7 +25,7 @@ from geosched.supervisor.control.server import PROGRESS_SECONDS, WAITING_MAX, Co
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.participant import News
 from geosched.supervisor.sync.compare import Comparison
-from geosched.supervisor.sync.syncs import SyncAsked
+from geosched.supervisor.sync.manager import SyncAsked
 
 STRANGER = 12_345
 BOUND_SECONDS = 1.0 + BOUND_MARGIN_SECONDS

@@ -23,7 +23,7 @@ from geosched.supervisor.sync.apply import (
     Applying,
     Pace,
 )
-from geosched.supervisor.sync.exchange import Snapshot, pack
+from geosched.supervisor.sync.exchange import PackedSnapshot, pack
 from msgspec.structs import replace
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record, running
 
@@ -80,7 +80,7 @@ def applying(
     ids = tuple(entry.id for entry in named if entry.id is not None)
     told = Pulled(1, 0, "", "", named, ids, len(named), unreadable_ids)
     return Applying(
-        Snapshot(deque(pack(tuple(page)) for page in pages), told),
+        PackedSnapshot(deque(pack(tuple(page)) for page in pages), told),
         store.read,
         store.open_keys,
         store.ended,

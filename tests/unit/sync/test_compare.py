@@ -17,7 +17,7 @@ from geosched.supervisor.sync.compare import (
     Comparison,
     differences,
 )
-from geosched.supervisor.sync.exchange import Snapshot, pack
+from geosched.supervisor.sync.exchange import PackedSnapshot, pack
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record
 
 PAGE = 2
@@ -43,7 +43,7 @@ class Known:
         told = Pulled(1, len(sent), "", "", named, ids, len(named), unreadable_ids)
         pages = deque(pack(sent[n : n + 50]) for n in range(0, len(sent), 50))
         comparison = Comparison(1)
-        comparison.pulled(Snapshot(pages, told))
+        comparison.pulled(PackedSnapshot(pages, told))
         while comparison.looking:
             self.turns.append(Turn(NOW, RULES, self.records.get, 0))
             comparison.slice(self.turns[-1], self.open_page)
