@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
             log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
         preflight.prepare_directories(settings)
         with contextlib.ExitStack() as opened:
-            base = bootstrap.lay(settings, opened)
+            base = bootstrap.prepare(settings, opened)
             # Not earlier: what it imports takes as long as the pause that it is imported in.
             from .service import Service
 

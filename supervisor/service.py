@@ -34,7 +34,7 @@ from .scheduler.agenda import Agenda
 from .scheduler.due import DueEvents
 from .scheduler.lookahead import Lookahead
 from .startup import preflight
-from .startup.bootstrap import Foundation
+from .startup.bootstrap import Bootstrap
 from .startup.sweep import Leftovers
 from .store.daemondb import DaemonDB
 from .store.open import open_store
@@ -48,13 +48,13 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """One run of the daemon, on what start-up has opened; `opened` closes all in reverse."""
+    """One run of the daemon, from its bootstrap on; `opened` closes in reverse what it opens."""
 
     def __init__(
         self,
         settings: Settings,
         opened: contextlib.ExitStack,
-        base: Foundation,
+        base: Bootstrap,
         *,
         log_level: str,
     ) -> None:
@@ -90,7 +90,7 @@ class Service:
 
     # --- start --------------------------------------------------------------------------
 
-    def _children(self, base: Foundation) -> Children:
+    def _children(self, base: Bootstrap) -> Children:
         """Make the lifeline, and the children that hold it: only this process has its write end,
         so that every worker sees the daemon's end, however it comes about (law 11)."""
         lifeline, held = os.pipe2(os.O_CLOEXEC)
@@ -111,7 +111,7 @@ class Service:
         self._opened.callback(os.close, held)
         return children
 
-    def _open_store(self, base: Foundation) -> DaemonDB:
+    def _open_store(self, base: Bootstrap) -> DaemonDB:
         daemon = self.settings.daemon
         db = open_store(
             daemon.state_dir,
@@ -135,7 +135,7 @@ class Service:
         self._opened.callback(os.close, descriptor)
         return descriptor
 
-    def _loop(self, base: Foundation, db: DaemonDB, children: Children) -> Loop:
+    def _loop(self, base: Bootstrap, db: DaemonDB, children: Children) -> Loop:
         settings = self.settings
         context = new_context()
         self._opened.callback(context.term)
@@ -199,7 +199,7 @@ class Service:
             parts.poller.watch(parts.clock_set)
         return Loop(parts, settings, rules_of(settings, db.meta.generation))
 
-    def _open_control(self, loop: Loop, base: Foundation) -> None:
+    def _open_control(self, loop: Loop, base: Bootstrap) -> None:
         context = new_context()
         self._opened.callback(context.term)
         server: Server[Call, Reply] = Server(

@@ -1,1 +1,1 @@
-"""The configuration file: sections, parsers, checks, and what is derived from it."""
+"""Configuration file: sections, parsers, checks, derived settings."""

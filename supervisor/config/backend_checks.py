@@ -1,7 +1,7 @@
-"""What of the keys of `[backend]` contradicts each other, or would be read by nothing. Pure.
+"""Consistency checks of the keys of `[backend]`, each with the others. Pure.
 
-What one key may hold by its type and range is `settings.py`'s. A key that is given and not
-read is a mistake: a certificate that nothing looks at must not look like safety.
+A key that is given and read by nothing is a mistake: a certificate that nothing looks at must
+not look like safety. Types and ranges of single keys are those of the fields.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from ...ipc.backends import BACKENDS
 from . import parsers
 from .sections import BackendSettings
 
-#: A key without `backend.`, and what is wrong with it.
+#: A key without `backend.`, and the reason why it is wrong.
 Mistake = tuple[str, str]
 
 _URLS: dict[str, Callable[[str], None]] = {
@@ -25,7 +25,7 @@ _TEXTS = ("oauth_client_id", "oauth_audience", "oauth_scope")
 
 
 def mistakes(backend: BackendSettings) -> Iterator[Mistake]:
-    """The most telling one first."""
+    """Yield the mistakes of the section, the most telling one first."""
     yield from _address_mistakes(backend)
     yield from _token_mistakes(backend) if backend.auth == "token" else _oauth_mistakes(backend)
     yield from _tls_mistakes(backend)

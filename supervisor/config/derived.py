@@ -1,4 +1,4 @@
-"""Settings turned into what the core and the workers need. Pure."""
+"""Derived settings: the restart policies of the core, the address for the synchroniser. Pure."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ from .sections import BackendSettings, ScriptSettings, Settings
 
 
 def rules_of(settings: Settings, generation: str) -> Rules:
-    """What decisions depend on, of these settings and this store."""
+    """Return what decisions depend on, of these settings and the store of this generation."""
     return Rules(generation, {kind: _policy(script) for kind, script in settings.scripts.items()})
 
 

@@ -1,6 +1,7 @@
-"""What a single value of the configuration file may be: a duration, a size, a signal, an
-address, a command. Pure. Each function raises `ValueError` with a reason that does not
-name the key; `settings.py` knows where the value stands.
+"""Parsers and checks of single values: durations, sizes, signals, addresses, commands. Pure.
+
+Each raises `ValueError` with a reason that does not name the key, which only `settings.py`
+knows.
 """
 
 import ipaddress
@@ -11,9 +12,9 @@ from urllib.parse import urlsplit
 
 COMMAND_BYTES_MAX = 64 * 1024
 ENV_BYTES_MAX = 64 * 1024
-#: The one above says "leave it as it is" to the kernel.
+#: The id above it means "unchanged" to the kernel.
 ID_MAX = 2**32 - 2
-#: Signals that end a program, or that one may have made its own sign to end.
+#: Signals that end a program, or that programs take as the request to end.
 STOP_SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "ALRM", "WINCH", "ABRT", "KILL")
 PLACEHOLDERS = ("id", "type", "apps", "from", "to", "run", "attempt")
 
@@ -24,7 +25,7 @@ _SIZE = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)")
 
 
 def seconds(value: object) -> float:
-    """A duration, `"500ms"` to `"14d"`, or the number 0."""
+    """Return the seconds of a duration: `"500ms"` to `"14d"`, or the number 0."""
     if type(value) is int and value == 0:
         return 0.0
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None
@@ -34,7 +35,7 @@ def seconds(value: object) -> float:
 
 
 def size_bytes(value: object) -> int:
-    """A size, `"64KiB"` or `"8MiB"`, or a plain number of bytes."""
+    """Return the bytes of a size: `"64KiB"` or `"8MiB"`, or a plain number."""
     if type(value) is int:
         return value
     found = _SIZE.fullmatch(value) if isinstance(value, str) else None
@@ -44,7 +45,7 @@ def size_bytes(value: object) -> int:
 
 
 def stop_signal(value: object) -> int:
-    """The number of a signal that is given as `"TERM"` or `"SIGTERM"`."""
+    """Return the number of a signal, given as `"TERM"` or `"SIGTERM"`."""
     name = value.removeprefix("SIG") if isinstance(value, str) else None
     if name not in STOP_SIGNALS:
         raise ValueError(f"expected one of {', '.join(STOP_SIGNALS)}, got {value!r:.60}")
@@ -52,7 +53,7 @@ def stop_signal(value: object) -> int:
 
 
 def umask(value: object) -> int:
-    """The bits of `"022"`: text, because a number would be read as a decimal one."""
+    """Return the bits of `"022"`, which is text because a number would be a decimal one."""
     if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
         raise ValueError(f'expected an octal umask such as "022", got {value!r:.60}')
     return int(value, 8)
@@ -66,7 +67,7 @@ def path_below(base: Path, value: object) -> Path:
 
 
 def check_person(name: str) -> None:
-    """A user or a group, by name or number. Whether there is one is not known here."""
+    """Check a user or group, by name or number; it need not exist."""
     if not name.isprintable():
         raise ValueError("has a control character in it")
     if re.fullmatch(r"-?[0-9]+", name) and not 0 <= int(name) <= ID_MAX:
@@ -74,7 +75,7 @@ def check_person(name: str) -> None:
 
 
 def check_env(name: str, value: object) -> None:
-    """The reason never repeats the value: it may be a secret."""
+    """Check a variable for scripts; the reason never repeats its value, perhaps a secret."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ValueError("is no name of a variable")
     if name.startswith(("GEOSCHED_", "WATCHDOG_")) or name == "NOTIFY_SOCKET":
@@ -86,7 +87,7 @@ def check_env(name: str, value: object) -> None:
 
 
 def check_url(url: str) -> None:
-    """The reason never repeats the url: there may be a password in it."""
+    """Check an address; the reason never repeats it, for there may be a password in it."""
     if not url.isprintable() or " " in url:
         raise ValueError("has a space or a control character in it")
     try:
@@ -103,7 +104,7 @@ def check_url(url: str) -> None:
 
 
 def check_oauth_url(url: str) -> None:
-    """Secrets go there, so nobody may listen: over plain HTTP only on this host."""
+    """Check an address that secrets are sent to: over plain HTTP only on this host."""
     check_url(url)
     parts = urlsplit(url)
     if parts.scheme != "https" and not _is_this_host(parts.hostname or ""):
@@ -111,7 +112,7 @@ def check_oauth_url(url: str) -> None:
 
 
 def check_proxy(url: str) -> None:
-    """The reason never repeats the url: there may be a password in it."""
+    """Check a proxy; the reason never repeats it, for there may be a password in it."""
     if "@" in url:
         raise ValueError("has credentials in it; proxies that want some are not supported")
     check_url(url)
@@ -128,7 +129,7 @@ def _is_this_host(name: str) -> bool:
 
 
 def check_command(command: tuple[str, ...]) -> None:
-    """A lower-case word in braces has to be a placeholder; other braces are plain text."""
+    """Check a command: a lower-case word in braces is a placeholder, other braces are text."""
     if not command[0]:
         raise ValueError("its first part, the program, is empty")
     if sum(len(part.encode()) + 1 for part in command) > COMMAND_BYTES_MAX:

@@ -1,10 +1,7 @@
-"""The settings: what the configuration file may say, and what holds where it says nothing.
+"""Loader of the configuration file: every key, type and range is checked (SPEC S20).
 
-`load` is the only reader of that file; it checks every key, type and range (SPEC S20) and
-looks at nothing else. Whether the host has what the settings name is `preflight.py`'s.
-
-A field's name says how its text is read: `..._seconds` is a duration, `..._bytes` a size,
-and the key in the file is the name without the unit.
+It reads that file and nothing else; the host is checked by `startup/preflight.py`. What a
+section may hold is in `sections.py`.
 """
 
 import os
@@ -39,7 +36,7 @@ FILE_BYTES_MAX = 1024 * 1024
 
 
 def load(path: Path) -> Settings:
-    """The settings that the file holds; relative paths in it are relative to its directory.
+    """Return the settings in the file; relative paths in it are relative to its directory.
 
     Raises `SettingsError`.
     """
@@ -55,7 +52,7 @@ def load(path: Path) -> Settings:
 
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:
-    """The keys that differ and that a reload cannot change."""
+    """Return the keys that differ and that a reload cannot change."""
     differs = [n for n in UNTIL_RESTART if getattr(old.daemon, n) != getattr(new.daemon, n)]
     return [f"daemon.{key_of(name)}" for name in differs]
 
@@ -80,7 +77,7 @@ def _settings(document: dict[str, Any], source: Path) -> Settings:
     )
 
 
-# --- each table, and what one key alone cannot say --------------------------------------
+# --- each table, with the checks that need more than one key ----------------------------
 
 
 def _daemon(table: object, base: Path) -> DaemonSettings:
@@ -132,13 +129,13 @@ def _script(kind: str, table: object, base: Path) -> ScriptSettings:
 
 
 def _check_env(prefix: str, table: object) -> None:
-    """Each variable by its name, for `msgspec` names none; what is no table is its to say."""
+    """Check each variable, so that errors name it; `msgspec` refuses what is no table."""
     for name, value in table.items() if isinstance(table, dict) else ():
         _require(f"{prefix}.{_shown(name)}", partial(parsers.check_env, name), value)
 
 
 def _control(table: object, base: Path) -> ControlSettings:
-    """Numbers of users become text: nobody can be called like a number that is not theirs."""
+    """Read `[control]`; numbers of users become text, as no user's name is another's number."""
     given = _table("control", table)
     operators = given.get("operators")
     if isinstance(operators, list):
@@ -151,7 +148,7 @@ def _control(table: object, base: Path) -> ControlSettings:
 
 
 def _section(prefix: str, table: object, kind: type[Section], base: Path) -> Section:
-    """The table as its struct. Raises `BadKeyError`."""
+    """Return the table as its struct. Raises `BadKeyError`."""
     given = _table(prefix, table)
     fields = {key_of(field.name): field for field in msgspec.structs.fields(kind)}
     _refuse_unknown(f"{prefix}.", given, tuple(fields))
@@ -187,7 +184,7 @@ def _shown(name: str) -> str:
 
 
 def _require(key: str, read: Callable[[Any], Any], value: object) -> Any:
-    """What `read` makes of the value; its `ValueError` gets the key."""
+    """Return `read(value)`; its `ValueError` becomes a `BadKeyError`."""
     try:
         return read(value)
     except ValueError as error:
@@ -195,7 +192,7 @@ def _require(key: str, read: Callable[[Any], Any], value: object) -> Any:
 
 
 def _reader(field: msgspec.structs.FieldInfo, base: Path) -> Callable[[Any], Any]:
-    """What turns the file's value of a field into one that `msgspec` can check."""
+    """Return the parser of a field, which gives `msgspec` a value that it can check."""
     if field.name.endswith("_seconds"):
         return parsers.seconds
     if field.name.endswith("_bytes"):

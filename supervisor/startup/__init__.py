@@ -1,1 +1,1 @@
-"""The start of the daemon, before anything is decided: bootstrap, preflight, sweep."""
+"""Start of the daemon, before anything is decided: bootstrap, preflight, sweep."""

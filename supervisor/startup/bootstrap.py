@@ -1,8 +1,7 @@
-"""What a daemon stands on before it decides anything (law 15): locks, signals, the store being
-looked at, and what an earlier daemon left being ended.
+"""Bootstrap of the daemon (law 15): locks, signals, and the beginning of examination and sweep.
 
-Both take a while of their own, so nothing large is imported before they are begun: neither
-the loop, nor LMDB, nor ZeroMQ.
+The examination of the store and the sweep of an earlier daemon's processes take their time, so
+they are begun before anything large is imported: neither the loop, nor LMDB, nor ZeroMQ.
 """
 
 import contextlib
@@ -22,9 +21,12 @@ from ..store.tools.child_process import StoreChild
 from .sweep import Leftovers
 
 
-class Foundation(msgspec.Struct):
-    """`open_files` is the soft limit that this process was given; `wakeup` the reading end of
-    the pipe that signals are written into; `examination` None where it could not be begun."""
+class Bootstrap(msgspec.Struct):
+    """What `prepare` opened.
+
+    `open_files` is the soft limit that this process was given, `wakeup` the read end of the
+    pipe that signals are written into, `examination` None where it could not be begun.
+    """
 
     manager: ServiceManager
     runtime: Runtime
@@ -34,8 +36,11 @@ class Foundation(msgspec.Struct):
     leftovers: Leftovers
 
 
-def lay(settings: Settings, opened: contextlib.ExitStack) -> Foundation:
-    """`opened` closes it in reverse. Raises `AlreadyRunningError`, `OSError`."""
+def prepare(settings: Settings, opened: contextlib.ExitStack) -> Bootstrap:
+    """Take the locks and begin what takes long; `opened` closes all of it in reverse order.
+
+    Raises `AlreadyRunningError`, `OSError`.
+    """
     open_files = raise_open_files()[0]
     manager = ServiceManager()
     opened.callback(manager.close)
@@ -50,11 +55,11 @@ def lay(settings: Settings, opened: contextlib.ExitStack) -> Foundation:
     leftovers = Leftovers(runtime, daemon.state_dir)
     leftovers.begin_sweep()
     opened.callback(leftovers.close)
-    return Foundation(manager, runtime, open_files, wakeup, examination, leftovers)
+    return Bootstrap(manager, runtime, open_files, wakeup, examination, leftovers)
 
 
 def _record_signals(opened: contextlib.ExitStack) -> int:
-    """Signals become bytes in a pipe that the loop polls (law 7, fact Z10)."""
+    """Have signals written into a pipe; return the end that the loop polls (law 7, fact Z10)."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):

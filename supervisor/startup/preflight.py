@@ -1,7 +1,7 @@
-"""Whether this host has what the settings name: directories, commands, files, users.
+"""Preflight checks of the host: the directories, commands, files and users of the settings.
 
-Reads the file system and the user database, and creates nothing but the daemon's own
-directories. What the configuration file may say at all is `settings.py`'s.
+They read the file system and the user database, and create nothing but the daemon's own
+directories. The configuration file itself is checked by `config/settings.py`.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from ..runs.run_order import DEFAULT_PATH, conditions_of
 
 log = logging.getLogger(__name__)
 
-#: Files that the backend's settings may name, and nobody but their owner should know.
+#: Keys of `[backend]` that name files with secrets.
 _SECRETS = ("token_file", "oauth_client_secret_file", "client_key")
 _MODES = {"state_dir": 0o700, "runtime_dir": 0o750, "log_dir": 0o750}
 
 
 def check(settings: Settings) -> list[str]:
-    """What would keep the daemon from doing its work, a line each; nothing is created."""
+    """Return the faults that would keep the daemon from its work, a line each; create nothing."""
     return [
         *_directory_problems(settings.daemon),
         *_socket_problems(settings.daemon),
@@ -49,7 +49,7 @@ def check(settings: Settings) -> list[str]:
 
 
 def warnings(settings: Settings) -> list[str]:
-    """What a daemon can start with, but should say: it may be mended while it runs.
+    """Return the faults that a daemon can start with, because they may be mended later.
 
     Looks up no user: a name service may hang, and the start of the daemon with it (law 2).
     """
@@ -60,7 +60,7 @@ def warnings(settings: Settings) -> list[str]:
 
 
 def trust_problems(settings: Settings) -> list[str]:
-    """What a daemon that is root must not believe or start: somebody else can write it."""
+    """Return the files that a daemon as root must not trust, because others can write them."""
     if os.geteuid() != 0:
         return []
     found = [f"others can write it: {reason}"] if (reason := trust.why_not(settings.source)) else []
@@ -72,13 +72,13 @@ def trust_problems(settings: Settings) -> list[str]:
 
 
 def refuse_untrusted(settings: Settings) -> None:
-    """Raises `SettingsError`."""
+    """Raise `SettingsError` where others can write what a daemon as root would trust."""
     for problem in trust_problems(settings):
         raise SettingsError(f"cannot use {settings.source}: {problem}")
 
 
 def _rights_problems(settings: Settings) -> Iterator[str]:
-    """Whom a script cannot become, and what it cannot be given."""
+    """Users that a script cannot become, and limits that it cannot be given."""
     for kind, script in settings.scripts.items():
         wanted, who = conditions_of(script), None
         try:
@@ -95,7 +95,7 @@ def _cwd_problems(settings: Settings) -> Iterator[str]:
 
 
 def prepare_directories(settings: Settings) -> None:
-    """Create what is missing of the daemon's directories, never their parents.
+    """Create those of the daemon's directories that are missing, never their parents.
 
     Raises `SettingsError`, but not for `log_dir`: without it output is lost, never a run.
     """
@@ -113,7 +113,7 @@ def prepare_directories(settings: Settings) -> None:
 
 
 def _create(directory: Path, mode: int) -> str:
-    """Why the directory cannot be made, or ""."""
+    """Create a directory; return the reason where that fails, else ""."""
     try:
         directory.mkdir()
         directory.chmod(mode)  # whatever the umask
@@ -125,7 +125,7 @@ def _create(directory: Path, mode: int) -> str:
 
 
 def _unusable(directory: Path) -> str:
-    """Why nothing can be kept in a directory that is there, or ""."""
+    """Return the reason why nothing can be kept in an existing directory, or ""."""
     if not directory.is_dir():
         return f"{directory} is not a directory"
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
@@ -175,7 +175,7 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
 
 
 def _token_problems(settings: Settings) -> Iterator[str]:
-    """Of a file that the daemon itself keeps, perhaps in a directory that it will make."""
+    """Faults of the file of tokens, which the daemon itself keeps, perhaps in a directory to be."""
     if settings.backend.auth != "oauth":
         return
     tokens = Path(settings.backend.token_file)
@@ -194,7 +194,7 @@ def _exposed_secrets(backend: BackendSettings) -> Iterator[str]:
 
 
 def _given(backend: BackendSettings, keys: Iterable[str]) -> Iterator[tuple[str, Path]]:
-    """The files that the settings name and others put there."""
+    """The files of these keys that somebody else provides."""
     for key in keys:
         path: str = getattr(backend, key)
         if path and not (key == "token_file" and backend.auth == "oauth"):
@@ -214,7 +214,7 @@ def _command_problems(settings: Settings) -> Iterator[str]:
 
 
 def _found(script: ScriptSettings) -> str | None:
-    """The program of a script, as its worker will look it up."""
+    """Return the program of a script, as its worker will look it up; None where there is none."""
     program = script.command[0]
     if os.path.dirname(program):
         usable = os.access(program, os.X_OK) and not os.path.isdir(program)

@@ -1,8 +1,7 @@
-"""What an earlier daemon left behind, made gone before anything is decided (S1, law 15).
+"""Sweep of the processes that an earlier daemon left, before anything is decided (S1, law 15).
 
-Scripts and all below them are killed at once; workers get a moment to keep their results;
-then everything is looked at again until nothing is found twice in a row. No status is
-decided here.
+Scripts and all below them are killed at once, workers get a moment to keep their results, and
+all is scanned until it is clean twice in a row. No status is decided here.
 """
 
 import logging
@@ -33,15 +32,16 @@ CLEAN_ROUNDS = 2
 
 
 def instance_of(state_dir: Path) -> str:
-    """The mark of this boot and this state directory, carried by every script."""
+    """Return the mark of this boot and state directory, which every script carries."""
     place = blake2b(os.fsencode(state_dir.resolve()), digest_size=6).hexdigest()
     return f"{procfs.boot_id()}-{place}"
 
 
 class Leftovers:
-    """Knows every process and run of this instance by what they left in `/proc` and in
-    the runtime directory; `alive` are the runs that could not be ended, `cleanup` is for
-    one run at a time."""
+    """Processes and runs of this instance, known by `/proc` and by the runtime directory.
+
+    `alive` are the runs that could not be ended; `cleanup` is for one run at a time.
+    """
 
     def __init__(self, runtime: Runtime, state_dir: Path) -> None:
         self.instance = instance_of(state_dir)
@@ -51,28 +51,30 @@ class Leftovers:
         self.cleanup = RunCleanup(runtime, self.instance, self._groups)
         self._ended_by_us: set[str] = set()
         self._before: set[str] = set()
-        self._begun: float | None = None
-        self._looked = 0.0
+        self._begun_monotonic: float | None = None
+        self._scanned_monotonic = 0.0
         self._clean = 0
 
     @property
     def containment(self) -> str:
+        """How process trees are held on this host, for `status`."""
         return self._groups.kind
 
     def begin_sweep(self) -> None:
-        """The first round. What is done from here until `sweep`, is done in its first pause."""
-        self._begun = time.monotonic()
+        """Do the first round; its pause lasts until `sweep`, for other work."""
+        self._begun_monotonic = time.monotonic()
         self._before = {result.run_id for result in results.load_all(self._runtime)}
-        self._look(waited=0.0)
+        self._scan(waited_seconds=0.0)
 
     def sweep(self) -> None:
-        """End everything; at most 10 s, and what is left after that is `alive`."""
-        if self._begun is None:
+        """End everything within `SWEEP_SECONDS_MAX`; runs left after that are `alive`."""
+        if self._begun_monotonic is None:
             self.begin_sweep()
-        assert self._begun is not None
-        while self._clean < CLEAN_ROUNDS and time.monotonic() - self._begun < SWEEP_SECONDS_MAX:
-            time.sleep(max(0.0, self._looked + ROUND_SECONDS - time.monotonic()))
-            self._look(waited=time.monotonic() - self._begun)
+        assert self._begun_monotonic is not None
+        give_up_monotonic = self._begun_monotonic + SWEEP_SECONDS_MAX
+        while self._clean < CLEAN_ROUNDS and time.monotonic() < give_up_monotonic:
+            time.sleep(max(0.0, self._scanned_monotonic + ROUND_SECONDS - time.monotonic()))
+            self._scan(waited_seconds=time.monotonic() - self._begun_monotonic)
         # A script that we killed did not end of itself, whatever its worker thought.
         self._ended_by_us -= self._before
         if self._clean < CLEAN_ROUNDS:
@@ -82,13 +84,16 @@ class Leftovers:
                 "Cannot end run %s that an earlier daemon left", run_id, extra={"event": "stuck"}
             )
 
-    def _look(self, *, waited: float) -> None:
-        clean = self._round(patient=waited < WORKERS_SPARED_SECONDS)
+    def _scan(self, *, waited_seconds: float) -> None:
+        clean = self._round(patient=waited_seconds < WORKERS_SPARED_SECONDS)
         self._clean = self._clean + 1 if clean else 0
-        self._looked = time.monotonic()
+        self._scanned_monotonic = time.monotonic()
 
     def kept_results(self) -> dict[str, RunResult]:
-        """Results that workers left; of scripts the sweep killed, as stopped and not ended."""
+        """Return the results that workers left, by run.
+
+        A script that the sweep killed is one that was stopped, not one that ended of itself.
+        """
         found = results.load_all(self._runtime)
         return {result.run_id: self._as_it_was(result) for result in found}
 
@@ -99,11 +104,14 @@ class Leftovers:
         return result
 
     def close(self) -> None:
-        """The control groups go with the daemon that made them."""
+        """Remove the control groups that this daemon made."""
         self._groups.remove()
 
     def _round(self, *, patient: bool) -> bool:
-        """Kill what may not live; whether nothing was found and no run is locked."""
+        """Kill what may not live; True where nothing was found and no run is locked.
+
+        A `patient` round spares workers, which may still keep their results.
+        """
         # By their locks too: a script that wiped its environment is known by its group only.
         self._ended_by_us |= self._marked_runs() | locked_runs(self._runtime)
         children = self._children()
@@ -121,7 +129,10 @@ class Leftovers:
         return {found.run_id for found in marks if found and found.instance == self.instance}
 
     def _children(self) -> list[KnownProcess]:
-        """Workers, synchroniser and zygote of earlier daemons; files of the dead go."""
+        """Return the living zygotes, workers and synchronisers of earlier daemons.
+
+        Removes the identity files of dead ones.
+        """
         living = []
         for known in read_identities(self._runtime):
             if procfs.lives(known.identity):
