@@ -1,6 +1,6 @@
 """The simulated backend, and the process that speaks to it for the daemon.
 
-Bodies are JSON, read by the real `read_snapshot` and answered by the real `answers`.
+Bodies are JSON, read by the real `read_snapshot` and answered by the real `carry_out`.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ from geosched.ipc.messages.sync import (
 )
 from geosched.workers.sync.base import ExchangeError, Snapshot
 from geosched.workers.sync.bodies.snapshot import digest_of, read_snapshot
-from geosched.workers.sync.synchroniser import answers
+from geosched.workers.sync.synchroniser import carry_out
 
 from .world import World
 
@@ -112,7 +112,7 @@ class SimulatedSynchroniser:
     def _do(self, order: Pull | Send) -> None:
         if self._gone or self._line.closed:
             return
-        for message in answers(order, lambda _: self._backend):
+        for message in carry_out(order, lambda _: self._backend):
             self._say(message)
             if self._backend.fault == "dies" and self._world.chance(0.3):
                 self.be_killed()

@@ -9,7 +9,7 @@ import pytest
 from geosched.ipc.backends import BACKENDS
 from geosched.ipc.messages.sync import BackendAddress, ErrorKind, Pull
 from geosched.workers.sync.base import Backend, ExchangeError
-from geosched.workers.sync.synchroniser import answers, load_backend
+from geosched.workers.sync.synchroniser import carry_out, load_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "ipc/backends.py"
@@ -109,5 +109,5 @@ def test_each_module_of_a_backend_has_a_row() -> None:
 def test_a_kind_without_a_row_is_a_failed_exchange() -> None:
     with pytest.raises(ExchangeError, match="there is none"):
         load_backend("carrier-pigeon")
-    (failed,) = answers(Pull(7, BackendAddress("carrier-pigeon"), 0))
+    (failed,) = carry_out(Pull(7, BackendAddress("carrier-pigeon"), 0))
     assert (failed.exchange, failed.kind) == (7, ErrorKind.LOCAL)

@@ -1,1 +1,1 @@
-"""The synchroniser: all exchanges with a backend."""
+"""Synchroniser: all exchanges with a backend."""

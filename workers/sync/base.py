@@ -1,7 +1,7 @@
-"""The seam between the synchroniser and a kind of backend.
+"""Interface between the synchroniser and a kind of backend.
 
-A backend carries out one exchange at a time and either answers it whole or raises
-`ExchangeError`; it keeps nothing between two exchanges that the second depends on.
+A backend carries out one exchange at a time, as a whole or not at all, and keeps nothing that
+the next exchange depends on.
 """
 
 from typing import Protocol
@@ -15,8 +15,8 @@ from ...ipc.messages.sync import ErrorKind, NotModified, Pull, Send, SetAside, T
 class ExchangeError(Exception):
     """An exchange failed, and nothing of it counts.
 
-    `detail` is one sentence for people, without secrets. `retry_after_seconds` is 0 where
-    the backend named no time.
+    `detail` is one sentence for people, without secrets. `retry_after_seconds` is 0 where the
+    backend asked for no wait.
     """
 
     def __init__(self, kind: ErrorKind, detail: str, retry_after_seconds: float = 0.0) -> None:
@@ -27,7 +27,7 @@ class ExchangeError(Exception):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A snapshot that is whole and checked, no id twice. The rest as `Pulled` has it."""
+    """A whole and checked snapshot, without an id twice; other fields as in `Pulled`."""
 
     actions: tuple[Action, ...]
     etag: str = ""
@@ -39,10 +39,13 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Backend(Protocol):
-    """One kind of backend. Both methods raise `ExchangeError`."""
+    """One kind of backend. Both methods raise `ExchangeError`.
+
+    A class that inherits this has its methods checked, and is registered in `ipc/backends.py`.
+    """
 
     def pull(self, pull: Pull) -> Snapshot | NotModified:
-        """The whole snapshot, or that it is the one whose digest or ETag was given."""
+        """Return the whole snapshot, or `NotModified` if it has the given ETag or digest."""
 
     def send(self, send: Send) -> Taken:
-        """What became of the reports; a key that is not named stays pending."""
+        """Send reports and return their verdicts; a key that is not named stays pending."""

@@ -1,8 +1,7 @@
-"""The process that speaks to the backend: one exchange at a time, as it is told.
+"""Process that exchanges pulls and reports with the backend, as the supervisor orders.
 
-It parses what comes from outside, away from daemonDB, and holds nothing between two
-exchanges. When to pull, what a snapshot changes and when to try again is the supervisor's
-to decide. It leaves on `Leave`, or at once when the supervisor is gone.
+It parses text from outside, away from daemonDB, and keeps nothing between two exchanges. It
+exits on `Leave`, or at once when the supervisor is gone.
 """
 
 import importlib
@@ -34,22 +33,22 @@ from ...ipc.messages.sync import (
 )
 from .base import Backend, ExchangeError, Snapshot
 
-#: A page is applied in a slice of a loop turn: few actions, and not many bytes either.
+#: Bounds of a page, which is applied in a slice of one turn of the supervisor's loop.
 PAGE_ACTIONS_MAX = 100
 PAGE_BYTES_MAX = 128 * 1024
-#: Address space: the interpreter with its threads, and so many times a body when it is read.
+#: Bounds of the address space: the interpreter with its threads, and multiples of a body.
 MEMORY_BYTES_BASE = 512 * 1024 * 1024
 MEMORY_BODIES_MAX = 16
-#: A peer that keeps this process busy must not hold up the supervisor, or a start.
+#: Niceness: a peer that keeps this process busy must not hold up the supervisor or a start.
 NICER_BY = 10
-#: How long one wait for an order is; nothing happens at its end.
+#: Bound of one wait for an order, which is then simply repeated.
 ORDER_WAIT_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
 
 
-class _UnheardError(Exception):
-    """The supervisor does not read what it asked for."""
+class _UnreadError(Exception):
+    """The supervisor does not read the messages that it ordered."""
 
 
 def main(name: str, endpoint: str, lifeline_fd: int) -> None:
@@ -74,7 +73,7 @@ def main(name: str, endpoint: str, lifeline_fd: int) -> None:
     try:
         connection.send(Connected())
         _serve(connection)
-    except (_UnheardError, sockets.ProtocolError) as error:
+    except (_UnreadError, sockets.ProtocolError) as error:
         log.error("The synchroniser leaves: %s", error, extra={"event": "synchroniser-left"})
     finally:
         connection.close()
@@ -82,7 +81,7 @@ def main(name: str, endpoint: str, lifeline_fd: int) -> None:
 
 
 def _leave_when_orphaned(lifeline_fd: int) -> None:
-    """Exit when the supervisor is gone, in the middle of an exchange too."""
+    """Exit when the supervisor is gone, even in the middle of an exchange (law 11)."""
     poll = select.poll()
     poll.register(lifeline_fd, select.POLLIN)
     poll.poll()
@@ -98,9 +97,9 @@ def _serve(connection: sockets.Connection[ToSynchroniser, FromSynchroniser]) -> 
         if order is None:
             continue
         _bound_memory(order.backend.max_body_bytes)
-        for message in answers(order):
+        for message in carry_out(order):
             if not connection.send(message, timeout_seconds=order.backend.timeout_seconds):
-                raise _UnheardError("cannot send an answer: the supervisor does not read")
+                raise _UnreadError("cannot send an answer: the supervisor does not read")
 
 
 def load_backend(kind: str) -> Backend:
@@ -117,7 +116,7 @@ def load_backend(kind: str) -> Backend:
     return backend
 
 
-def answers(
+def carry_out(
     order: Pull | Send, load: Callable[[str], Backend] = load_backend
 ) -> Iterator[FromSynchroniser]:
     """Carry out an order; yield what to send for it.
@@ -156,7 +155,7 @@ def _snapshot_messages(exchange: int, snapshot: Snapshot) -> Iterator[FromSynchr
 
 
 def pages(actions: Iterable[Action]) -> Iterator[tuple[Action, ...]]:
-    """The actions in order, parted by number and size. A very long one has its own page."""
+    """Split the actions into pages by number and bytes; a very long one has its own page."""
     page: list[Action] = []
     page_bytes = 0
     for action in actions:
@@ -171,7 +170,7 @@ def pages(actions: Iterable[Action]) -> Iterator[tuple[Action, ...]]:
 
 
 def _bound_memory(max_body_bytes: int) -> None:
-    """An answer that unpacks into very much costs this process an exchange, not the host."""
+    """Limit the address space: a body that unpacks into too much fails one exchange only."""
     wanted = MEMORY_BYTES_BASE + MEMORY_BODIES_MAX * max_body_bytes
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

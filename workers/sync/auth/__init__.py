@@ -1,1 +1,1 @@
-"""Authentication of the synchroniser towards a backend."""
+"""Authentication towards a backend: bearer tokens, OAuth 2.0, device login."""

@@ -1,8 +1,8 @@
-"""The second half of `geosched-ctl login`: the device authorization grant (RFC 8628).
+"""Device authorization grant (RFC 8628), the second half of `geosched-ctl login`.
 
-A person confirms a code in a browser anywhere, while this asks the token server in the
-pace that it wants. The tokens are on the disk before success is told. Who logs in where is
-an argument; how it looks to the person is `ipc/ctl/commands/login.py`'s.
+A person confirms a code in any browser, while this process polls the token server at the pace
+that the server wants. The tokens are on the disk before success is told. Progress is written
+to standard output as lines of JSON (`ipc/messages/login.py`).
 
     python -P -m geosched.workers.sync.auth.device_flow ADDRESS SECONDS
 """
@@ -29,16 +29,16 @@ DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 INTERVAL_SECONDS = 5.0  # where the server names none
 INTERVAL_SECONDS_MIN = 1.0
 INTERVAL_SECONDS_MAX = 60.0
-#: `slow_down` makes the interval so much longer, for good.
+#: What each `slow_down` adds to the interval (RFC 8628, 3.5).
 SLOW_DOWN_SECONDS = 5.0
 VALID_SECONDS_MAX = 3600.0
 
-#: No answer, or none for now: the next try may have one (RFC 8628, 3.5).
+#: Errors after which the next poll may succeed (RFC 8628, 3.5).
 _TRANSIENT = (ErrorKind.UNREACHABLE, ErrorKind.TIMEOUT, ErrorKind.BUSY)
 
 
-class _Device(msgspec.Struct):
-    """What the server answers to a wish to log in."""
+class _DeviceAuthorization(msgspec.Struct):
+    """The server's response to a request to log in (RFC 8628, 3.2)."""
 
     device_code: Annotated[str, msgspec.Meta(min_length=1)]
     user_code: Annotated[str, msgspec.Meta(min_length=1)]
@@ -48,10 +48,12 @@ class _Device(msgspec.Struct):
     interval: float = INTERVAL_SECONDS
 
 
-_decode_device = msgspec.json.Decoder(_Device, strict=False).decode
+_decode_device = msgspec.json.Decoder(_DeviceAuthorization, strict=False).decode
 
 
 class NotLoggedInError(Exception):
+    """The login failed; `why` is for the exit code of `geosched-ctl`."""
+
     def __init__(self, why: Why, detail: str) -> None:
         super().__init__(detail)
         self.why = why
@@ -70,7 +72,7 @@ def _say(said: Said) -> None:
 
 
 def run(backend: BackendAddress, seconds: float, say: Callable[[Said], None]) -> bool:
-    """Whether somebody logged in, within so many seconds. What happens is said."""
+    """Log in within so many seconds, telling `say` of each step; False where it failed."""
     try:
         log_in(backend, seconds, say)
     except NotLoggedInError as error:
@@ -89,7 +91,10 @@ def log_in(
     say: Callable[[Said], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Raises `NotLoggedInError`, or `ExchangeError` where a server cannot be spoken to."""
+    """Get tokens by a person's confirmation, and keep them.
+
+    Raises `NotLoggedInError`, or `ExchangeError` where the server cannot be reached.
+    """
     file = TokenFile(backend.token_file)
     with file.locked(backend.timeout_seconds):
         pass  # if it cannot be kept, nobody has to get a browser out
@@ -110,7 +115,7 @@ def log_in(
     say(LoggedIn(backend.token_file, bool(tokens.refresh_token)))
 
 
-def _device(backend: BackendAddress) -> _Device:
+def _device(backend: BackendAddress) -> _DeviceAuthorization:
     wish = {"scope": backend.oauth_scope, "audience": backend.oauth_audience}
     url = backend.oauth_device_url
     with Exchange(backend) as exchange:
@@ -120,35 +125,35 @@ def _device(backend: BackendAddress) -> _Device:
 
 def _wait(
     backend: BackendAddress,
-    device: _Device,
-    ends: float,
+    device: _DeviceAuthorization,
+    ends_monotonic: float,
     pause: Callable[[float], None],
 ) -> Tokens:
-    """The tokens, once the code is confirmed. The first pause comes before the first try."""
+    """Poll until the code is confirmed, and return the tokens; the first poll is after a pause."""
     asked = {"grant_type": DEVICE_CODE_GRANT, "device_code": device.device_code}
-    interval = min(max(device.interval, INTERVAL_SECONDS_MIN), INTERVAL_SECONDS_MAX)
+    interval_seconds = min(max(device.interval, INTERVAL_SECONDS_MIN), INTERVAL_SECONDS_MAX)
     while True:
-        if time.monotonic() + interval > ends:
+        if time.monotonic() + interval_seconds > ends_monotonic:
             raise NotLoggedInError(Why.NOT_CONFIRMED, "cannot log in: the code was not confirmed")
-        pause(interval)
+        pause(interval_seconds)
         try:
             with Exchange(backend) as exchange:
                 return grant(exchange, time.time(), asked)
         except OAuthError as error:
-            interval = _after(error, interval)
+            interval_seconds = _after(error, interval_seconds)
         except ExchangeError as error:
             if error.kind not in _TRANSIENT:
                 raise
-            interval = min(interval * 2, INTERVAL_SECONDS_MAX)
+            interval_seconds = min(interval_seconds * 2, INTERVAL_SECONDS_MAX)
 
 
-def _after(error: OAuthError, interval: float) -> float:
-    """The next pause. Raises where there is nothing more to wait for."""
+def _after(error: OAuthError, interval_seconds: float) -> float:
+    """Return the next interval; raise where there is nothing more to wait for."""
     match error.error:
         case "authorization_pending":
-            return interval
+            return interval_seconds
         case "slow_down":
-            return interval + SLOW_DOWN_SECONDS
+            return interval_seconds + SLOW_DOWN_SECONDS
         case "access_denied":
             raise NotLoggedInError(Why.DENIED, "cannot log in: it was denied") from None
         case "expired_token":

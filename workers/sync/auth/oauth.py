@@ -1,8 +1,7 @@
-"""Tokens by OAuth 2.0: what is asked of a token server, and when (RFC 6749).
+"""OAuth 2.0 client: access tokens by refresh token or client credentials (RFC 6749).
 
-A refresh token is kept until a newer one is on the disk: neither an error of the token
-server nor a refused access token proves it bad. What a person does to log in is
-`device_flow.py`'s, how the file is kept `tokens.py`'s.
+A refresh token is kept until a newer one is on the disk: neither an error of the token server
+nor a refused access token proves it bad. The login of a person is in `device_flow.py`.
 """
 
 import logging
@@ -21,13 +20,13 @@ from ..http.errors import refusal, shown
 from ..http.secrets import is_secret, read_secret
 from .tokens import TokenFile, Tokens
 
-#: A token is renewed so long before it expires: it should not do so on the way.
+#: Margin before a token's expiry: it should not expire on the way.
 EXPIRY_MARGIN_SECONDS = 30.0
 ANSWER_BYTES_MAX = 64 * 1024
-#: A longer life is none that a server means; it has to stay a number in a file.
+#: Longest life of a token: no server means a longer one, and it has to fit the file.
 LIFE_SECONDS_MAX = 10 * 365 * 86_400.0
 
-#: Errors by which a server says that it does not accept who asks.
+#: Error words of a server that does not accept the client or its grant.
 _UNAUTHORIZED = (
     "invalid_grant",
     "invalid_client",
@@ -41,21 +40,23 @@ log = logging.getLogger(__name__)
 
 
 class OAuthError(ExchangeError):
-    """A token server answered with an error; `error` is the standard's word for it."""
+    """A token server responded with an error; `error` is the standard's word for it."""
 
     def __init__(self, kind: ErrorKind, detail: str, error: str, retry_after: float) -> None:
         super().__init__(kind, detail, retry_after)
         self.error = error
 
 
-class _Answer(msgspec.Struct):
-    """Some servers answer errors with 200: the field decides, not the status."""
+class _ErrorResponse(msgspec.Struct):
+    """RFC 6749, 5.2. Some servers send errors with 200: the field decides, not the status."""
 
     error: str = ""
     error_description: str = ""
 
 
-class _Granted(msgspec.Struct):
+class _TokenResponse(msgspec.Struct):
+    """RFC 6749, 5.1."""
+
     access_token: str
     token_type: str
     expires_in: float = 0
@@ -63,12 +64,12 @@ class _Granted(msgspec.Struct):
     scope: str = ""
 
 
-_decode_answer = msgspec.json.Decoder(_Answer).decode
-_decode_granted = msgspec.json.Decoder(_Granted, strict=False).decode
+_decode_error = msgspec.json.Decoder(_ErrorResponse).decode
+_decode_granted = msgspec.json.Decoder(_TokenResponse, strict=False).decode
 
 
-class OAuthIdentity:
-    """The tokens of one exchange; they are renewed in it at most once."""
+class OAuthTokenSource:
+    """Source of tokens that the daemon keeps; renews them at most once in an exchange."""
 
     def __init__(self, backend: BackendAddress) -> None:
         self._file = TokenFile(backend.token_file)
@@ -77,8 +78,10 @@ class OAuthIdentity:
         self._renewed = False
 
     def token(self, exchange: Exchange) -> str:
-        """The access token in the file; a new one where that is about to expire by our
-        clock, if one can be had: should the clock be wrong, the old one is still good."""
+        """Return the access token, renewed where it is about to expire by our clock.
+
+        The old one is returned where that fails: should the clock be wrong, it is still good.
+        """
         if self._current:
             return self._current
         tokens = self._file.read()
@@ -93,12 +96,13 @@ class OAuthIdentity:
         return self._current
 
     def renewed(self, exchange: Exchange) -> str:
+        """Return another token than the one just refused, "" where it was new already."""
         if self._failure is not None:
             raise self._failure
         return "" if self._renewed else self._renew(exchange)
 
     def _renew(self, exchange: Exchange) -> str:
-        """A token that is not the current one, from the file or from the token server."""
+        """Return a token that is not the current one, from the file or the token server."""
         self._renewed = True
         try:
             with self._file.locked(exchange.deadline.left_seconds) as replace:
@@ -137,9 +141,10 @@ def _log_in(reason: str) -> ExchangeError:
 
 
 def grant(exchange: Exchange, now: float, asked: Mapping[str, str]) -> Tokens:
-    """The tokens that are granted for `asked`, at `now` by our clock.
+    """Return the tokens that the token server grants for the form `asked`.
 
-    Raises `OAuthError` where the server says why not, else `ExchangeError`.
+    `now` is in seconds since 1970 by our clock. Raises `OAuthError` where the server says why
+    it grants none, else `ExchangeError`.
     """
     backend = exchange.backend
     if asked["grant_type"] == "client_credentials":
@@ -160,9 +165,9 @@ def grant(exchange: Exchange, now: float, asked: Mapping[str, str]) -> Tokens:
 
 
 def post_form(exchange: Exchange, url: str, fields: Mapping[str, str]) -> bytes:
-    """What a server answers to a form that the client sends, where it is no error.
+    """Send a form as the client; return the body of a response that is no error.
 
-    Raises as `grant` does. Empty fields are left out.
+    Empty fields are left out. Raises as `grant` does.
     """
     backend = exchange.backend
     secret = read_secret(backend.oauth_client_secret_file, "client secret file")
@@ -174,7 +179,7 @@ def post_form(exchange: Exchange, url: str, fields: Mapping[str, str]) -> bytes:
         raise answer.refusal()
     body = answer.read(ANSWER_BYTES_MAX)
     try:
-        said = decode_strictly(body, _decode_answer, f"OAuth answer of {shown(url)}")
+        said = decode_strictly(body, _decode_error, f"OAuth answer of {shown(url)}")
     except ExchangeError:
         if answer.status == 200:
             raise
@@ -191,9 +196,9 @@ _SECRET_FIELDS = ("client_secret", "refresh_token", "device_code")
 
 
 def _oauth_error(
-    said: _Answer, secrets: set[str], by_status: ExchangeError, url: str
+    said: _ErrorResponse, secrets: set[str], by_status: ExchangeError, url: str
 ) -> OAuthError:
-    """By the error's own word, else by the status."""
+    """Return the error, of a kind by its own word, else by the status."""
     text = f"{said.error}: {said.error_description}" if said.error_description else said.error
     for secret in secrets:
         text = text.replace(secret, "...")  # a server that quotes what it was asked

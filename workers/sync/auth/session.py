@@ -1,31 +1,30 @@
-"""Exchanges with the backend itself, which has to be told who asks.
+"""Authenticated session with the backend: requests that carry a bearer token.
 
-A token that the backend refuses is renewed once and the request is made once more: by our
-clock alone nobody can know whether a token is still good. What a token is and how it is
-renewed is `secrets.py`'s and `oauth.py`'s.
+A token that the backend refuses is renewed once and the request is repeated, because our clock
+alone cannot tell that a token is still good.
 """
 
 from collections.abc import Mapping
 from typing import Protocol
 
 from ....ipc.messages.sync import BackendAddress
-from ..http.client import Answer, Exchange
+from ..http.client import Exchange, Response
 from ..http.secrets import read_secret
-from .oauth import OAuthIdentity
+from .oauth import OAuthTokenSource
 
 
-class Identity(Protocol):
-    """As whom one exchange asks. Both methods raise `ExchangeError`."""
+class TokenSource(Protocol):
+    """Source of the bearer tokens of one exchange. Both methods raise `ExchangeError`."""
 
     def token(self, exchange: Exchange) -> str:
-        """The bearer token for the next request, or "" for none."""
+        """Return the token for the next request, or "" for none."""
 
     def renewed(self, exchange: Exchange) -> str:
-        """One in place of that which was just refused, or "" where there is no other."""
+        """Return a token in place of the one just refused, or "" where there is no other."""
 
 
-class _FileIdentity:
-    """The token in a file that others keep."""
+class _FileTokenSource:
+    """Source of the one token in a file that others keep."""
 
     def __init__(self, backend: BackendAddress) -> None:
         self._token = read_secret(backend.token_file, "token file")
@@ -38,22 +37,22 @@ class _FileIdentity:
 
 
 class BackendExchange(Exchange):
-    """An exchange whose requests go below the backend's url."""
+    """An exchange whose requests go to paths below the backend's url, with its token."""
 
     def __init__(self, backend: BackendAddress) -> None:
         """Raises `ExchangeError` where the token cannot be read."""
         super().__init__(backend)
-        self._identity: Identity = (
-            OAuthIdentity(backend) if backend.auth == "oauth" else _FileIdentity(backend)
+        self._tokens: TokenSource = (
+            OAuthTokenSource(backend) if backend.auth == "oauth" else _FileTokenSource(backend)
         )
 
     def ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
-    ) -> Answer:
-        """As `fetch`, below the backend's url and with its token."""
+    ) -> Response:
+        """Send a request as `fetch` does, and repeat it once with a renewed token."""
         url = self.backend.url.rstrip("/") + path
-        answer = self.fetch(method, url, headers, body, token=self._identity.token(self))
+        answer = self.fetch(method, url, headers, body, token=self._tokens.token(self))
         if answer.status != 401:
             return answer
-        token = self._identity.renewed(self)
+        token = self._tokens.renewed(self)
         return self.fetch(method, url, headers, body, token=token) if token else answer

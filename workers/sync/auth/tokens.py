@@ -1,8 +1,7 @@
-"""The tokens of OAuth 2.0, in a file that is ours to keep: read, locked, replaced.
+"""File of OAuth 2.0 tokens, kept by the daemon: read, locked, replaced.
 
-The file is never written in place: the new one is made beside it, reaches the disk and is
-then renamed, so that at any instant one of the two is there whole. What the tokens are for
-and where new ones come from is `oauth.py`'s.
+It is never written in place: a new file is made beside it, synced and renamed, so that one of
+the two is whole at any instant.
 """
 
 import contextlib
@@ -21,15 +20,18 @@ from ..base import ExchangeError
 from ..http.secrets import is_secret, read_private, unusable
 
 TOKENS_BYTES_MAX = 64 * 1024
-#: How often it is looked whether another process has let go of the lock.
+#: Interval of attempts to take a lock that another process holds.
 LOCK_POLL_SECONDS = 0.05
 
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Tokens(msgspec.Struct, frozen=True):
-    """As the token server gave them, but for `expires_at`: seconds since 1970 by the clock
-    of this host, which may be wrong, or 0 where it is not known."""
+    """Content of the file, as the token server gave it, but for `expires_at`.
+
+    That is in seconds since 1970 by the clock of this host, which may be wrong, or 0 where it
+    is not known.
+    """
 
     access_token: str
     refresh_token: str = ""
@@ -42,17 +44,20 @@ _decode = msgspec.json.Decoder(Tokens).decode
 
 
 class TokenFile:
-    """The file, and the lock beside it. One process at a time asks for new tokens: to a
-    server that renews the refresh token with each use, a second one looks like a thief."""
+    """The file, and the lock beside it.
+
+    One process at a time asks for new tokens: a server that rotates refresh tokens takes a
+    second one for a thief.
+    """
 
     def __init__(self, path: str) -> None:
-        """A link stays one: what it leads to is replaced."""
+        """Take the file at `path`; of a link, its target is replaced."""
         self.path = Path(os.path.realpath(path))
         self._new = Path(f"{self.path}.new")
         self._lock = Path(f"{self.path}.lock")
 
     def read(self) -> Tokens | None:
-        """None where there is no such file. Raises `ExchangeError` (unauthorized)."""
+        """Return the tokens, None where there is no file. Raises `ExchangeError` (unauthorized)."""
         try:
             tokens = _decode(read_private(str(self.path), TOKENS_BYTES_MAX))
             if not is_secret(tokens.access_token):
@@ -67,18 +72,17 @@ class TokenFile:
 
     @contextlib.contextmanager
     def locked(self, seconds: float) -> Iterator[Callable[[Tokens], None]]:
-        """Nobody else replaces the file meanwhile; what is yielded does so, and both raise
-        `ExchangeError` (local).
+        """Lock the file, waiting at most so long, and yield a function that replaces it.
 
-        The new file has its room on the disk from the beginning: a full disk is found out
-        before a token server gives away, and forgets, a refresh token.
+        Room for the new file is taken first: a full disk is found before a token server gives
+        away, and forgets, a refresh token. Both raise `ExchangeError` (local).
         """
         with contextlib.ExitStack() as closing:
             try:
                 lock = _open_or_create(self._lock)
                 closing.callback(os.close, lock)
                 self._acquire(lock, seconds)
-                self._new.unlink(missing_ok=True)  # of one who did not come to an end
+                self._new.unlink(missing_ok=True)  # left by a crash
                 new = _create(self._new)
                 closing.callback(os.close, new)
                 closing.callback(self._new.unlink, missing_ok=True)
@@ -100,12 +104,12 @@ class TokenFile:
             raise self._unwritable(error) from None
 
     def _acquire(self, lock: int, seconds: float) -> None:
-        ends = time.monotonic() + seconds
+        ends_monotonic = time.monotonic() + seconds
         while True:
             try:
                 return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() > ends:
+                if time.monotonic() > ends_monotonic:
                     raise OSError(f"another process has held {self._lock} too long") from None
                 time.sleep(LOCK_POLL_SECONDS)
 
@@ -116,8 +120,11 @@ class TokenFile:
 
 
 def _create(path: Path) -> int:
-    """A new file that only its owner can use: for root, the owner of the directory, so that
-    a login by root is of use to a daemon that is not."""
+    """Create a file that only its owner can use, and return its descriptor.
+
+    Made by root, it belongs to the owner of the directory, so that a daemon that is not root
+    can use it after a login by root.
+    """
     descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
     owner = path.parent.stat()
     if os.geteuid() == 0 and (owner.st_uid, owner.st_gid) != (0, 0):
@@ -126,7 +133,7 @@ def _create(path: Path) -> int:
 
 
 def _open_or_create(path: Path) -> int:
-    """What is there already is given to nobody: it may be another name of any file."""
+    """Open or create a file; an existing one keeps its owner, as it may be any file's link."""
     try:
         return _create(path)
     except FileExistsError:

@@ -1,1 +1,1 @@
-"""One module for each kind of backend."""
+"""Kinds of backend, a module each; `ipc/backends.py` lists them."""

@@ -1,7 +1,6 @@
-"""The backend `file`: actions in a JSON file, reports appended to one beside it.
+"""Backend `file`: actions from a JSON file, reports appended to another beside it.
 
-The file of reports grows until its reader moves or empties it; it is opened anew for
-every exchange.
+The file of reports is opened for each exchange, and grows until its reader moves or empties it.
 """
 
 import os
@@ -17,14 +16,15 @@ from ..bodies.status_reports import as_json
 
 
 class FileBackend(Backend):
-    """Actions are the operator's to write; a file that is missing is not an empty one."""
+    """The operator writes the actions; a missing file is an error, not an empty snapshot."""
 
     def pull(self, pull: Pull) -> Snapshot | NotModified:
+        """Read the file whole; its digest stands in for an ETag."""
         body = _read(pull.backend.path, pull.backend.max_body_bytes)
         return read_snapshot(body, digest_of(body), pull)
 
     def send(self, send: Send) -> Taken:
-        """Append one line a report; all are accepted once the disk has them."""
+        """Append a line for each report; all are accepted once they are on the disk."""
         path = Path(f"{send.backend.path}.status.jsonl")
         lines = b"".join(msgspec.json.encode(as_json(report)) + b"\n" for report in send.reports)
         try:
@@ -50,7 +50,7 @@ def _read(path: str, bytes_max: int) -> bytes:
 
 
 def _append(path: Path, lines: bytes) -> None:
-    """Append and wait for the disk. A half line that a crash left stays a line of its own."""
+    """Append lines and wait for the disk; half a line that a crash left stays on its own."""
     with path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         if size and os.pread(file.fileno(), 1, size - 1) != b"\n":

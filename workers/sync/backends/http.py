@@ -1,7 +1,6 @@
-"""The backend `http`: a JSON array of actions, and reports in batches (INTERFACE).
+"""Backend `http`: a JSON array of actions, reports in batches (INTERFACE, "plain HTTP").
 
-How bytes travel, and how long that may take, is `http/client.py`'s; what a body means is
-decided in `snapshot.py` and `status_reports.py`.
+Transport and deadline are those of `http/client.py`; bodies are read and written in `bodies/`.
 """
 
 import logging
@@ -13,12 +12,12 @@ from ..auth.session import BackendExchange
 from ..base import Backend, ExchangeError, Snapshot
 from ..bodies.snapshot import read_snapshot
 from ..bodies.status_reports import batch_body, batch_key, read_verdicts
-from ..http.client import Answer
+from ..http.client import Response
 
 log = logging.getLogger(__name__)
-#: What we keep of an ETag, to send it back: an opaque word.
+#: ETags that are kept and sent back: an opaque word.
 _ETAG = re.compile(r"[\x21-\x7e]{1,256}")
-#: Whole-batch answers that may be about one report in it.
+#: Statuses of a whole batch that may be about one report in it.
 _ABOUT_A_REPORT = (400, 413, 422)
 
 
@@ -38,10 +37,10 @@ class HttpBackend(Backend):
         return read_snapshot(body, etag if _ETAG.fullmatch(etag) else "", pull)
 
     def send(self, send: Send) -> Taken:
-        """All at once; a batch that is refused as a whole is halved down to the culprit.
+        """Send all at once; halve a batch that is refused as a whole, down to the culprit.
 
-        An error after something was settled ends the exchange with what was: repeated as
-        a whole, a long halving might never come to its end.
+        An error after the first verdict ends the exchange with the verdicts so far: repeated
+        from the start, a long halving might never end.
         """
         accepted: list[str] = []
         refused: dict[str, str] = {}
@@ -70,13 +69,13 @@ class HttpBackend(Backend):
         return Taken(send.exchange, tuple(accepted), tuple(refused.items()))
 
 
-def _post(exchange: BackendExchange, batch: Sequence[Report]) -> Answer:
+def _post(exchange: BackendExchange, batch: Sequence[Report]) -> Response:
     headers = {"Content-Type": "application/json", "Idempotency-Key": batch_key(batch)}
     return exchange.ask("POST", "/actions/status", headers, batch_body(batch))
 
 
-def _verdicts(answer: Answer, batch: Sequence[Report]) -> tuple[list[str], dict[str, str]]:
-    """What an answer says of a batch that is not halved further."""
+def _verdicts(answer: Response, batch: Sequence[Report]) -> tuple[list[str], dict[str, str]]:
+    """Return the accepted keys and the errors of refused ones, of a batch not halved further."""
     if answer.status in _ABOUT_A_REPORT:
         return [], {report.key: answer.refusal().detail for report in batch}
     if not 200 <= answer.status < 300:

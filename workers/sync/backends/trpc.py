@@ -1,13 +1,10 @@
-"""The backend `trpc`: the original backend, which speaks tRPC 11 with superjson.
+"""Backend `trpc`: the original backend, over tRPC 11 with superjson.
 
-`actions.getAll` is a query, `actions.setExecutionStatus` a mutation that takes one status
-at a time. Each call is a request of its own in tRPC's plain form; answers are understood
-in the form of a batch of one too. How bytes travel is `http/client.py`'s, what the entries
-of a snapshot mean is `snapshot.py`'s.
+`actions.getAll` is a query, `actions.setExecutionStatus` a mutation for one status. Each call
+is a request in tRPC's plain form; a response in the form of a batch of one is read too.
 
-Superjson's notes on types stay unread: the dates of an action are ISO texts with or
-without them, and null stands for undefined. Errors are told apart by their status, never
-by their text.
+Superjson's notes on types are not read: dates of an action are ISO texts with or without them,
+and null stands for undefined. Errors are told apart by their status, never by their text.
 """
 
 import logging
@@ -22,22 +19,22 @@ from ..auth.session import BackendExchange
 from ..base import Backend, ExchangeError, Snapshot
 from ..bodies.snapshot import decode_strictly, read_snapshot
 from ..bodies.status_reports import printable
-from ..http.client import Answer
+from ..http.client import Response
 from ..http.errors import refusal, shown
 
 QUERY = "/actions.getAll"
 MUTATION = "/actions.setExecutionStatus"
 
-#: Reports that may fail in one exchange, each for a reason that may be its own.
+#: Failed reports that end an exchange; until then each may have failed for its own reason.
 FAILED_REPORTS_MAX = 5
 
 _NOT_FOUND = 404
-#: Statuses by which a report is refused: what it says is wrong, and stays so.
+#: Statuses that refuse a report: its content is wrong, and stays so.
 _ABOUT_THE_REPORT = (400, _NOT_FOUND, 409, 412, 413, 422)
-#: Statuses that may be about the report or about all: others are tried, it stays pending.
+#: Statuses that may be about one report or all: it stays pending, and others are tried.
 _PERHAPS_ABOUT_THE_REPORT = (403, 500)
-#: A batch of one has its call's status; 207 is for calls that differ.
-_ANSWERED = (200, 207)
+#: Statuses of a result: a batch of one has its call's, and 207 is for calls that differ.
+_WITH_RESULT = (200, 207)
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +54,7 @@ class _WrappedError(msgspec.Struct):
 
 
 class _Entry(msgspec.Struct):
-    """The answer to one call: a result or an error."""
+    """The response to one call: a result or an error."""
 
     result: msgspec.Raw = msgspec.Raw()
     error: _WrappedError | None = None
@@ -77,7 +74,7 @@ _decode_actions = msgspec.json.Decoder(_Actions).decode
 
 
 class CallError(ExchangeError):
-    """The backend answered a call by an error, whose HTTP status is `status`."""
+    """The backend responded to a call with an error of the HTTP status `status`."""
 
     def __init__(self, failed: ExchangeError, status: int, said: str) -> None:
         detail = f"{failed.detail} ({said})" if said else failed.detail
@@ -86,15 +83,15 @@ class CallError(ExchangeError):
 
 
 class TrpcBackend(Backend):
-    """The calls of one daemon to the original backend (INTERFACE, "Backend over tRPC")."""
+    """The original backend (INTERFACE, "Backend over tRPC")."""
 
     def pull(self, pull: Pull) -> Snapshot | NotModified:
         with BackendExchange(pull.backend) as exchange:
-            body = _answered(exchange.ask("GET", QUERY, {}))
+            body = _result_of(exchange.ask("GET", QUERY, {}))
         return read_snapshot(body, "", pull, actions_in)
 
     def send(self, send: Send) -> Taken:
-        """One call a report. What was settled before an error counts."""
+        """Make a call for each report; verdicts before an error count."""
         with BackendExchange(send.backend) as exchange:
             reporting = _Reporting(exchange)
             for report in send.reports:
@@ -104,7 +101,7 @@ class TrpcBackend(Backend):
 
 
 class _Reporting:
-    """What becomes of reports that are sent one after the other."""
+    """Verdicts of reports that are sent one after the other."""
 
     def __init__(self, exchange: BackendExchange) -> None:
         self._exchange = exchange
@@ -114,7 +111,7 @@ class _Reporting:
         self._takes_reports = False  # as far as it is known
 
     def goes_on(self, report: Report) -> bool:
-        """Send one report. Whether the next is worth trying."""
+        """Send one report; True where the next is worth trying."""
         try:
             self._tell(report)
         except CallError as error:
@@ -131,7 +128,7 @@ class _Reporting:
         return True
 
     def taken(self, exchange: int) -> Taken:
-        """Raises the first failure where nothing was settled."""
+        """Return the verdicts; raise the first failure where there are none."""
         if self._failures:
             if not self._accepted and not self._refused:
                 raise self._failures[0]
@@ -145,20 +142,23 @@ class _Reporting:
     def _tell(self, report: Report) -> None:
         headers = {"Content-Type": "application/json"}
         try:
-            _answered(self._exchange.ask("POST", MUTATION, headers, mutation_body(report)))
+            _result_of(self._exchange.ask("POST", MUTATION, headers, mutation_body(report)))
         except CallError as error:
             if error.status == _NOT_FOUND:
                 self._require_the_mutation()
             raise
 
     def _require_the_mutation(self) -> None:
-        """A missing procedure and a missing action are the same error to a POST. A GET is
-        405 for a mutation that is there, and does nothing."""
+        """Raise `ExchangeError` (no-reports) where the backend lacks the mutation.
+
+        To a POST, a missing procedure and a missing action are the same error. A GET of a
+        mutation that exists is 405, and does nothing.
+        """
         if self._takes_reports:
             return
         answer = self._exchange.ask("GET", MUTATION, {})
         try:
-            _answered(answer)
+            _result_of(answer)
         except CallError as error:
             if error.status == _NOT_FOUND:
                 detail = (
@@ -170,7 +170,7 @@ class _Reporting:
 
 
 def mutation_body(report: Report) -> bytes:
-    """The input of the mutation. Its date needs superjson's note, or it stays a text."""
+    """Return the input of the mutation; its date needs superjson's note, or it stays text."""
     told: dict[str, Any] = {
         "id": report.action_id,
         "executionStatus": report.status,
@@ -180,10 +180,10 @@ def mutation_body(report: Report) -> bytes:
     return msgspec.json.encode({"json": told, "meta": {"values": {"at": ["Date"]}, "v": 1}})
 
 
-def _answered(answer: Answer) -> bytes:
-    """The body of an answer that holds a result. Raises `ExchangeError`.
+def _result_of(answer: Response) -> bytes:
+    """Return the body of a response that holds a result. Raises `ExchangeError`.
 
-    What comes from before a backend (a gateway's page, a portal) is told by its status.
+    A response from before the backend (a gateway's page, a portal) is judged by its status.
     """
     if 300 <= answer.status < 400:
         raise answer.refusal()
@@ -191,20 +191,20 @@ def _answered(answer: Answer) -> bytes:
     try:
         error = error_in(answer.discreet(body), answer.status, answer.headers, answer.url)
     except ExchangeError:
-        if answer.status in _ANSWERED:
+        if answer.status in _WITH_RESULT:
             raise
         raise answer.refusal() from None
     if error is not None:
         raise error
-    if answer.status not in _ANSWERED:
+    if answer.status not in _WITH_RESULT:
         raise answer.refusal()
     return body
 
 
 def error_in(body: bytes, status: int, headers: Mapping[str, str], url: str) -> CallError | None:
-    """The error that a body holds, or None for a result. Raises `ExchangeError` (bad-answer).
+    """Return the error in a body, or None for a result. Raises `ExchangeError` (bad-answer).
 
-    The error's own status counts: the answer may have that of a whole batch.
+    The error's own status counts, because the response's may be that of a whole batch.
     """
     wrapped = _only_entry(body).error
     if wrapped is None:
@@ -219,13 +219,13 @@ def error_in(body: bytes, status: int, headers: Mapping[str, str], url: str) -> 
 
 
 def actions_in(body: bytes) -> list[msgspec.Raw]:
-    """The entries of the list that the query answers. Raises `ExchangeError` (bad-answer)."""
+    """Return the entries of the query's list. Raises `ExchangeError` (bad-answer)."""
     result = bytes(_only_entry(body).result)
     return decode_strictly(result, _decode_actions, "tRPC result with a list of actions").data.json
 
 
 def _only_entry(body: bytes) -> _Entry:
-    """The answer to the one call that was made. Raises `ExchangeError` (bad-answer)."""
+    """Return the response to the one call made. Raises `ExchangeError` (bad-answer)."""
     return decode_strictly(body, _the_one, "tRPC answer")
 
 

@@ -1,1 +1,1 @@
-"""Bodies of messages exchanged with a backend."""
+"""Bodies of requests and responses: snapshots, reports."""

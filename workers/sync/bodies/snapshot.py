@@ -1,7 +1,7 @@
-"""From the body of an answer to a checked snapshot (SPEC S8). Pure; knows no transport.
+"""Parser of snapshots: the body of a response, checked entry by entry (SPEC S8). Pure.
 
-The body counts as a whole or not at all; within it, an entry that cannot be used is set
-aside alone. What a snapshot means for the actions that are known is not decided here.
+The body counts as a whole or not at all; an entry in it that cannot be used is set aside
+alone. What a snapshot changes is decided in `supervisor/core/reconcile.py`.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,13 +15,13 @@ from ....ipc.instants import SECOND_US
 from ....ipc.messages.sync import ErrorKind, NotModified, Pull, SetAside
 from ..base import ExchangeError, Snapshot
 
-#: Entries that were set aside and are named with their reason.
+#: Entries set aside that are named with their reason.
 SET_ASIDE_MAX = 100
-#: Ids of entries that were set aside, together: they travel in one frame.
+#: All ids of entries set aside, which travel in one frame.
 SET_ASIDE_IDS_BYTES_MAX = 1024 * 1024
-#: What msgpack adds to a string, at most.
+#: Bytes that msgpack adds to a string, at most.
 _STRING_BYTES_MORE = 5
-#: An entry is long over when its window ended so long ago; it does not count.
+#: An entry whose window ended so long ago does not count towards `max_actions`.
 LONG_OVER_US = 24 * 60 * 60 * SECOND_US
 
 _DIFFERENT_TWINS = "cannot use the entry: its id is sent twice with different content"
@@ -37,13 +37,13 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 
 
 def unwrap_array(body: bytes) -> list[msgspec.Raw]:
-    """The entries of a JSON array, bare or under `actions`."""
+    """Return the entries of a JSON array, bare or under `actions`."""
     decoded = decode_strictly(body, _decode_body, "JSON array of actions")
     return decoded.actions if isinstance(decoded, _Wrapped) else decoded
 
 
 def decode_strictly(body: bytes, decode: Callable[[bytes], Decoded], what: str) -> Decoded:
-    """What `decode` makes of a body; `what` is the word for what that is to be.
+    """Return `decode(body)`; `what` names the expected content in an error.
 
     Raises `ExchangeError` (bad-answer).
     """
@@ -62,10 +62,10 @@ def read_snapshot(
     pull: Pull,
     unwrap: Callable[[bytes], list[msgspec.Raw]] = unwrap_array,
 ) -> Snapshot | NotModified:
-    """What `body` says, answered under `etag` ("" for none) to `pull`.
+    """Return the snapshot in `body`, which came with `etag` ("" for none) in response to `pull`.
 
-    `unwrap` takes the entries out of the body, and raises `ExchangeError` where it cannot.
-    The body whose digest `pull` names is not read again, but for its new ETag.
+    `unwrap` takes the entries out of the body, and raises `ExchangeError` where it cannot. A
+    body with the digest of `pull` is not read again, unless its ETag is new.
     Raises `ExchangeError` (bad-answer, too-large).
     """
     digest = digest_of(body)
@@ -81,13 +81,14 @@ def read_snapshot(
 
 
 def digest_of(body: bytes) -> str:
+    """Return the digest by which an unchanged body is recognised: 32 hex digits."""
     return blake2b(body, digest_size=16).hexdigest()
 
 
 class _SortedOut:
-    """The entries of one body: good and bad ones by id, and those without a readable id.
+    """Entries of one body: good and bad ones by id, and those without a readable id.
 
-    An id is bad as soon as one of its entries is, or when two of them differ.
+    An id is bad when one of its entries is, or when two of them differ.
     """
 
     def __init__(self) -> None:
@@ -129,7 +130,7 @@ class _SortedOut:
 
 
 def _that_fit(ids: Iterable[str]) -> tuple[str, ...]:
-    """As many ids, in their order, as fit their part of a frame."""
+    """Return the first ids, as many as fit their part of a frame."""
     fitting: list[str] = []
     left_bytes = SET_ASIDE_IDS_BYTES_MAX
     for action_id in ids:

@@ -1,1 +1,1 @@
-"""HTTP with bounds: client, deadline, framing, errors, secrets."""
+"""HTTP client with bounds: deadline, strict framing, errors, secrets in files."""

@@ -1,9 +1,8 @@
-"""HTTP with bounds: what a backend over HTTP asks by. The only importer of `requests`.
+"""HTTP client with bounds of time and size. The only importer of `requests`.
 
-One `Exchange` is one session with one deadline: no proxy and no password from the
-environment, no redirect, no retry (DESIGN 6, facts B1 to B4). Authorities, our certificate
-and a proxy are those of the configuration. What is asked, and what an answer means, is its
-callers'.
+One `Exchange` is one session with one deadline: no proxy and no password from the environment,
+no redirect, no retry (DESIGN 6, facts B1 to B4). Authorities, client certificate and proxy are
+those of the configuration.
 """
 
 import contextlib
@@ -29,17 +28,17 @@ from .errors import failure, refusal, shown
 from .framing import FramedResponse
 from .secrets import read_private, unusable
 
-#: Read at once. With compressed bodies, no more than a thousand times this is unpacked.
+#: Bytes read at once; compressed ones unpack into a thousand times as many, at most.
 PIECE_BYTES_MAX = 16 * 1024
-#: Each address of a host gets this share of the time: a dead one must not cost all of it.
+#: Share of the time for connecting to each address of a host: a dead one must not cost all.
 CONNECT_SHARE = 1 / 3
 KEY_BYTES_MAX = 64 * 1024
-#: Of OpenSSL's `x509_vfy.h`; Python has no name for it.
+#: From OpenSSL's `x509_vfy.h`; Python has no name for it.
 _X509_V_FLAG_NO_CHECK_TIME = 0x200000
 
 
 class Exchange:
-    """A session for one exchange. Its deadline runs from `with` on."""
+    """A session for the requests of one exchange. Its deadline runs from `with` on."""
 
     def __init__(self, backend: BackendAddress) -> None:
         """Raises `ExchangeError` where the files for TLS cannot be used."""
@@ -66,13 +65,13 @@ class Exchange:
         body: bytes | None = None,
         *,
         token: str = "",
-    ) -> "Answer":
-        """The answer up to its header, whatever its status. Raises `ExchangeError`.
+    ) -> "Response":
+        """Send a request; return the response with its header read, whatever its status.
 
-        It can be read until the next one is fetched.
+        Its body can be read until the next request. Raises `ExchangeError`.
         """
         self._let_go()
-        with self.faults(url):
+        with self.errors_of(url):
             self._last = response = self._session.request(
                 method,
                 url,
@@ -84,14 +83,14 @@ class Exchange:
                 allow_redirects=False,
                 stream=True,
             )
-        return Answer(self, url, response, token)
+        return Response(self, url, response, token)
 
     @contextlib.contextmanager
-    def faults(self, url: str) -> Iterator[None]:
-        """Everything that reading from the network can raise, as `ExchangeError`.
+    def errors_of(self, url: str) -> Iterator[None]:
+        """Raise everything that reading from the network can raise as `ExchangeError`.
 
-        A connection that was shut down looks like the end of a header or of a body: only
-        the deadline tells.
+        A connection that was shut down looks like the end of a header or a body, so the
+        deadline decides.
         """
         try:
             yield
@@ -117,14 +116,14 @@ class Exchange:
         self.deadline.__exit__(kind, error, trace)
 
     def _let_go(self) -> None:
-        """Close the last answer: one that nobody read would keep its connection."""
+        """Close the last response: one that nobody read would keep its connection."""
         if self._last is not None:
             self._last.close()
             self._last = None
 
 
-class Answer:
-    """Status and headers of an answer; its body only where somebody reads it."""
+class Response:
+    """A response: status and headers, and a body that is fetched when it is read."""
 
     def __init__(
         self, exchange: Exchange, url: str, response: requests.Response, token: str = ""
@@ -137,13 +136,13 @@ class Answer:
         self._raw = response.raw
 
     def read(self, bytes_max: int | None = None) -> bytes:
-        """The whole body, unpacked; at most `max_body` long where no bound is given.
+        """Return the whole body, unpacked; at most `max_body` long where no bound is given.
 
         Raises `ExchangeError`.
         """
         bytes_max = bytes_max or self._exchange.backend.max_body_bytes
         body = bytearray()
-        with self._exchange.faults(self.url):
+        with self._exchange.errors_of(self.url):
             while piece := self._raw.read1(PIECE_BYTES_MAX, decode_content=True):
                 body += piece
                 if len(body) > bytes_max:
@@ -154,16 +153,19 @@ class Answer:
         return bytes(body)
 
     def discreet(self, body: bytes) -> bytes:
-        """A body whose texts may be shown: a server can quote the token that it was sent."""
+        """Return the body without the token that was sent, which a server can quote."""
         return body.replace(self._token, b"...") if self._token else body
 
     def refusal(self) -> ExchangeError:
-        """What the status means where it is not the one that was hoped for."""
+        """Return the error for a status that is not the expected one."""
         return refusal(self.status, self.headers, self.url)
 
 
 def _check_tls(backend: BackendAddress) -> None:
-    """Once for each exchange: the files may be renewed at any time."""
+    """Check the files for TLS, for each exchange: they may be renewed at any time.
+
+    Raises `ExchangeError`.
+    """
     if backend.client_key:
         try:
             read_private(backend.client_key, KEY_BYTES_MAX)
@@ -195,9 +197,12 @@ class _Bearer(requests.auth.AuthBase):
 
 
 def _context(backend: BackendAddress) -> ssl.SSLContext | None:
-    """How certificates are looked at, where that is not the usual way: a clock that is not
-    believed says nothing about dates. Names and the chain to our own authority still hold
-    (fact B5); with public authorities the exchange waits for the time, and says so."""
+    """Return a context that ignores the dates of certificates, None for the usual one.
+
+    A clock that is not believed says nothing about dates. Names and the chain to our own
+    authority still count (fact B5); with public authorities the exchange fails until the clock
+    is right.
+    """
     if backend.clock_believed or not backend.ca_file:
         return None
     context = create_urllib3_context()
@@ -207,7 +212,7 @@ def _context(backend: BackendAddress) -> ssl.SSLContext | None:
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Puts every connection under the deadline, and sends nothing twice."""
+    """Adapter that puts every connection under the deadline, and sends nothing twice."""
 
     def __init__(self, deadline: Deadline, context: ssl.SSLContext | None) -> None:
         self._deadline = deadline
@@ -225,7 +230,8 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 def _watched_pools(deadline: Deadline) -> dict[str, type[urllib3.HTTPConnectionPool]]:
-    """Connections are held before TLS or a proxy is spoken to: both can be dripped too."""
+    """Return pools whose connections the deadline holds from the start: TLS and a proxy can be
+    dripped too."""
 
     class Connection(HTTPConnection):
         response_class = FramedResponse

@@ -1,9 +1,9 @@
-"""A hard end for one exchange over sockets, however its bytes arrive.
+"""Hard deadline of an exchange over sockets, however slowly its bytes arrive.
 
-The time-outs of `requests` bound the silence between two bytes. A peer that drips the
-lines of a header keeps them from ever ending, inside a call that cannot be interrupted:
-so when the time is over, the connection is shut down under it (fact B1). The resolver is
-beyond this; the supervisor ends a synchroniser that is past its deadline.
+The time-outs of `requests` bound the silence between two bytes, so a peer that drips the lines
+of a header can hold a call for ever, and the call cannot be interrupted: at the deadline its
+connection is shut down (fact B1). The resolver is out of reach; the supervisor kills a
+synchroniser past its deadline.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from typing import Self
 
 
 class Deadline:
-    """Shuts down the connections it holds once its seconds, from `with` on, are over."""
+    """Shuts down the connections that it holds so many seconds after `with` begins."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._ends = 0.0  # on the monotonic clock
+        self._ends_monotonic = 0.0
         self._held: list[socket.socket] = []
         self._lock = threading.Lock()
         self._timer = threading.Timer(seconds, self._shut_down)
@@ -32,13 +32,13 @@ class Deadline:
 
     @property
     def left_seconds(self) -> float:
-        return self._ends - time.monotonic()
+        return self._ends_monotonic - time.monotonic()
 
     def hold(self, connection: socket.socket) -> None:
-        """Watch over a connection, by a descriptor of our own.
+        """Put a connection under the deadline, by a descriptor of our own.
 
-        Its owner may close it, or wrap it in TLS, at any time: a descriptor that is
-        shared could by then be another connection's.
+        Its owner may close it, or wrap it in TLS, at any time, and a shared descriptor could
+        by then be another connection's.
         """
         with self._lock:
             self._held.append(socket.socket(fileno=os.dup(connection.fileno())))
@@ -52,7 +52,7 @@ class Deadline:
                     connection.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Self:
-        self._ends = time.monotonic() + self.seconds
+        self._ends_monotonic = time.monotonic() + self.seconds
         self._timer.start()
         return self
 

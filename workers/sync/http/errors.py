@@ -1,7 +1,7 @@
-"""What went wrong in an exchange over HTTP, by what helps. Pure.
+"""Classification of HTTP failures as `ExchangeError`, by the remedy. Pure.
 
-`requests` wraps the errors of `urllib3`, which wraps those of `http.client` and of the
-system; which of them is at the bottom tells what happened.
+`requests` wraps the errors of `urllib3`, which wraps those of `http.client` and of the system;
+the innermost one tells what happened.
 """
 
 import http
@@ -20,9 +20,9 @@ from ..bodies.status_reports import printable
 
 _BUSY = (429, 503)
 _UNAUTHORIZED = (401, 403)
-#: Of X.509: not yet valid, expired; of the certificate or of a list of revoked ones.
+#: X.509 codes for "not yet valid" and "expired", of certificates and revocation lists.
 _TIME_CODES = (9, 10, 11, 12)
-#: What a peer says of the certificate that we showed, or did not show.
+#: Alerts of a peer about our certificate, or the lack of one.
 _ABOUT_OUR_CERTIFICATE = (
     "TLSV13_ALERT_CERTIFICATE_REQUIRED",
     "TLSV1_ALERT_ACCESS_DENIED",
@@ -34,13 +34,13 @@ _ABOUT_OUR_CERTIFICATE = (
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
 )
-#: In TLS 1.2 the one word for a certificate that is missing, and for having no cipher in common.
+#: Alert of TLS 1.2 both for a missing certificate and for no cipher in common.
 _HANDSHAKE_FAILURE = "SSLV3_ALERT_HANDSHAKE_FAILURE"
 _UNDECODABLE = (urllib3.exceptions.DecodeError, urllib3.exceptions.InvalidHeader)
 
 
 def failure(error: BaseException, url: str) -> ExchangeError:
-    """Of a request to `url` that brought no whole answer."""
+    """Return the error for a request to `url` without a whole response."""
     chain = list(_chain(error))
     root = chain[-1]
     reason = printable((isinstance(root, OSError) and root.strerror) or str(root) or repr(root))
@@ -64,7 +64,7 @@ def failure(error: BaseException, url: str) -> ExchangeError:
 
 
 def _tls_failure(error: ssl.SSLError, url: str) -> ExchangeError:
-    """Of a connection that is there, and cannot be made a safe one."""
+    """Return the error for a connection that TLS could not secure."""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message
         if error.verify_code in _TIME_CODES:
@@ -82,7 +82,7 @@ def _tls_failure(error: ssl.SSLError, url: str) -> ExchangeError:
 
 
 def refusal(status: int, headers: Mapping[str, str], url: str) -> ExchangeError:
-    """Of a request that was answered, with a status that is of no use."""
+    """Return the error for a response with a status that is of no use."""
     said = f"{shown(url)} answers {_phrase(status)}"
     if status in _BUSY:
         return ExchangeError(ErrorKind.BUSY, said, retry_after_seconds(headers))
@@ -105,9 +105,9 @@ def _bad_answer(url: str, reason: str) -> ExchangeError:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
-    """From 1 s to 1 h, or 0 where `Retry-After` says nothing that can be used.
+    """Return the wait of `Retry-After`, 1 s to 1 h, or 0 where it holds nothing usable.
 
-    A date counts from the answer's own `Date`: our clock may be wrong (fact B3).
+    A date counts from the response's own `Date`, because our clock may be wrong (fact B3).
     """
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
@@ -121,7 +121,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float:
 
 
 def _date(text: str) -> datetime | None:
-    """An aware HTTP date; one without a zone is none."""
+    """Return an HTTP date, None without a zone."""
     try:
         date = parsedate_to_datetime(text)
     except ValueError:
@@ -130,7 +130,7 @@ def _date(text: str) -> datetime | None:
 
 
 def shown(url: str) -> str:
-    """A URL as it may be logged: without a user, a password or a query."""
+    """Return a URL as it may be logged: without user, password and query."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -147,7 +147,7 @@ def _phrase(status: int) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, then what it was made from, down to the first."""
+    """Yield the error and its causes, down to the first."""
     link: BaseException | None = error
     while link is not None:
         yield link

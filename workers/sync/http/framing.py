@@ -1,7 +1,7 @@
-"""Where an answer over HTTP ends, read more strictly than `http.client` reads it.
+"""Strict framing of HTTP responses, in place of the lenient one of `http.client`.
 
-That takes the end of a connection for the end of a header, and a length that is no number
-for none: an answer that was cut off, or is nonsense, would pass for a whole and empty one.
+That takes the end of a connection for the end of a header, and a length that is no number for
+none: a response that was cut off, or is nonsense, would pass for a whole and empty one.
 """
 
 import http.client
@@ -9,7 +9,7 @@ from typing import IO, Any
 
 
 class FramedResponse(http.client.HTTPResponse):
-    """An answer whose header is whole and whose length, where one is given, is a number."""
+    """A response whose header is whole, and whose length, if given, is a number."""
 
     def begin(self) -> None:
         header = _HeaderLines(self.fp)
@@ -25,7 +25,7 @@ class FramedResponse(http.client.HTTPResponse):
 
 
 class _HeaderLines:
-    """Lines that end as lines do; raises `IncompleteRead` for one that breaks off."""
+    """Reader of whole lines; raises `IncompleteRead` for one that breaks off."""
 
     def __init__(self, whole: IO[bytes]) -> None:
         self.whole = whole

@@ -1,7 +1,7 @@
-"""Secrets that are kept in files: who may have them, and what they may look like.
+"""Secrets in files: permissions, and characters that a header can carry.
 
 They are read for every exchange, so that a new one counts at once, and never appear in a
-message or a log. What a file that is kept by us holds is `tokens.py`'s.
+message or a log. The file of tokens that the daemon keeps itself is in `auth/tokens.py`.
 """
 
 import os
@@ -14,14 +14,15 @@ from ..base import ExchangeError
 
 SECRET_BYTES_MAX = 8 * 1024
 
-#: What a header can carry: printable ASCII without a space.
+#: Characters that a header can carry: printable ASCII without a space.
 _SECRET = re.compile(r"[\x21-\x7e]+")
 
 
 def read_secret(path: str, what: str) -> str:
-    """The one line in the file that is called `what`, or "" where no path is configured.
+    """Return the one line in the file, or "" where no path is configured.
 
-    Raises `ExchangeError` (unauthorized) where there is no usable secret.
+    `what` names the file in an error. Raises `ExchangeError` (unauthorized) where there is no
+    usable secret.
     """
     if not path:
         return ""
@@ -38,15 +39,15 @@ def read_secret(path: str, what: str) -> str:
 
 
 def is_secret(text: str) -> bool:
-    """Whether a header can carry it."""
+    """A header can carry the text."""
     return _SECRET.fullmatch(text) is not None
 
 
 def read_private(path: str, bytes_max: int) -> bytes:
-    """What a file holds that nobody but its owner can write. A FIFO or a device is not
-    waited for. Raises `OSError`, and `ValueError` where it may not be used.
+    """Return the content of a file that nobody but its owner can write.
 
-    Whoever can write it decides as whom, and so from whom, this host takes its orders.
+    Whoever can write it decides as whom, and so from whom, this host takes its orders. Raises
+    `OSError`, and `ValueError` where it may not be used; never waits for a FIFO or a device.
     """
     with open_regular(path) as file:
         mode = os.fstat(file.fileno()).st_mode
@@ -59,5 +60,6 @@ def read_private(path: str, bytes_max: int) -> bytes:
 
 
 def unusable(path: str, what: str, error: OSError | ValueError) -> ExchangeError:
+    """Return the error for the file called `what`, which cannot be used."""
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
     return ExchangeError(ErrorKind.UNAUTHORIZED, f"cannot use the {what} {path}: {reason}")
