@@ -1,4 +1,4 @@
-"""Messages between the supervisor (ROUTER) and the synchroniser (DEALER): pulls and reports."""
+"""Messages between supervisor (ROUTER) and synchroniser (DEALER): pulls and reports."""
 
 import enum
 from typing import Annotated, Literal, TypeAlias
@@ -59,7 +59,7 @@ class BackendAddress(ExchangeSettings, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """One status change as the backend is told of it. `key` makes repetition harmless."""
+    """One status change, as the backend is told of it. `key` makes repetition harmless."""
 
     key: str
     action_id: str
@@ -73,7 +73,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Pull(Message, tag="pull", frozen=True):
-    """Read the snapshot. `etag` and `digest` are those of the applied one, or ""."""
+    """Order to read the snapshot. `etag` and `digest` are those of the applied one, or ""."""
 
     exchange: int
     backend: BackendAddress
@@ -83,7 +83,7 @@ class Pull(Message, tag="pull", frozen=True):
 
 
 class Send(Message, tag="send", frozen=True):
-    """Tell the backend these reports, in this order."""
+    """Order to send these reports to the backend, in this order."""
 
     exchange: int
     backend: BackendAddress
@@ -91,51 +91,53 @@ class Send(Message, tag="send", frozen=True):
 
 
 class Leave(Message, tag="leave", frozen=True):
-    """No further exchange is near: exit."""
+    """Order to exit: no further exchange is due soon."""
 
 
 ToSynchroniser: TypeAlias = Pull | Send | Leave
 
 
 class ErrorKind(enum.StrEnum):
-    """Why an exchange failed, by what helps."""
+    """Kinds of a failed exchange, by the remedy."""
 
-    UNREACHABLE = "unreachable"  # no answer, or half of one
-    TIMEOUT = "timeout"  # no whole answer in time
-    UNTRUSTED = "untrusted"  # the peer's certificate proves nothing to us
-    UNAUTHORIZED = "unauthorized"  # what tells who we are is refused, or cannot be read
-    REFUSED = "refused"  # a whole answer that says no
+    UNREACHABLE = "unreachable"  # no response, or half of one
+    TIMEOUT = "timeout"  # no whole response in time
+    UNTRUSTED = "untrusted"  # the peer's certificate cannot be verified
+    UNAUTHORIZED = "unauthorized"  # our credentials are refused, or cannot be read
+    REFUSED = "refused"  # a whole response with an error
     BUSY = "busy"  # 429 or 503: come back later
-    NO_REPORTS = "no-reports"  # the backend has nothing that takes reports
-    BAD_ANSWER = "bad-answer"  # an answer that is not what was asked for
+    NO_REPORTS = "no-reports"  # the backend cannot take reports
+    BAD_ANSWER = "bad-answer"  # a response that is not what was asked for
     TOO_LARGE = "too-large"  # over a limit of ours
     LOCAL = "local"  # a fault on this host: our file, our disk
 
 
 class SetAside(msgspec.Struct, frozen=True):
-    """An entry of a snapshot that cannot be used; `id` is None where it cannot be read."""
+    """An unusable entry of a snapshot; `id` is None where it cannot be read."""
 
     id: str | None
     reason: str
 
 
 class Connected(Message, tag="connected", frozen=True):
-    """The synchroniser is there, and takes orders."""
+    """The synchroniser takes orders."""
 
 
 class NotModified(Message, tag="not-modified", frozen=True):
+    """The backend still holds the applied snapshot."""
+
     exchange: int
 
 
 class Page(Message, tag="page", frozen=True, gc=False):
-    """A part of a snapshot that is whole and checked; pages come in order, then `Pulled`."""
+    """A part of a whole and checked snapshot; pages come in order, then `Pulled`."""
 
     exchange: int
     actions: tuple[Action, ...]
 
 
 class Pulled(Message, tag="pulled", frozen=True):
-    """The snapshot is complete: `total` actions were in its pages.
+    """End of a snapshot, whose pages had `total` actions.
 
     `set_aside` names at most 100 of the `set_aside_total` entries that were unusable;
     `set_aside_ids` names every one whose id could be read, and `unreadable_ids` counts
@@ -153,7 +155,7 @@ class Pulled(Message, tag="pulled", frozen=True):
 
 
 class Taken(Message, tag="taken", frozen=True):
-    """What became of each report: accepted, refused (key and error), or neither."""
+    """Verdicts on reports: accepted keys, refused ones with their error; others stay pending."""
 
     exchange: int
     accepted: tuple[str, ...]
@@ -161,7 +163,7 @@ class Taken(Message, tag="taken", frozen=True):
 
 
 class ExchangeFailed(Message, tag="exchange-failed", frozen=True):
-    """Nothing of the exchange counts. `retry_after_seconds` is 0 where nothing was said."""
+    """Nothing of the exchange counts. `retry_after_seconds` is 0 without a wish of the peer."""
 
     exchange: int
     kind: ErrorKind
