@@ -22,10 +22,9 @@ class BackendKind(NamedTuple):
     takes_proxy: bool = True
 
 
-#: By the value of `backend.kind` (INTERFACE). The first is the default.
+#: By the value of `backend.kind` (INTERFACE).
 BACKENDS: dict[str, BackendKind] = {
     "http": BackendKind("http:HttpBackend"),
     "trpc": BackendKind("trpc:TrpcBackend"),
     "file": BackendKind("file:FileBackend", needs="path", local=True, takes_proxy=False),
 }
-DEFAULT_KIND = next(iter(BACKENDS))

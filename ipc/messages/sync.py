@@ -7,7 +7,6 @@ import msgspec
 from msgspec import Meta
 
 from ..actions import Action
-from ..backends import DEFAULT_KIND
 from .base import AbsolutePath, Message
 
 #: Bounds of what a backend asks for by `Retry-After` (fact B8): a wrong header must silence a
@@ -28,7 +27,7 @@ class ExchangeSettings(msgspec.Struct, frozen=True):
     usual authorities.
     """
 
-    kind: str = DEFAULT_KIND
+    kind: str = "http"
     url: Annotated[str, Meta(max_length=2048)] = ""
     path: AbsolutePath = ""
     token_file: AbsolutePath = ""

@@ -165,9 +165,8 @@ def _read(path: Path, now: Instant) -> Kept | None:
     try:
         with open_regular(path) as file:
             kept = _decode(file.read(KEPT_BYTES_MAX))
-        latest = now.boot_seconds + RETRY_AFTER_SECONDS_MAX
         until = max(kept.pull.until_boot_seconds, kept.report.until_boot_seconds)
-        if kept.boot_id == boot_id() and until > latest:
+        if kept.boot_id == boot_id() and until > now.boot_seconds + RETRY_AFTER_SECONDS_MAX:
             raise ValueError("it would wait for longer than any back-off is")
     except FileNotFoundError:
         return None

@@ -182,9 +182,8 @@ class ExchangeRunner:
         """Order an exchange. Its time counts from now, not from the turn's reading: a commit
         that came between may have stalled for longer than all of it."""
         assert self._exchange is None
-        timeout_seconds = self.address.timeout_seconds + EXCHANGE_MARGIN_SECONDS
-        deadline = self._monotonic_seconds() + timeout_seconds
-        self._exchange = _Exchange(self._count, message, deadline)
+        ends = self._monotonic_seconds() + self.address.timeout_seconds + EXCHANGE_MARGIN_SECONDS
+        self._exchange = _Exchange(self._count, message, deadline_monotonic=ends)
         self._carry_on()
 
     def _carry_on(self) -> None:

@@ -265,16 +265,16 @@ class SyncManager(Participant):
             )
         elif self._reports.pending and self._exchanges.may(pull=False, now=now):
             asked = self.asked is not None and not self.asked.done
-            if self._reports.wanted(now) and not self._reports.send(now, pause=not asked):
+            held = now.monotonic_seconds < self._reports.held_until_monotonic
+            if not held and not self._reports.send(now, pause=not asked):
                 self._finish_asked()
         elif self.asked and not self.asked.done and self.asked.pulled:
             self._finish_asked()
 
     def _heard(self, outcome: Outcome, now: Instant) -> None:
         comparison = self.comparison
-        compares = comparison is not None and comparison.pulling
         match outcome:
-            case PullDone() | Failed(pull=True) if comparison is not None and compares:
+            case PullDone() | Failed(pull=True) if comparison is not None and comparison.pulling:
                 self._heard_to_compare(comparison, outcome, now)
             case PullDone() if self._pulling_from != self._source():
                 self._pull_wanted = True  # reloaded meanwhile: another backend's answer

@@ -42,20 +42,17 @@ class ReportSender:
         """Reports wait in the outbox, and may be sent."""
         return self.enabled and self._db.outbox_depth > 0
 
+    @property
+    def held_until_monotonic(self) -> float:
+        """End of the pause in a backlog, or of the time that belongs to runs that start."""
+        return max(self._backlog_until_monotonic, self._quiet_until_monotonic)
+
     def due_at_monotonic(self, now: Instant) -> float | None:
         """Return the instant at which the next exchange may begin; None without any report."""
         if not self.pending:
             return None
         wait_seconds = self._exchanges.backoff.wait_seconds(pull=False, now=now)
-        return max(self._wanted_at_monotonic, now.monotonic_seconds + wait_seconds)
-
-    @property
-    def _wanted_at_monotonic(self) -> float:
-        return max(self._backlog_until_monotonic, self._quiet_until_monotonic)
-
-    def wanted(self, now: Instant) -> bool:
-        """Neither the pause of a backlog nor runs that start hold the reports."""
-        return now.monotonic_seconds >= self._wanted_at_monotonic
+        return max(self.held_until_monotonic, now.monotonic_seconds + wait_seconds)
 
     def hurry(self) -> None:
         """End the pause between exchanges."""
