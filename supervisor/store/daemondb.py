@@ -12,7 +12,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -30,7 +29,7 @@ from .tables.codec import STATUSES, action_key, edge_key
 from .tables.ended import EndedRows
 from .tables.history import Event, History
 from .tables.meta import Meta, MetaUpdate, put_meta, read_or_make
-from .tables.outbox import OUTBOX_ROWS_MAX, Outbox, Reports
+from .tables.outbox import OUTBOX_ROWS_MAX, Outbox, Reports, Result
 from .tables.schema import Damage, Tables, Transaction
 
 __all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate"]
@@ -38,8 +37,6 @@ __all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate"]
 log = logging.getLogger(__name__)
 
 MAP_BYTES = 64 * 1024**2
-
-Result = TypeVar("Result")
 
 
 class Committed(msgspec.Struct, frozen=True):

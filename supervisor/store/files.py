@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...workers.host import procfs
@@ -72,11 +73,16 @@ class StorePaths:
         self.remove_left_copies()
         self.store.mkdir(mode=0o700, exist_ok=True)
 
-    def empty_for_making(self) -> Path:
-        """Make an empty directory for the next store. Raises `OSError`."""
+    @contextlib.contextmanager
+    def empty_for_making(self) -> Iterator[Path]:
+        """Give an empty directory for the next store; if it is left, remove it: it would take
+        the room of the next try. Raises `OSError`."""
         remove(self.making)
         self.making.mkdir(mode=0o700)
-        return self.making
+        try:
+            yield self.making
+        finally:
+            remove(self.making)
 
     def empty_for_copying(self) -> Path:
         """Make an empty directory of this process's own; if it is left, a later one removes it.

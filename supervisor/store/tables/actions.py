@@ -6,6 +6,7 @@ Nothing outlives the transaction it is given.
 
 from collections import Counter
 from collections.abc import Collection
+from functools import partial
 from itertools import islice, takewhile
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ from ...core.model import Change, Record
 from .codec import (
     INSTANT_US_MAX,
     KEY_BYTES,
-    DamagedRecordError,
     Stored,
     action_key,
     decode_stored,
@@ -197,18 +197,11 @@ class ActionRows:
             return None
         if not stored.details:
             return stored.record
-        try:
-            return join(stored, txn.get(key, db=self._tables.details))
-        except DamagedRecordError as error:
-            self._damage.note("details", key, str(error))
-            return None
+        details = txn.get(key, db=self._tables.details)
+        return self._damage.decoded(partial(join, stored), "details", key, details)
 
     def _stored(self, key: bytes, value: bytes) -> Stored | None:
-        try:
-            return decode_stored(value)
-        except DamagedRecordError as error:
-            self._damage.note("actions", key, str(error))
-            return None
+        return self._damage.decoded(decode_stored, "actions", key, value)
 
 
 def _same(stored: Record, before: Record) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 
 from ....ipc.actions import ExecutionStatus
 from ...core.model import Record
-from .codec import Codec, DamagedRecordError, edge_key, edge_of, number_key, status_of
+from .codec import Codec, edge_key, edge_of, number_key, status_of
 from .schema import Damage, Tables, Transaction, rows_from, scan
 
 #: Rows read in one turn.
@@ -116,8 +116,4 @@ class EndedRows:
                 yield row
 
     def _read(self, row: bytes, value: Any) -> Ended | None:
-        try:
-            return _ENDED.decode(value)
-        except DamagedRecordError as error:
-            self._damage.note("ended", row, str(error))
-            return None
+        return self._damage.decoded(_ENDED.decode, "ended", row, value)

@@ -6,7 +6,7 @@ Both are rings, so they need no cleaning. Nothing outlives the transaction it is
 from collections.abc import Sequence
 
 from ...core.model import Change, RunRow, StatusChange
-from .codec import Codec, DamagedRecordError, Value, action_key, number_key, number_of, run_key
+from .codec import Codec, action_key, number_key, number_of, run_key
 from .schema import Damage, Tables, Transaction, last_key, scan
 
 RUNS_KEPT = 20
@@ -43,12 +43,12 @@ class History:
 
     def ids_of(self, values: Sequence[bytes]) -> list[str]:
         """Return the run ids in stored values, of those that can be read."""
-        rows = (self._read(_RUNS, "runs", b"", value) for value in values)
+        rows = (self._damage.decoded(_RUNS.decode, "runs", b"", value) for value in values)
         return [row.run_id for row in rows if row is not None]
 
     def run(self, txn: Transaction, key: bytes, attempt: int) -> RunRow | None:
         value = txn.get(run_key(key, attempt), db=self._tables.runs)
-        return None if value is None else self._read(_RUNS, "runs", key, value)
+        return None if value is None else self._damage.decoded(_RUNS.decode, "runs", key, value)
 
     def runs(self, txn: Transaction, key: bytes, limit: int) -> list[RunRow]:
         """Return the newest runs of an action, newest first."""
@@ -56,7 +56,7 @@ class History:
         for row_key, value in scan(txn, self._tables.runs, key, RUNS_KEPT):
             if not row_key.startswith(key):
                 break
-            row = self._read(_RUNS, "runs", row_key, value)
+            row = self._damage.decoded(_RUNS.decode, "runs", row_key, value)
             found += [] if row is None else [row]
         return found[::-1][:limit]
 
@@ -75,7 +75,7 @@ class History:
         """Return the events after a sequence number, oldest first."""
         found: list[Event] = []
         for key, value in scan(txn, self._tables.events, number_key(after + 1), EVENTS_KEPT):
-            change = self._read(_CHANGES, "events", key, value)
+            change = self._damage.decoded(_CHANGES.decode, "events", key, value)
             found += [] if change is None else [(number_of(key), change)]
         return found
 
@@ -84,10 +84,3 @@ class History:
         tables = (self._tables.events, self._tables.outbox, self._tables.refused)
         last = (last_key(txn, table) for table in tables)
         return max((number_of(key) for key in last if key is not None), default=0)
-
-    def _read(self, codec: Codec[Value], table: str, key: bytes, value: bytes) -> Value | None:
-        try:
-            return codec.decode(value)
-        except DamagedRecordError as error:
-            self._damage.note(table, key, str(error))
-            return None

@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ...core.model import StatusChange
-from .codec import Codec, DamagedRecordError, action_key, kind_of, number_key, number_of
+from .codec import Codec, action_key, kind_of, number_key, number_of
 from .schema import Damage, Tables, Transaction, entries, rows_from, scan, set_aside
 
 OUTBOX_ROWS_MAX = 100_000
@@ -191,11 +191,7 @@ class Outbox:
             txn.delete(old, db=self._tables.refused)
 
     def _read(self, key: bytes, value: bytes) -> Pending | None:
-        try:
-            return _PENDING.decode(value)
-        except DamagedRecordError as error:
-            self._damage.note("outbox", key, str(error))
-            return None
+        return self._damage.decoded(_PENDING.decode, "outbox", key, value)
 
 
 class Transact(Protocol):

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from .codec import DamagedRecordError, Value
+
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +67,18 @@ class Damage:
     def __len__(self) -> int:
         return len(self._seen)
 
+    def decoded(
+        self, decode: Callable[[Any], Value], table: str, key: bytes, value: bytes | None
+    ) -> Value | None:
+        """Decode a value; note it and return None where it is damaged."""
+        try:
+            return decode(value)
+        except DamagedRecordError as error:
+            self.note(table, key, str(error))
+            return None
+
     def note(self, table: str, key: bytes, error: str) -> None:
+        """Log a damaged value, the first time."""
         if (table, key) in self._seen:
             return
         self._seen.add((table, key))

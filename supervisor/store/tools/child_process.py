@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -105,21 +104,25 @@ class StoreChild:
         return Answer(said, complained.decode(errors="replace").strip(), code, died_of)
 
 
-def ask(arguments: Sequence[str | Path], *, seconds_max: float) -> Answer:
-    """Run a command and return its answer. Raises `StoreError` where it fails for another
-    reason than damage."""
-    child = StoreChild(*arguments)
+def _output(verb: str, state_dir: Path, *arguments: str, seconds_max: float) -> bytes:
+    """Run a command on the store below `state_dir`; return its output. Raises `StoreError`."""
+    child = StoreChild(verb, state_dir, *arguments)
     child.wait(seconds_max)
-    return _checked(child.answer(), *arguments[:2])
+    answer = _checked(child.answer(), verb, state_dir)
+    if answer.damage:
+        does = verb.removesuffix("-own")
+        raise StoreError(f"cannot {does} the database in {state_dir}: {answer.died_of}")
+    return answer.output
 
 
-def _checked(answer: Answer, verb: str | Path, store_dir: str | Path) -> Answer:
+def _checked(answer: Answer, verb: str, store_dir: Path) -> Answer:
+    """Return the answer. Raises `StoreError` for a child that failed otherwise than by damage."""
     if answer.code or (answer.died_of and not answer.damage):
         raise StoreError(_why(answer, verb, store_dir), kind=StoreErrorKind.IO)
     return answer
 
 
-def _why(answer: Answer, verb: str | Path, store_dir: str | Path) -> str:
+def _why(answer: Answer, verb: str, store_dir: Path) -> str:
     said = answer.complaint.splitlines()[-1:]
     if said and said[0].startswith("cannot"):
         return said[0]
@@ -154,14 +157,9 @@ def examination(child: StoreChild, store_dir: Path) -> Examination:
 def replace(state_dir: Path, why: str, *, map_bytes: int, now_us: int) -> Incident:
     """Replace the store below `state_dir`, for the reason `why`. Raises `StoreError`."""
     command = ("replace", state_dir, why, str(map_bytes), str(now_us))
-    answer = ask(command, seconds_max=REPLACE_SECONDS_MAX)
-    if answer.damage:
-        raise StoreError(f"cannot replace the database in {state_dir}: {answer.died_of}")
-    return _decode_incident(answer.output)
+    return _decode_incident(_output(*command, seconds_max=REPLACE_SECONDS_MAX))
 
 
 def back_up(state_dir: Path, *, seconds_max: float) -> None:
     """Make one of the daemon's own backups. Raises `StoreError`."""
-    answer = ask(("backup-own", state_dir), seconds_max=seconds_max)
-    if answer.damage:
-        raise StoreError(f"cannot backup the database in {state_dir}: {answer.died_of}")
+    _output("backup-own", state_dir, seconds_max=seconds_max)

@@ -208,7 +208,7 @@ def _copy(state_dir: Path) -> Iterator[Path]:
 
 def _compact(options: argparse.Namespace) -> None:
     paths = StorePaths(options.state_dir)
-    with _alone(paths), replace.directory_for_making(paths) as making:
+    with _alone(paths), paths.empty_for_making() as making:
         before = files.allocated_bytes(paths.store)
         backups.copy_into(paths.store, making, live=False)
         files.mark_initialised(making)
@@ -221,7 +221,7 @@ def _compact(options: argparse.Namespace) -> None:
 def _restore(options: argparse.Namespace) -> None:
     """Replace the store by a backup; the store is set aside."""
     paths = StorePaths(options.state_dir)
-    with _alone(paths), replace.directory_for_making(paths) as making:
+    with _alone(paths), paths.empty_for_making() as making:
         made = making / "data.mdb"
         files.copy_file(options.directory / "data.mdb", made)
         found = child_process.examine(making)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from ....ipc.instants import format_optional
 from ....ipc.messages.control import SCHEMA_VERSION
@@ -27,8 +28,7 @@ def stats(env: Environment, store_dir: Path) -> dict[str, Any]:
     """Return sizes in bytes, and the instants of the oldest rows, null for none."""
     info, tables = env.info(), _tables(env)
     with env.begin() as txn:
-        there = {name: getattr(tables, name) for name in Tables.__struct_fields__}
-        there = {name: table for name, table in there.items() if table is not None}
+        there = {name: table for name, table in asdict(tables).items() if table is not None}
         room = lmdb_env.room(env, txn, there.values())
         rows = {name: _size(txn.stat(table), room.page_bytes) for name, table in there.items()}
         meta = _meta(txn, tables)
@@ -76,7 +76,7 @@ def export(env: Environment, *, progress: Progress) -> Iterator[bytes]:
     bytes in hexadecimal. The first line has the format and the number of rows."""
     tables = _tables(env)
     with env.begin() as txn:
-        there = [name for name in Tables.__struct_fields__ if getattr(tables, name) is not None]
+        there = [name for name, table in asdict(tables).items() if table is not None]
         rows = sum(txn.stat(getattr(tables, name))["entries"] for name in there)
         number = _format(txn, tables, Path(env.path()))
         yield _line({"schemaVersion": SCHEMA_VERSION, "format": number, "rows": rows})

@@ -5,8 +5,6 @@ Runs in a process of its own, because the salvaged rows are held in memory. The 
 set aside, and never written over (law 10).
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from ....ipc.instants import format_instant
@@ -27,7 +25,7 @@ def replace(paths: StorePaths, why: str, *, map_bytes: int, now_us: int) -> Inci
     """
     saved = _salvaged(paths.store)
     backup, unusable = (None, []) if saved.all_whole else _newest_sound(paths.backups)
-    with directory_for_making(paths) as making:
+    with paths.empty_for_making() as making:
         if backup is not None:
             files.copy_file(backup / "data.mdb", making / "data.mdb")
         known = adopt(making, saved, map_bytes=map_bytes, now_us=now_us)
@@ -39,17 +37,6 @@ def replace(paths: StorePaths, why: str, *, map_bytes: int, now_us: int) -> Inci
         incidents.add(making, incident, incidents.read(paths.store))
         paths.put_in_place(aside)
     return incident
-
-
-@contextlib.contextmanager
-def directory_for_making(paths: StorePaths) -> Iterator[Path]:
-    """Give an empty directory for the new store; if it is left, remove it: it would take the
-    room of the next try."""
-    making = paths.empty_for_making()
-    try:
-        yield making
-    finally:
-        files.remove(making)
 
 
 def adopt(store_dir: Path, saved: Salvage, *, map_bytes: int, now_us: int) -> int:
