@@ -10,8 +10,8 @@ from geosched.ipc.backends import BACKENDS
 from geosched.ipc.messages.sync import BackendAddress, ErrorKind, Pull
 from geosched.workers.sync.base import Backend, ExchangeError
 from geosched.workers.sync.synchroniser import carry_out, load_backend
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "ipc/backends.py"
 IMPLEMENTATIONS = ROOT / "workers/sync/backends"
 #: The words "http" and "file" mean other things too: only what is compared with one of these
