@@ -2,7 +2,7 @@
 
 The supervisor checks a configuration by it, the synchroniser loads a backend by it. A new
 kind is a module in `workers/sync/backends/` and a row here; nothing else compares kinds
-(tests/unit/test_backend_table.py).
+(tests/unit/ipc/test_backends.py).
 """
 
 from typing import Literal, NamedTuple

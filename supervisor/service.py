@@ -15,6 +15,7 @@ from ..ipc.messages.runs import FromWorker, ToWorker
 from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
+from ..workers.host.liveness import JudgeClock
 from ..workers.zygote_client import Zygote
 from .config.derived import address, rules_of
 from .config.sections import Settings, SettingsError
@@ -27,7 +28,6 @@ from .host.clock import Clock
 from .jobs import JobPlan
 from .loop import Loop, Parts
 from .periodic import PeriodicJobs
-from .runs.liveness import JudgeClock
 from .runs.pool import Pool
 from .runs.run_order import live_run
 from .scheduler.agenda import Agenda

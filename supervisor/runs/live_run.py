@@ -6,8 +6,8 @@ import msgspec
 from msgspec.structs import replace
 
 from ...ipc.messages.runs import EndCause, Run, RunResult, StopReason
+from ...workers.host.liveness import look_seconds
 from ..core.model import RunRow
-from .liveness import look_seconds
 
 #: A run that no worker could be had for so long cannot be started.
 WORKER_WAIT_SECONDS_MAX = 60.0

@@ -26,12 +26,12 @@ from ...ipc.messages.runs import (
     ToWorker,
 )
 from ...ipc.sockets import Peer, ProtocolError, Server
+from ...workers.host.liveness import JudgeClock, is_silent
 from ..core.model import Instant
 from ..host.children import Children
 from ..participant import News, Participant
 from .cleanup import RunCleanup
 from .live_run import WORKER_WAIT_SECONDS_MAX, LiveRun, looks_of
-from .liveness import JudgeClock, is_silent
 from .pooled_worker import PooledWorker
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,6 @@ from geosched.supervisor.jobs import JobPlan
 from geosched.supervisor.loop import STORE_RETRY_SECONDS, Loop, Parts
 from geosched.supervisor.participant import News
 from geosched.supervisor.periodic import PeriodicJobs
-from geosched.supervisor.runs.liveness import JudgeClock
 from geosched.supervisor.runs.pool import Pool
 from geosched.supervisor.runs.run_order import live_run
 from geosched.supervisor.scheduler.agenda import Agenda
@@ -33,6 +32,7 @@ from geosched.supervisor.sync.exchange import ExchangeRunner, Outcome, PullDone
 from geosched.supervisor.sync.manager import SyncManager
 from geosched.supervisor.upkeep.backup import Backup
 from geosched.supervisor.upkeep.retention import Retention
+from geosched.workers.host.liveness import JudgeClock
 
 from .exchange import ASKED_PER_MINUTE_MAX, SimulatedBackend, SimulatedSynchroniser
 from .host import Children, Host, Leftovers, Line

@@ -18,13 +18,13 @@ from geosched.supervisor.core.restart import (
     wants_another,
 )
 from geosched.supervisor.periodic import POLL_GAP_MIN, poll_delay, poll_phase
-from geosched.supervisor.runs.liveness import (
+from geosched.supervisor.sync.backoff import RETRY_CAP_SECONDS, retry_delay
+from geosched.workers.host.liveness import (
     LONG_GAP_COUNTED_SECONDS,
     JudgeClock,
     is_silent,
     look_seconds,
 )
-from geosched.supervisor.sync.backoff import RETRY_CAP_SECONDS, retry_delay
 from hypothesis import given
 from hypothesis import strategies as st
 from support.build import NOW_US

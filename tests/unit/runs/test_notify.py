@@ -3,6 +3,8 @@
 import pytest
 from geosched.workers.runs.notify import STATUS_CHARS_MAX, Notice, parse
 from geosched.workers.runs.watchdog import Watchdog
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(
@@ -34,17 +36,28 @@ def test_silence_is_late_only_after_the_timeout():
 
 def test_a_fed_watchdog_counts_anew():
     watchdog = Watchdog(2.0, 100.0)
-    assert not watchdog.turn(101.0)
+    assert not watchdog.turn(100.5)
     watchdog.fed()
-    assert not watchdog.turn(102.0)
-    assert watchdog.turn(103.0)
+    assert [watchdog.turn(100.5 + n / 2) for n in range(1, 5)] == [False, False, False, True]
 
 
-def test_a_gap_in_which_nobody_judged_counts_as_one_second_at_most():
+def test_a_gap_in_which_nobody_judged_counts_next_to_nothing():
     watchdog = Watchdog(2.0, 100.0)
     assert not watchdog.turn(3700.0)
-    assert not watchdog.turn(3700.5)
-    assert watchdog.turn(3701.0)
+    assert [watchdog.turn(3700.0 + n / 2) for n in range(1, 5)] == [False, False, False, True]
+
+
+@given(st.floats(0.1, 30.0), st.floats(0.0, 1e6))
+def test_no_pause_makes_a_script_late_that_speaks_twice_in_its_timeout(
+    timeout_seconds: float, pause: float
+):
+    """It was about to say so when the host was suspended."""
+    watchdog = Watchdog(timeout_seconds, 100.0)
+    now = 100.0
+    while (due := watchdog.next_deadline()) is not None and due < 100.0 + timeout_seconds / 2:
+        now = due
+        assert not watchdog.turn(now)
+    assert not watchdog.turn(now + pause)
 
 
 def test_no_watchdog_is_never_late_and_wakes_nobody():
