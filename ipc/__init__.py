@@ -1,1 +1,1 @@
-"""What passes between processes: the words, the wire, and the client that speaks it."""
+"""Communication between processes: messages, sockets, and the client `geosched-ctl`."""

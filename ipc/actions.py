@@ -1,8 +1,8 @@
-"""The words of the product: an action, its window, its status; and what a backend may send.
+"""Actions and their statuses, and the parser for actions from a backend.
 
 `parse_entry` is the only way an action enters the system from outside: it checks every
-type, length and character (INTERFACE, "Backend over plain HTTP"; SPEC S20). It knows
-nothing of where the text came from, and decides nothing about statuses.
+type, length and character (INTERFACE, "Backend over plain HTTP"; SPEC S20). It does not
+depend on the kind of backend, and decides nothing about statuses.
 """
 
 import enum
@@ -20,38 +20,33 @@ APP_NAME_CHARS_MAX = 255
 ARGS_BYTES_MAX = 16 * 1024
 DEFAULT_TYPE = "default"
 
-#: C0, DEL and C1: they could move a terminal's cursor or end a line in a log.
+#: C0, DEL and C1, which could move a terminal's cursor or end a line in a log.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class ExecutionStatus(enum.StrEnum):
-    """The status of an action, as the backend is told of it; the last four are terminal."""
+    """The status of an action's execution. In JSON `NULL` is `null`."""
 
-    #: Not started, or to be started again; `null` in JSON.
-    NULL = "NULL"
-    #: Running, or between two attempts.
-    STARTED = "STARTED"
-    #: Over without a run: withdrawn, or its window passed.
-    WONT_START = "WONT_START"
-    #: Started, and stopped before its end: withdrawn, by an operator, or interrupted.
-    WONT_FINISH = "WONT_FINISH"
-    #: Ran until `toDate`, or ended well before it.
-    FINISHED = "FINISHED"
-    #: Ended with an error, or could not be started.
-    FAILED = "FAILED"
+    NULL = "NULL"  # not started: not yet, or again after a restart of the daemon
+    STARTED = "STARTED"  # it has a run, or waits between two attempts
+    WONT_START = "WONT_START"  # it never ran, and never will
+    WONT_FINISH = "WONT_FINISH"  # it ran, but not to its end
+    FINISHED = "FINISHED"  # it ran for its whole window, or its script exited with 0
+    FAILED = "FAILED"  # its script could not be started, failed, or was lost
 
     @property
     def terminal(self) -> bool:
-        """The status is never left again."""
+        """A terminal status never changes again."""
         return self not in (ExecutionStatus.NULL, ExecutionStatus.STARTED)
 
     @property
     def json(self) -> str | None:
+        """The status as JSON has it."""
         return None if self is ExecutionStatus.NULL else self.value
 
 
 class Action(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One window of time with its configuration, as the backend sent it.
+    """One window of time and the work to do in it, as the backend sent it.
 
     `from_us` and `to_us` are microseconds since 1970 UTC. `args` is canonical JSON text
     (keys sorted), or "" where the backend sent none.
@@ -66,7 +61,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True, gc=False):
     args: str = ""
 
     def same_work(self, other: "Action") -> bool:
-        """Whether a run of `other` does what a run of this would do (SPEC S15)."""
+        """A run of `other` would do the same as a run of this action (SPEC S15)."""
         return (
             self.type == other.type
             and self.args == other.args
@@ -75,7 +70,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class EntryError(ValueError):
-    """One entry of a snapshot cannot be used; `id` is None where that cannot be read either."""
+    """An entry of a snapshot that cannot be used. `id` is None where it cannot be read either."""
 
     def __init__(self, action_id: str | None, reason: str) -> None:
         super().__init__(reason)
@@ -88,7 +83,7 @@ _AppName = Annotated[str, msgspec.Meta(max_length=APP_NAME_CHARS_MAX)]
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-class _Identity(msgspec.Struct):
+class _IdOnly(msgspec.Struct):
     id: _Id
 
 
@@ -98,20 +93,20 @@ class _Entry(msgspec.Struct, rename="camel"):
     to_date: _Moment
     should_be_executed: bool
     app_names: Annotated[list[_AppName], msgspec.Meta(max_length=APP_NAMES_MAX)]
-    #: None is absent: so does superjson write what is undefined.
+    #: None means absent: superjson writes null for undefined.
     type: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")] | None = None
     args: msgspec.Raw = msgspec.Raw()
 
 
 _decode_entry = msgspec.json.Decoder(_Entry).decode
-_decode_identity = msgspec.json.Decoder(_Identity).decode
+_decode_id = msgspec.json.Decoder(_IdOnly).decode
 
 
 def parse_entry(raw: bytes | memoryview | msgspec.Raw) -> Action:
-    """The action that one JSON object of a snapshot describes.
+    """Parse one JSON object of a snapshot.
 
-    Unknown fields are ignored (an `executionStatus` among them: that is ours alone).
-    Raises `EntryError`, whose reason names the field and what is wrong with it.
+    Unknown fields are ignored, `executionStatus` among them: only the daemon sets that.
+    Raises `EntryError`, whose reason names the field and its fault.
     """
     try:
         entry = _decode_entry(raw)
@@ -140,7 +135,7 @@ def parse_entry(raw: bytes | memoryview | msgspec.Raw) -> Action:
 
 def _readable_id(raw: bytes | memoryview | msgspec.Raw) -> str | None:
     try:
-        action_id = _decode_identity(raw).id
+        action_id = _decode_id(raw).id
     except (ValueError, RecursionError):
         return None
     return None if _CONTROL.search(action_id) else action_id
@@ -154,7 +149,7 @@ def _refuse_control_characters(entry: _Entry) -> None:
 
 
 def _canonical_args(raw: msgspec.Raw) -> str:
-    """`args` with sorted keys, so that equal values are equal texts."""
+    """Encode `args` anew with sorted keys, so that equal values are equal texts."""
     text = bytes(raw)
     if not text or text == b"null":
         return ""
@@ -167,7 +162,7 @@ def _canonical_args(raw: msgspec.Raw) -> str:
 
 
 def _strings(value: Any) -> list[str]:
-    """Every string in a JSON value, keys included."""
+    """Return every string in a JSON value, keys included."""
     found: list[str] = []
     rest = [value]
     while rest:

@@ -1,7 +1,7 @@
-"""The asking side of the control socket: one request, its replies, one deadline.
+"""The client of the control socket: one request at a time, its replies, one deadline.
 
-It tells apart why a daemon gives no answer, and never waits without a bound. What is
-asked, and how an answer is shown, is `ctl/`'s.
+It never waits without a bound, and tells the reasons for a missing answer apart by class.
+Requests, and how answers are shown, are in `ctl/`.
 """
 
 import itertools
@@ -21,26 +21,26 @@ from .sockets import (
     new_context,
 )
 
-#: A daemon that says nothing for so long does not answer (INTERFACE, "Commands").
+#: After this silence a daemon counts as not answering (INTERFACE, "Commands").
 SILENCE_SECONDS_MAX = 5.0
-#: No request may take longer than this, whatever the daemon says of it.
+#: No request may take longer, whatever bound the daemon names.
 ACCEPTED_SECONDS_MAX = 86_400.0
-#: Under this number comes the answer to a call that the daemon could not read.
+#: The number of the answer to a call that the daemon could not read.
 UNREADABLE_CALL = 0
 
 Wanted = TypeVar("Wanted", bound=Answer)
 
 
 class ClientError(Exception):
-    """Why a request came to nothing, in words for the operator."""
+    """The reason why a request failed, in words for the operator."""
 
 
 class NotRunningError(ClientError):
-    """Nobody listens at the socket."""
+    """No process listens at the socket."""
 
 
 class NotAnsweringError(ClientError):
-    """Somebody listens, and is silent."""
+    """A process listens, and does not answer."""
 
 
 class NotPermittedError(ClientError):
@@ -48,15 +48,15 @@ class NotPermittedError(ClientError):
 
 
 class NotDoneError(ClientError):
-    """The daemon accepted the request, and is not done in time. The request goes on."""
+    """The request was accepted, is not done in time, and goes on."""
 
 
 class BadAnswerError(ClientError):
-    """The daemon said something that does not answer the request."""
+    """The answer is none to this request, or cannot be read."""
 
 
 class RefusedError(ClientError):
-    """The daemon said no."""
+    """The daemon refused the request; `kind` is the reason, by its exit code."""
 
     def __init__(self, refused: Refused) -> None:
         super().__init__(refused.detail)
@@ -66,12 +66,12 @@ class RefusedError(ClientError):
 class Client:
     """A connection to the daemon whose control socket is `path`.
 
-    `timeout_seconds` bounds each request as a whole; without it, a request ends after
-    5 s of silence, or, once accepted, after the time that the daemon says it may take.
+    `timeout_seconds` bounds each request as a whole. Without it, a request ends after 5 s of
+    silence or, once accepted, after the time that the daemon says it may take.
     """
 
     def __init__(self, path: Path, *, timeout_seconds: float | None = None) -> None:
-        """Raises `ClientError` where nobody can be asked, `OSError` for a path too long."""
+        """Connect. Raises `ClientError` where no process listens, `OSError` for a path too long."""
         name = endpoint(path)
         _require_listener(path)
         self.path = path
@@ -105,33 +105,34 @@ class Client:
         daemon_waits_seconds: float = 0.0,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Wanted:
-        """The answer that ends `request`, which must be an `expected`.
+        """Return the answer that ends `request`, which must be of type `expected`.
 
-        `on_progress` hears what comes before it, for a request that asks for that.
-        `daemon_waits_seconds` is how long the daemon may by agreement hold the answer
-        back; its silence counts from then on. Raises `ClientError`.
+        `on_progress` is called with each `Progress` before it. `daemon_waits_seconds` is the
+        time that the daemon may hold the answer back by agreement; its silence counts from
+        then on. Raises `ClientError`.
         """
         number = next(self._numbers)
-        began = time.monotonic()
-        patience = self._patience_seconds + daemon_waits_seconds
+        began_monotonic = time.monotonic()
+        patience_seconds = self._patience_seconds + daemon_waits_seconds
         if not self._connection.send(Call(number, request)):
             raise NotAnsweringError(f"cannot reach the daemon: {self.path} takes no request")
-        answer = self._receive(number, began + patience)
-        accepted_at, bound = began, patience
+        answer = self._receive(number, began_monotonic + patience_seconds)
+        accepted_monotonic, bound_seconds = began_monotonic, patience_seconds
         if answer is None:
             raise NotAnsweringError(
-                f"cannot reach the daemon: no answer at {self.path} for {patience:g} s"
+                f"cannot reach the daemon: no answer at {self.path} for {patience_seconds:g} s"
             )
         while isinstance(answer, Accepted | Progress):
             if isinstance(answer, Accepted):
-                bound = self.bound_seconds(answer.bound_seconds)
-                accepted_at = time.monotonic() if self._timeout_seconds is None else began
+                bound_seconds = self.bound_seconds(answer.bound_seconds)
+                if self._timeout_seconds is None:
+                    accepted_monotonic = time.monotonic()
             elif on_progress is not None:
                 on_progress(answer)
-            answer = self._receive(number, accepted_at + bound)
+            answer = self._receive(number, accepted_monotonic + bound_seconds)
             if answer is None:
                 raise NotDoneError(
-                    f"cannot say how it ended: not done within {bound:g} s, and goes on"
+                    f"cannot say how it ended: not done within {bound_seconds:g} s, and goes on"
                 )
         if isinstance(answer, Refused):
             raise RefusedError(answer)
@@ -140,7 +141,7 @@ class Client:
         return answer
 
     def bound_seconds(self, daemon_says_seconds: float) -> float:
-        """How long to wait for what the daemon says may take so long."""
+        """Return the time to wait for something that takes so long as the daemon says."""
         if self._timeout_seconds is not None:
             return self._timeout_seconds
         return min(ACCEPTED_SECONDS_MAX, daemon_says_seconds)
@@ -151,13 +152,13 @@ class Client:
             return SILENCE_SECONDS_MAX
         return min(SILENCE_SECONDS_MAX, self._timeout_seconds)
 
-    def _receive(self, number: int, deadline: float) -> Answer | None:
-        """The next answer to call `number`, or None where none came until `deadline`.
+    def _receive(self, number: int, deadline_monotonic: float) -> Answer | None:
+        """Return the next answer to call `number`, or None at the deadline.
 
-        A lost peer is no event to ZeroMQ: each time it was silent for a while, the
-        socket is asked whether there still is one.
+        ZeroMQ does not report a lost peer, so after each silence the socket is checked for
+        a listener.
         """
-        while (remaining := deadline - time.monotonic()) > 0:
+        while (remaining := deadline_monotonic - time.monotonic()) > 0:
             try:
                 reply = self._connection.receive(
                     timeout_seconds=max(0.001, min(remaining, SILENCE_SECONDS_MAX))

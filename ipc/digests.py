@@ -1,5 +1,5 @@
-"""BLAKE2b, where nothing else of `hashlib` is needed: to import that loads OpenSSL, which takes
-3 MB of memory for as long as the process lives, and 6 ms of its start."""
+"""BLAKE2b without `hashlib`, whose import loads OpenSSL: 3 MB of memory for as long as the
+process lives, and 6 ms of its start."""
 
 try:
     from _blake2 import blake2b

@@ -1,7 +1,7 @@
-"""Instants on the wall clock: microseconds since 1970 UTC inside, RFC 3339 text outside.
+"""Instants of the wall clock: microseconds since 1970 UTC inside, RFC 3339 text outside.
 
-An integer compares and sorts as time does, fits the database's index as it is, and
-cannot lack a time zone. Durations are seconds (`float`) and never pass through here.
+An integer sorts as time does, fits the index of the database as it is, and cannot lack
+a time zone. Durations are seconds (`float`), and not converted here.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -10,31 +10,33 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 SECOND_US = 1_000_000
-#: The last instant a `datetime` can name; an offset can put a valid text beyond it.
+#: The last instant of a `datetime`; with its offset, a valid text can lie beyond it.
 LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
 
 
 def to_us(instant: datetime) -> int:
-    """Microseconds since 1970 UTC of an aware `datetime`; negative before 1970."""
+    """Convert an aware `datetime` to microseconds since 1970 UTC; negative before 1970."""
     return (instant - EPOCH) // _MICROSECOND
 
 
 def to_datetime(instant_us: int) -> datetime:
+    """Convert microseconds since 1970 UTC to an aware `datetime`."""
     return EPOCH + instant_us * _MICROSECOND
 
 
 def format_instant(instant_us: int) -> str:
-    """`YYYY-MM-DDTHH:MM:SS.mmmZ`, cut (not rounded) to milliseconds."""
+    """Format as `YYYY-MM-DDTHH:MM:SS.mmmZ`, cut (not rounded) to milliseconds."""
     moment = to_datetime(instant_us)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
 def format_optional(instant_us: int | None) -> str | None:
+    """Format as `format_instant` does; None stays None."""
     return None if instant_us is None else format_instant(instant_us)
 
 
 def parse_instant(text: str) -> int:
-    """The instant that an RFC 3339 text with a zone names. Raises `ValueError`."""
+    """Parse an RFC 3339 text with a time zone. Raises `ValueError`."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"cannot read the instant {text!r}: it has no time zone")

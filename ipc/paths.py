@@ -1,6 +1,6 @@
-"""Where things are that more than one process has to find. Names only: nothing is opened.
+"""Paths that more than one process has to know. Names only: nothing is opened.
 
-`geosched-ctl` learns the daemon's socket here without reading the rest of its settings.
+`geosched-ctl` finds the daemon's socket here without reading the rest of its settings.
 """
 
 from pathlib import Path
@@ -23,14 +23,14 @@ class Runtime:
         self.control_socket = runtime_dir / "control.sock"
         self.worker_socket = runtime_dir / "workers.sock"
         self.sync_socket = runtime_dir / "sync.sock"
-        self.runs = runtime_dir / "runs"  # a lock file for every run that lives
-        self.results = runtime_dir / "results"  # how runs ended that nobody acknowledged
-        self.backoff = runtime_dir / "backoff.json"  # when the backend may be asked again
-        self.processes = runtime_dir / "processes"  # who is who: one file a child process
+        self.runs = runtime_dir / "runs"  # a lock file for each run that lives
+        self.results = runtime_dir / "results"  # results of ended runs, until acknowledged
+        self.backoff = runtime_dir / "backoff.json"  # the earliest next exchanges
+        self.processes = runtime_dir / "processes"  # the identities of child processes
 
 
 def control_socket(config: Path) -> Path:
-    """The control socket of the daemon with this configuration file.
+    """Return the control socket of the daemon with this configuration file.
 
     Raises `OSError` where it cannot be read and `ValueError` where it is not TOML.
     """
@@ -38,12 +38,12 @@ def control_socket(config: Path) -> Path:
 
 
 def state_dir(config: Path) -> Path:
-    """Where the daemon with this configuration file keeps its database. Raises as above."""
+    """Return the `state_dir` of the daemon with this configuration file. Raises as above."""
     return _directory(config, "state_dir", DEFAULT_STATE_DIR)
 
 
 def _directory(config: Path, key: str, default: str) -> Path:
-    import tomllib  # not earlier: a worker has no use for it
+    import tomllib  # late: a worker has no use for it
 
     with config.open("rb") as file:
         document = tomllib.load(file)

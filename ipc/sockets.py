@@ -1,8 +1,8 @@
-"""The wire: ZeroMQ endpoints, their options and permissions. The only importer of `zmq`.
+"""ZeroMQ sockets between our processes: options, permissions, and typed messages.
 
-It moves typed messages and knows what none of them mean. Every option that has no bound
-by default is set here (facts Z6 to Z13): nothing blocks, no queue is endless, no frame
-is larger than its limit, and every message is exactly one frame.
+The only importer of `zmq`; it does not depend on any message. Every option that has no
+bound by default is set here (facts Z6 to Z13): nothing blocks, no queue is endless, no
+frame is larger than its limit, and every message is exactly one frame.
 """
 
 import os
@@ -20,11 +20,11 @@ from .paths import ENDPOINT_PATH_BYTES_MAX
 
 FRAME_BYTES_MAX = 256 * 1024
 #: On the socket of the synchroniser: the longest valid action (1000 apps of 255 characters
-#: of four bytes) fits a frame, and so does what is said of a whole snapshot.
+#: of four bytes) fits a frame, and so does the summary of a whole snapshot.
 SYNC_FRAME_BYTES_MAX = 2 * 1024 * 1024
-#: Messages that may wait for one peer, each way.
+#: Messages that may wait for one peer, in each direction.
 QUEUED_MESSAGES_MAX = 64
-#: Peers that say nothing after connecting are let go after this long (fact Z6).
+#: A peer that sends nothing after it connected is dropped after this time (fact Z6).
 HANDSHAKE_MILLISECONDS_MAX = 2000
 
 Received = TypeVar("Received")
@@ -32,11 +32,11 @@ Sent = TypeVar("Sent")
 
 
 class ProtocolError(Exception):
-    """A peer sent something that no peer of ours sends."""
+    """A message that cannot be read: it is of no process of ours, or of another version."""
 
 
 class Peer(NamedTuple):
-    """Who is at the other end, by the kernel's word (fact Z5)."""
+    """The process at the other end, with credentials from the kernel (fact Z5)."""
 
     routing_id: bytes
     uid: int
@@ -45,14 +45,14 @@ class Peer(NamedTuple):
 
 
 def new_context() -> "zmq.Context[zmq.Socket[bytes]]":
-    """This process's one context, with one I/O thread. Never before a fork (fact Z1)."""
+    """Make a context with one I/O thread. Not to be called before a fork (fact Z1)."""
     context = zmq.Context(io_threads=1)
     context.set(zmq.MAX_SOCKETS, 64)
     return context
 
 
 class Server(Generic[Received, Sent]):
-    """A ROUTER bound to a socket file: any number of peers, told apart by the kernel."""
+    """A ROUTER socket bound to a socket file, for any number of peers."""
 
     def __init__(
         self,
@@ -63,20 +63,20 @@ class Server(Generic[Received, Sent]):
         mode: int = 0o600,
         frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
-        """Bind `path`. Raises `OSError` where something other than a socket is there."""
+        """Bind `path`. Raises `OSError` where a file that is no socket is there."""
         self.path = path
         self.endpoint = endpoint(path)
         self._decode = msgspec.msgpack.Decoder(receives).decode
         self.socket = context.socket(zmq.ROUTER)
         _bound(self.socket, frame_bytes_max)
-        # Without it a message to a peer that left vanishes without a word (fact Z8).
+        # Without it a message to a peer that left vanishes silently (fact Z8).
         self.socket.set(zmq.ROUTER_MANDATORY, 1)
-        # A worker that was restarted under its old name must not be shut out by the dead one.
+        # A worker that was restarted under its old name takes over from the dead one.
         self.socket.set(zmq.ROUTER_HANDOVER, 1)
         _bind(self.socket, path, mode)
 
     def send(self, routing_id: bytes, message: Sent) -> bool:
-        """Whether the message is on its way; False where the peer left or does not read."""
+        """Send a message. Returns False where the peer has left or does not read."""
         try:
             self.socket.send_multipart([routing_id, msgspec.msgpack.encode(message)], zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -86,7 +86,8 @@ class Server(Generic[Received, Sent]):
         return True
 
     def drain(self, messages_max: int) -> Iterator[tuple[Peer, Received | ProtocolError]]:
-        """What has arrived, at most so many; bad messages come as the error that they are."""
+        """Yield the messages that have arrived, at most `messages_max`; for one that cannot be
+        read, the error."""
         for _ in range(messages_max):
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -104,13 +105,13 @@ class Server(Generic[Received, Sent]):
         return decoded
 
     def close(self) -> None:
-        """Let go of the socket and its file; what is unsent after 200 ms is dropped."""
+        """Close the socket and remove its file; messages not sent within 200 ms are dropped."""
         self.socket.close(linger=200)
         self.path.unlink(missing_ok=True)
 
 
 class Connection(Generic[Received, Sent]):
-    """A DEALER connected to one server."""
+    """A DEALER socket connected to one server."""
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class Connection(Generic[Received, Sent]):
         self.socket.connect(server_endpoint)
 
     def send(self, message: Sent, *, timeout_seconds: float = 0.0) -> bool:
-        """Whether the message is queued; False where the queue stayed full so long."""
+        """Queue a message. Returns False where the queue stays full for `timeout_seconds`."""
         if timeout_seconds and not self.socket.poll(int(timeout_seconds * 1000), zmq.POLLOUT):
             return False
         try:
@@ -139,7 +140,7 @@ class Connection(Generic[Received, Sent]):
         return True
 
     def receive(self, *, timeout_seconds: float = 0.0) -> Received | None:
-        """The next message, or None where none came in time. Raises `ProtocolError`."""
+        """Return the next message, or None at the time-out. Raises `ProtocolError`."""
         if timeout_seconds > 0 and not self.socket.poll(int(timeout_seconds * 1000)):
             return None
         try:
@@ -159,7 +160,7 @@ class Connection(Generic[Received, Sent]):
 
 
 class Poller:
-    """Waits for sockets and file descriptors at once; a signal does not lengthen the wait."""
+    """A wait for sockets and file descriptors at once, which no signal lengthens."""
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
@@ -171,7 +172,7 @@ class Poller:
         self._poller.unregister(_pollable(readable))
 
     def wait(self, timeout_seconds: float) -> set[Any]:
-        """The file descriptors and sockets (as `.socket`) that are readable now.
+        """Wait, and return the file descriptors and sockets (as `.socket`) that are readable.
 
         Returns early, with an empty set, when a signal was handled (fact Z10: pyzmq
         would restart the whole wait, so signals are expected on a watched wake-up fd).
@@ -185,7 +186,7 @@ def _pollable(readable: "Server[Any, Any] | Connection[Any, Any] | int") -> Any:
 
 
 def endpoint(path: Path) -> str:
-    """The ZeroMQ name of a socket file. Raises `OSError` where the path is too long."""
+    """Return the ZeroMQ endpoint of a socket file. Raises `OSError` where its path is too long."""
     if len(os.fsencode(path)) > ENDPOINT_PATH_BYTES_MAX:
         raise OSError(
             f"cannot use the socket path {path}: longer than {ENDPOINT_PATH_BYTES_MAX} bytes"
@@ -194,10 +195,10 @@ def endpoint(path: Path) -> str:
 
 
 def listening(path: Path, *, timeout_seconds: float = 1.0) -> bool:
-    """Whether some process accepts connections at a socket file.
+    """Check that a process accepts connections at a socket file.
 
-    Raises `PermissionError` where this user may not connect. A ZeroMQ connection alone
-    cannot tell a daemon that is gone from one that is slow.
+    Raises `PermissionError` where this user may not connect. A ZeroMQ connection cannot
+    tell a daemon that is gone from one that is slow.
     """
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     probe.settimeout(timeout_seconds)
@@ -206,7 +207,7 @@ def listening(path: Path, *, timeout_seconds: float = 1.0) -> bool:
     except PermissionError:
         raise
     except (TimeoutError, BlockingIOError):
-        return True  # its queue is full: somebody is there, and does not answer
+        return True  # its queue is full: a process is there, and does not answer
     except OSError:
         return False
     finally:
@@ -254,10 +255,10 @@ def _peer(frames: list[zmq.Frame]) -> Peer:
 
 
 def wait_until_gone(path: Path, *, timeout_seconds: float) -> bool:
-    """Whether nobody listens at `path` any more within the time."""
-    deadline = time.monotonic() + timeout_seconds
+    """Wait until no process listens at `path`. Returns False at the time-out."""
+    deadline_monotonic = time.monotonic() + timeout_seconds
     while listening(path):
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline_monotonic:
             return False
         time.sleep(0.02)
     return True

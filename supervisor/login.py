@@ -1,7 +1,8 @@
-"""The first half of `geosched-ctl login`: from the configuration to who is to log in where.
+"""Preparation of `geosched-ctl login`: it reads the configuration, and becomes the worker
+that logs in.
 
-It becomes the second half, `workers/sync/auth/device_flow.py`, which speaks to the network and
-knows nothing of the configuration file. What it says is in `ipc/messages/login.py`.
+The worker, `workers/sync/auth/device_flow.py`, speaks to the network and does not read the
+configuration file. Their messages are in `ipc/messages/login.py`.
 
     python -P -m geosched.supervisor.login CONFIG SECONDS
 """
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 def refuse_without_login(backend: BackendSettings, source: Path) -> None:
-    """Raises `SettingsError` where this backend has nothing that a person could log in to."""
+    """Raise `SettingsError` where the backend is not configured for a login by a person."""
     if backend.auth != "oauth" or backend.oauth_grant != "refresh_token":
         reason = 'a login needs backend.auth = "oauth" with the grant "refresh_token"'
         raise SettingsError(f"cannot use {source}: {reason}")

@@ -1,1 +1,1 @@
-"""`geosched-ctl`: its verbs and how their answers are shown."""
+"""The command `geosched-ctl`: its options, its verbs, and the output of answers."""

@@ -1,1 +1,1 @@
-"""The messages of each channel between our processes, one file a channel."""
+"""Messages between our processes, one module a channel."""

@@ -1,9 +1,8 @@
-"""The base of every message that passes between our processes, as typed structs.
+"""The base of all messages between our processes.
 
-Each direction of each channel is one tagged union, in the file of its channel, so that a
-receiver's `match` is complete and a stranger's message is refused by the decoder. How a
-message travels is in `sockets.py`. `*_us` are wall-clock microseconds since 1970 UTC,
-`*_seconds` are durations.
+Each direction of each channel is one tagged union, in the module of its channel, so that a
+receiver's `match` is complete and the decoder refuses a foreign message. The transport is
+`sockets.py`. `*_us` are wall-clock microseconds since 1970 UTC, `*_seconds` are durations.
 """
 
 from typing import Annotated, TypeAlias
@@ -15,4 +14,4 @@ AbsolutePath: TypeAlias = Annotated[str, msgspec.Meta(extra={"path": "absolute"}
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fields=True):
-    """The base of all messages: immutable, told apart by their name in field `t`."""
+    """The base of all messages: immutable, with the name of the message in field `t`."""

@@ -1,5 +1,5 @@
-"""What a login says while it goes on: a line of JSON each, from its process to whoever
-shows it to a person. Nothing here decides anything, and no token is ever in it.
+"""Messages of a login under way, from its process to `geosched-ctl login`: a line of JSON
+each. No token is ever in them.
 """
 
 import enum
@@ -9,13 +9,13 @@ import msgspec
 
 
 class _Said(msgspec.Struct, frozen=True, tag_field="event", rename="camel"):
-    """The base of all that is said."""
+    """The base of these messages, told apart by field `event`."""
 
 
 class CodeGiven(_Said, frozen=True, tag="code"):
-    """A person has to open the address, and confirm the code there, in time.
+    """A person has to open the address and confirm the code there within `valid_seconds`.
 
-    `verification_uri_complete` has the code in it already; "" where the server gave none.
+    `verification_uri_complete` includes the code; "" where the server gave none.
     """
 
     verification_uri: str
@@ -25,14 +25,14 @@ class CodeGiven(_Said, frozen=True, tag="code"):
 
 
 class LoggedIn(_Said, frozen=True, tag="logged-in"):
-    """The tokens are kept. `renewable`: a refresh token is among them."""
+    """The tokens are in `token_file`. `renewable`: a refresh token is among them."""
 
     token_file: str
     renewable: bool
 
 
 class Why(enum.StrEnum):
-    """Why a login came to nothing, by what helps."""
+    """The kind of failure of a login, by its remedy."""
 
     CONFIGURATION = "configuration"
     DENIED = "denied"  # by the person, or the server does not let this client log in

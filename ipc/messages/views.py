@@ -1,4 +1,4 @@
-"""What `geosched-ctl` prints as JSON, names as INTERFACE has them. Only ever grows."""
+"""Views: the JSON that `geosched-ctl` prints (INTERFACE, "Commands"), which only ever grows."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class View(msgspec.Struct, frozen=True, rename="camel"):
-    """The base of everything that is printed as JSON; names as INTERFACE has them."""
+    """The base of all views; in JSON the names of fields are camelCase."""
 
 
 class RunView(View, frozen=True):
@@ -61,7 +61,7 @@ class DaemonView(View, frozen=True):
     started_at: str
     uptime_seconds: float
     shutting_down: bool = False
-    degraded: str | None = None  # why daemonDB cannot be written, while it cannot
+    degraded: str | None = None  # the reason, while daemonDB cannot be written
 
 
 class BackendView(View, frozen=True):
@@ -85,7 +85,7 @@ class OutboxView(View, frozen=True):
 
 
 class IncidentView(View, frozen=True):
-    """What happened to daemonDB. `set_aside` and `backup` are directories, or null."""
+    """Damage or loss of daemonDB. `set_aside` and `backup` are directories, or null."""
 
     at: str
     detail: str
@@ -94,18 +94,18 @@ class IncidentView(View, frozen=True):
 
 
 class StoreView(View, frozen=True):
-    """daemonDB. `state` is `ok`, or why it cannot be written: `map-full`, `full`,
-    `read-only`. `preallocated`: it has all the disk it will ever need."""
+    """daemonDB. `state` is `ok`, or the reason why it cannot be written: `map-full`, `full`,
+    `read-only`. `preallocated`: all the disk that it can ever need is allocated."""
 
     state: str
     used_bytes: int
     map_bytes: int
     file_system: str
     preallocated: bool
-    damaged_values: int = 0  # that were found since the daemon began
+    damaged_values: int = 0  # found since the daemon began
     last_backup_at: str | None = None
     backup_error: str | None = None
-    incidents: tuple[IncidentView, ...] = ()  # that nobody has acknowledged, oldest first
+    incidents: tuple[IncidentView, ...] = ()  # not acknowledged yet, oldest first
 
 
 class ClockView(View, frozen=True):
@@ -126,7 +126,7 @@ class StatusView(View, frozen=True):
     store: StoreView
     stuck: int = 0
     output_lost_bytes: int = 0
-    lost_swaps: int = 0  # compare-and-swap lost; normal, and rare
+    lost_swaps: int = 0  # lost compare-and-swaps; normal, and rare
     bad_messages: int = 0
 
 
@@ -147,14 +147,14 @@ class ReportView(View, frozen=True):
 
 
 class DifferenceView(View, frozen=True):
-    """A field of an action that is not the same at the backend and in daemonDB. Field `id`
-    is an action that is missing at one of them: its value there is null."""
+    """A field of an action that differs between the backend and daemonDB. Field `id` means an
+    action that is missing in one of them, whose value is null."""
 
     id: str
     field: str
     backend: Any
     daemon: Any
-    owner: str  # whose word counts: `backend` or `daemon`
+    owner: str  # the one that is right: `backend` or `daemon`
 
 
 class SyncView(View, frozen=True):

@@ -1,1 +1,1 @@
-"""Answers to geosched-ctl: the server, the handlers, the views."""
+"""Answers to geosched-ctl: the server, the handlers of requests, and views."""

@@ -1,4 +1,4 @@
-"""Records as people and scripts see them (INTERFACE, "Commands"). Pure; decides nothing."""
+"""Views of records, runs, events and reports (INTERFACE, "Commands"). Pure; decides nothing."""
 
 from ...ipc.instants import format_instant, format_optional
 from ...ipc.messages.views import ActionView, EventView, IncidentView, ReportView, RunView
@@ -10,7 +10,8 @@ from ..sync.report_sender import report_of, signal_name
 
 
 def phase(record: Record, live: LiveRun | None, *, queued: bool, held: bool) -> str:
-    """What a person wants to read: more than the status, derived from what is known."""
+    """Return the phase of an action, which says more than its status. `live` is its run while
+    it lives; `held`: a back-off delays its start."""
     match record.state:
         case Over():
             return "done"
@@ -29,7 +30,7 @@ def phase(record: Record, live: LiveRun | None, *, queued: bool, held: bool) -> 
 
 
 def run_view(row: RunRow, live: LiveRun | None = None) -> RunView:
-    """A run: the stored row, and for one that lives what is known of it now."""
+    """Return the view of a stored run, with the present state of one that lives."""
     beat_us = row.last_heartbeat_us if live is None else live.last_beat_us
     return RunView(
         run_id=row.run_id,
@@ -87,7 +88,7 @@ def event_view(sequence: int, change: StatusChange) -> EventView:
 
 
 def report_view(generation: str, sequence: int, row: Pending, *, set_aside: bool) -> ReportView:
-    """A report as the backend is told it, and how often that refused it."""
+    """Return the view of a report as the backend gets it, with the number of refusals."""
     report = report_of(generation, sequence, row.change)
     return ReportView(
         key=report.key,

@@ -18,13 +18,14 @@ from ..table import Block
 @click.pass_context
 def command(ctx: click.Context) -> None:
     """Stop the daemon in good order; return when it is gone."""
-    began = time.monotonic()
+    began_monotonic = time.monotonic()
     with connect(ctx) as client:
         leaving = client.ask(Shutdown(), ShuttingDown)
-        bound = client.bound_seconds(leaving.bound_seconds)
-    if not _gone(client, leaving.pid, bound - (time.monotonic() - began)):
+        bound_seconds = client.bound_seconds(leaving.bound_seconds)
+    left_seconds = bound_seconds - (time.monotonic() - began_monotonic)
+    if not _gone(client, leaving.pid, left_seconds):
         raise NotDoneError(
-            f"cannot say how it ended: process {leaving.pid} not gone within {bound:g} s,"
+            f"cannot say how it ended: process {leaving.pid} not gone within {bound_seconds:g} s,"
             " and still stopping"
         )
     show(

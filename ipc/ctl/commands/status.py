@@ -43,7 +43,7 @@ def status_sheet(status: StatusView, now_us: int) -> Sheet:
 
 
 def troubles(status: StatusView) -> list[str]:
-    """What an operator has to know of and would not look for."""
+    """Return what an operator must know and would not look for, one line each."""
     backend, outbox, store = status.backend, status.outbox, status.store
     found = [
         (status.daemon.shutting_down, "the daemon is shutting down"),
