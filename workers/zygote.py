@@ -217,10 +217,14 @@ def main() -> None:
     os.chdir("/")
     runtime = Runtime(Path(options.runtime_dir))
     declared = declare(runtime, Kind.ZYGOTE, "zygote")
-    containment = Containment.detect(options.instance)
     hard = raise_open_files()[1]
-    open_files = (options.open_files, hard) if options.open_files else None
-    world = World(runtime, options.instance, containment, options.lifeline, open_files)
+    world = World(
+        runtime=runtime,
+        instance=options.instance,
+        containment=Containment.detect(options.instance),
+        lifeline=options.lifeline,
+        open_files=(options.open_files, hard) if options.open_files else None,
+    )
     _warm_up()
     gc.collect()
     gc.freeze()  # so that collections in children do not copy what is shared

@@ -74,8 +74,14 @@ class Zygote:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         with theirs:
-            place = str(runtime_dir.absolute())
-            given = Given(theirs.fileno(), lifeline, place, instance, log_level, open_files)
+            given = Given(
+                socket=theirs.fileno(),
+                lifeline=lifeline,
+                runtime_dir=str(runtime_dir.absolute()),
+                instance=instance,
+                log_level=log_level,
+                open_files=open_files,
+            )
             self.pid = os.posix_spawn(
                 sys.executable,
                 [

@@ -96,7 +96,13 @@ class ActiveRun:
             raise
         self._begins_at_monotonic = time.monotonic() + (order.not_before_us - wall_us()) / 1e6
         self._notify.admit(self._script.uid)
-        self._tree = RunTree(world.instance, order.run_id, self.script_pid, os.getpid(), group)
+        self._tree = RunTree(
+            instance=world.instance,
+            run_id=order.run_id,
+            script_pid=self.script_pid,
+            keeper=os.getpid(),
+            group=group,
+        )
         self._watchdog = Watchdog(order.watchdog_seconds, time.monotonic())
         output = Output(Path(order.output_path), order.output_bytes_max)
         self._pump = Pump(self._script.output, output, poller)

@@ -11,7 +11,7 @@ class Watchdog:
         self._timeout_seconds = timeout_seconds
         self._look_seconds = look_seconds([timeout_seconds])
         self._judge = JudgeClock(now)
-        self._fed_at = 0.0
+        self._fed_at = 0.0  # a reading of the judge's clock
 
     def fed(self) -> None:
         """Count anew from here: WATCHDOG=1 came."""
