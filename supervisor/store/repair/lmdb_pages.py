@@ -163,7 +163,7 @@ class _File:
         self._descriptor = descriptor
 
     def page(self, number: int, kinds: tuple[int, ...], size: int = 0) -> tuple[int, bytes]:
-        """Return the kind of a page and its bytes, or `size` bytes from its begin on.
+        """Return the kind of a page and its bytes, or `size` bytes from its start on.
 
         Raises `_BadPageError` for a page of another number, or of none of the `kinds`.
         """

@@ -104,8 +104,8 @@ def adopt(txn: Transaction, tables: Tables, saved: Salvage, *, now_us: int) -> N
 
 
 def _merge(txn: Transaction, tables: Tables, name: str, saved: Salvage) -> None:
-    """Merge a table. One salvaged whole replaces that of the store; where a row of it is lost,
-    the older one stays. Of one that is not whole, each row that is not older replaces its own."""
+    """Merge a table. One salvaged whole replaces the one there, but for its lost rows, whose
+    older version stays; of another, each row replaces its own version if it is not older."""
     table, found = getattr(tables, name), saved.tables[name]
     if found.whole and name not in ("meta", "details"):
         with txn.cursor(table) as at:
@@ -153,7 +153,7 @@ def _fit(value: bytes, details: bytes | None) -> Stored | None:
 def put_aside(
     txn: Transaction, tables: Tables, damaged: Sequence[tuple[str, bytes]], *, now_us: int
 ) -> None:
-    """Move damaged rows, by table and key, to `damaged`, with rows that mean nothing without."""
+    """Move damaged rows, by table and key, to `damaged`; details go with their record."""
     last = last_sequence(txn, tables)
     _move_aside(txn, tables, damaged)
     if ("meta", META_KEY) in damaged:  # and with it the sequence numbers it had given

@@ -1,4 +1,4 @@
-"""Index of the actions that are over, by their end, and the rule which may be forgotten.
+"""Index of the actions that are over, by their end, and the rule for forgetting them.
 
 The table `ended` is an index of `actions` as `due` is, with a row for each action whose
 status is terminal. An action may be forgotten when the backend does not send it any more and

@@ -201,7 +201,7 @@ class Transact(Protocol):
 
 
 class Reports:
-    """What operators may do with reports; each call is one transaction of daemonDB."""
+    """Operations on reports for operators; each call is one transaction of daemonDB."""
 
     def __init__(self, outbox: Outbox, read: Transact, write: Transact) -> None:
         self._outbox = outbox
