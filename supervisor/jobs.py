@@ -6,7 +6,6 @@ from .config.sections import Settings
 from .host.sd_notify import ServiceManager
 from .loop import Loop
 from .periodic import poll_phase
-from .store.repair import incidents
 
 HOUSEKEEPING_SECONDS = 3600.0
 BACKUP_LOOK_SECONDS = 60.0
@@ -42,9 +41,7 @@ class JobPlan:
 
     def summary(self) -> str:
         """Return one line on the daemon for its service manager."""
-        db = self._loop.parts.db
-        happened = incidents.read(db.store_dir)
-        return "; ".join([db.counts_line(), *(f"daemonDB: {one.detail}" for one in happened[-1:])])
+        return self._loop.parts.db.summary()
 
     def _plan(self, settings: Settings, *, first_pull_in_seconds: float = 0.0) -> None:
         parts, daemon, loop = self._loop.parts, settings.daemon, self._loop

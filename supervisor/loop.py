@@ -9,14 +9,14 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import msgspec
 from msgspec.structs import replace
 
 from ..ipc.actions import ExecutionStatus
 from ..ipc.failpoints import Step, step
-from ..ipc.messages.runs import EndCause, StopReason
+from ..ipc.messages.runs import EndCause, RunResult, StopReason
 from ..ipc.sockets import Poller
 from .config.sections import Settings
 from .core.lifecycle import Rules
@@ -30,6 +30,7 @@ from .core.model import (
     StopAsked,
     StopRun,
 )
+from .core.recovery import Recovery, recover
 from .core.turn import Turn
 from .host.children import Children
 from .host.clock import Clock
@@ -137,19 +138,25 @@ class Loop:
         for participant in self._participants:
             participant.after_turn(self.now)
 
-    def begin(self, changes: Sequence[Change], stuck: Sequence[Record]) -> None:
-        """Commit what S2 decided, before anything else happens. Raises `StoreError`."""
+    def recover(self, kept: Mapping[str, RunResult], alive: Collection[str]) -> Recovery:
+        """Settle what an earlier daemon left (S2), in one transaction, before anything else.
+
+        `kept` are results of its workers by run id, `alive` the runs that could not be ended.
+        Raises `StoreError`.
+        """
+        found = recover(self.parts.db.started(), kept, alive, self.now, self.rules)
         turn = Turn(self.now, self.rules, self.parts.db.read, self._started())
-        for change in changes:
+        for change in found.changes:
             turn.take(change)
         with step(Step.COMMIT_RECOVERED):
             committed = self._commit(turn, None)
         if committed is None:
             raise StoreError(f"cannot recover: {self.degraded}")
-        for record in (*(change.after for change in changes), *self.parts.db.started()):
+        for record in (*(change.after for change in found.changes), *self.parts.db.started()):
             # Back-offs run from now on, whatever is stepped.
             self.parts.agenda.note(record, self.now)
-        self.parts.due.stuck = {_run_id(record): record for record in stuck}
+        self.parts.due.stuck = {_run_id(record): record for record in found.stuck}
+        return found
 
     def write_mark(self) -> None:
         """Write the clock mark once a day, in case nothing else is written (S19)."""
@@ -313,7 +320,7 @@ class Loop:
                     self.parts.agenda.look_again(self.now)
             self.parts.pool.hand_out()
             self._log_events(committed)
-            self.parts.retention.remove_output(committed.runs_forgotten)
+            self.parts.pool.cleanup.remove_output(committed.runs_forgotten)
             for result in self.parts.pool.ended:
                 self.parts.pool.acknowledge(result.run_id)
         if self.leaving is not None:

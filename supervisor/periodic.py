@@ -15,7 +15,6 @@ import schedule
 from ..ipc.digests import blake2b
 from .core.model import Instant
 from .participant import News, Participant
-from .store.errors import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +37,20 @@ class _BootTime(datetime.datetime):
 
 
 class PeriodicJobs(Participant):
-    """A few named jobs, each every so many seconds of the boot clock."""
+    """A few named jobs, each every so many seconds of the boot clock. `is_fatal` tells which of
+    their errors have to end the daemon."""
 
-    def __init__(self, boot_seconds: float) -> None:
+    def __init__(
+        self, boot_seconds: float, is_fatal: Callable[[Exception], bool] = lambda _: False
+    ) -> None:
+        self._is_fatal = is_fatal
         vars(schedule)["datetime"] = _SteadyModule
         self._scheduler = schedule.Scheduler()
         _BootTime.boot_seconds = boot_seconds
 
     def every(self, seconds: float, name: str, job: Callable[[], None]) -> None:
         """Run `job` every `seconds`, the first time that long from now."""
-        self._plan(seconds, name, _guarded(name, job))
+        self._plan(seconds, name, self._guarded(name, job))
 
     def every_at_phase(
         self,
@@ -60,7 +63,7 @@ class PeriodicJobs(Participant):
     ) -> None:
         """Run `job` every `seconds`, each time the boot clock is at `phase_seconds` of them;
         the first time later than `after_seconds` from now."""
-        guarded = _guarded(name, job)
+        guarded = self._guarded(name, job)
 
         def do_and_plan() -> Any:
             guarded()
@@ -72,7 +75,7 @@ class PeriodicJobs(Participant):
 
     def once(self, seconds: float, name: str, job: Callable[[], None]) -> None:
         """Run `job` so many seconds from now, and not again."""
-        self._plan(seconds, name, _guarded(name, job, schedule.CancelJob))
+        self._plan(seconds, name, self._guarded(name, job, schedule.CancelJob))
 
     def _plan(self, seconds: float, name: str, job: Callable[[], Any]) -> None:
         # `schedule` multiplies a `timedelta`, so parts of a second work too.
@@ -98,30 +101,27 @@ class PeriodicJobs(Participant):
     def clear(self) -> None:
         self._scheduler.clear()
 
+    def _guarded(self, name: str, job: Callable[[], None], answer: Any = None) -> Callable[[], Any]:
+        """Return the job such that an error costs no other job (fact S3); `answer` tells
+        `schedule` what to do with it afterwards."""
+
+        def run() -> Any:
+            try:
+                job()
+            except Exception as error:
+                if self._is_fatal(error):
+                    raise
+                log.exception("Cannot do the job %s", name, extra={"event": "duty-failed"})
+            return answer
+
+        return run
+
 
 class _SteadyModule:
     """Stands where `schedule` expects the module `datetime`."""
 
     datetime = _BootTime
     timedelta = _REAL.timedelta
-
-
-def _guarded(name: str, job: Callable[[], None], answer: Any = None) -> Callable[[], Any]:
-    """`answer` tells `schedule` what to do with the job afterwards."""
-
-    def run() -> Any:
-        try:
-            job()
-        except StoreError as error:
-            if error.fatal:
-                raise
-            log.error("Cannot do the job %s: %s", name, error, extra={"event": "duty-failed"})
-        except Exception:
-            # Jobs are independent: one that fails must not cost the others (fact S3).
-            log.exception("Cannot do the job %s", name, extra={"event": "duty-failed"})
-        return answer
-
-    return run
 
 
 def poll_phase(device: str, interval_seconds: float) -> float:

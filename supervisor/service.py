@@ -22,7 +22,6 @@ from .config.sections import Settings, SettingsError
 from .config.settings import load, needs_restart
 from .control.handlers import Handlers
 from .control.server import Control
-from .core.recovery import recover
 from .host.children import Children
 from .host.clock import Clock
 from .jobs import JobPlan
@@ -37,6 +36,7 @@ from .startup import preflight
 from .startup.bootstrap import Bootstrap
 from .startup.sweep import Leftovers
 from .store.daemondb import DaemonDB
+from .store.errors import StoreError
 from .store.open import open_store
 from .sync.backoff import Backoff
 from .sync.exchange import ExchangeRunner
@@ -180,9 +180,9 @@ class Service:
             children=children,
             pool=pool,
             sync=sync,
-            retention=Retention(db, settings.daemon, lambda: sync.applying),
+            retention=Retention(db, settings.daemon, lambda: sync.applying, cleanup.remove_output),
             backup=backup,
-            jobs=PeriodicJobs(now.boot_seconds),
+            jobs=PeriodicJobs(now.boot_seconds, _is_fatal),
             agenda=agenda,
             due=DueEvents(db, agenda, cleanup),
             lookahead=lookahead,
@@ -254,12 +254,14 @@ class Service:
         log.info("Stopped", extra={"event": "stopped"})
 
 
+def _is_fatal(error: Exception) -> bool:
+    return isinstance(error, StoreError) and error.fatal
+
+
 def recover_runs(loop: Loop, leftovers: Leftovers) -> None:
     """Recover (S2), in one transaction; from then on every past action is this daemon's own."""
     kept = leftovers.kept_results()
-    started = loop.parts.db.started()
-    found = recover(started, kept, leftovers.alive, loop.now, loop.rules)
-    loop.begin(found.changes, found.stuck)
+    found = loop.recover(kept, leftovers.alive)
     for result in found.strangers:
         log.warning(
             "Dropped the kept result of run %s: it fits no open run",

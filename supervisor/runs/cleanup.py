@@ -1,6 +1,8 @@
-"""Clean-up after a run whose worker is of no use: its process tree, kept result and lock."""
+"""Clean-up after runs: process trees that no worker ends, kept results, locks, output."""
 
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 
 from ...ipc.messages.runs import RunResult
 from ...ipc.paths import Runtime
@@ -8,16 +10,18 @@ from ...workers.host import process_tree
 from ...workers.host.cgroups import Containment
 from ...workers.runfiles import results
 from ...workers.runfiles.run_lock import RunLockedError, release_run_lock, take_run_lock
+from .run_order import output_path
 
 log = logging.getLogger(__name__)
 
 
 class RunCleanup:
-    """All that an instance's runs can leave behind, in `/proc`, cgroups and `runtime_dir`.
-    `instance` marks this boot and state directory."""
+    """All that an instance's runs leave behind: processes, cgroups, files in `runtime_dir` and
+    `log_dir`. `instance` marks this boot and state directory."""
 
-    def __init__(self, runtime: Runtime, instance: str, groups: Containment) -> None:
+    def __init__(self, runtime: Runtime, log_dir: Path, instance: str, groups: Containment) -> None:
         self.instance = instance
+        self._log_dir = log_dir
         self._runtime = runtime
         self._groups = groups
 
@@ -41,8 +45,17 @@ class RunCleanup:
         self.forget_result(run_id)
         self._drop_lock(run_id)
 
+    def remove_output(self, run_ids: Iterable[str]) -> None:
+        """Remove the output of runs whose rows are gone."""
+        for run_id in run_ids:
+            path = output_path(self._log_dir, run_id)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("Cannot remove %s: %s", path, error, extra={"event": "output-left"})
+
     def _drop_lock(self, run_id: str) -> None:
-        """Its worker died without removing it."""
+        """Remove the lock of a run whose worker died without doing so."""
         try:
             release_run_lock(self._runtime, run_id, take_run_lock(self._runtime, run_id))
         except (OSError, RunLockedError) as error:

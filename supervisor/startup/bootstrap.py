@@ -52,7 +52,7 @@ def prepare(settings: Settings, opened: contextlib.ExitStack) -> Bootstrap:
     wakeup = _record_signals(opened)
     become_subreaper()
     examination = child_process.begin_to_examine(daemon.state_dir)
-    leftovers = Leftovers(runtime, daemon.state_dir)
+    leftovers = Leftovers(runtime, daemon.state_dir, daemon.log_dir)
     leftovers.begin_sweep()
     opened.callback(leftovers.close)
     return Bootstrap(manager, runtime, open_files, wakeup, examination, leftovers)

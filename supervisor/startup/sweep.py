@@ -43,12 +43,12 @@ class Leftovers:
     `alive` are the runs that could not be ended; `cleanup` is for one run at a time.
     """
 
-    def __init__(self, runtime: Runtime, state_dir: Path) -> None:
+    def __init__(self, runtime: Runtime, state_dir: Path, log_dir: Path) -> None:
         self.instance = instance_of(state_dir)
         self.alive: frozenset[str] = frozenset()
         self._runtime = runtime
         self._groups = Containment.detect(self.instance)
-        self.cleanup = RunCleanup(runtime, self.instance, self._groups)
+        self.cleanup = RunCleanup(runtime, log_dir, self.instance, self._groups)
         self._ended_by_us: set[str] = set()
         self._before: set[str] = set()
         self._begun_monotonic: float | None = None

@@ -21,7 +21,7 @@ from ..core.model import Change, Record, RunRow
 from . import files, lmdb_env
 from .errors import StoreErrorKind
 from .lmdb_env import Environment, Room
-from .repair import salvage
+from .repair import incidents, salvage
 from .repair.salvage import Salvage
 from .tables import create, rebuild
 from .tables.actions import ActionRows, page_cursor
@@ -252,9 +252,11 @@ class DaemonDB:
         """Return the number of records of each status."""
         return self._known.counts.copy()
 
-    def counts_line(self) -> str:
-        """Return the counts as a line for people."""
-        return ", ".join(f"{self._known.counts[status]} {status.value}" for status in STATUSES)
+    def summary(self) -> str:
+        """Return a line for people: the counts, and the last incident nobody acknowledged."""
+        counts = ", ".join(f"{self._known.counts[status]} {status.value}" for status in STATUSES)
+        newest = incidents.read(self.store_dir)[-1:]
+        return "; ".join([counts, *(f"daemonDB: {incident.detail}" for incident in newest)])
 
     def started(self) -> list[Record]:
         """Return every STARTED record, by edge."""

@@ -11,7 +11,6 @@ from ...ipc.instants import SECOND_US
 from ..config.sections import DaemonSettings
 from ..core.model import Instant
 from ..participant import News, Participant
-from ..runs.run_order import output_path
 from ..store.daemondb import DaemonDB
 from ..store.errors import StoreError
 
@@ -25,13 +24,19 @@ class Retention(Participant):
     """Forgets actions in passes, each from the oldest end on; `look_for_old` begins one.
 
     A pass pauses while `held_back` says so: while a snapshot is applied, which may hold an
-    action again (S6). `settings` may be replaced at any time.
+    action again (S6). `remove_output` removes the output of runs by their ids. `settings` may
+    be replaced at any time.
     """
 
     def __init__(
-        self, db: DaemonDB, settings: DaemonSettings, held_back: Callable[[], bool]
+        self,
+        db: DaemonDB,
+        settings: DaemonSettings,
+        held_back: Callable[[], bool],
+        remove_output: Callable[[Iterable[str]], None],
     ) -> None:
         self.settings = settings
+        self._remove_output = remove_output
         self._db = db
         self._held_back = held_back
         self._cursor: bytes | None = None  # None: no pass is under way
@@ -53,15 +58,6 @@ class Retention(Participant):
         waits = self._cursor is None or self._held_back()
         return None if waits else now.monotonic_seconds
 
-    def remove_output(self, run_ids: Iterable[str]) -> None:
-        """Remove the output files of runs whose rows are gone."""
-        for run_id in run_ids:
-            path = output_path(self.settings.log_dir, run_id)
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("Cannot remove %s: %s", path, error, extra={"event": "output-left"})
-
     def _forget_some(self, cursor: bytes, now: Instant) -> None:
         self._cursor = None
         if not now.trusted:
@@ -75,7 +71,7 @@ class Retention(Participant):
                 raise
             log.warning("Cannot forget old actions: %s", error, extra={"event": "not-forgotten"})
             return
-        self.remove_output(gone.runs)
+        self._remove_output(gone.runs)
         self._forgotten += gone.actions
         if gone.cursor and (full or not self._pressed):
             self._cursor = gone.cursor

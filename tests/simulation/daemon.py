@@ -250,7 +250,9 @@ class SimulatedDaemon:
             children=children,
             pool=pool,
             sync=sync,
-            retention=Retention(self.db, settings.daemon, lambda: sync.applying),
+            retention=Retention(
+                self.db, settings.daemon, lambda: sync.applying, leftovers.remove_output
+            ),
             backup=Backup(self.db, children, settings.daemon),
             jobs=PeriodicJobs(now.boot_seconds),
             agenda=agenda,

@@ -6,7 +6,7 @@ and for its `sweep.py`.
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from geosched.ipc.messages.runs import FromWorker, Run, RunResult, ToWorker
@@ -245,3 +245,6 @@ class Leftovers:
 
     def forget_run(self, run_id: str) -> None:
         self.forget_result(run_id)
+
+    def remove_output(self, run_ids: Iterable[str]) -> None:
+        """No script writes any here."""

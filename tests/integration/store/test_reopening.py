@@ -37,7 +37,7 @@ def test_everything_is_as_it_was_after_reopening(opened):
     told = [
         lambda s: [s.read(i) for i in "abc"],
         lambda s: (s.meta, s.counts(), s.events(0), s.outbox_pending(10), s.outbox_depth),
-        lambda s: (all_edges(s), s.started(), s.runs("b", 20), s.counts_line()),
+        lambda s: (all_edges(s), s.started(), s.runs("b", 20), s.summary()),
     ]
     before = [tell(db) for tell in told]
     db = opened()

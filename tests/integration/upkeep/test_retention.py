@@ -190,7 +190,7 @@ MAP_BYTES = 8 * 1024**2
 
 def retention(db: DaemonDB, state_dir: Path, **settings: float) -> Retention:
     kept = DaemonSettings(state_dir=state_dir, log_dir=state_dir, **settings)
-    return Retention(db, kept, lambda: False)
+    return Retention(db, kept, lambda: False, lambda _: None)
 
 
 def forget_all(keeping: Retention, now: Instant) -> None:

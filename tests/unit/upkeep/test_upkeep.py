@@ -15,7 +15,7 @@ def test_a_pass_waits_while_a_snapshot_is_applied(tmp_path: Path) -> None:
     db = DaemonDB.open(tmp_path)
     applying = [True]
     settings = DaemonSettings(state_dir=tmp_path, log_dir=tmp_path)
-    retention = Retention(db, settings, lambda: applying[0])
+    retention = Retention(db, settings, lambda: applying[0], lambda _: None)
     assert retention.next_deadline(NOW) is None
     retention.look_for_old()
     retention.gather(News(), NOW)
