@@ -12,13 +12,54 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "geosched"
-LAYERS = ("ipc", "workers", "supervisor")  # each may import itself and what is before it
 LINES_MAX = 450
 
-#: What both sides of a fork must know; all else of `workers` is the child's own.
+#: Of each folder the children, lowest floor first: a child imports only children below its own
+#: floor. `__init__` files hold a docstring and nothing else, and are no children.
+FLOORS = {
+    "": ("ipc", "workers", "supervisor"),
+    "ipc": (
+        "backends digests failpoints instants paths",
+        "actions sockets",
+        "messages",
+        "client",
+        "ctl",
+    ),
+    "ipc/ctl": ("exits options table", "words", "printing", "commands", "main"),
+    "workers": ("host zygote_client", "runfiles sync", "runs", "zygote"),
+    "workers/sync": ("base", "bodies synchroniser", "http", "auth", "backends"),
+    "supervisor": (
+        "core",
+        "config participant",
+        "host periodic",
+        "runs store",
+        "scheduler startup sync upkeep",
+        "login loop",
+        "control jobs",
+        "service",
+        "daemon",
+    ),
+    "supervisor/store": (
+        "errors",
+        "files",
+        "lmdb_env",
+        "tables",
+        "repair",
+        "daemondb",
+        "tools",
+        "open",
+    ),
+    "supervisor/sync": ("backoff", "exchange", "apply report_sender", "compare", "manager"),
+}
+#: What of `workers` the supervisor may import: all else is the child processes' own.
 WORKERS_SHARED = {"host", "runfiles", "zygote_client"}
-#: Nothing in here can read a clock, a file, a socket or chance.
-CORE_MAY_IMPORT = {
+#: These can read no clock, no file, no socket and no chance, wherever they lie.
+PURE = (
+    "supervisor/core",
+    "supervisor/scheduler/queue.py",
+    "workers/host/liveness.py",
+)
+PURE_MAY_IMPORT = {
     "geosched.supervisor.core",
     "geosched.ipc.actions",
     "geosched.ipc.digests",
@@ -40,6 +81,7 @@ IMPORTERS = {
     "rich": {"ipc/ctl/printing.py"},
 }
 
+LAYERS = FLOORS[""]
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 PRODUCT = [ROOT / "__init__.py", *MODULES]
 
@@ -89,14 +131,32 @@ def importers_of(library: str) -> set[str]:
     }
 
 
-def test_imports_never_lead_up():
+@pytest.mark.parametrize("folder", FLOORS)
+def test_imports_lead_down_and_each_child_has_its_floor(folder: str):
+    """Which is also why no two children import each other in a circle."""
+    floor_of = {
+        child: number for number, floor in enumerate(FLOORS[folder]) for child in floor.split()
+    }
+    children = {path: child_of(relative(path), folder) for path in MODULES}
+    assert {child for child in children.values() if child} == floor_of.keys()
+
     def leads_up(path: Path) -> Iterator[str]:
-        above = LAYERS[LAYERS.index(path.relative_to(ROOT).parts[0]) + 1 :]
         for name in imported(path):
-            if any(within(name, f"{PACKAGE}.{layer}") for layer in above):
+            met = child_of(name.removeprefix(f"{PACKAGE}.").replace(".", "/"), folder)
+            own = children[path] or ""
+            if met in floor_of and met != own and floor_of[met] >= floor_of[own]:
                 yield name
 
-    assert offenders(MODULES, leads_up) == {}
+    assert offenders((path for path, child in children.items() if child), leads_up) == {}
+
+
+def child_of(path: str, folder: str) -> str | None:
+    """The child of a folder that a path lies in; None for a path elsewhere and for `__init__`."""
+    inside = path.removeprefix(f"{folder}/" if folder else "")
+    if folder and inside == path:
+        return None
+    child = inside.split("/")[0].removesuffix(".py")
+    return None if child == "__init__" else child
 
 
 def test_of_the_workers_the_supervisor_knows_only_what_both_sides_must():
@@ -109,15 +169,16 @@ def test_of_the_workers_the_supervisor_knows_only_what_both_sides_must():
     assert offenders((ROOT / "supervisor").rglob("*.py"), foreign) == {}
 
 
-def test_the_core_imports_nothing_that_touches():
+def test_what_is_pure_imports_nothing_that_touches():
     def foreign(path: Path) -> Iterator[str]:
         for name in imported(path):
-            # `from ...ipc import messages` names the package first; the module counts.
+            # `from ...ipc import digests` names the package first; the module counts.
             is_package = name in ("geosched.ipc", "geosched.supervisor")
-            if not is_package and not any(within(name, allowed) for allowed in CORE_MAY_IMPORT):
+            if not is_package and not any(within(name, allowed) for allowed in PURE_MAY_IMPORT):
                 yield name
 
-    assert offenders((ROOT / "supervisor/core").glob("*.py"), foreign) == {}
+    pure = [path for path in MODULES if relative(path).startswith(PURE)]
+    assert offenders(pure, foreign) == {}
 
 
 @pytest.mark.parametrize("library", IMPORTERS)
@@ -159,6 +220,11 @@ def test_no_import_is_a_circle():
     while free := {name for name, needed in needs.items() if not needed & needs.keys()}:
         needs = {name: needed for name, needed in needs.items() if name not in free}
     assert needs == {}
+
+
+def test_a_package_holds_a_docstring_and_its_modules_the_code():
+    packages = [path for path in MODULES if path.name == "__init__.py"]
+    assert offenders(packages, lambda path: ast.parse(path.read_text()).body[1:]) == {}
 
 
 def test_every_module_says_what_it_is_for():
