@@ -5,8 +5,6 @@ daemon: so the caller needs the rights to the files, and a path of the caller's 
 reaches the daemon. This module starts that process and shows its result.
 """
 
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -66,7 +64,7 @@ def backup(ctx: click.Context, directory: Path) -> None:
 @click.pass_context
 def export(ctx: click.Context) -> None:
     """Print every row as a line of JSON."""
-    _run(ctx, "export", stdout=None)
+    _run(ctx, "export", captured=False)
 
 
 @command.command(cls=Verb)
@@ -103,23 +101,24 @@ def acknowledge(ctx: click.Context) -> None:
 
 
 def _asked(ctx: click.Context, verb: str, *more: Path) -> dict[str, Any]:
-    said = _run(ctx, verb, *more, stdout=subprocess.PIPE)
-    document: dict[str, Any] = msgspec.json.decode(said)
+    document: dict[str, Any] = msgspec.json.decode(_run(ctx, verb, *more))
     del document["schemaVersion"]
     return document
 
 
-def _run(ctx: click.Context, verb: str, *more: Path, stdout: int | None) -> bytes:
+def _run(ctx: click.Context, verb: str, *more: Path, captured: bool = True) -> bytes:
     """Run the tool and return its output, also where it exits 1 for what a check has found.
     Raises `ClientError`."""
+    import subprocess  # late: the help of geosched-ctl imports this module
+
     place = from_config(ctx, state_dir)
-    stderr = None if stdout is None and sys.stderr.isatty() else subprocess.PIPE
+    stderr = subprocess.PIPE if captured or not sys.stderr.isatty() else None
     seconds = ctx.meta.get("timeout")
     try:
         done = subprocess.run(
             [*_TOOL, verb, place, *more],
             stdin=subprocess.DEVNULL,
-            stdout=stdout,
+            stdout=subprocess.PIPE if captured else None,
             stderr=stderr,
             timeout=seconds,
             check=False,
@@ -138,6 +137,8 @@ def _complain(ctx: click.Context, verb: str, code: int, said: bytes | None) -> N
     error was the terminal, or the reader has left."""
     last = (said or b"").decode(errors="replace").strip().splitlines()[-1:]
     if code < 0:
+        import signal  # late, as above
+
         last = [f"cannot {verb}: its process was ended by {signal.Signals(-code).name}"]
     exit_code = Exit(code) if code in _SHARED_EXITS else Exit.FAILED
     if not last:

@@ -5,7 +5,6 @@ It asks no daemon. Configuration, network and tokens belong to another process
 """
 
 import contextlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,6 @@ from ..words import clean
 
 TOOL = "geosched.supervisor.login"
 LINE_BYTES_MAX = 64 * 1024
-
 
 _EXITS = {
     Why.CONFIGURATION: Exit.USAGE,
@@ -54,10 +52,12 @@ def command(ctx: click.Context) -> None:
 
 def _said(config: Path, seconds: float) -> Iterator[Said]:
     """Start the login and yield its messages. It shares our standard error."""
-    command = [sys.executable, "-P", "-m", TOOL, str(config), str(seconds)]
+    import subprocess  # late: the help of geosched-ctl imports this module
+
+    tool_command = [sys.executable, "-P", "-m", TOOL, str(config), str(seconds)]
     with contextlib.ExitStack() as closing:
         try:
-            tool = closing.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            tool = closing.enter_context(subprocess.Popen(tool_command, stdout=subprocess.PIPE))
         except OSError as error:
             detail = f"cannot log in: cannot start {sys.executable}: {error.strerror}"
             raise VerbFailedError(detail) from None

@@ -52,12 +52,14 @@ def test_only_operators_say_that_they_have_seen_it(stopped):
     (stopped.root / "run").chmod(0o755)
     (stopped.root / "run" / "control.sock").chmod(0o666)
     become = f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})"
+    # All of it before: another user may not be able to read what there is to import.
+    imports = "import geosched.ipc.ctl.commands.db; from geosched.ipc.ctl.main import run"
     ask = "sys.exit(run(sys.argv[1:]))"
     asked = subprocess.run(
         [
             Path(sys.executable),
             "-c",
-            f"import os, sys; from geosched.ipc.ctl.main import run; {become}; {ask}",
+            f"import os, sys; {imports}; {become}; {ask}",
             "--socket",
             stopped.root / "run" / "control.sock",
             *("db", "acknowledge"),
