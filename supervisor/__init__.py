@@ -1,1 +1,1 @@
-"""What runs in the daemon itself."""
+"""The daemon itself: one process, one thread."""

@@ -14,7 +14,7 @@ from .core.model import Instant
 
 
 class News(msgspec.Struct):
-    """What happened to child processes since the last turn, by their names.
+    """Changes among the child processes since the last turn, by their names.
 
     `forked` has their pids; `failed` were never there. The first participant, `Children`,
     fills it in; the others read it.

@@ -26,7 +26,7 @@ _BOOT = datetime.datetime.fromisoformat("2000-01-01")
 
 
 class _BootTime(datetime.datetime):
-    """What `schedule` calls to know the time: seconds since boot, as a date of its own."""
+    """The clock of `schedule`: seconds since boot, as a naive date."""
 
     boot_seconds = 0.0
 

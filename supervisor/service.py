@@ -16,7 +16,7 @@ from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.host.liveness import JudgeClock
-from ..workers.zygote_client import Zygote
+from ..workers.zygote_client import ZygoteClient
 from .config.derived import address, rules_of
 from .config.sections import Settings, SettingsError
 from .config.settings import load, needs_restart
@@ -96,8 +96,8 @@ class Service:
         lifeline, held = os.pipe2(os.O_CLOEXEC)
         self._opened.callback(os.close, lifeline)
 
-        def start_zygote() -> Zygote:
-            return Zygote(
+        def start_zygote() -> ZygoteClient:
+            return ZygoteClient(
                 lifeline=lifeline,
                 runtime_dir=base.runtime.dir,
                 instance=base.leftovers.instance,

@@ -1,1 +1,1 @@
-"""What runs in child processes: zygote, worker and script, synchroniser."""
+"""The child processes of the daemon: zygote, workers with their scripts, synchroniser."""

@@ -23,7 +23,7 @@ _MESSAGE_BYTES_MAX = 8192
 _STDIN = 0
 
 #: Variables of the daemon's environment that its own children get; scripts get another set.
-ENVIRONMENT_ALLOWED = frozenset(
+CHILD_ENVIRONMENT_ALLOWED = frozenset(
     {
         failpoints.VARIABLE,
         "HOME",
@@ -55,7 +55,7 @@ class Given(msgspec.Struct, frozen=True):
     open_files: int = 0
 
 
-class Zygote:
+class ZygoteClient:
     """A zygote process. `pidfd` is readable once it has ended."""
 
     def __init__(
@@ -88,7 +88,7 @@ class Zygote:
                     *(sys.executable, "-P", "-m", "geosched.workers.zygote"),
                     msgspec.json.encode(given).decode(),
                 ],
-                {k: v for k, v in environment.items() if k in ENVIRONMENT_ALLOWED},
+                {k: v for k, v in environment.items() if k in CHILD_ENVIRONMENT_ALLOWED},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
                     # Onto itself: that takes the close-on-exec mark away, in the child only.

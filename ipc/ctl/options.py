@@ -21,7 +21,7 @@ SOCKET_VARIABLE = "GEOSCHED_SOCKET"
 TIMEOUT_SECONDS_MAX = 86_400.0
 
 
-class Output(enum.StrEnum):
+class OutputFormat(enum.StrEnum):
     TABLE = "table"
     JSON = "json"
     JSONL = "jsonl"
@@ -75,7 +75,7 @@ def shared_options(*, environment: bool) -> list[click.Parameter]:
         option(
             "-o",
             "--output",
-            type=click.Choice([str(output) for output in Output], case_sensitive=False),
+            type=click.Choice([str(output) for output in OutputFormat], case_sensitive=False),
             help="How to print.  [default: table]",
         ),
     ]
@@ -100,8 +100,8 @@ class Verb(click.Command):
         self.params.extend(shared_options(environment=False))
 
 
-def output_of(ctx: click.Context) -> Output:
-    return Output(ctx.meta.get("output", Output.TABLE))
+def output_of(ctx: click.Context) -> OutputFormat:
+    return OutputFormat(ctx.meta.get("output", OutputFormat.TABLE))
 
 
 def connect(ctx: click.Context) -> Client:

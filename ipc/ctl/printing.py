@@ -1,4 +1,4 @@
-"""Output of answers: JSON, plain text or, on a terminal, text in colour.
+"""OutputFormat of answers: JSON, plain text or, on a terminal, text in colour.
 
 The only importer of `rich`, late: to import it takes longer than all the rest of a command,
 and only a terminal has a use for it.
@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from ..messages.control import SCHEMA_VERSION, Progress
-from .options import Output, output_of
+from .options import OutputFormat, output_of
 from .table import Block, Sheet, Table, fit, plain_lines
 from .words import clean
 
@@ -84,16 +84,16 @@ def fields(view: msgspec.Struct) -> dict[str, Any]:
 def show(ctx: click.Context, document: dict[str, Any], sheet: Sheet) -> None:
     """Write one answer in the output that the command line asks for."""
     output = output_of(ctx)
-    if output is Output.TABLE:
+    if output is OutputFormat.TABLE:
         show_sheet(sheet)
     else:
         show_document(document, output)
 
 
-def show_document(fields: dict[str, Any], output: Output) -> None:
+def show_document(fields: dict[str, Any], output: OutputFormat) -> None:
     """Write one JSON document: indented for `json`, one line for `jsonl`."""
     encoded = msgspec.json.encode({"schemaVersion": SCHEMA_VERSION, **fields})
-    if output is Output.JSON:
+    if output is OutputFormat.JSON:
         encoded = msgspec.json.format(encoded, indent=2)
     write(encoded + b"\n")
 

@@ -49,7 +49,7 @@ class ExchangeSettings(msgspec.Struct, frozen=True):
 
 
 class BackendAddress(ExchangeSettings, frozen=True):
-    """Where the backend is, as whom it is asked, and what one exchange may cost.
+    """The backend of one exchange: its place, our identity there, the bounds of the exchange.
 
     With `clock_believed` the dates of certificates can be compared with this host's clock.
     """

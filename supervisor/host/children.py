@@ -21,7 +21,7 @@ from ...ipc.messages.zygote import (
     ToZygote,
     ZygoteReady,
 )
-from ...workers.zygote_client import Zygote
+from ...workers.zygote_client import ZygoteClient
 from ..core.model import Instant
 from ..participant import News, Participant
 
@@ -60,7 +60,7 @@ class Children(Participant):
 
     def __init__(
         self,
-        start_zygote: Callable[[], Zygote],
+        start_zygote: Callable[[], ZygoteClient],
         *,
         monotonic_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,7 +73,7 @@ class Children(Participant):
         self._waiting: list[ToZygote] = []
         self._now_monotonic = 0.0
         self._not_before_monotonic = 0.0
-        self._zygote: Zygote | None = None
+        self._zygote: ZygoteClient | None = None
         self._zygote_deadline_monotonic: float | None = None
 
     def fileno(self) -> int:

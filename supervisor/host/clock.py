@@ -88,7 +88,7 @@ class Clock(Participant):
 
     @property
     def trusted(self) -> bool:
-        """As shown to people: an untrusted clock that was waited for stays untrusted."""
+        """Trust as shown to people: an untrusted clock that was waited for stays untrusted."""
         return self._trusted is not False
 
     @property

@@ -19,7 +19,7 @@ from ..core.model import Instant, OpenRun, Record, Running
 from .live_run import LiveRun
 
 #: Variables of the daemon's own environment that a script may see.
-ENVIRONMENT_ALLOWED = (
+SCRIPT_ENVIRONMENT_ALLOWED = (
     "PATH",
     "HOME",
     "USER",
@@ -137,7 +137,7 @@ def _environment(
     foreign = _PERSONAL if script.user else frozenset()
     environment = {"PATH": DEFAULT_PATH} | {
         name: inherited[name]
-        for name in ENVIRONMENT_ALLOWED
+        for name in SCRIPT_ENVIRONMENT_ALLOWED
         if name in inherited and name not in foreign
     }
     return (

@@ -1,1 +1,1 @@
-"""Which actions are due, queued or near, and when the loop looks again."""
+"""The scheduler of actions: those that are due, queued or near."""

@@ -59,7 +59,7 @@ class Lookahead(Participant):
 
     @property
     def lead_seconds(self) -> float:
-        """How long before the next edge its turn is taken."""
+        """Seconds by which the turn of the next edge precedes it."""
         needed = LEAD_SECONDS + max(self._commits) + self._prepare_seconds
         return min(needed, LEAD_SECONDS_MAX)
 

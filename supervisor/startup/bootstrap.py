@@ -22,7 +22,7 @@ from .sweep import Leftovers
 
 
 class Bootstrap(msgspec.Struct):
-    """What `prepare` opened.
+    """Locks, signals and processes that `prepare` opened.
 
     `open_files` is the soft limit that this process was given, `wakeup` the read end of the
     pipe that signals are written into, `examination` None where it could not be begun.

@@ -57,7 +57,7 @@ class Leftovers:
 
     @property
     def containment(self) -> str:
-        """How process trees are held on this host, for `status`."""
+        """The kind of containment of process trees on this host, for `status`."""
         return self._groups.kind
 
     def begin_sweep(self) -> None:

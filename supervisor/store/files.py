@@ -30,7 +30,7 @@ LOCK_BYTES = 8192
 #: write, promise nothing, or would have the C library write zeros instead.
 PREALLOCATING_FILE_SYSTEMS = frozenset({"ext4", "xfs"})
 #: Stores set aside that are kept, the newest.
-SET_ASIDE_MAX = 2
+SET_ASIDE_STORES_MAX = 2
 _COPY = "daemondb.copy-"
 _MARKER_TEXT = "daemonDB was made here. If data.mdb is missing or empty, it was lost.\n"
 
@@ -125,7 +125,7 @@ class StorePaths:
             remove(store)
 
     def _done_with(self) -> list[Path]:
-        return [self.old, *self.set_aside()[:-SET_ASIDE_MAX]]
+        return [self.old, *self.set_aside()[:-SET_ASIDE_STORES_MAX]]
 
     def _give_to_owner(self, path: Path) -> None:
         """Have a file made by root belong to the owner of `state_dir`, who runs the daemon."""

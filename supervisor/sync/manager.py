@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 OPEN_RECORDS_PER_TURN_MAX = 500
 
 
-class Progress(msgspec.Struct):
+class PullOutcome(msgspec.Struct):
     """Outcome of the last pull, for `status`."""
 
     last_pull_us: int | None = None
@@ -76,7 +76,7 @@ class SyncManager(Participant):
         *,
         quiet_seconds: Callable[[Instant], float],
     ) -> None:
-        self.progress = Progress()
+        self.progress = PullOutcome()
         self.asked: SyncAsked | None = None
         self.comparison: Comparison | None = None
         self.not_stored = False

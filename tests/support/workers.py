@@ -30,7 +30,7 @@ from geosched.ipc.sockets import ProtocolError, Server, new_context
 from geosched.workers.host import process_tree, procfs
 from geosched.workers.host.cgroups import Containment
 from geosched.workers.runfiles.processes import make_directories
-from geosched.workers.zygote_client import Zygote
+from geosched.workers.zygote_client import ZygoteClient
 
 from .wait import wait_for
 
@@ -55,8 +55,8 @@ class Host:
         self.refused: list[ProtocolError] = []
         self.runs = 0
 
-    def start_zygote(self) -> Zygote:
-        return Zygote(lifeline=self.lifeline, runtime_dir=self.dir, instance=self.instance)
+    def start_zygote(self) -> ZygoteClient:
+        return ZygoteClient(lifeline=self.lifeline, runtime_dir=self.dir, instance=self.instance)
 
     # --- hearing ------------------------------------------------------------------------
 

@@ -184,7 +184,7 @@ def _gives_rights(program: str) -> bool:
 
 
 def _refuse_untrusted(program: str) -> None:
-    """As root, refuse a program that others could have written, at each start anew."""
+    """Refuse, as root, a program that others could have written; at each start anew."""
     reason = trust.why_not(Path(program)) if os.geteuid() == 0 else ""
     if reason:
         raise CannotStartError(f"cannot start {program}: {reason}")

@@ -10,7 +10,7 @@ from ...client import BadAnswerError, Client
 from ...messages.control import Compare, Compared, DifferencesAre, ListDifferences
 from ...messages.views import DifferenceView
 from ..exits import Exit, VerbFailedError
-from ..options import Output, Verb, connect, output_of
+from ..options import OutputFormat, Verb, connect, output_of
 from ..printing import complain, fields, show, show_line
 from ..table import Column, Table
 from ..words import clean
@@ -35,7 +35,7 @@ def command(ctx: click.Context) -> int:
         found = _all(client, made.number) if made.different else []
     if made.set_aside:
         complain(f"{made.set_aside} entries of the backend cannot be used, and are not compared")
-    if output_of(ctx) is Output.JSONL:
+    if output_of(ctx) is OutputFormat.JSONL:
         for difference in found:
             show_line(difference)
     else:

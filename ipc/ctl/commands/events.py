@@ -7,7 +7,7 @@ import click
 
 from ...messages.control import EVENTS_WAIT_SECONDS, EventsAre, ReadEvents
 from ...messages.views import EventView
-from ..options import Output, Verb, connect, output_of
+from ..options import OutputFormat, Verb, connect, output_of
 from ..printing import complain, fields, now_us, show_document, show_line, show_sheet
 from ..table import Column, Table
 from ..words import clean, short_time, why
@@ -31,11 +31,11 @@ WIDTHS = (5, 14, 18, 22, 0)
 def command(ctx: click.Context, follow: bool) -> None:
     """Show the last 100 changes of status."""
     output = output_of(ctx)
-    if follow and output is Output.JSON:
+    if follow and output is OutputFormat.JSON:
         raise click.UsageError("cannot follow with -o json, but with -o jsonl", ctx)
     with connect(ctx) as client:
         latest = client.ask(ReadEvents(), EventsAre).events
-        if output is Output.JSON:
+        if output is OutputFormat.JSON:
             show_document({"events": [fields(event) for event in latest]}, output)
             return
         _show_events(latest, output, titled=True)
@@ -52,8 +52,8 @@ def command(ctx: click.Context, follow: bool) -> None:
             last = newer[-1].seq
 
 
-def _show_events(found: tuple[EventView, ...], output: Output, *, titled: bool) -> None:
-    if output is Output.TABLE:
+def _show_events(found: tuple[EventView, ...], output: OutputFormat, *, titled: bool) -> None:
+    if output is OutputFormat.TABLE:
         show_sheet([events_table(found, now_us(), titled=titled)])
         return
     for event in found:

@@ -8,7 +8,7 @@ from ...actions import ExecutionStatus
 from ...client import BadAnswerError, Client
 from ...messages.control import ActionsAre, ListActions
 from ...messages.views import ActionView
-from ..options import Output, Verb, connect, output_of
+from ..options import OutputFormat, Verb, connect, output_of
 from ..printing import fields, now_us, show, show_line
 from ..table import Column, Table
 from ..words import clean, short_time, why
@@ -39,7 +39,7 @@ def command(ctx: click.Context, statuses: tuple[str, ...], limit: int | None) ->
     with connect(ctx) as client:
         gathered = _all_actions(client, statuses)
     actions = sorted(gathered, key=lambda action: (action.from_date, action.id))[:limit]
-    if output_of(ctx) is Output.JSONL:
+    if output_of(ctx) is OutputFormat.JSONL:
         for action in actions:
             show_line(action)
         return

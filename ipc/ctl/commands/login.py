@@ -16,7 +16,7 @@ import msgspec
 from ...messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, decode
 from ...paths import DEFAULT_CONFIG
 from ..exits import Exit, VerbFailedError
-from ..options import TIMEOUT_SECONDS_MAX, Output, Verb, output_of
+from ..options import TIMEOUT_SECONDS_MAX, OutputFormat, Verb, output_of
 from ..printing import complain, show_document, show_sheet
 from ..table import Block
 from ..words import clean
@@ -74,26 +74,26 @@ def _lines(stream: IO[bytes]) -> Iterator[Said]:
             raise VerbFailedError("cannot log in: its process is no login") from None
 
 
-def _show_code(code: CodeGiven, output: Output) -> None:
+def _show_code(code: CodeGiven, output: OutputFormat) -> None:
     address = clean(code.verification_uri_complete or code.verification_uri)
-    if output is Output.TABLE:
+    if output is OutputFormat.TABLE:
         minutes = f"for {code.valid_seconds / 60:.0f} min"
         show_sheet(
             [Block((("open", address), ("code", clean(code.user_code)), ("valid", minutes)))]
         )
-    elif output is Output.JSON:  # one document is the whole output: a person looks elsewhere
+    elif output is OutputFormat.JSON:  # one document is the whole output: a person looks elsewhere
         complain(f"open {address} and confirm the code {code.user_code}")
     else:
         show_document(msgspec.to_builtins(code), output)
 
 
-def _show_done(done: LoggedIn, output: Output) -> None:
+def _show_done(done: LoggedIn, output: OutputFormat) -> None:
     if not done.renewable:
         complain(
             "the server gave no refresh token, so this login ends with its access token"
             " (many servers want offline_access in backend.oauth_scope)"
         )
-    if output is Output.TABLE:
+    if output is OutputFormat.TABLE:
         show_sheet([Block((("login", "done"), ("tokens", f"kept in {clean(done.token_file)}")))])
     else:
         show_document(msgspec.to_builtins(done), output)

@@ -8,7 +8,7 @@ import click
 
 from ...client import Client
 from ...messages.control import LOG_CHUNK_BYTES_MAX, LogChunk, ReadLog
-from ..options import Output, Verb, connect, output_of, possible_id
+from ..options import OutputFormat, Verb, connect, output_of, possible_id
 from ..printing import show_document, write
 
 #: The interval at which a run that writes nothing is asked again.
@@ -28,11 +28,11 @@ def command(
 ) -> None:
     """Show the output of an action's latest run, byte for byte."""
     output = output_of(ctx)
-    if follow and output is not Output.TABLE:
+    if follow and output is not OutputFormat.TABLE:
         raise click.UsageError(f"cannot follow with -o {output}: output is no document", ctx)
     with connect(ctx) as client:
         log = Log(client, id_, attempt or 0)
-        if output is not Output.TABLE:
+        if output is not OutputFormat.TABLE:
             text = log.so_far(lines).decode(errors="replace")
             document = {"runId": log.run_id, "attempt": log.attempt, "output": text}
             show_document({**document, "ended": log.ended}, output)

@@ -8,7 +8,7 @@ from ...client import BadAnswerError, Client
 from ...messages.control import Dropped, DropReports, Flushed, FlushReports, ListReports, ReportsAre
 from ...messages.views import ReportView
 from ..exits import VerbFailedError
-from ..options import Output, Verb, connect, output_of
+from ..options import OutputFormat, Verb, connect, output_of
 from ..printing import fields, now_us, show, show_line
 from ..table import Block, Column, Table
 from ..words import clean, short_time
@@ -34,7 +34,7 @@ def list_(ctx: click.Context) -> None:
     with connect(ctx) as client:
         pending = list(_pages(client, set_aside=False))
         refused = list(_pages(client, set_aside=True))
-    if output_of(ctx) is Output.JSONL:
+    if output_of(ctx) is OutputFormat.JSONL:
         for report in (*pending, *refused):
             show_line(report)
         return

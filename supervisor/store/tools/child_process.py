@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from ....workers.zygote_client import ENVIRONMENT_ALLOWED
+from ....workers.zygote_client import CHILD_ENVIRONMENT_ALLOWED
 from ..errors import StoreError, StoreErrorKind
 from ..files import StorePaths
 from ..repair.findings import Condition, Examination
@@ -60,7 +60,7 @@ class StoreChild:
         self.pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-P", "-m", tool, *map(str, arguments)],
-            {k: v for k, v in os.environ.items() if k in ENVIRONMENT_ALLOWED},
+            {k: v for k, v in os.environ.items() if k in CHILD_ENVIRONMENT_ALLOWED},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, self._said, _STDOUT),

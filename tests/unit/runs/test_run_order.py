@@ -12,7 +12,7 @@ from geosched.supervisor.core.lifecycle import new_run_id
 from geosched.supervisor.core.model import OpenRun
 from geosched.supervisor.runs.run_order import (
     DEFAULT_PATH,
-    ENVIRONMENT_ALLOWED,
+    SCRIPT_ENVIRONMENT_ALLOWED,
     TITLE_CHARS_MAX,
     order,
     output_path,
@@ -74,7 +74,7 @@ def test_no_id_becomes_more_than_one_argument(action_id):
 
 def test_of_the_daemons_environment_only_an_allow_list_passes():
     refused = dict.fromkeys(["GEOSCHED_TOKEN", "NOTIFY_SOCKET", "LD_PRELOAD", "PYTHONPATH"], "x")
-    allowed = {name: f"of-{name}" for name in ENVIRONMENT_ALLOWED}
+    allowed = {name: f"of-{name}" for name in SCRIPT_ENVIRONMENT_ALLOWED}
     environment = ordered(inherited=refused | allowed).environment
     assert {k: v for k, v in environment.items() if not k.startswith("GEOSCHED_")} == allowed
     assert "GEOSCHED_TOKEN" not in environment

@@ -9,8 +9,8 @@ import click
 import pytest
 from geosched.ipc.ctl.main import cli
 from geosched.ipc.messages.control import Acting, Looking, Request
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 VERBS = cli.list_commands(click.Context(cli))
 #: Every file that a request passes through, whichever it is.
 PASSED_THROUGH = [
