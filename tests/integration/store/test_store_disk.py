@@ -1,6 +1,6 @@
 """The daemon on a disk that is full, read-only, failing, or smaller than its map.
 
-What it must come to is a documented state each (README, "What happens when"), and out of it
+What it must come to is a documented state each (docs/operations.md, "Failures"), and out of it
 again: without a restart where that is safe, by one where it is not.
 """
 
