@@ -54,7 +54,7 @@ class Clock(Participant):
         self._must_synchronise = must_synchronise
         self._was_synchronised = False
         self._readings = readings or Readings()
-        self._wait_ends = self._readings.boot_seconds() + wait_seconds
+        self._wait_ends_boot_seconds = self._readings.boot_seconds() + wait_seconds
         self._offset_seconds: float | None = None
         self._trusted: bool | None = None
         self._why_not = ""
@@ -80,7 +80,7 @@ class Clock(Participant):
     def wait_ends_in(self, now: Instant) -> float | None:
         """Return the seconds until an untrusted clock is believed all the same; None while
         it is."""
-        return None if now.trusted else max(0.0, self._wait_ends - now.boot_seconds)
+        return None if now.trusted else max(0.0, self._wait_ends_boot_seconds - now.boot_seconds)
 
     def next_deadline(self, now: Instant) -> float | None:
         wait_seconds = self.wait_ends_in(now)
@@ -128,7 +128,7 @@ class Clock(Participant):
             self._tell(believed, wall_us)
             self.stepped = self._trusted is not None
             self._trusted = believed
-        return believed or boot_seconds >= self._wait_ends
+        return believed or boot_seconds >= self._wait_ends_boot_seconds
 
     def _tell(self, believed: bool, wall_us: int) -> None:
         if not believed:

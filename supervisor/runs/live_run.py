@@ -14,14 +14,17 @@ WORKER_WAIT_SECONDS_MAX = 60.0
 
 
 class LiveRun(msgspec.Struct):
-    """`order` is None where no script is configured for the action's type. `last_beat` is a
-    reading of the judge's clock; other instants without a unit in their name are monotonic
-    seconds."""
+    """A run from its order until its end is acknowledged.
+
+    `order` is None where no script is configured for the action's type. `last_beat` is a
+    reading of the judge's clock, in seconds. `stop_at_monotonic` is when its next stop or kill
+    is due; from `stuck_at_monotonic` on it counts as stuck.
+    """
 
     run_id: str
     action_id: str
     attempt: int
-    asked_at: float
+    asked_at_monotonic: float
     order: Run | None = None
     heartbeat_timeout_seconds: float = 0.0
     worker: str | None = None
@@ -35,8 +38,8 @@ class LiveRun(msgspec.Struct):
     status_text: str = ""
     output_lost_bytes: int = 0
     stop: StopReason | None = None
-    stop_at: float | None = None  # monotonic: when the next stop or kill is due
-    stuck_at: float | None = None
+    stop_at_monotonic: float | None = None
+    stuck_at_monotonic: float | None = None
     stuck: bool = False
     ending: EndCause | None = None  # its worker is of no use any more: we end the tree
     detail: str = ""
@@ -78,10 +81,10 @@ class LiveRun(msgspec.Struct):
         silence."""
         if self.result is not None:
             return
-        if self.stop_at is not None:
-            yield self.stop_at
+        if self.stop_at_monotonic is not None:
+            yield self.stop_at_monotonic
         if self.worker is None:
-            yield self.asked_at + WORKER_WAIT_SECONDS_MAX
+            yield self.asked_at_monotonic + WORKER_WAIT_SECONDS_MAX
         else:
             yield look_at  # law 16
 

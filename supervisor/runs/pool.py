@@ -80,14 +80,14 @@ class Pool(Participant):
         self._waiting: list[str] = []
         self._number = 0
         self._unheard = False
-        self._now = 0.0
+        self._now_monotonic = 0.0
 
     # --- effects ------------------------------------------------------------------------
 
     def committed(self, now: Instant) -> None:
         """Count the time of workers from now on: the commit since `gather` may have stalled for
         longer than all of it."""
-        self._now = now.monotonic_seconds
+        self._now_monotonic = now.monotonic_seconds
 
     def start(self, run: LiveRun) -> None:
         """Have the run wait for `hand_out`."""
@@ -103,11 +103,11 @@ class Pool(Participant):
             return
         grace = run.stop_grace_seconds
         run.stop = reason
-        run.stop_at = now.monotonic_seconds
-        run.stuck_at = now.monotonic_seconds + grace + STUCK_AFTER_GRACE_SECONDS
+        run.stop_at_monotonic = now.monotonic_seconds
+        run.stuck_at_monotonic = now.monotonic_seconds + grace + STUCK_AFTER_GRACE_SECONDS
         if run.worker is None:
             self._end_unheard(run, EndCause.STOPPED, "stopped before it was started", now)
-        elif reason is not StopReason.WINDOW_OVER or now.monotonic_seconds <= self._now:
+        elif reason is not StopReason.WINDOW_OVER or now.monotonic_seconds <= self._now_monotonic:
             self._send_stop(run, now)
 
     def fail(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
@@ -142,13 +142,13 @@ class Pool(Participant):
     @property
     def idle(self) -> int:
         """Workers that are ready or being made, beyond those that runs wait for."""
-        counted = sum(worker.counts(self._now) for worker in self._workers.values())
+        counted = sum(worker.counts(self._now_monotonic) for worker in self._workers.values())
         return counted - len(self._waiting)
 
     def arm(self, near: int, spare: int) -> None:
         """Have so many workers ready, or being made, beyond those with a run. Those whose start
         is near fork its process ahead, which in spare ones only takes memory."""
-        idle = [worker for worker in self._workers.values() if worker.counts(self._now)]
+        idle = [worker for worker in self._workers.values() if worker.counts(self._now_monotonic)]
         for forks_ahead, count in ((True, near + len(self._waiting)), (False, spare)):
             there = [worker for worker in idle if worker.forks_ahead is forks_ahead]
             for _ in range(min(count - len(there), FORKS_PER_TURN_MAX)):
@@ -205,7 +205,7 @@ class Pool(Participant):
             match message:
                 case Ready():
                     worker.claimed, worker.ready = peer, worker.usable
-                    worker.kill_at = None if worker.ready else worker.kill_at
+                    worker.kill_at_monotonic = None if worker.ready else worker.kill_at_monotonic
                 case Started(run_id, script_pid, at_us):
                     self._started(run_id, script_pid, at_us, now)
                 case Heartbeat():
@@ -260,7 +260,7 @@ class Pool(Participant):
             return
         run = self.runs.get(worker.run_id)
         if run is not None and run.result is None and run.ending is None:
-            run.ending, run.stop_at = EndCause.WORKER_LOST, None
+            run.ending, run.stop_at_monotonic = EndCause.WORKER_LOST, None
             run.detail = "its worker was killed or crashed"
 
     # --- watch --------------------------------------------------------------------------
@@ -269,16 +269,16 @@ class Pool(Participant):
         if run.result is not None:
             return
         if run.ending is not None:
-            if run.stop_at is None or now.monotonic_seconds >= run.stop_at:
+            if run.stop_at_monotonic is None or now.monotonic_seconds >= run.stop_at_monotonic:
                 self._end_tree(run, now)
         elif run.worker is None:
-            if now.monotonic_seconds - run.asked_at > WORKER_WAIT_SECONDS_MAX:
+            if now.monotonic_seconds - run.asked_at_monotonic > WORKER_WAIT_SECONDS_MAX:
                 run.end(EndCause.CANNOT_START, "no worker could be had for it", now.wall_us)
         elif is_silent(
             run.last_beat, self.judge.seconds, timeout_seconds=run.heartbeat_timeout_seconds
         ):
             self._give_up(run, now)
-        elif run.stop_at is not None and now.monotonic_seconds >= run.stop_at:
+        elif run.stop_at_monotonic is not None and now.monotonic_seconds >= run.stop_at_monotonic:
             self._send_stop(run, now)
 
     def _give_up(self, run: LiveRun, now: Instant) -> None:
@@ -289,7 +289,7 @@ class Pool(Participant):
             run.action_id,
             extra={"event": "worker-silent", "id": run.action_id, "runId": run.run_id},
         )
-        run.ending, run.stop_at = EndCause.WORKER_SILENT, None
+        run.ending, run.stop_at_monotonic = EndCause.WORKER_SILENT, None
         run.detail = f"its worker was silent for {run.heartbeat_timeout_seconds:g} s"
         if run.worker is not None:
             self.children.kill(run.worker)
@@ -298,14 +298,14 @@ class Pool(Participant):
     def _end_tree(self, run: LiveRun, now: Instant) -> None:
         """Kill one round of what is left of a run; its end is told once nothing is."""
         assert run.ending is not None
-        if run.stuck_at is None:
-            run.stuck_at = now.monotonic_seconds + STUCK_AFTER_GRACE_SECONDS
+        if run.stuck_at_monotonic is None:
+            run.stuck_at_monotonic = now.monotonic_seconds + STUCK_AFTER_GRACE_SECONDS
         worker_lives = run.worker is not None and self.children.get(run.worker) is not None
         self.children.reap()  # the dead of a storm of forks would make every look long
         if not self.cleanup.end_tree(run.run_id, run.script_pid, run.worker) or worker_lives:
             self._notice_stuck(run, now)
             again = KILL_AGAIN_SECONDS if run.stuck else TREE_ROUND_SECONDS
-            run.stop_at = now.monotonic_seconds + again
+            run.stop_at_monotonic = now.monotonic_seconds + again
             return
         # It may have kept a result just before it died: that one saw the script's end.
         kept = self.cleanup.kept_result(run.run_id)
@@ -321,15 +321,19 @@ class Pool(Participant):
             sent = self.server.send(run.worker.encode(), Stop(run.run_id, run.stop))
         self._notice_stuck(run, now)
         if not sent:
-            run.stop_at = now.monotonic_seconds + RESEND_SECONDS
+            run.stop_at_monotonic = now.monotonic_seconds + RESEND_SECONDS
         elif run.stuck:
             self.cleanup.end_tree(run.run_id, run.script_pid, run.worker)
-            run.stop_at = now.monotonic_seconds + KILL_AGAIN_SECONDS
+            run.stop_at_monotonic = now.monotonic_seconds + KILL_AGAIN_SECONDS
         else:
-            run.stop_at = run.stuck_at
+            run.stop_at_monotonic = run.stuck_at_monotonic
 
     def _notice_stuck(self, run: LiveRun, now: Instant) -> None:
-        if run.stuck or run.stuck_at is None or now.monotonic_seconds < run.stuck_at:
+        if (
+            run.stuck
+            or run.stuck_at_monotonic is None
+            or now.monotonic_seconds < run.stuck_at_monotonic
+        ):
             return
         run.stuck = True
         log.error(
@@ -345,8 +349,10 @@ class Pool(Participant):
     def _fork(self, *, forks_ahead: bool) -> None:
         self._number += 1
         name = f"worker-{self._number}"
-        kill_at = self._now + READY_SECONDS_MAX
-        self._workers[name] = PooledWorker(name, self._now, forks_ahead, kill_at=kill_at)
+        kill_at_monotonic = self._now_monotonic + READY_SECONDS_MAX
+        self._workers[name] = PooledWorker(
+            name, self._now_monotonic, forks_ahead, kill_at_monotonic=kill_at_monotonic
+        )
         self.children.fork_worker(name, self.server.endpoint, forks_ahead=forks_ahead)
 
     def hand_out(self) -> None:
@@ -373,13 +379,16 @@ class Pool(Participant):
     def _is_to_leave(self, worker: PooledWorker) -> None:
         worker.ready = False
         worker.leaving = True
-        worker.kill_at = self._now + LEAVE_SECONDS_MAX
+        worker.kill_at_monotonic = self._now_monotonic + LEAVE_SECONDS_MAX
 
     def _end_hung_workers(self, now: Instant) -> None:
         """Kill workers that hang; their pidfds tell when they are gone."""
-        self._now = now.monotonic_seconds
+        self._now_monotonic = now.monotonic_seconds
         for worker in self._workers.values():
-            if worker.kill_at is not None and self._now > worker.kill_at:
+            if (
+                worker.kill_at_monotonic is not None
+                and self._now_monotonic > worker.kill_at_monotonic
+            ):
                 self.children.kill(worker.name)
 
     def _ready_workers(self) -> list[PooledWorker]:

@@ -9,10 +9,11 @@ READY_SECONDS_EXPECTED = 5.0
 
 
 class PooledWorker(msgspec.Struct):
-    """`claimed` is the peer that said it was ready, as the kernel knows it."""
+    """`claimed` is the peer that said it was ready, as the kernel knows it. By
+    `kill_at_monotonic` it has to be ready, or gone."""
 
     name: str
-    asked_at: float  # monotonic
+    asked_at_monotonic: float
     forks_ahead: bool = False  # what will be its script
     pid: int | None = None
     claimed: Peer | None = None
@@ -20,7 +21,7 @@ class PooledWorker(msgspec.Struct):
     run_id: str | None = None
     leaving: bool = False
     acknowledged: str | None = None
-    kill_at: float | None = None  # monotonic: it has to be ready, or gone, by then
+    kill_at_monotonic: float | None = None
 
     @property
     def usable(self) -> bool:
@@ -34,7 +35,9 @@ class PooledWorker(msgspec.Struct):
 
     def counts(self, now: float) -> bool:
         """A start may rely on it."""
-        return self.usable and (self.ready or now < self.asked_at + READY_SECONDS_EXPECTED)
+        return self.usable and (
+            self.ready or now < self.asked_at_monotonic + READY_SECONDS_EXPECTED
+        )
 
     def is_peer(self, peer: Peer) -> bool:
         """The peer is, by the kernel's word, the process we had forked (fact Z5).

@@ -15,7 +15,8 @@ from .queue import Queue
 
 
 class Agenda:
-    """`cursor` is the last edge looked at in the index `due`; None before the first."""
+    """`cursor` is the last edge looked at in the index `due`; None before the first. Holds end at
+    monotonic instants."""
 
     def __init__(self) -> None:
         self.queue = Queue()

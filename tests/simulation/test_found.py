@@ -166,8 +166,8 @@ def test_s13_a_stop_that_follows_a_stalled_commit_leaves_the_script_its_grace(st
     turn_until(stage, lambda: run.stop is not None)
     assert stage.host.stalled_us > 0
     asked = daemon.loop.parts.clock.monotonic_seconds()
-    assert run.stuck_at is not None
-    assert run.stuck_at - asked >= run.order.stop_grace_seconds
+    assert run.stuck_at_monotonic is not None
+    assert run.stuck_at_monotonic - asked >= run.order.stop_grace_seconds
 
 
 def test_workers_that_are_asked_for_after_a_stalled_commit_are_waited_for(stage: Stage):
