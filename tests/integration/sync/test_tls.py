@@ -158,11 +158,11 @@ def test_tokens_are_renewed_over_the_same_authorities(
     keep_tokens(tokens)
     with OAuthServer() as plain, BackendServer(tls=server.tls) as token_server:
         client = plain.client(token_url=token_server.url)
-        at = where(token_file=str(tokens), oauth=client)
+        at = where(token_file=str(tokens), **client)
         assert "404 Not Found" in error_of(at).detail
         assert len(token_server.asked) == 1
         token_server.asked.clear()
-        assert error_of(where(token_file=str(tokens), oauth=client, ca_file="")).kind is (
+        assert error_of(where(token_file=str(tokens), ca_file="", **client)).kind is (
             ErrorKind.UNTRUSTED
         )
         assert token_server.asked == []

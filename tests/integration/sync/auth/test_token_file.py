@@ -141,7 +141,7 @@ def test_a_full_disk_is_found_out_before_a_token_is_asked_for(
 PULLER = """
 import sys, msgspec
 from geosched.ipc.messages.sync import BackendAddress, Pull
-from geosched.workers.backends.http import HttpBackend
+from geosched.workers.sync.backends.http import HttpBackend
 HttpBackend().pull(Pull(1, msgspec.json.decode(sys.argv[1], type=BackendAddress), 0))
 """
 
