@@ -27,8 +27,8 @@ subprocess.run(["cat", "/proc/self/status"], check=True)
 
 
 def ignored_and_blocked(*command: str) -> list[set[int]]:
-    """The signals that a command says it was started with. The C library keeps two for
-    itself, which no program can set: whatever its posix_spawn starts ignores them."""
+    """The signals that a command says it was started with, but for the two that the C library
+    keeps for itself (fact P28)."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     status = dict(line.split(":\t", 1) for line in done.stdout.splitlines())
     masks = int(status["SigIgn"], 16), int(status["SigBlk"], 16)
