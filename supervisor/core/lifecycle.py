@@ -179,8 +179,8 @@ def _waited_until_the_end(record: Record, now: Instant, *, last_ok: bool, before
 
 
 def _stop_asked(record: Record, now: Instant) -> Change | None:
-    """Stop for an operator (S13a). None for NULL is a conflict, for a run that is being stopped
-    already it is nothing new."""
+    """Stop for an operator (S13a). None for NULL, which is a conflict, and for a run that is
+    being stopped already."""
     match record.state:
         case Running(run) if run.stop in (None, StopReason.CHANGED):
             return _stopping(record, run, StopReason.OPERATOR, before=record)
@@ -205,7 +205,7 @@ def _run_ended(record: Record, event: RunEnded, now: Instant, rules: Rules) -> C
         return _settled_by_stop(record, result, reason, now)
     if reason is StopReason.CHANGED and not event.daemon_leaving:
         return _replaced(record, result, now)
-    if reason is not None or (event.daemon_leaving and not _ended_well_told(result)):
+    if reason is not None or (event.daemon_leaving and not _exit_was_observed(result)):
         return None  # S16: a stop because the daemon leaves settles nothing
     return _settled_of_itself(record, result, now, rules)
 
@@ -221,9 +221,9 @@ _SETTLED_BY_STOP = {
 def _final_reason(
     record: Record, run: OpenRun, result: RunResult | None, now: Instant
 ) -> StopReason | None:
-    """Return the recorded reason; else the one the worker was given, for a stop is carried out
-    even when its record cannot be written (law 4). The end of a window is recorded a moment
-    ahead: a run that ends of itself in that moment has ended before it (S12)."""
+    """Return the recorded reason to stop, else the worker's: a stop is carried out even when it
+    cannot be recorded (law 4). The end of a window is recorded a moment ahead, and a run that
+    ends of itself in that moment has ended before it (S12)."""
     if run.stop is StopReason.WINDOW_OVER and _ended_before(record, result):
         return None if _window_over(record, now) else run.stop
     if run.stop is not None:
@@ -240,8 +240,8 @@ def _ended_before(record: Record, result: RunResult | None) -> bool:
     return result.ended_us < record.action.to_us
 
 
-def _ended_well_told(result: RunResult) -> bool:
-    """Somebody saw the script end, and no signal ended it."""
+def _exit_was_observed(result: RunResult) -> bool:
+    """The end of the script was observed, and no signal caused it."""
     lost = result.cause in (EndCause.WORKER_LOST, EndCause.WORKER_SILENT)
     return result.signal is None and not lost
 
@@ -255,8 +255,7 @@ def _settled_by_stop(
 
 
 def _replaced(record: Record, result: RunResult, now: Instant) -> Change:
-    """Make way for a run with the new configuration, due at once; the status stays STARTED
-    (S15)."""
+    """Prepare a run with the new configuration, due at once; the status stays STARTED (S15)."""
     if _window_over(record, now):
         return _settled_by_stop(record, result, StopReason.WINDOW_OVER, now)
     after = _moved(
@@ -404,7 +403,7 @@ def _moved(
 
 
 def _stopping(record: Record, run: OpenRun, reason: StopReason, *, before: Record) -> Change:
-    """Return the intention to stop: on disk before the first signal, and never called off."""
+    """Return the intention to stop: on disk before the first signal, and never revoked."""
     state = Running(replace(run, stop=reason))
     after = replace(record, state=state, revision=before.revision + 1)
     return Change(before, after, effects=(StopRun(run.run_id, reason),))

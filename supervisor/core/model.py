@@ -3,8 +3,8 @@
 `lifecycle.py` maps a record and an event to a change; `daemondb.py` stores what changes;
 `loop.py` performs the effects. What is persisted and what is a live handle are different
 types: nothing here is a process, a socket or a deadline. Wall-clock instants are
-microseconds since 1970 UTC (`_us`), durations are seconds. None can hold itself, so the
-collector of cycles has no business with them (`gc=False`): a large snapshot makes many.
+microseconds since 1970 UTC (`_us`), durations are seconds. No value can contain itself, so
+the cyclic garbage collector need not track them (`gc=False`): a large snapshot makes many.
 """
 
 import enum
@@ -18,7 +18,7 @@ from ...ipc.messages.runs import RunResult, StopReason
 
 
 class Reason(enum.StrEnum):
-    """The reason of a status: one word that a person can look up in docs/commands.md."""
+    """The reason for a status: one word that a person can look up in docs/commands.md."""
 
     COMPLETED = "completed"  # exit 0 before toDate
     WINDOW_OVER = "window-over"  # it ran until toDate
@@ -32,7 +32,7 @@ class Reason(enum.StrEnum):
     WITHDRAWN = "withdrawn"
     OPERATOR = "operator"
     WINDOW_MISSED = "window-missed"  # toDate passed before it could start
-    INTERRUPTED = "interrupted"  # the daemon was away until its window was over
+    INTERRUPTED = "interrupted"  # the daemon was down until its window was over
     DAEMON_RESTART = "daemon-restart"  # NULL again, to start again
     DUE = "due"  # STARTED because its window is open
     CHANGED = "changed"  # a run that was replaced by one with newer configuration
@@ -42,18 +42,19 @@ class Reason(enum.StrEnum):
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A back-off: not before `delay_seconds` after `since_us`."""
+    """A back-off before the next attempt: it starts `delay_seconds` after `since_us` at the
+    earliest."""
 
     since_us: int
     delay_seconds: float
 
 
 class OpenRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A run that was decided on and whose end is not committed yet.
+    """A run whose start is decided, and whose end is not committed yet.
 
-    `stop` is the reason it is being stopped for; once there, only `CHANGED` is replaced.
+    `stop` is the reason for which it is being stopped; once set, only `CHANGED` is replaced.
     `app_names`, `type` and `args` of the action it was started with are not kept: a change
-    is seen when it arrives, and is then recorded as `stop`.
+    is noticed when it arrives, and is then recorded as `stop`.
     """
 
     run_id: str
@@ -62,7 +63,8 @@ class OpenRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Null(msgspec.Struct, frozen=True, array_like=True, tag="null", gc=False):
-    """Not started (yet, or again). `hold` delays a restart after crashes (S12a)."""
+    """Not started: not yet, or again after a restart of the daemon. `hold` delays a start after
+    crashes (S12a)."""
 
     status: ClassVar = ExecutionStatus.NULL
     hold: Hold | None = None
@@ -76,7 +78,7 @@ class Running(msgspec.Struct, frozen=True, array_like=True, tag="running", gc=Fa
 
 
 class Waiting(msgspec.Struct, frozen=True, array_like=True, tag="waiting", gc=False):
-    """STARTED between two attempts. `last_ok`: the last one exited with 0."""
+    """STARTED between two attempts. `last_ok`: the last attempt exited with 0."""
 
     status: ClassVar = ExecutionStatus.STARTED
     hold: Hold
@@ -84,7 +86,7 @@ class Waiting(msgspec.Struct, frozen=True, array_like=True, tag="waiting", gc=Fa
 
 
 class Over(msgspec.Struct, frozen=True, array_like=True, tag="over", gc=False):
-    """Ended, for ever. `status` is terminal."""
+    """Over: `status` is terminal, and never changes again."""
 
     status: ExecutionStatus
 
@@ -161,13 +163,13 @@ class StatusChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Sent(msgspec.Struct, frozen=True, gc=False):
-    """The newest snapshot holds the action."""
+    """The newest snapshot has the action."""
 
     action: Action
 
 
 class Absent(msgspec.Struct, frozen=True, gc=False):
-    """The newest snapshot does not hold it."""
+    """The newest snapshot lacks the action."""
 
 
 class Due(msgspec.Struct, frozen=True, gc=False):
@@ -178,18 +180,19 @@ class Due(msgspec.Struct, frozen=True, gc=False):
 
 
 class StopAsked(msgspec.Struct, frozen=True, gc=False):
-    """An operator wants it stopped."""
+    """An operator asked for the action to be stopped."""
 
 
 class RunEnded(msgspec.Struct, frozen=True, gc=False):
-    """A run and all it left behind are gone. `daemon_leaving`: seen during shutdown."""
+    """A run and its whole tree are gone. `daemon_leaving`: this was noticed during shutdown."""
 
     result: RunResult
     daemon_leaving: bool = False
 
 
 class DaemonStarted(msgspec.Struct, frozen=True, gc=False):
-    """No run lives any more (S1). `kept` is the result that its worker left on disk."""
+    """The daemon started, and no earlier run of the action lives any more (S1). `kept` is the
+    result that its worker left on disk."""
 
     kept: RunResult | None
 
@@ -230,7 +233,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
         return old is not self.after.status
 
     def status_change(self) -> StatusChange | None:
-        """Return the event that this change is; None where the status stays."""
+        """Return the change of status; None where the status stays."""
         if not self.changes_status:
             return None
         run = self.run
@@ -250,8 +253,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 class Instant(msgspec.Struct, frozen=True, gc=False):
     """The clocks, read once a turn.
 
-    `wall_us` decides about windows, and only while `trusted` (S19); a clock that is not
-    `believed` is trusted all the same once it was waited for. `monotonic_seconds` measures
+    `wall_us` decides about windows, and only while `trusted` (S19). A wall clock that is not
+    `believed` counts as trusted all the same after `clock_wait`. `monotonic_seconds` measures
     durations and stops while the host sleeps; `boot_seconds` does not stop.
     """
 

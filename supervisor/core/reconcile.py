@@ -1,6 +1,6 @@
 """Reconciliation of a snapshot with the records, one entry or one absence at a time (S3 to S8).
 
-Each gets a verdict, for counting; the rules are `lifecycle.py`'s.
+Each gets a verdict, which is counted; the rules are in `lifecycle.py`.
 """
 
 import enum

@@ -1,6 +1,6 @@
 """Recovery at start: open runs paired with the results that their workers kept (S1, S2).
 
-The rule for each is `lifecycle.py`'s.
+The rules are in `lifecycle.py`.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -13,9 +13,10 @@ from .model import Change, DaemonStarted, Instant, Record, Running
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """`stuck` runs could not be ended: their actions stay STARTED until they are gone.
+    """The outcome of a recovery.
 
-    `strangers` are kept results that fit no open run.
+    `stuck` are the actions whose runs could not be ended: they stay STARTED until those are
+    gone. `strangers` are kept results that fit no open run.
     """
 
     changes: tuple[Change, ...]
@@ -30,7 +31,8 @@ def recover(
     now: Instant,
     rules: Rules,
 ) -> Recovery:
-    """Settle every STARTED record; `kept` is by run id, `alive` are run ids not yet gone."""
+    """Settle every STARTED record. `kept` has the results by run id; `alive` are the ids of runs
+    that are not gone yet."""
     changes: list[Change] = []
     stuck: list[Record] = []
     fitting: set[str] = set()

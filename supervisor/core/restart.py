@@ -1,4 +1,4 @@
-"""Restart policy: whether another run follows, and after which delay (SPEC S12a).
+"""Restart policy: the conditions for another run, and the delay before it (SPEC S12a).
 
 Only the arithmetic is here; `lifecycle.py` says when it applies.
 """
@@ -14,22 +14,25 @@ from .model import Hold
 #: From this attempt on even a restart of the daemon does not start it at once (S12a):
 #: a script that takes the host down must not do so for ever.
 FIRST_ATTEMPT_HELD_AFTER_CRASH = 5
-#: A delay is shortened by up to this part of it, so that what failed together does not
-#: come back together.
+#: A delay is shortened by up to this fraction, so that runs that failed together do not
+#: restart together.
 JITTER = 0.2
 
 
 class RestartMode(enum.StrEnum):
+    """The ends of a run after which another follows."""
+
     NEVER = "never"
     ON_FAILURE = "on-failure"
     ALWAYS = "always"
 
 
 class RestartPolicy(msgspec.Struct, frozen=True):
-    """`delay_seconds` doubles with every failure in a row, up to `delay_seconds_max`.
+    """The restart settings for one type of action.
 
-    A run that lasted `delay_seconds_max` was stable: doubling and counting begin anew.
-    `restarts_max` is how many may follow each other; 0 is no limit.
+    `delay_seconds` doubles with every failure in a row, up to `delay_seconds_max`. A run that
+    lasted `delay_seconds_max` was stable: doubling and counting begin anew. `restarts_max`
+    bounds the restarts in a row; 0 is no limit.
     """
 
     mode: RestartMode = RestartMode.NEVER
@@ -39,7 +42,7 @@ class RestartPolicy(msgspec.Struct, frozen=True):
 
 
 def gives_up(policy: RestartPolicy, failures: int) -> bool:
-    """So many runs in a row are more than the policy restarts."""
+    """The failures in a row are more than the policy restarts."""
     return 0 < policy.restarts_max < failures
 
 
@@ -59,10 +62,10 @@ def failures_after(policy: RestartPolicy, failures: int, *, ran_seconds: float) 
 
 
 def delay_after(policy: RestartPolicy, failures: int, *, run_id: str) -> float:
-    """Return the seconds to wait after so many failures in a row; never overflows.
+    """Return the seconds to wait after this many failures in a row; never overflows.
 
-    The jitter is drawn from the id of the run that ended: spread over actions and devices,
-    and the same whoever works it out again.
+    The jitter is derived from the id of the run that ended: it differs between actions and
+    devices, and is the same whenever it is computed again.
     """
     doublings = min(max(failures - 1, 0), 62)
     delay = min(policy.delay_seconds * 2.0**doublings, policy.delay_seconds_max)
@@ -70,15 +73,15 @@ def delay_after(policy: RestartPolicy, failures: int, *, run_id: str) -> float:
 
 
 def _chance(seed: str) -> float:
-    """Return a number in [0, 1) that is always the same for one text."""
+    """Return a number in [0, 1) that is always the same for the same text."""
     return int.from_bytes(blake2b(seed.encode(), digest_size=6).digest()) / 2**48
 
 
 def remaining_seconds(hold: Hold, now_us: int) -> float:
     """Return the seconds left of a hold by the wall clock, for a daemon that starts.
 
-    Bounded by the whole delay on one side and 0 on the other, so a clock that was
-    stepped meanwhile costs one delay and never more.
+    It is between 0 and the whole delay, so a clock that was stepped meanwhile costs one delay
+    at most.
     """
     elapsed = (now_us - hold.since_us) / SECOND_US
     return min(max(hold.delay_seconds - elapsed, 0.0), hold.delay_seconds)

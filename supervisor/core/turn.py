@@ -14,9 +14,12 @@ from .model import Change, Event, Instant, Record
 
 
 class Turn(msgspec.Struct):
-    """`read` looks a record up in daemonDB; `started` counts the STARTED ones there.
-    `absences` tells for actions that are over, by their rows, that the newest snapshot lacks
-    them, or has them again."""
+    """The decisions of one turn.
+
+    `read` looks up a record in daemonDB; `started` is the number of STARTED actions, after the
+    changes so far. `absences` is by the row of an action that is over: true where the newest
+    snapshot lacks it, false where it has the action again.
+    """
 
     now: Instant
     rules: Rules
@@ -34,7 +37,7 @@ class Turn(msgspec.Struct):
         return self._newest.get(action_id)
 
     def happened(self, action_id: str, event: Event) -> Change | None:
-        """Decide about an event of an action, if it is known."""
+        """Decide about an event; None where the action is not known, or nothing changes."""
         record = self.record(action_id)
         return None if record is None else self.take(decide(record, event, self.now, self.rules))
 
@@ -50,5 +53,5 @@ class Turn(msgspec.Struct):
 
     @property
     def touched(self) -> list[Record]:
-        """Every record this turn changes, as it will be."""
+        """The records that this turn changes, as they are after it."""
         return list(self._newest.values())
