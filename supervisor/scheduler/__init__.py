@@ -1,1 +1,1 @@
-"""The scheduler of actions: those that are due, queued or near."""
+"""Scheduler of actions: the agenda of edges and holds, the queue for slots, the lookahead."""

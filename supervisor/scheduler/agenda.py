@@ -1,9 +1,9 @@
-"""Agenda of the actions to look at, now and later. Decides about no status.
+"""Agenda of the scheduler: its position in the index of edges, its queue, and its holds.
 
-daemonDB's index `due` holds every edge; here is how far it has been looked through, which
-due actions are queued behind `max_running`, and which are held back by a back-off. All of
-it can be rebuilt from the index at any time (`look_again`), as after a clock step.
-Durations run on the monotonic clock.
+daemonDB's index `due` has every edge. The agenda keeps the last edge that was looked at, the
+due actions that wait for one of `max_running` slots, and those that a back-off holds. All of
+it can be rebuilt from the index at any time (`look_again`), as after a clock step. Durations
+are measured by the monotonic clock. Decides about no status.
 """
 
 import heapq
@@ -15,8 +15,8 @@ from .queue import Queue
 
 
 class Agenda:
-    """`cursor` is the last edge looked at in the index `due`; None before the first. Holds end at
-    monotonic instants."""
+    """The actions to look at, now and later. `cursor` is the last edge looked at in the index
+    `due`, None before the first. Holds end at monotonic instants."""
 
     def __init__(self) -> None:
         self.queue = Queue()
@@ -27,9 +27,9 @@ class Agenda:
         self._not_before_monotonic = 0.0
 
     def look_again(self, now: Instant, *, in_seconds: float = 0.0) -> None:
-        """Look through all edges anew, at once or (a store that failed) after a while.
+        """Look at all edges again, from the first on: now, or later where the store failed.
 
-        Holds stay: they run on a clock that cannot be stepped.
+        Holds stay, because their clock cannot be stepped.
         """
         self.cursor = None
         self.queue.clear()
@@ -66,8 +66,8 @@ class Agenda:
         return self._held.get(action_id, 0.0) <= now.monotonic_seconds
 
     def take_ended(self, now: Instant) -> list[str]:
-        """Take those that waited, for a slot or the end of a back-off, until their windows were
-        over. One that is held may be stale, and is looked up before anything is decided."""
+        """Take the actions whose windows ended while they were queued or held. An entry of a held
+        one may be stale: the action is looked up before anything is decided."""
         if not now.trusted:
             return []
         ended = self.queue.take_ended(now.wall_us)
@@ -76,7 +76,7 @@ class Agenda:
         return ended
 
     def take_released(self, now: Instant) -> list[str]:
-        """Take the actions whose hold is over; they are held no more."""
+        """Take the actions whose hold is over; they are no longer held."""
         released: list[str] = []
         while self._holds and self._holds[0][0] <= now.monotonic_seconds:
             deadline, action_id = heapq.heappop(self._holds)
@@ -86,8 +86,8 @@ class Agenda:
         return released
 
     def next_edge_us(self, stored_us: int | None) -> int | None:
-        """Return the first edge ahead: that of daemonDB, or the end of a window in which an action
-        waits."""
+        """Return the next edge: `stored_us`, from daemonDB, or the end of the window of an action
+        that is queued or held."""
         held_end_us = self._held_ends[0][0] if self._held_ends else None
         edges = (stored_us, self.queue.next_end_us(), held_end_us)
         return min((edge for edge in edges if edge is not None), default=None)
@@ -95,8 +95,8 @@ class Agenda:
     def next_deadline(
         self, stored_us: int | None, now: Instant, *, lead_seconds: float = 0.0
     ) -> float | None:
-        """Return the monotonic instant at which to look next, at edges so long before they come;
-        None where there is nothing ahead."""
+        """Return the monotonic instant of the next look: the end of a hold, or `lead_seconds`
+        before an edge; None where nothing is ahead."""
         edge_us = self.next_edge_us(stored_us)
         deadlines = [max(self._holds[0][0], self._not_before_monotonic)] if self._holds else []
         if edge_us is not None and now.trusted:

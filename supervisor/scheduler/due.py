@@ -1,7 +1,7 @@
-"""Due events of a turn, put to the core in their order. Decides about no status.
+"""Due events of a turn, passed to the core in their order. Decides about no status.
 
-The rules are `core/lifecycle.py`'s; here is what they are asked about: runs that ended, runs
-an earlier daemon left, edges that passed, holds that are over, and actions that may start.
+They are runs that ended, runs that an earlier daemon left, edges that passed, holds that are
+over, and actions that may start. The rules are in `core/lifecycle.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,15 +26,16 @@ from ..store.daemondb import DaemonDB
 from .agenda import Agenda
 from .queue import slots_free
 
-#: Of a record that was never changed.
+#: The revision of a record that was never changed.
 FIRST_REVISION = 1
-#: Edges looked at in one turn; more of them make more turns.
+#: Edges looked at in one turn; the rest wait for the next turn.
 EDGES_PER_TURN_MAX = 500
 STUCK_CHECK_SECONDS = 1.0
 
 
 class DueEvents(Participant):
-    """`stuck` are runs of an earlier daemon that could not be ended yet, with their records."""
+    """The due events of each turn. `stuck` has, by run id, the records of an earlier daemon's runs
+    that could not be ended yet."""
 
     def __init__(self, db: DaemonDB, agenda: Agenda, cleanup: RunCleanup) -> None:
         self.stuck: dict[str, Record] = {}
@@ -45,7 +46,7 @@ class DueEvents(Participant):
         self._check_at_monotonic = 0.0
 
     def next_deadline(self, now: Instant) -> float | None:
-        """Return when to look at edges that one turn left over, or at stuck runs again."""
+        """Return the instant at which to look at the edges left over, or at stuck runs again."""
         if self.more_edges:
             return now.monotonic_seconds
         return self._check_at_monotonic if self.stuck else None
@@ -69,7 +70,7 @@ class DueEvents(Participant):
                 turn.happened(record.action.id, DaemonStarted(kept))
 
     def edges(self, turn: Turn, max_running: int) -> None:
-        """Put what the clock says (S9 to S14); ends first, so that slots are free for starts."""
+        """Decide what is due by the clock (S9 to S14), ends first: they free slots for starts."""
         now, agenda = turn.now, self._agenda
         self.more_edges = False
         if not agenda.may_look(now):
@@ -78,7 +79,7 @@ class DueEvents(Participant):
             self._look_at_edges(turn)
         for record in turn.touched:
             if record.revision > FIRST_REVISION or record.action.from_us <= now.wall_us:
-                agenda.note(record, now)  # else it is new and lies ahead: nothing waits yet
+                agenda.note(record, now)  # else it is new and its window ahead: nothing waits yet
         for action_id in agenda.take_ended(now):
             turn.happened(action_id, Due(slot_free=False, hold_over=False))
         for action_id in agenda.take_released(now):
@@ -94,7 +95,7 @@ class DueEvents(Participant):
         for edge, stored in zip(edges, records, strict=True):
             self._agenda.cursor = edge
             if stored is None:
-                continue  # damaged: counted and told by the store
+                continue  # damaged: the store counts and logs it
             record = turn.record(stored.action.id) or stored
             if isinstance(record.state, Null):
                 self._agenda.note(record, turn.now)
@@ -115,7 +116,7 @@ class DueEvents(Participant):
 def runs_ended(
     turn: Turn, ended: Iterable[RunResult], runs: Mapping[str, LiveRun], *, leaving: bool
 ) -> None:
-    """Put how runs ended (S12 to S16). `runs` are those not acknowledged yet, by their ids."""
+    """Decide about runs that ended (S12 to S16). `runs` are those not acknowledged yet, by id."""
     for result in ended:
         live = runs.get(result.run_id)
         if live is None:
@@ -127,7 +128,7 @@ def runs_ended(
 
 
 def _at_once(change: Change) -> bool:
-    """The next attempt waits for nothing: a run made way for a changed one."""
+    """The next attempt is due at once: the action was changed during its run."""
     state = change.after.state
     return isinstance(state, Waiting) and state.hold.delay_seconds == 0
 

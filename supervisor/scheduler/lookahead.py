@@ -1,8 +1,8 @@
-"""Lookahead to the next edges: when to turn to them, and how many workers are armed by then.
+"""Lookahead to the next edge: the lead of its turn, and the workers that are armed for it.
 
-An edge is decided and written down a moment before it comes, as of its own instant, so that
-neither the decision nor the disk makes anybody late. What is started then waits for that
-instant in its own process (`Run.not_before_us`), what is stopped is told so at it
+An edge is decided and committed a moment before it comes, as of its own instant, so that
+neither the decision nor the disk delays a start. A script that is started then waits for that
+instant in its own process (`Run.not_before_us`); a run that is to stop is told so at it
 (`pool.py`). Decides about no status.
 """
 
@@ -20,27 +20,27 @@ from ..store.tables.codec import action_key
 from .agenda import Agenda
 from .queue import slots_free
 
-#: What is needed besides the commit: the poll's rounding, the turn, the way to a worker; and
-#: for each of those that start at one edge, its order and what the worker prepares (on two
-#: cores; with half of that, 500 were late by two to five times as much).
+#: Lead besides the commit: the poll's rounding, the turn, the way to a worker; and for each
+#: start, its order and the worker's preparation (measured on two cores; with half of it, 500
+#: starts were late by two to five times as much).
 LEAD_SECONDS = 0.004
 LEAD_SECONDS_PER_START = 0.004
 LEAD_SECONDS_MAX = 1.5
-#: The slowest of so many is what the next commit is expected to take.
+#: The next commit is expected to take as long as the slowest of this many.
 COMMITS_REMEMBERED = 8
 FIRST_COMMIT_SECONDS = 0.005
 COMMIT_SECONDS_MAX = 0.05
-#: Forking a worker and hearing that it is ready; so much earlier each further one is armed.
+#: Time in which a worker is forked and ready: each further one is armed this much earlier.
 ARM_SECONDS_PER_WORKER = 0.01
 ARMED_AT_ONCE_MAX = 500
-#: What is about to start, and has its workers, has the host to itself from so long before its
-#: turn until so long after its instant; each further start takes its own time.
+#: The quiet time: once the next starts have their workers, nothing else begins from this long
+#: before their turn until this long after their instant; each start lengthens it.
 QUIET_SECONDS = 0.05
 QUIET_SECONDS_PER_START = 0.001
 
 
 class Lookahead(Participant):
-    """The instant each turn decides for, and the workers that are armed for what is near.
+    """The instant that each turn decides for, and the workers that are armed for near starts.
 
     `settings` may be replaced at any time.
     """
@@ -52,8 +52,8 @@ class Lookahead(Participant):
         self._agenda = agenda
         self._commits = deque([FIRST_COMMIT_SECONDS], maxlen=COMMITS_REMEMBERED)
         self._reached: Instant | None = None
-        self._starts = 0  # at the edge that comes first
-        self._prepare_seconds = 0.0  # of lead, for what starts at it and soon after it
+        self._starts = 0  # at the next edge
+        self._prepare_seconds = 0.0  # of lead, for the starts at it and soon after it
         self._quiet_until_us = 0
         self._arm_at_us: int | None = None
 
@@ -64,11 +64,11 @@ class Lookahead(Participant):
         return min(needed, LEAD_SECONDS_MAX)
 
     def commit_took(self, seconds: float) -> None:
-        """Remember how long a commit took that changed something."""
+        """Remember the duration of a commit that changed something."""
         self._commits.append(min(seconds, COMMIT_SECONDS_MAX))
 
     def forget(self) -> None:
-        """Take nothing as reached any more: the wall clock was stepped."""
+        """Forget the instant that was reached, because the wall clock was stepped."""
         self._reached = None
         self._quiet_until_us = 0
 
@@ -81,16 +81,16 @@ class Lookahead(Participant):
             self._quiet_until_us = edge_us + round(lasts * SECOND_US)
         cursor = self._agenda.cursor
         if cursor is not None and cursor[0] > self._reached.wall_us:
-            # Set back by less than counts as a step: what is behind the cursor would be lost.
+            # Set back by less than a step: edges before the cursor would not be looked at.
             self._agenda.look_again(now)
         return self._reached
 
     def quiet_seconds(self, now: Instant) -> float:
-        """Return for how long nothing else should begin, because actions are starting."""
+        """Return the rest of the quiet time, in which nothing but starts should begin."""
         return max(0.0, (self._quiet_until_us - now.wall_us) / SECOND_US)
 
     def next_deadline(self, now: Instant) -> float | None:
-        """Return when the next edge has its turn, or the next worker is to be armed."""
+        """Return the instant of the next edge's turn, or at which the next worker is armed."""
         due = self._agenda.next_deadline(
             self._next_stored_us(), now, lead_seconds=self.lead_seconds
         )
@@ -100,7 +100,7 @@ class Lookahead(Participant):
         return arm_at if due is None else min(due, arm_at)
 
     def after_turn(self, now: Instant) -> None:
-        """Have workers ready for the starts that are near, never more than may run."""
+        """Arm workers for the near starts, never more than may run."""
         ahead_seconds = self.settings.arm_ahead_seconds
         free = slots_free(self.settings.max_running, self._db.counts()[ExecutionStatus.STARTED])
         most = min(free, ARMED_AT_ONCE_MAX)
@@ -120,7 +120,7 @@ class Lookahead(Participant):
         self._pool.arm(near, min(free - near, self.settings.spare_workers))
 
     def _near(self, now: Instant, horizon_us: int, most: int) -> tuple[int | None, list[int]]:
-        """Return the first edge within the horizon, and those at which something may start."""
+        """Return the first edge within the horizon, and the edges at which a run may start."""
         if not most or not now.trusted:
             return None, []
         limit = most + len(self._pool.runs)  # the ends of those are among them
@@ -131,8 +131,8 @@ class Lookahead(Participant):
         return near[0][0], [edge_us for edge_us, key in near if key not in running]
 
     def _quiet_us(self, now: Instant, first_us: int | None) -> int:
-        """Return until when nothing is armed: what starts next has its workers, or has just
-        begun."""
+        """Return the instant before which nothing is armed, because the next starts have their
+        workers, or have just begun."""
         if first_us is None or not 0 < self._starts <= self._pool.idle:
             return self._quiet_until_us
         begins_us = first_us - round((self.lead_seconds + QUIET_SECONDS) * SECOND_US)
@@ -149,8 +149,8 @@ class Lookahead(Participant):
 def decided_for(
     now: Instant, reached: Instant | None, edge_us: int | None, *, lead_seconds: float
 ) -> Instant:
-    """Return now, or the instant of an edge that is as good as there; never an earlier one
-    than was `reached` before, unless the clock was set back."""
+    """Return now, or the instant of an edge within `lead_seconds`; never earlier than the one
+    that was `reached` before, unless the clock was set back."""
     latest = reached if reached is not None and _is_ahead(reached, now) else now
     until_us = now.wall_us + round(lead_seconds * SECOND_US)
     if now.trusted and edge_us is not None and latest.wall_us < edge_us <= until_us:
@@ -159,13 +159,13 @@ def decided_for(
 
 
 def _is_ahead(reached: Instant, now: Instant) -> bool:
-    """By both clocks: while the host sleeps, only one of them stands still."""
+    """`reached` is ahead by both clocks: while the host sleeps, only one of them stops."""
     return reached.wall_us > now.wall_us and reached.monotonic_seconds > now.monotonic_seconds
 
 
 def prepare_seconds(starts_us: Sequence[int], edge_us: int) -> float:
-    """Return how long before an edge its turn has to be, so that each of the starts that are
-    near, earliest first, has its share of time before its own instant."""
+    """Return the lead of an edge's turn, so that each near start, earliest first, has its share of
+    time before its own instant."""
     needed = (
         number * LEAD_SECONDS_PER_START - (start_us - edge_us) / SECOND_US
         for number, start_us in enumerate(starts_us, 1)
@@ -176,8 +176,8 @@ def prepare_seconds(starts_us: Sequence[int], edge_us: int) -> float:
 def to_arm(
     starts_us: Sequence[int], now_us: int, *, ahead_seconds: float
 ) -> tuple[int, int | None]:
-    """Return for how many of the starts that are near, earliest first, a worker has to be
-    armed by now, and the instant at which there has to be one more."""
+    """Return how many of the near starts, earliest first, need an armed worker by now, and the
+    instant at which one more is needed."""
     arm_us = [
         start_us - round((ahead_seconds + number * ARM_SECONDS_PER_WORKER) * SECOND_US)
         for number, start_us in enumerate(starts_us)

@@ -1,8 +1,7 @@
-"""Queue of the actions that are due when more are than may run (SPEC S14). Pure.
+"""Queue of due actions that wait for a slot, because `max_running` are STARTED (SPEC S14). Pure.
 
-Nothing but their windows is kept in memory, and an action is looked up in daemonDB before
-it is started, so an entry here may be stale without harm. Ten thousand queued actions cost
-a turn nothing.
+Only their windows are kept in memory, and an action is looked up in daemonDB before it is
+started, so a stale entry does no harm. Ten thousand queued actions cost a turn nothing.
 """
 
 import heapq
@@ -16,7 +15,7 @@ def slots_free(max_running: int, started: int) -> int:
 class Queue:
     """Due actions beyond the free slots: earliest `fromDate` first, then `id`.
 
-    Each also has an end, at which it leaves unstarted (S10).
+    Each leaves the queue at the end of its window, without a start (S10).
     """
 
     def __init__(self) -> None:
@@ -46,7 +45,7 @@ class Queue:
         self._members.clear()
 
     def take(self, count: int) -> list[str]:
-        """Take the next so many to start out of the queue, in order."""
+        """Remove and return the next `count` actions to start, in order."""
         taken: list[str] = []
         while self._by_start and len(taken) < count:
             from_us, action_id = heapq.heappop(self._by_start)
@@ -56,7 +55,7 @@ class Queue:
         return taken
 
     def take_ended(self, now_us: int) -> list[str]:
-        """Take those whose window is over out of the queue."""
+        """Remove and return the actions whose window is over."""
         taken: list[str] = []
         while self._by_end and self._by_end[0][0] <= now_us:
             to_us, action_id = heapq.heappop(self._by_end)
