@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 
 class RunCleanup:
-    """All that an instance's runs leave behind: processes, cgroups, files in `runtime_dir` and
-    `log_dir`. `instance` marks this boot and state directory."""
+    """Cleans up what an instance's runs leave behind: processes, cgroups, files in `runtime_dir`
+    and `log_dir`. `instance` marks this boot and state directory."""
 
     def __init__(self, runtime: Runtime, log_dir: Path, instance: str, groups: Containment) -> None:
         self.instance = instance
@@ -26,7 +26,7 @@ class RunCleanup:
         self._groups = groups
 
     def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
-        """Kill one round of a run's processes, its worker's among them; true once none is
+        """Do one round of SIGKILL to a run's processes, its worker included. True once none is
         left."""
         group = None if worker is None else self._groups.group(worker)
         gone = process_tree.end_tree(self.instance, run_id, script_pid, group)
@@ -41,12 +41,12 @@ class RunCleanup:
         results.remove(self._runtime, run_id)
 
     def forget_run(self, run_id: str) -> None:
-        """Remove all that a worker, which is gone, may have left of a run that is settled."""
+        """Remove the files that a worker, which is gone, may have left of a settled run."""
         self.forget_result(run_id)
         self._drop_lock(run_id)
 
     def remove_output(self, run_ids: Iterable[str]) -> None:
-        """Remove the output of runs whose rows are gone."""
+        """Remove the output of runs that are no longer in the history."""
         for run_id in run_ids:
             path = output_path(self._log_dir, run_id)
             try:

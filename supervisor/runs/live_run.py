@@ -1,4 +1,4 @@
-"""A live run, as the pool knows it; none of this is stored."""
+"""A live run, as the pool knows it. None of it is stored."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,7 +9,7 @@ from ...ipc.messages.runs import EndCause, Run, RunResult, StopReason
 from ...workers.host.liveness import look_seconds
 from ..core.model import RunRow
 
-#: A run that no worker could be had for so long cannot be started.
+#: A run that has waited this long for a worker cannot be started.
 WORKER_WAIT_SECONDS_MAX = 60.0
 
 
@@ -41,7 +41,7 @@ class LiveRun(msgspec.Struct):
     stop_at_monotonic: float | None = None
     stuck_at_monotonic: float | None = None
     stuck: bool = False
-    ending: EndCause | None = None  # its worker is of no use any more: we end the tree
+    ending: EndCause | None = None  # its worker is lost or silent: the pool ends the tree
     detail: str = ""
     result: RunResult | None = None
 
@@ -51,11 +51,11 @@ class LiveRun(msgspec.Struct):
 
     @property
     def waits(self) -> bool:
-        """It is still to be given to a worker."""
+        """It has yet to be given to a worker."""
         return self.worker is None and self.result is None
 
     def end(self, cause: EndCause, detail: str, ended_us: int) -> None:
-        """End it without a word from its worker."""
+        """End it without a result from its worker."""
         self.result = RunResult(
             self.run_id,
             cause,
@@ -67,7 +67,7 @@ class LiveRun(msgspec.Struct):
         )
 
     def completed(self, row: RunRow) -> RunRow:
-        """Return the row of its end, with what only the live run knows."""
+        """Return the row of its end, completed with values that only the live run has."""
         return replace(
             row,
             worker_pid=self.worker_pid,
@@ -77,8 +77,8 @@ class LiveRun(msgspec.Struct):
         )
 
     def deadlines(self, look_at: float) -> Iterator[float]:
-        """Yield the monotonic instants at which to look at it again; `look_at` is that for
-        silence."""
+        """Yield the monotonic instants at which to look at it again; `look_at` is the one at which
+        to judge its silence."""
         if self.result is not None:
             return
         if self.stop_at_monotonic is not None:
@@ -90,5 +90,5 @@ class LiveRun(msgspec.Struct):
 
 
 def looks_of(runs: Iterable[LiveRun]) -> float:
-    """Return how often to look for silence among them, in seconds."""
+    """Return the time between two looks for silence among the runs, in seconds."""
     return look_seconds(run.heartbeat_timeout_seconds for run in runs if run.result is None)

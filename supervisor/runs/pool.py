@@ -2,8 +2,8 @@
 
 `start` and `stop` carry out effects that are committed; `gather` finds how runs ended. A run
 is here from `start` until `acknowledge`, which the loop calls once its end is on disk. Where
-a worker dies or falls silent, its run's whole tree is ended here, before its end is told
-(law 12).
+a worker dies or falls silent, its run's whole tree is ended here, before the run counts as
+ended (law 12).
 """
 
 import logging
@@ -37,29 +37,31 @@ from .pooled_worker import PooledWorker
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN_MAX = 500
-#: Workers forked in one turn, so that a crowded edge does not hold the loop.
+#: Workers forked in one turn, so that an edge with many starts does not hold up the loop.
 FORKS_PER_TURN_MAX = 32
-#: A worker not ready so long after it was asked for, or not gone so long after it was told
-#: to leave, hangs.
+#: A worker hangs that is not ready this long after it was asked for, or not gone this long
+#: after it was told to leave.
 READY_SECONDS_MAX = 30.0
 LEAVE_SECONDS_MAX = 5.0
-#: A run not gone so long after its grace is stuck (S13a), and is killed again so often.
+#: A run that is not gone this long after its grace is stuck (S13a), and killed again at this
+#: interval.
 STUCK_AFTER_GRACE_SECONDS = 5.0
 KILL_AGAIN_SECONDS = 30.0
-#: How often an unfinished tree is looked at, and a stop that did not go out is sent again.
+#: Between rounds of killing what is left of a run's tree.
 TREE_ROUND_SECONDS = 0.05
-#: Workers keep still for so long after an instant, for each of the scripts that begin at it:
-#: their own work would make the last of those late.
+#: Workers keep still this long after an instant, for each script that begins at it: their own
+#: work would make the last scripts late.
 STILL_SECONDS_EACH = 0.0007
 STILL_SECONDS_MAX = 0.35
+#: A stop that could not be sent is sent again after this time.
 RESEND_SECONDS = 1.0
 
 
 class Pool(Participant):
-    """The workers, and the runs that live.
+    """The workers and the live runs.
 
-    `ended` holds the results heard by the last `gather`; a run's comes again in each until
-    it is acknowledged.
+    `ended` has the results of the last `gather`; a run's result comes again in each until it
+    is acknowledged.
     """
 
     def __init__(
@@ -85,19 +87,19 @@ class Pool(Participant):
     # --- effects ------------------------------------------------------------------------
 
     def committed(self, now: Instant) -> None:
-        """Count the time of workers from now on: the commit since `gather` may have stalled for
-        longer than all of it."""
+        """Count the deadlines of workers from now on: the commit since `gather` may have stalled
+        for longer than they last."""
         self._now_monotonic = now.monotonic_seconds
 
     def start(self, run: LiveRun) -> None:
-        """Have the run wait for `hand_out`."""
+        """Queue the run for `hand_out`."""
         run.last_beat = self.judge.seconds
         self.runs[run.run_id] = run
         self._waiting.append(run.run_id)
 
     def stop(self, run_id: str, reason: StopReason, now: Instant) -> None:
-        """Ask the run to stop, at once, or because its window will be over in a moment, and
-        then at that instant; more than once does no harm."""
+        """Ask the run to stop: at once, or at the end of its window where that is a moment ahead.
+        Repeating it does no harm."""
         run = self.runs.get(run_id)
         if run is None or run.result is not None:
             return
@@ -111,21 +113,21 @@ class Pool(Participant):
             self._send_stop(run, now)
 
     def fail(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
-        """End a run that cannot be started, before any worker hears of it."""
+        """End a run that cannot be started, before any worker is given it."""
         self.runs[run.run_id] = run
         self._end_unheard(run, cause, detail, now)
 
     def _end_unheard(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
-        """Between two `gather`s: the next turn has to hear of it."""
+        """End a run between two `gather`s, of which the next has to report it."""
         run.end(cause, detail, now.wall_us)
         self._unheard = True
 
     def acknowledge(self, run_id: str) -> None:
-        """Forget a run whose end is committed (or was before): nobody needs to keep it."""
+        """Forget a run whose end is committed: its result need not be kept any more."""
         run = self.runs.pop(run_id, None)
         worker = self._workers.get(run.worker) if run and run.worker else None
         if worker is not None:
-            # Sent or not: once it is gone, what it has left of the run is forgotten.
+            # Sent or not: once the worker is gone, all that it left of the run is removed.
             worker.acknowledged = run_id
             if self._send_ack(worker, run_id):
                 worker.run_id = None
@@ -141,13 +143,13 @@ class Pool(Participant):
 
     @property
     def idle(self) -> int:
-        """Workers that are ready or being made, beyond those that runs wait for."""
+        """Number of workers that are ready or being forked, beyond those that runs wait for."""
         counted = sum(worker.counts(self._now_monotonic) for worker in self._workers.values())
         return counted - len(self._waiting)
 
     def arm(self, near: int, spare: int) -> None:
-        """Have so many workers ready, or being made, beyond those with a run. Those whose start
-        is near fork its process ahead, which in spare ones only takes memory."""
+        """Have `near` and `spare` workers ready, or being forked, beyond those with a run. The
+        former fork the process of their script ahead, which in spare ones only takes memory."""
         idle = [worker for worker in self._workers.values() if worker.counts(self._now_monotonic)]
         for forks_ahead, count in ((True, near + len(self._waiting)), (False, spare)):
             there = [worker for worker in idle if worker.forks_ahead is forks_ahead]
@@ -160,7 +162,7 @@ class Pool(Participant):
     # --- gather -------------------------------------------------------------------------
 
     def gather(self, news: News, now: Instant) -> None:
-        """Hear all workers, then judge them."""
+        """Read the messages of all workers, then judge their silence."""
         self._unheard = False
         for name, pid in news.forked.items():
             self._forked(name, pid)
@@ -176,8 +178,8 @@ class Pool(Participant):
         self.ended = ended + [result for result in heard if result.run_id not in self.runs]
 
     def next_deadline(self, now: Instant) -> float | None:
-        """Return when some run has to be looked at again: at once where one has ended since
-        the last `gather`."""
+        """Return the instant at which to look at a run again: now where one has ended since the
+        last `gather`."""
         if self._unheard:
             return now.monotonic_seconds
         look_at = now.monotonic_seconds + looks_of(self.runs.values())
@@ -186,7 +188,7 @@ class Pool(Participant):
 
     @property
     def waits(self) -> bool:
-        """A run has been asked for and waits for a worker that is ready."""
+        """A run waits for a worker that is ready."""
         return bool(self._waiting)
 
     @property
@@ -195,8 +197,8 @@ class Pool(Participant):
         return sum(run.output_lost_bytes for run in self.runs.values())
 
     def _hear(self, now: Instant) -> list[RunResult]:
-        """Read messages; return results of runs that are not, or no longer, here."""
-        strangers: list[RunResult] = []
+        """Read messages; return the results of runs that are not, or no longer, in the pool."""
+        unknown: list[RunResult] = []
         for peer, message in self.server.drain(MESSAGES_PER_TURN_MAX):
             worker = self._workers.get(peer.routing_id.decode("ascii", "replace"))
             if isinstance(message, ProtocolError) or worker is None or not worker.is_peer(peer):
@@ -213,14 +215,15 @@ class Pool(Participant):
                 case Ended(result):
                     run = self.runs.get(result.run_id)
                     if run is None:
-                        strangers.append(result)
+                        unknown.append(result)
                         self.server.send(peer.routing_id, Ack(result.run_id))
                     elif run.result is None and run.ending is None:
                         run.result = result
-        return strangers
+        return unknown
 
     def _refuse(self, peer: Peer, message: FromWorker | ProtocolError) -> None:
-        """Refuse a peer that is not ours, or no more: its zygote died before it told us of it."""
+        """Refuse a peer that is not, or no longer, a worker of ours: its zygote may have died
+        before it told of the fork."""
         if isinstance(message, Ready):
             self.server.send(peer.routing_id, Release())
         self.bad_messages += 1
@@ -255,7 +258,7 @@ class Pool(Participant):
     def _lost(self, name: str) -> None:
         worker = self._workers.pop(name, None)
         if worker is not None and worker.acknowledged is not None:
-            self.cleanup.forget_run(worker.acknowledged)  # it may not have read the word
+            self.cleanup.forget_run(worker.acknowledged)  # it may not have read the Ack
         if worker is None or worker.run_id is None:
             return
         run = self.runs.get(worker.run_id)
@@ -296,18 +299,18 @@ class Pool(Participant):
         self._end_tree(run, now)
 
     def _end_tree(self, run: LiveRun, now: Instant) -> None:
-        """Kill one round of what is left of a run; its end is told once nothing is."""
+        """Do one round of SIGKILL to what is left of a run, which has ended once nothing is."""
         assert run.ending is not None
         if run.stuck_at_monotonic is None:
             run.stuck_at_monotonic = now.monotonic_seconds + STUCK_AFTER_GRACE_SECONDS
         worker_lives = run.worker is not None and self.children.get(run.worker) is not None
-        self.children.reap()  # the dead of a storm of forks would make every look long
+        self.children.reap()  # after many forks, zombies would make every look slow
         if not self.cleanup.end_tree(run.run_id, run.script_pid, run.worker) or worker_lives:
             self._notice_stuck(run, now)
             again = KILL_AGAIN_SECONDS if run.stuck else TREE_ROUND_SECONDS
             run.stop_at_monotonic = now.monotonic_seconds + again
             return
-        # It may have kept a result just before it died: that one saw the script's end.
+        # The worker may have kept a result just before it died: it saw the script's end.
         kept = self.cleanup.kept_result(run.run_id)
         if kept is not None:
             run.result = kept
@@ -356,7 +359,7 @@ class Pool(Participant):
         self.children.fork_worker(name, self.server.endpoint, forks_ahead=forks_ahead)
 
     def hand_out(self) -> None:
-        """Give runs that wait to workers that are ready and whose identity is known."""
+        """Give waiting runs to workers that are ready and whose pid is confirmed."""
         waiting = {run_id: self.runs.get(run_id) for run_id in self._waiting}
         self._waiting = [run_id for run_id, run in waiting.items() if run and run.waits]
         still_seconds = min(len(self._waiting) * STILL_SECONDS_EACH, STILL_SECONDS_MAX)
@@ -369,7 +372,7 @@ class Pool(Participant):
             with step(Step.SEND_RUN):
                 sent = self.server.send(worker.name.encode(), order)
             if not sent:
-                self._is_to_leave(worker)  # it does not read: not to be counted on
+                self._is_to_leave(worker)  # it does not read its messages
                 continue
             self._waiting.pop(0)
             worker.ready, worker.run_id = False, run.run_id
@@ -396,7 +399,7 @@ class Pool(Participant):
         return sorted(ready, key=lambda worker: not worker.forks_ahead)
 
     def release_all(self) -> None:
-        """Have idle workers leave: no more runs will come."""
+        """Tell idle workers to leave: there will be no more runs."""
         for worker in self._workers.values():
             if worker.run_id is None:
                 self.server.send(worker.name.encode(), Release())

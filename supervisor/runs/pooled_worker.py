@@ -9,12 +9,12 @@ READY_SECONDS_EXPECTED = 5.0
 
 
 class PooledWorker(msgspec.Struct):
-    """`claimed` is the peer that said it was ready, as the kernel knows it. By
-    `kill_at_monotonic` it has to be ready, or gone."""
+    """A worker of the pool. `claimed` is the peer that sent READY under its name, as the kernel
+    knows it. By `kill_at_monotonic` the worker has to be ready, or gone."""
 
     name: str
     asked_at_monotonic: float
-    forks_ahead: bool = False  # what will be its script
+    forks_ahead: bool = False  # it forks the process of its script ahead
     pid: int | None = None
     claimed: Peer | None = None
     ready: bool = False
@@ -30,7 +30,7 @@ class PooledWorker(msgspec.Struct):
 
     @property
     def known(self) -> bool:
-        """The zygote has told of it, too."""
+        """The zygote has confirmed the pid of the peer that claims to be it."""
         return self.claimed is not None and self.claimed.pid == self.pid
 
     def counts(self, now: float) -> bool:
@@ -40,8 +40,8 @@ class PooledWorker(msgspec.Struct):
         )
 
     def is_peer(self, peer: Peer) -> bool:
-        """The peer is, by the kernel's word, the process we had forked (fact Z5).
+        """The peer is, by the kernel's word, the process that was forked for us (fact Z5).
 
-        Before the zygote's word has come, a claim is only noted; no run is given on it.
+        Until the zygote has told its pid, a claim is only noted, and no run is given to it.
         """
         return self.pid is None or self.pid == peer.pid

@@ -1,7 +1,7 @@
-"""The order of a run, which its worker gets: a script's settings applied to an action. Pure.
+"""The order of a run, sent to its worker: the settings of a script, applied to an action. Pure.
 
-No text from outside becomes a path or a shell line: placeholders are replaced inside
-arguments of a list, and everything else travels in the environment or on standard input
+No text from outside becomes a path or a line of shell: placeholders are replaced inside
+arguments of a list, and everything else is passed in the environment or on standard input
 (INTERFACE, "What a script sees").
 """
 
@@ -45,7 +45,7 @@ def live_run(
     instance: str,
     inherited: Mapping[str, str],
 ) -> LiveRun:
-    """Return the run that a record in state `Running` is to have from `now` on.
+    """Return the live run for a record in state `Running`, which begins at `now`.
 
     It has no order where no script is configured for the action's type. A run keeps the
     settings it began with, whatever is reloaded meanwhile.
@@ -133,7 +133,7 @@ def _environment(
     inherited: Mapping[str, str],
     script: ScriptSettings,
 ) -> dict[str, str]:
-    # What says who the daemon is, is not true of a script that is somebody else.
+    # Variables that name the daemon's user are wrong for a script of another user.
     foreign = _PERSONAL if script.user else frozenset()
     environment = {"PATH": DEFAULT_PATH} | {
         name: inherited[name]
