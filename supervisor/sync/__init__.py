@@ -1,1 +1,1 @@
-"""Pulls and reports: ordering, deadlines, back-off, applying, comparing."""
+"""Exchanges with the backend: orders, deadlines, back-off, applying, comparing, reporting."""

@@ -1,8 +1,8 @@
-"""Incremental application of a snapshot, a slice a turn, so that nothing holds the loop (DESIGN 3).
+"""Incremental application of a snapshot, a slice a turn, so that the loop goes on (DESIGN 3).
 
 All entries are looked at first, which writes nothing: a snapshot with few changes costs one
-transaction. Then additions and changes are decided, absences last, the snapshot's mark with the
-last slice; a crash before that merely pulls again.
+transaction. Then additions and changes are decided, absences last. The snapshot's mark is
+committed with the last slice; after a crash before that, it is merely pulled again.
 """
 
 import enum
@@ -22,10 +22,10 @@ from .exchange import PackedSnapshot, pack, unpack
 #: Entries of a slice while something is due soon: some milliseconds of work.
 ENTRIES_PER_TURN_MIN = 200
 ENTRIES_PER_TURN_MAX = 2_000
-#: Bounds of a turn: its use of the processor, and that with its wait for the disk.
+#: Bounds of a turn: its processor time, and its elapsed time with the wait for the disk.
 TURN_CPU_SECONDS_MAX = 0.05
 TURN_SECONDS_MAX = 0.125
-#: Slices grow only while nothing is due for so long: twice what a turn may take.
+#: Slices grow only while nothing else is due for this long: twice what a turn may take.
 CALM_SECONDS = 0.25
 QUARANTINE_SHOWN_MAX = 10
 
@@ -62,9 +62,9 @@ class Pace:
 class Undecided:
     """Queue of the entries that differ from daemonDB, in the order of their keys.
 
-    Neighbours in that order share a page of the store, so that a slice changes few pages. It is
-    sorted by parts, because all at once takes too long. An entry is its key and the packed
-    action.
+    Neighbours in that order share a page of the store, so that a slice changes few pages. The
+    queue is sorted in parts, because sorting all at once takes too long. An entry is its key
+    and the packed action.
     """
 
     def __init__(self) -> None:
@@ -99,11 +99,11 @@ class Phase(enum.Enum):
 
 
 class Applying(msgspec.Struct):
-    """A snapshot on its way into daemonDB; `counts` are the verdicts so far.
+    """A snapshot that is being applied to daemonDB; `counts` are the verdicts so far.
 
-    `read` gives the records of keys, `open_keys(cursor, limit)` pages through the keys of all
-    records that are not terminal, `ended(cursor)` through the rows of terminal ones, each with
-    a flag that the last snapshot lacked it. `seen` and `missing` are keys of actions.
+    `read` returns the records under keys, `open_keys(cursor, limit)` pages through the keys of
+    all records that are not terminal, `ended(cursor)` through the rows of terminal ones, each
+    with a flag that the last snapshot lacked it. `seen` and `missing` are keys of actions.
     """
 
     snapshot: PackedSnapshot
@@ -138,7 +138,7 @@ class Applying(msgspec.Struct):
 
     @property
     def _unclear(self) -> bool:
-        """An id that cannot be read could be any, so nothing is absent for sure (S8)."""
+        """Some id cannot be read: it could be any, so no absence is certain (S8)."""
         return self.snapshot.told.unreadable_ids > 0
 
     def _look_at_sent(self, turn: Turn, entries_max: int) -> None:
@@ -168,7 +168,7 @@ class Applying(msgspec.Struct):
             self.phase = Phase.ENDED
 
     def _decide(self, turn: Turn, entries_max: int) -> None:
-        """Decide entries by the records as they are by now: other turns were in between."""
+        """Decide entries by the present records, which other turns may have changed since."""
         sent = self.undecided.take(entries_max)
         for (_, action), stored in zip(sent, self.read([key for key, _ in sent]), strict=True):
             record = turn.decided(action.id) or stored
@@ -188,7 +188,7 @@ class Applying(msgspec.Struct):
     def _take_ended(self, turn: Turn) -> None:
         """Mark terminal actions that the snapshot lacks, or has again; their status stays (S6).
 
-        One that the backend sends no more may be forgotten one day, and others may not.
+        Only an action that the backend no longer sends may be forgotten.
         """
         rows, self.ended_cursor = self.ended(self.ended_cursor)
         for row, was_absent in rows:

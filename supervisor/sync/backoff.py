@@ -1,9 +1,9 @@
 """Exponential back-off for exchanges with the backend, kept over restarts of the daemon.
 
-Without it, a daemon that crashes again and again would be to a backend in trouble what a
-daemon without any back-off is. It is kept in `runtime_dir`, which outlives the daemon but not
-the boot, as instants of the boot clock, which no clock step moves; and it is written only when
-an exchange fails, or is the first to succeed again.
+Otherwise a daemon that crashes again and again would not spare a backend in trouble. The
+back-off is kept in `runtime_dir`, which outlives the daemon but not the boot, as instants of
+the boot clock, which no clock step moves. It is written only when an exchange fails, or is the
+first to succeed again.
 """
 
 import logging
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 RETRY_BASE_SECONDS = 2.0
 RETRY_CAP_SECONDS = 900.0
 RETRY_SECONDS_MIN = 0.1
-#: Part of what the backend asked for that is waited on top, at most: a date in `Retry-After`
-#: comes for all devices at once.
+#: Added at random: at most this fraction of the wait that the backend asked for, because a
+#: date in `Retry-After` is the same instant for all devices.
 RETRY_AFTER_SPREAD = 0.5
 KEPT_BYTES_MAX = 4096
-#: More failures change no wait, and would not fit what is kept.
+#: Further failures are not counted: they change no wait.
 FAILURES_MAX = 1000
 
 
@@ -40,11 +40,11 @@ def retry_delay(
     cap_seconds: float = RETRY_CAP_SECONDS,
     retry_after_seconds: float = 0.0,
 ) -> float:
-    """Return the seconds to wait after so many failures in a row: full jitter, capped (fact B8).
+    """Return the seconds to wait after this many failures in a row: full jitter, capped (fact B8).
 
     `chance` is uniform in [0, 1). `Retry-After` is honoured within its bounds. After a pull
-    that succeeded, `base_seconds` is of the order of the poll interval: a fleet that asks again
-    much sooner than it would have polled makes a backend that stumbles fall. Pure.
+    that succeeded, `base_seconds` is of the order of the poll interval: a fleet that retries
+    much sooner than it would have polled overloads a backend in trouble. Pure.
     """
     if retry_after_seconds > 0:
         bounded = max(retry_after_seconds, RETRY_AFTER_SECONDS_MIN)
@@ -61,7 +61,7 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file's content. `source` is the backend that failed, and no other is held back."""
+    """The file's content. `source` is the backend that failed; the waits are for no other."""
 
     boot_id: str
     source: str
@@ -92,7 +92,7 @@ class Backoff:
         self._kept = _read(path, now)
 
     def turn_to(self, source: str) -> None:
-        """Count for the backend `source` from now on; nothing is kept of ""."""
+        """Apply to the backend `source` from now on; for "" nothing is kept."""
         if source == self._source:
             return
         self._source = source
@@ -112,7 +112,7 @@ class Backoff:
         return max(0.0, self._of(pull).until_boot_seconds - now.boot_seconds)
 
     def hurry(self) -> None:
-        """End both waits because somebody asked for an exchange; the failures still count."""
+        """End both waits, because a client asked for an exchange; the failures still count."""
         self._pull = msgspec.structs.replace(self._pull, until_boot_seconds=0.0)
         self._report = msgspec.structs.replace(self._report, until_boot_seconds=0.0)
 
@@ -143,7 +143,7 @@ class Backoff:
         self._keep()
 
     def _keep(self) -> None:
-        """Write the waits, if the file says otherwise; without any failure there is no file."""
+        """Write the waits where they differ from the file; without any failure there is none."""
         failing = (self._pull, self._report) != (_NO_WAIT, _NO_WAIT)
         kept = Kept(boot_id(), self._source, self._pull, self._report)
         wanted = kept if self._source and failing else None

@@ -1,7 +1,7 @@
 """Comparison of a fresh snapshot with daemonDB, without applying it, for `geosched-ctl diff`.
 
 It is made in slices, as a snapshot is applied. The ids that differ are remembered; their fields
-are compared page by page, by the records as they are by then.
+are compared page by page, with the records as they are at that time.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ PAGE_ACTIONS_MAX = 100
 PAGE_BYTES_MAX = 64 * 1024
 #: A value whose JSON is longer is cut, and shown as text.
 VALUE_BYTES_MAX = 4096
-#: A comparison that is done is held for so long; its client reads it at once.
+#: A comparison that is done is kept this long; its client reads it at once.
 KEPT_SECONDS = 60.0
 
 BACKEND, DAEMON = "backend", "daemon"
@@ -33,8 +33,8 @@ OpenPage: TypeAlias = Callable[[str], tuple[list[Record], str]]
 class Comparison(msgspec.Struct):
     """One comparison: asked for, then `pulling`, then `looking`, then `done`.
 
-    `number` tells it from others. `different` holds, by id, the snapshot's entry, or None
-    where it has none.
+    `number` identifies it. `different` has, by id, the snapshot's entry, or None where the
+    snapshot lacks the action.
     """
 
     number: int
@@ -59,7 +59,7 @@ class Comparison(msgspec.Struct):
 
     @property
     def done(self) -> bool:
-        """It can be read, or `error` says why not."""
+        """It can be read, or has failed with `error`."""
         return self.done_at_monotonic is not None
 
     def failed(self, error: str, now_monotonic: float) -> None:
@@ -121,7 +121,7 @@ class Comparison(msgspec.Struct):
 def differences(action_id: str, sent: Action | None, record: Record | None) -> list[DifferenceView]:
     """Return the fields that differ, each with its owner, whose value counts.
 
-    That is the backend, but for actions that are over (S6).
+    The owner is the backend, except of actions that are over (S6).
     """
     owner = DAEMON if record is not None and isinstance(record.state, Over) else BACKEND
     there = {"id": None} if sent is None else _fields(sent)

@@ -1,6 +1,6 @@
 """Runner of exchanges with the backend: the synchroniser's orders, answers and deadline.
 
-One exchange is under way at a time. It touches neither statuses nor daemonDB, and hands on a
+One exchange is under way at a time. It touches neither statuses nor daemonDB, and passes on a
 snapshot only when it is whole.
 """
 
@@ -41,18 +41,18 @@ MESSAGES_PER_TURN_MAX = 16
 REPORTS_PER_EXCHANGE_MAX = 100
 #: Forking, connecting and handing pages over come on top of the backend's own time-out.
 EXCHANGE_MARGIN_SECONDS = 3.0
-#: Synchronisers that may end on one exchange: an answer that ends each of its readers is not
-#: asked for at full speed until the time is over.
+#: Synchronisers that may end during one exchange: a response that ends each of them is not
+#: requested again and again until the deadline.
 READERS_PER_EXCHANGE_MAX = 2
-#: A synchroniser with nothing to do leaves, and gives its memory back.
+#: A synchroniser leaves after this long with nothing to do, and its memory is free again.
 LINGER_SECONDS = 10.0
 
 
 class PackedSnapshot(msgspec.Struct):
-    """A whole, checked snapshot, whose pages are taken off one by one; `told` has the rest.
+    """A whole, checked snapshot, whose pages are removed one by one; `told` has the rest.
 
     Pages stay packed until then: 100,000 actions unpacked would take ten times the memory,
-    and Python would keep it.
+    and Python would not return it.
     """
 
     pages: deque[bytes]
@@ -65,13 +65,13 @@ unpack = msgspec.msgpack.Decoder(tuple[Action, ...]).decode
 
 
 class PullDone(msgspec.Struct, frozen=True):
-    """A pull succeeded; `snapshot` is None where the backend still holds the stored one."""
+    """A pull succeeded; `snapshot` is None where the backend still has the stored one."""
 
     snapshot: PackedSnapshot | None
 
 
 class ReportsDone(msgspec.Struct, frozen=True):
-    """The backend answered to reports, and may have refused them."""
+    """The backend responded to reports, and may have refused them."""
 
     taken: Taken
 
@@ -100,11 +100,11 @@ class _Exchange(msgspec.Struct):
 
 
 class ExchangeRunner:
-    """Orders exchanges of the synchroniser, and forks and ends it as they need.
+    """Orders exchanges from the synchroniser, and forks and kills it as they need.
 
-    `pull` and `report` begin an exchange, `gather` carries it on and returns its outcome. A
-    failed exchange begins a wait of `backoff`; whoever ordered it tells `backoff` of success,
-    once what came is on disk. `address` is the backend's from the next exchange on.
+    `pull` and `report` begin an exchange, `gather` continues it and returns its outcome. A
+    failed exchange begins a wait of `backoff`; the caller tells `backoff` of a success, once
+    its outcome is on disk. `address` is the backend's from the next exchange on.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class ExchangeRunner:
         return replace(self.address, clock_believed=now.believed)
 
     def gather(self, news: News, now: Instant) -> Outcome | None:
-        """Go on with the exchange under way; return its outcome once it is over."""
+        """Continue the exchange under way; return its outcome once it is over."""
         outcome = self._hear(now)
         if self._name in news.gone or self._name in news.failed:
             self._name, self._connected = None, False
@@ -161,7 +161,8 @@ class ExchangeRunner:
         return outcome
 
     def next_deadline(self) -> float | None:
-        """Return the monotonic second at which the exchange fails, or its process is let go."""
+        """Return the monotonic instant at which the exchange fails, or an idle synchroniser is
+        told to leave."""
         if self._exchange is not None:
             return self._exchange.deadline_monotonic
         if self._name is not None:
@@ -179,8 +180,8 @@ class ExchangeRunner:
         return self._count
 
     def _begin(self, message: Pull | Send) -> None:
-        """Order an exchange. Its time counts from now, not from the turn's reading: a commit
-        that came between may have stalled for longer than all of it."""
+        """Order an exchange. Its deadline counts from now, not from the turn's reading of the
+        clock: a commit since then may have stalled for longer than the time-out."""
         assert self._exchange is None
         ends = self._monotonic_seconds() + self.address.timeout_seconds + EXCHANGE_MARGIN_SECONDS
         self._exchange = _Exchange(self._count, message, deadline_monotonic=ends)
@@ -205,7 +206,7 @@ class ExchangeRunner:
             if isinstance(message, ProtocolError) or not expected:
                 self.bad_messages += 1
                 if isinstance(message, Connected):
-                    self.server.send(peer.routing_id, Leave())  # given up before it was there
+                    self.server.send(peer.routing_id, Leave())  # given up before it connected
                 log.warning(
                     "Refused a message on the sync socket from pid %d (uid %d): %s",
                     peer.pid,
@@ -243,7 +244,7 @@ class ExchangeRunner:
                 return self._failed(kind, detail, now, retry_after_seconds)
 
     def _reader_lost(self, now: Instant) -> Outcome | None:
-        """Let another synchroniser have the order: the first may have ended before it read it."""
+        """Order it from another synchroniser: the first may have ended before it read the order."""
         exchange = self._exchange
         if exchange is None or not exchange.sent:
             return None
@@ -264,7 +265,7 @@ class ExchangeRunner:
         return self._failed(ErrorKind.TIMEOUT, detail, now)
 
     def _over(self, outcome: PullDone | ReportsDone, now: Instant) -> Outcome:
-        """End the exchange. Its success is told to the back-off once the outcome is on disk."""
+        """End the exchange. The back-off learns of a success once the outcome is on disk."""
         if isinstance(outcome, ReportsDone) and not outcome.taken.accepted:
             self.backoff.failed(pull=False, now=now)  # it answers, but takes nothing
         self._end(now)

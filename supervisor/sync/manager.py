@@ -1,8 +1,8 @@
 """Manager of pulls and reports: begins exchanges when they are due, and applies their outcome.
 
-It stands between `exchange.py` (one exchange) and the loop (decisions, commits): it feeds a
-pulled snapshot into the loop's turns and answers those who wait for a `sync`. The rules by
-which a snapshot changes an action are in `core/reconcile.py`.
+It is between `exchange.py` (one exchange) and the loop (decisions, commits): it divides a
+pulled snapshot among the loop's turns, and keeps the state of a `sync` that clients wait for.
+The rules by which a snapshot changes an action are in `core/reconcile.py`.
 """
 
 import logging
@@ -48,7 +48,7 @@ class PullOutcome(msgspec.Struct):
 class SyncAsked(msgspec.Struct):
     """A `sync` under way: a pull, then reports until none is left or one fails.
 
-    A pull that began before it was asked for does not count, so `begun` comes before `pulled`.
+    A pull that began before the request does not count, so `begun` comes before `pulled`.
     """
 
     counts: SyncView = msgspec.field(default_factory=SyncView)
@@ -64,8 +64,8 @@ class SyncManager(Participant):
     A pull is wanted, begins once no back-off holds, and is applied in slices by the turns that
     follow (`decide`); reports go between pulls. Each turn calls `gather`, `decide` and
     `after_turn`, or `not_committed` where the store failed. `asked` and `comparison` are the
-    newest wishes of clients, `not_stored` tells that the store did not take the newest
-    snapshot. `quiet_seconds` tells for how long the host belongs to runs that start.
+    newest requests of clients; `not_stored`: the store did not take the newest snapshot.
+    `quiet_seconds` returns the rest of the quiet time, in which only runs start.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SyncManager(Participant):
         return self._applying is not None or looking
 
     def share_applied(self) -> tuple[int, int] | None:
-        """Return the number of settled entries of the snapshot being applied, and of all."""
+        """Return the number of applied entries of the snapshot under way, and of all entries."""
         applying = self._applying
         if applying is None:
             return None
@@ -110,14 +110,14 @@ class SyncManager(Participant):
         return self._exchanges.bad_messages
 
     def reconfigure(self, settings: BackendSettings) -> None:
-        """Use these settings from now on; half of another backend's snapshot is dropped."""
+        """Use these settings from now on; the rest of another backend's snapshot is dropped."""
         self.settings = settings
         self._exchanges.address = address(settings)
         self._reports.enabled = settings.report
         if self._applying is not None and self._pulling_from != self._source():
             self._applying = None
             self._pull_wanted = True
-        # Backing off spares a server: a local backend is simply looked at again.
+        # A back-off spares a server; a local backend is read again at the next poll.
         backoff, local = self._exchanges.backoff, BACKENDS[settings.kind].local
         backoff.cap_seconds = settings.poll_interval_seconds if local else RETRY_CAP_SECONDS
         backoff.turn_to("" if local else f"{settings.kind} {settings.url}")
@@ -127,7 +127,7 @@ class SyncManager(Participant):
         self._pull_wanted = True
 
     def ask(self) -> SyncAsked:
-        """Pull and report now; a second wish joins the first."""
+        """Pull and report now; a second request joins the first."""
         if self.asked is None or self.asked.done:
             self._pull_wanted = True
             self._hurry(SyncAsked())
@@ -135,14 +135,14 @@ class SyncManager(Participant):
         return self.asked
 
     def ask_report(self) -> SyncAsked:
-        """Report now; joins a wish for all of it."""
+        """Report now; the request joins a `sync` that is under way."""
         if self.asked is None or self.asked.done:
             self._hurry(SyncAsked(begun=True, pulled=True))
         assert self.asked is not None
         return self.asked
 
     def ask_comparison(self) -> Comparison:
-        """Pull and compare now; a second wish joins the first while that is not done."""
+        """Pull and compare now; a second request joins the first while that is not done."""
         if self.comparison is None or self.comparison.done:
             self._comparisons += 1
             self.comparison = Comparison(self._comparisons)
@@ -156,7 +156,7 @@ class SyncManager(Participant):
     # --- the turns of the loop ----------------------------------------------------------
 
     def gather(self, news: News, now: Instant) -> None:
-        """Go on with the exchange under way, take its outcome, and begin what is wanted."""
+        """Continue the exchange under way, take its outcome, and begin the next one."""
         outcome = self._exchanges.gather(news, now)
         if outcome is not None:
             self._heard(outcome, now)
@@ -168,9 +168,9 @@ class SyncManager(Participant):
     def decide(self, turn: Turn, calm_seconds: Callable[[], float]) -> MetaUpdate | None:
         """Decide a slice of the snapshot, if there is one; return the mark to commit with it.
 
-        The last slice brings the snapshot's mark. Any other that changes something brings an
-        empty one, because what is stored then is of two snapshots. `calm_seconds` tells for how
-        long nothing else is due.
+        With the last slice that is the snapshot's own. With any other that changes something it
+        is empty, because the store then has parts of two snapshots. `calm_seconds` returns for
+        how long nothing else is due.
         """
         if self.comparison is not None and self.comparison.looking:
             self.comparison.slice(turn, self._open_records)
@@ -192,7 +192,7 @@ class SyncManager(Participant):
     def after_turn(self, now: Instant) -> None:
         """Take note that the turn is committed: with the last slice, the pull is done.
 
-        Reports wait while runs start; once, not for one start after the other.
+        Reports pause while runs start; further starts do not lengthen a pause.
         """
         self._reports.keep_quiet(now, self._quiet_seconds(now))
         if self._applying is not None and self._applying.done:
@@ -209,7 +209,7 @@ class SyncManager(Participant):
             self.not_stored = True
 
     def next_deadline(self, now: Instant) -> float | None:
-        """Return when there is something to do; at once while a snapshot is looked through."""
+        """Return the instant of the next work; now while a snapshot is looked at or decided."""
         if self.applying:
             return now.monotonic_seconds
         deadlines = [self._exchanges.next_deadline()]
@@ -226,7 +226,7 @@ class SyncManager(Participant):
         self._applying = None
 
     def view(self, next_poll_seconds: float | None, now: Instant) -> BackendView:
-        """Return what `status` shows. The next poll is the schedule's, a retry our own."""
+        """Return the view for `status`. The next poll is the schedule's, a retry the back-off's."""
         progress = self.progress
         retry_seconds = self._exchanges.backoff.wait_seconds(pull=True, now=now)
         next_pull_in_seconds = retry_seconds if self._pull_wanted else next_poll_seconds
@@ -246,7 +246,7 @@ class SyncManager(Participant):
     # --- exchanges ----------------------------------------------------------------------
 
     def _begin(self, now: Instant) -> None:
-        """Begin what is wanted, if nothing is under way: reports wait for no pull."""
+        """Begin the next exchange, if none is under way: reports do not wait for a pull."""
         if self.applying or self._exchanges.busy:
             return
         if self.comparison is not None and self.comparison.wanted:
@@ -335,8 +335,8 @@ class SyncManager(Participant):
             log.info("Pulls succeed again", extra={"event": "pull-recovered"})
         progress.last_pull_us = progress.last_success_us = now.wall_us
         progress.last_ok, progress.last_error = True, None
-        # From now on, a first failure is followed by a retry when, on average, a poll would
-        # have come. Until now every second counted.
+        # From now on, the retry after a first failure comes, on average, when a poll would have
+        # come. Until the first success it comes as early as possible.
         twice = 2 * self.settings.poll_interval_seconds
         self._exchanges.backoff.pull_base_seconds = max(RETRY_BASE_SECONDS, twice)
         if self.asked is not None and self.asked.begun and not self.asked.done:
@@ -388,6 +388,6 @@ class SyncManager(Participant):
             self.asked.done = True
 
     def _source(self) -> str:
-        """Return what the stored ETag belongs to: it means nothing to any other backend."""
+        """Return the backend that the stored ETag is from: it means nothing to any other."""
         where = self.settings.url or self.settings.path
         return f"{self.settings.kind} {where} {__version__}"

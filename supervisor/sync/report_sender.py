@@ -44,7 +44,7 @@ class ReportSender:
 
     @property
     def held_until_monotonic(self) -> float:
-        """End of the pause in a backlog, or of the time that belongs to runs that start."""
+        """End of the pause in a backlog, or of that while runs start."""
         return max(self._backlog_until_monotonic, self._quiet_until_monotonic)
 
     def due_at_monotonic(self, now: Instant) -> float | None:
@@ -59,7 +59,7 @@ class ReportSender:
         self._backlog_until_monotonic = 0.0
 
     def keep_quiet(self, now: Instant, seconds: float) -> None:
-        """Hold reports for so long while runs start; not anew before the last time is over."""
+        """Pause reports for so long while runs start; a pause under way is not lengthened."""
         if self._quiet_until_monotonic <= now.monotonic_seconds:
             self._quiet_until_monotonic = now.monotonic_seconds + seconds
 
@@ -82,9 +82,9 @@ class ReportSender:
         return True
 
     def settle(self, taken: Taken, now: Instant) -> tuple[int, str | None]:
-        """Record what became of the reports in flight.
+        """Record the verdicts on the reports in flight.
 
-        Returns the number of accepted ones, and an error where the exchange achieved nothing.
+        Returns the number of accepted ones, and an error where none was.
         Raises `StoreError` where that is fatal.
         """
         self.last_error = taken.refused[0][1] if taken.refused else None
@@ -113,7 +113,7 @@ class ReportSender:
 
 
 def report_of(generation: str, sequence: int, change: StatusChange) -> Report:
-    """Return a status change as the backend is told of it. Pure."""
+    """Return the report of a status change. Pure."""
     return Report(
         key=report_key(generation, sequence),
         action_id=change.action_id,
