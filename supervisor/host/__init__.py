@@ -1,1 +1,1 @@
-"""The host as the daemon meets it: child processes, clocks, locks, logs, service manager."""
+"""Facilities of the host: child processes, clocks, locks, logs, service manager."""

@@ -29,12 +29,13 @@ log = logging.getLogger(__name__)
 
 #: A zygote that leaves a request unanswered for so long is replaced (DESIGN 1).
 ZYGOTE_SILENCE_SECONDS_MAX = 2.0
-#: How long the daemon that stops waits for it, so that nothing of it is left then.
+#: A daemon that stops waits this long for its zygote, and for its other children, so that
+#: nothing of it is left.
 ZYGOTE_LEAVES_SECONDS_MAX = 1.0
 CHILDREN_LEAVE_SECONDS_MAX = 0.5
-#: One that dies at once is not started again more often than that.
+#: A zygote that dies at once is started again no more often than this.
 ZYGOTE_RESTART_SECONDS = 1.0
-#: A request that the zygote's full socket did not take is offered again so soon.
+#: A request that the zygote's full socket did not take is sent again after this time.
 REQUEST_AGAIN_SECONDS = 0.02
 #: More children than any turn can find ended.
 REAPED_PER_TURN_MAX = 100_000
@@ -77,7 +78,7 @@ class Children(Participant):
         self._zygote_deadline_monotonic: float | None = None
 
     def fileno(self) -> int:
-        """Readable when there is news."""
+        """Return a descriptor that is readable when there is news."""
         return self._epoll.fileno()
 
     def start(self, monotonic_seconds: float) -> None:
@@ -93,7 +94,7 @@ class Children(Participant):
         self._ask(ForkSynchroniser(name, endpoint))
 
     def adopt(self, child: Child) -> None:
-        """Tell of the end of a process that was started elsewhere; take over its pidfd."""
+        """Watch for the end of a process that was started elsewhere; take over its pidfd."""
         self._know(child)
 
     def get(self, name: str) -> Child | None:
@@ -105,7 +106,7 @@ class Children(Participant):
             child.signal(signal.SIGKILL)
 
     def next_deadline(self, _now: Instant) -> float | None:
-        """Return when a silent zygote is given up, or the next one may be started."""
+        """Return the instant at which a silent zygote is replaced, or the next one may start."""
         if self._waiting:
             return self._not_before_monotonic
         return self._zygote_deadline_monotonic if self._asked else None
@@ -135,8 +136,8 @@ class Children(Participant):
                 return
 
     def close(self) -> None:
-        """Let all children go: they see by their lifeline that they may leave. Wait for them, but
-        not for long, so that a daemon that has stopped leaves nothing of its own behind."""
+        """Wait for all children, which leave when their lifeline ends; but not for long. A daemon
+        that has stopped leaves nothing of its own behind."""
         if self._zygote is not None:
             self._epoll.unregister(self._zygote.fileno())
         deadline = self._monotonic_seconds() + CHILDREN_LEAVE_SECONDS_MAX

@@ -3,7 +3,7 @@
 The wall clock is *untrusted* while it reads earlier than this version was made or than
 the highest time a trusted clock has shown, and, where that is asked for, while the kernel
 has never called it synchronised since this daemon began. A clock that the kernel calls
-synchronised now is trusted whatever it reads. What follows from that the core decides.
+synchronised now is trusted whatever it reads. The core decides what follows from that.
 """
 
 import logging
@@ -37,8 +37,8 @@ class Readings(msgspec.Struct, frozen=True):
 class Clock(Participant):
     """`mark_us` is the highest time that a trusted clock has shown, kept in daemonDB.
 
-    An untrusted clock holds decisions back for at most `wait_seconds` from now on.
-    `must_synchronise`: what only looks right is not trusted either.
+    An untrusted clock delays decisions for at most `wait_seconds` from now on.
+    `must_synchronise`: a clock that is merely plausible is not trusted either.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Clock(Participant):
         self._why_not = ""
 
     def read(self) -> Instant:
-        """Read the time of this turn; `stepped` is set where windows must be looked up again."""
+        """Read the time of this turn; `stepped` is set where edges must be looked up again."""
         boot_seconds = self._readings.boot_seconds()
         wall_us = max(0, self._readings.wall_us())
         self.stepped = self._notice_step(wall_us, boot_seconds)
@@ -71,9 +71,9 @@ class Clock(Participant):
         return self._readings.monotonic_seconds()
 
     def later(self, now: Instant) -> Instant:
-        """Return `now` with a newer reading of the monotonic clock, for deadlines set after a
-        commit: one that stalled must not have used their time up. Nothing is decided by it,
-        so the wall clock stays; an instant that was decided ahead stays ahead."""
+        """Return `now` with a newer reading of the monotonic clock, for deadlines that are set
+        after a commit: one that stalled must not have used their time up. Nothing is decided by
+        it, so the wall clock stays; an instant that was decided ahead stays ahead."""
         reading = max(now.monotonic_seconds, self.monotonic_seconds())
         return msgspec.structs.replace(now, monotonic_seconds=reading)
 

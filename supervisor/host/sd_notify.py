@@ -9,8 +9,8 @@ log = logging.getLogger(__name__)
 
 
 class ServiceManager:
-    """The far end of `NOTIFY_SOCKET`, if there is one; it is taken out of the environment,
-    so that no child can speak in the daemon's name."""
+    """The receiver at `NOTIFY_SOCKET`, if there is one. The variable is removed from the
+    environment, so that no child can send in the daemon's name."""
 
     def __init__(self) -> None:
         address = os.environ.pop("NOTIFY_SOCKET", "")
