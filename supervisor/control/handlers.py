@@ -1,8 +1,8 @@
 """Handlers of the requests of `geosched-ctl`: each carries out one and returns its answer.
 
-They run in the loop's thread, between its turns, and ask the loop for what changes
-anything. A handler whose answer takes time returns `Later`. Permissions, and the clients that
-wait, are in `server.py`.
+They run in the loop's thread, between its turns, and leave every change of a status to the
+loop. A handler whose answer takes time returns `Later`. Permissions, and the clients that wait,
+are in `server.py`.
 """
 
 import os
@@ -103,8 +103,8 @@ class Later(msgspec.Struct):
 class Handlers:
     """All handlers, over one loop.
 
-    `containment` is how whole process trees are held on this host; `bad_messages` counts the
-    requests that could not be read.
+    `containment` is the kind of containment of process trees on this host; `bad_messages`
+    counts the requests that could not be read.
     """
 
     def __init__(self, loop: Loop, *, containment: str) -> None:

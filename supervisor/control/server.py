@@ -49,7 +49,7 @@ class _Waiting(msgspec.Struct):
 
 
 class Control(Participant):
-    """The part of the loop that answers `geosched-ctl`.
+    """The participant of the loop that answers `geosched-ctl`.
 
     `operators` are names or numbers of users who may act.
     """
@@ -81,7 +81,7 @@ class Control(Participant):
                 self._reply(peer.routing_id, call.number, answer)
 
     def next_deadline(self, _now: Instant) -> float | None:
-        """Return the monotonic second at which the first wait ends, or None."""
+        """Return the monotonic instant at which the first wait ends, or None."""
         return min((waiting.until_monotonic for waiting in self._waiting), default=None)
 
     def after_turn(self, now: Instant) -> None:
@@ -119,7 +119,7 @@ class Control(Participant):
         answer = next(later.polls)
         if answer is not None and not isinstance(answer, Progress):
             return answer
-        # What was asked for goes on when nobody waits any more: only the answer is dropped.
+        # The request goes on when nobody waits any more: only its answer is dropped.
         patience_seconds = later.bound_seconds * (10 if later.accepted else 1)
         until_monotonic = now.monotonic_seconds + patience_seconds
         self._waiting.append(_Waiting(peer.routing_id, number, later.polls, until_monotonic))
