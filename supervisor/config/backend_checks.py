@@ -1,7 +1,7 @@
 """Consistency checks of the keys of `[backend]`, each with the others. Pure.
 
-A key that is given and read by nothing is a mistake: a certificate that nothing looks at must
-not look like safety. Types and ranges of single keys are those of the fields.
+A key that is given and never read is a mistake: a certificate without an effect must not pass
+for a protection. Types and ranges of single keys are those of the fields.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ _TEXTS = ("oauth_client_id", "oauth_audience", "oauth_scope")
 
 
 def mistakes(backend: BackendSettings) -> Iterator[Mistake]:
-    """Yield the mistakes of the section, the most telling one first."""
+    """Yield the mistakes of the section, the most informative one first."""
     yield from _address_mistakes(backend)
     yield from _token_mistakes(backend) if backend.auth == "token" else _oauth_mistakes(backend)
     yield from _tls_mistakes(backend)

@@ -9,7 +9,7 @@ from .sections import BackendSettings, ScriptSettings, Settings
 
 
 def rules_of(settings: Settings, generation: str) -> Rules:
-    """Return what decisions depend on, of these settings and the store of this generation."""
+    """Return the rules of these settings, for decisions about a store of this generation."""
     return Rules(generation, {kind: _policy(script) for kind, script in settings.scripts.items()})
 
 
@@ -23,5 +23,5 @@ def _policy(script: ScriptSettings) -> RestartPolicy:
 
 
 def address(settings: BackendSettings) -> BackendAddress:
-    """Return what the synchroniser reads of the settings, matched by the names of fields."""
+    """Return the settings that the synchroniser reads, matched by the names of fields."""
     return msgspec.convert(settings, BackendAddress, from_attributes=True)

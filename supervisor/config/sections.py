@@ -19,7 +19,7 @@ from ...ipc.messages.sync import ExchangeSettings
 
 HEARTBEAT_SECONDS_MAX = 5.0
 DIRECTORIES = ("state_dir", "runtime_dir", "log_dir")
-#: Fields of `DaemonSettings` that a daemon begins with and keeps until it ends.
+#: Fields of `DaemonSettings` that a daemon keeps until it ends: a reload does not change them.
 UNTIL_RESTART = (*DIRECTORIES, "map_size_bytes", "clock_wait_seconds", "clock_must_sync")
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
@@ -27,7 +27,7 @@ _HOUR, _DAY = 3600.0, 86_400.0
 
 
 class SettingsError(Exception):
-    """A fault that the operator has to mend: one line that names file, key and reason."""
+    """A fault that the operator has to correct: one line that names file, key and reason."""
 
 
 class BadKeyError(ValueError):
@@ -62,7 +62,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BackendSettings(ExchangeSettings, frozen=True, kw_only=True):
-    """`[backend]`: what the synchroniser reads is inherited, the rest is the daemon's own."""
+    """`[backend]`: the keys that the synchroniser reads are inherited, the others are the
+    daemon's own."""
 
     poll_interval_seconds: Annotated[float, Meta(ge=0.2, le=_DAY)] = 60.0
     start_splay_seconds: Annotated[float, Meta(ge=0, le=_DAY)] = 0.0
@@ -72,8 +73,8 @@ class BackendSettings(ExchangeSettings, frozen=True, kw_only=True):
 class ScriptSettings(Conditions, frozen=True, kw_only=True, array_like=False):
     """`[scripts.<type>]`: how actions of one type are run.
 
-    What a process takes on before it becomes the script is inherited. `watchdog_seconds` 0 is
-    off, `max_restarts` 0 no limit.
+    The keys that a process takes on before it becomes the script are inherited.
+    `watchdog_seconds` 0 is off, `max_restarts` 0 no limit.
     """
 
     command: Annotated[tuple[str, ...], Meta(min_length=1, max_length=256)]
@@ -111,6 +112,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     source: Path
 
     def without_restart(self, other: "Settings") -> "Settings":
-        """Return these settings with what a daemon that began with `other` has to keep."""
+        """Return these settings with the fields that a daemon that began with `other` keeps."""
         kept = {name: getattr(other.daemon, name) for name in UNTIL_RESTART}
         return msgspec.structs.replace(self, daemon=msgspec.structs.replace(self.daemon, **kept))
