@@ -1,7 +1,7 @@
 """Bootstrap of the daemon (law 15): locks, signals, and the beginning of examination and sweep.
 
-The examination of the store and the sweep of an earlier daemon's processes take their time, so
-they are begun before anything large is imported: neither the loop, nor LMDB, nor ZeroMQ.
+The examination of the store and the sweep of an earlier daemon's processes take time, so they
+are begun before anything large is imported: the loop, LMDB, ZeroMQ.
 """
 
 import contextlib

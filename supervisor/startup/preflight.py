@@ -49,7 +49,7 @@ def check(settings: Settings) -> list[str]:
 
 
 def warnings(settings: Settings) -> list[str]:
-    """Return the faults that a daemon can start with, because they may be mended later.
+    """Return the faults that a daemon can start with, because they may be corrected later.
 
     Looks up no user: a name service may hang, and the start of the daemon with it (law 2).
     """
@@ -78,7 +78,7 @@ def refuse_untrusted(settings: Settings) -> None:
 
 
 def _rights_problems(settings: Settings) -> Iterator[str]:
-    """Users that a script cannot become, and limits that it cannot be given."""
+    """Yield the users that a script cannot become, and the limits that it cannot be given."""
     for kind, script in settings.scripts.items():
         wanted, who = conditions_of(script), None
         try:
@@ -175,7 +175,8 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
 
 
 def _token_problems(settings: Settings) -> Iterator[str]:
-    """Faults of the file of tokens, which the daemon itself keeps, perhaps in a directory to be."""
+    """Yield the faults of the file of tokens, which the daemon keeps, perhaps in a directory that
+    it has yet to make."""
     if settings.backend.auth != "oauth":
         return
     tokens = Path(settings.backend.token_file)
@@ -194,7 +195,7 @@ def _exposed_secrets(backend: BackendSettings) -> Iterator[str]:
 
 
 def _given(backend: BackendSettings, keys: Iterable[str]) -> Iterator[tuple[str, Path]]:
-    """The files of these keys that somebody else provides."""
+    """Yield the keys and files that are given, without the file of tokens that the daemon keeps."""
     for key in keys:
         path: str = getattr(backend, key)
         if path and not (key == "token_file" and backend.auth == "oauth"):

@@ -61,7 +61,7 @@ class Leftovers:
         return self._groups.kind
 
     def begin_sweep(self) -> None:
-        """Do the first round; its pause lasts until `sweep`, for other work."""
+        """Do the first round; the pause after it, until `sweep`, is for other work."""
         self._begun_monotonic = time.monotonic()
         self._before = {result.run_id for result in results.load_all(self._runtime)}
         self._scan(waited_seconds=0.0)
@@ -75,7 +75,7 @@ class Leftovers:
         while self._clean < CLEAN_ROUNDS and time.monotonic() < give_up_monotonic:
             time.sleep(max(0.0, self._scanned_monotonic + ROUND_SECONDS - time.monotonic()))
             self._scan(waited_seconds=time.monotonic() - self._begun_monotonic)
-        # A script that we killed did not end of itself, whatever its worker thought.
+        # A script that we killed did not end of itself, whatever its worker recorded.
         self._ended_by_us -= self._before
         if self._clean < CLEAN_ROUNDS:
             self.alive = frozenset(locked_runs(self._runtime) | self._marked_runs())
@@ -95,9 +95,9 @@ class Leftovers:
         A script that the sweep killed is one that was stopped, not one that ended of itself.
         """
         found = results.load_all(self._runtime)
-        return {result.run_id: self._as_it_was(result) for result in found}
+        return {result.run_id: self._corrected(result) for result in found}
 
-    def _as_it_was(self, result: RunResult) -> RunResult:
+    def _corrected(self, result: RunResult) -> RunResult:
         killed = result.signal == signal.SIGKILL and result.cause is EndCause.EXITED
         if killed and result.run_id in self._ended_by_us:
             return replace(result, cause=EndCause.STOPPED, stop_reason=StopReason.ORPHANED)
