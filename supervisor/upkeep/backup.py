@@ -25,8 +25,8 @@ _CHILD = "backup"
 class Backup(Participant):
     """Makes one backup at a time, where daemonDB has changed since the last.
 
-    `error` is why the last try failed, None where it did not; `last_us` is when the newest
-    backup was made. `settings` may be replaced at any time.
+    `error` is the reason for which the last attempt failed, None where it did not; `last_us` is
+    the instant of the newest backup. `settings` may be replaced at any time.
     """
 
     def __init__(self, db: DaemonDB, children: Children, settings: DaemonSettings) -> None:
@@ -53,7 +53,7 @@ class Backup(Participant):
         self._begin(now)
 
     def gather(self, news: News, now: Instant) -> None:
-        """Hear of the end of a backup; kill one that takes too long."""
+        """Notice the end of a backup; kill one that takes too long."""
         if self._child is None:
             return
         if _CHILD in news.gone:

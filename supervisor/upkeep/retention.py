@@ -1,7 +1,7 @@
-"""Retention of actions in daemonDB: old ones are forgotten, and earlier in a store that fills.
+"""Retention of actions in daemonDB: old ones are forgotten, earlier where the store fills up.
 
-What may be forgotten at all is decided by `store/tables/ended.py`. A bounded number of
-actions a turn.
+`store/tables/ended.py` decides which may be forgotten at all. A bounded number of actions a
+turn.
 """
 
 import logging
@@ -23,7 +23,7 @@ SOFT_LIMIT = 0.7
 class Retention(Participant):
     """Forgets actions in passes, each from the oldest end on; `look_for_old` begins one.
 
-    A pass pauses while `held_back` says so: while a snapshot is applied, which may hold an
+    A pass pauses while `held_back` returns true: while a snapshot is applied, which may have an
     action again (S6). `remove_output` removes the output of runs by their ids. `settings` may
     be replaced at any time.
     """
@@ -40,13 +40,13 @@ class Retention(Participant):
         self._db = db
         self._held_back = held_back
         self._cursor: bytes | None = None  # None: no pass is under way
-        self._pressed = False
+        self._short_of_room = False
         self._forgotten = 0
 
     def look_for_old(self) -> None:
         """Begin a pass, unless one is under way."""
         if self._cursor is None:
-            self._cursor, self._pressed, self._forgotten = b"", False, 0
+            self._cursor, self._short_of_room, self._forgotten = b"", False, 0
 
     def gather(self, _news: News, now: Instant) -> None:
         """Take the next step of a pass."""
@@ -62,7 +62,7 @@ class Retention(Participant):
         self._cursor = None
         if not now.trusted:
             return  # nothing is decided by this clock (S19)
-        age = 0.0 if self._pressed else self.settings.retention_seconds
+        age = 0.0 if self._short_of_room else self.settings.retention_seconds
         try:
             gone = self._db.forget(cursor, now.wall_us - int(age * SECOND_US))
             full = self._db.room().used_share > SOFT_LIMIT
@@ -73,9 +73,9 @@ class Retention(Participant):
             return
         self._remove_output(gone.runs)
         self._forgotten += gone.actions
-        if gone.cursor and (full or not self._pressed):
+        if gone.cursor and (full or not self._short_of_room):
             self._cursor = gone.cursor
-        elif full and not self._pressed:
-            self._cursor, self._pressed = b"", True
+        elif full and not self._short_of_room:
+            self._cursor, self._short_of_room = b"", True
         elif self._forgotten:
             log.info("Forgot %d old actions", self._forgotten, extra={"event": "forgotten"})
