@@ -1,8 +1,8 @@
 """The command `geoschedd`: its options, and the exit code of each error.
 
 The order of start (law 15): locks, sweep of what an earlier daemon left, zygote
-(`bootstrap.py`); daemonDB, S2, sockets, work (`service.py`). What fails on the way leaves
-with its documented code, and everything that was opened is closed.
+(`bootstrap.py`); daemonDB, S2, sockets, work (`service.py`). A failure on the way exits with
+its documented code, and everything that was opened is closed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ EXIT_STOPPED, EXIT_ERROR, EXIT_SETTINGS, EXIT_ALREADY_RUNNING, EXIT_STORE = rang
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point `geoschedd`."""
+    """Run the command `geoschedd`, and exit."""
     options = _options(arguments)
     logs.set_up(options.log_level, options.log_format)
     raise SystemExit(_run(options))
@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
         preflight.prepare_directories(settings)
         with contextlib.ExitStack() as opened:
             base = bootstrap.prepare(settings, opened)
-            # Not earlier: what it imports takes as long as the pause that it is imported in.
+            # Not earlier: its imports take as long as the sweep's pause, which they make use of.
             from .service import Service
 
             Service(settings, opened, base, log_level=options.log_level).run()

@@ -23,7 +23,7 @@ class JobPlan:
         self._planned: tuple[float, ...] = ()
 
     def begin(self, settings: Settings) -> None:
-        """Plan all, and have the first pull: at once, unless the host has just booted and
+        """Plan all jobs, and the first pull: at once, unless the host has just booted and
         `start_splay` spreads a fleet."""
         parts, splay_seconds = self._loop.parts, settings.backend.start_splay_seconds
         booted = self._loop.now.boot_seconds < JUST_BOOTED_SECONDS
@@ -35,7 +35,7 @@ class JobPlan:
             parts.sync.want_pull()
 
     def replan(self, settings: Settings) -> None:
-        """Plan anew; where nothing changed, the next job stays due when it was."""
+        """Plan anew where an interval has changed; else each job stays due when it was."""
         if _intervals(settings) != self._planned:
             self._plan(settings)
 

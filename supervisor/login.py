@@ -1,8 +1,8 @@
-"""Preparation of `geosched-ctl login`: it reads the configuration, and becomes the worker
+"""Preparation of `geosched-ctl login`: it reads the configuration, and becomes the process
 that logs in.
 
-The worker, `workers/sync/auth/device_flow.py`, speaks to the network and does not read the
-configuration file. Their messages are in `ipc/messages/login.py`.
+That process, `workers/sync/auth/device_flow.py`, speaks to the network and does not read the
+configuration file. The messages of both are in `ipc/messages/login.py`.
 
     python -P -m geosched.supervisor.login CONFIG SECONDS
 """

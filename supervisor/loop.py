@@ -2,7 +2,7 @@
 
 What is about to happen is on disk before it happens; all decisions of a turn share one
 transaction, and a turn without a change writes nothing (law 4). The poll in `gather` is the
-only place where the daemon waits, and it ends at the least deadline of its participants.
+only place where the daemon waits, and it ends at the earliest deadline of its participants.
 """
 
 import contextlib
@@ -51,9 +51,9 @@ from .upkeep.retention import Retention
 log = logging.getLogger(__name__)
 
 STORE_OK = "ok"
-#: With nothing ahead the loop still wakes so often, to compare the clocks.
+#: With nothing ahead the loop still wakes at this interval, to compare the clocks.
 IDLE_SECONDS_MAX = 30.0
-#: A store that could not be written is tried again so often.
+#: A store that could not be written is tried again at this interval.
 STORE_RETRY_SECONDS = 1.0
 #: Added to the longest grace for a daemon that leaves (S16).
 LEAVING_MARGIN_SECONDS = 5.0
@@ -89,10 +89,10 @@ class Parts(msgspec.Struct):
 
 
 class Loop:
-    """The turns of the daemon, and what it knows of itself between them.
+    """The turns of the daemon, and its own state between them.
 
-    `settings` and `rules` may be replaced between two turns. Another participant can join,
-    and takes part to the end.
+    `settings` and `rules` may be replaced between two turns. A participant that joins takes
+    part until the end, during shutdown too.
     """
 
     def __init__(self, parts: Parts, settings: Settings, rules: Rules) -> None:
@@ -193,12 +193,12 @@ class Loop:
             participant.gather(news, now)
 
     def _wait_seconds(self) -> float:
-        """Return how long to wait; never 0 because of what cannot be done."""
+        """Return how long to wait; never 0 because of something that cannot be done now."""
         return 0.0 if self._stops_asked else self._until_next_seconds(self._participants)
 
     def _calm_seconds(self) -> float:
-        """Return for how long nothing but a sync is near: not at all while a run waits for
-        its worker."""
+        """Return for how long nothing but the sync manager is due; 0 while a run waits for its
+        worker."""
         if self.parts.pool.waits:
             return 0.0
         others = [each for each in self._participants if each is not self.parts.sync]
@@ -216,7 +216,7 @@ class Loop:
         return min(max(0.0, least - self.parts.clock.monotonic_seconds()), IDLE_SECONDS_MAX)
 
     def _forget_clock_set(self) -> None:
-        """Its wake-up is over; how far the clock was set is told by the clocks."""
+        """Take the timer's wake-up; the clocks themselves tell how far one was set."""
         if self.parts.clock_set is not None:
             with contextlib.suppress(OSError):  # ECANCELED: it was set; EAGAIN: it was not
                 os.read(self.parts.clock_set, 8)
@@ -275,7 +275,7 @@ class Loop:
                 raise
             self._store_failed(error)
             return None
-        # What it did not take may have come to nothing since: then nothing is left to write.
+        # What could not be written may be without effect by now: then nothing is left to write.
         left = self.parts.sync.not_stored or not self.parts.agenda.may_look(self.now)
         if self.degraded is not None and (writes or not left):
             log.info("daemonDB has taken all there was", extra={"event": "store-recovered"})
@@ -339,7 +339,7 @@ class Loop:
             self._perform_effect(effect, change.after, at)
 
     def _perform_effect(self, effect: Effect, record: Record, at: Instant) -> None:
-        """Carry out one effect; `at` is a moment ahead where an edge is: pool and script wait."""
+        """Carry out one effect. `at` may be an edge a moment ahead: pool and script wait for it."""
         pool = self.parts.pool
         match effect:
             case StopRun(run_id, reason):

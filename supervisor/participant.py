@@ -1,8 +1,8 @@
-"""The contract of a part of the loop: what it does in each turn, and when it needs the next.
+"""The contract of a part of the loop: its work in each turn, and its deadline for the next.
 
-The loop holds a tuple of participants and knows no more of most of them. In each turn they
+The loop has a tuple of participants and knows no more of most of them. In each turn they
 gather, in their order; what they found is decided and committed; then they are told that the
-turn is over. The loop waits for the least of their deadlines, so that a part which is added
+turn is over. The loop waits for the earliest of their deadlines, so that a part that is added
 cannot be forgotten.
 """
 
@@ -16,7 +16,7 @@ from .core.model import Instant
 class News(msgspec.Struct):
     """Changes among the child processes since the last turn, by their names.
 
-    `forked` has their pids; `failed` were never there. The first participant, `Children`,
+    `forked` has their pids; `failed` could not be forked. The first participant, `Children`,
     fills it in; the others read it.
     """
 
@@ -26,11 +26,11 @@ class News(msgspec.Struct):
 
 
 class Participant(ABC):
-    """A part of the loop. One that does not name its deadline cannot be made; the other two
-    are hooks that it may leave out."""
+    """A part of the loop. A class without `next_deadline` cannot be instantiated; the other two
+    methods may be left out."""
 
     def gather(self, news: News, now: Instant) -> None:
-        """Take in what came since the last turn. Never waits (law 2)."""
+        """Process what arrived since the last turn, without waiting (law 2)."""
 
     @abstractmethod
     def next_deadline(self, now: Instant) -> float | None:
@@ -38,4 +38,4 @@ class Participant(ABC):
         not after `now` where it needs one at once, None where it needs none."""
 
     def after_turn(self, now: Instant) -> None:
-        """Go on once what was decided is committed, or could not be."""
+        """Continue once the decisions are committed, or could not be."""

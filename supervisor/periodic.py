@@ -2,7 +2,7 @@
 
 `schedule` reads naive local time and would sleep for an hour, or for years, after a clock
 step (facts S1 to S3); so it is given a `datetime` that tells the time since boot. A job that
-fails is logged and costs no other.
+fails is logged, and does not stop the others.
 """
 
 import datetime
@@ -37,8 +37,8 @@ class _BootTime(datetime.datetime):
 
 
 class PeriodicJobs(Participant):
-    """A few named jobs, each every so many seconds of the boot clock. `is_fatal` tells which of
-    their errors have to end the daemon."""
+    """Named jobs, each repeated at an interval of the boot clock. `is_fatal` tells which of their
+    errors have to end the daemon."""
 
     def __init__(
         self, boot_seconds: float, is_fatal: Callable[[Exception], bool] = lambda _: False
@@ -61,8 +61,8 @@ class PeriodicJobs(Participant):
         *,
         after_seconds: float = 0.0,
     ) -> None:
-        """Run `job` every `seconds`, each time the boot clock is at `phase_seconds` of them;
-        the first time later than `after_seconds` from now."""
+        """Run `job` once in each interval of `seconds`, when the boot clock is `phase_seconds` into
+        it; the first time later than `after_seconds` from now."""
         guarded = self._guarded(name, job)
 
         def do_and_plan() -> Any:
@@ -74,7 +74,7 @@ class PeriodicJobs(Participant):
         self._plan(after_seconds + first, name, do_and_plan)
 
     def once(self, seconds: float, name: str, job: Callable[[], None]) -> None:
-        """Run `job` so many seconds from now, and not again."""
+        """Run `job` once, `seconds` from now."""
         self._plan(seconds, name, self._guarded(name, job, schedule.CancelJob))
 
     def _plan(self, seconds: float, name: str, job: Callable[[], Any]) -> None:
@@ -102,8 +102,8 @@ class PeriodicJobs(Participant):
         self._scheduler.clear()
 
     def _guarded(self, name: str, job: Callable[[], None], answer: Any = None) -> Callable[[], Any]:
-        """Return the job such that an error costs no other job (fact S3); `answer` tells
-        `schedule` what to do with it afterwards."""
+        """Return the job, wrapped so that its error does not stop the others (fact S3). With the
+        `answer` `CancelJob`, `schedule` runs it once."""
 
         def run() -> Any:
             try:
@@ -118,7 +118,7 @@ class PeriodicJobs(Participant):
 
 
 class _SteadyModule:
-    """Stands where `schedule` expects the module `datetime`."""
+    """Replaces the module `datetime` in `schedule`."""
 
     datetime = _BootTime
     timedelta = _REAL.timedelta

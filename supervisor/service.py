@@ -1,6 +1,6 @@
-"""Service of the daemon: opens store, sockets and loop, turns the loop, reloads, and stops.
+"""Service of the daemon: it opens store, sockets and loop, turns the loop, reloads, and stops.
 
-Decides nothing. What has to be there before is `bootstrap.py`'s; that is closed after.
+Decides nothing. `bootstrap.py` is first, and what that opened is closed last.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ class Service:
         self._open_control(loop, base)
         jobs = JobPlan(loop, self.manager)
         jobs.begin(self.settings)
-        gc.freeze()  # what lives as long as the daemon is not looked through again and again
+        gc.freeze()  # the collector need not scan objects that live as long as the daemon
         loop.turn()
         log.info("Ready", extra={"event": "ready", "version": __version__})
         self.manager.ready(jobs.summary())
@@ -107,7 +107,7 @@ class Service:
 
         children = Children(start_zygote)
         self._opened.callback(children.close)
-        # Before they are waited for: who was forked a moment ago hears of it in no other way.
+        # Before they are waited for: a child forked a moment ago learns of the end only by this.
         self._opened.callback(os.close, held)
         return children
 
@@ -259,7 +259,7 @@ def _is_fatal(error: Exception) -> bool:
 
 
 def recover_runs(loop: Loop, leftovers: Leftovers) -> None:
-    """Recover (S2), in one transaction; from then on every past action is this daemon's own."""
+    """Recover the runs of an earlier daemon (S2), in one transaction, and log the outcome."""
     kept = leftovers.kept_results()
     found = loop.recover(kept, leftovers.alive)
     for result in found.strangers:
