@@ -41,7 +41,7 @@ class ExecutionStatus(enum.StrEnum):
 
     @property
     def json(self) -> str | None:
-        """The status as JSON has it."""
+        """The status in JSON."""
         return None if self is ExecutionStatus.NULL else self.value
 
 

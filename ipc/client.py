@@ -1,7 +1,7 @@
 """The client of the control socket: one request at a time, its replies, one deadline.
 
-It never waits without a bound, and tells the reasons for a missing answer apart by class.
-Requests, and how answers are shown, are in `ctl/`.
+Every wait has a bound, and each reason for a missing answer is an exception class of its own.
+`ctl/` makes the requests and prints the answers.
 """
 
 import itertools
@@ -141,7 +141,7 @@ class Client:
         return answer
 
     def bound_seconds(self, daemon_says_seconds: float) -> float:
-        """Return the time to wait for something that takes so long as the daemon says."""
+        """Return the time to wait for a request that may take as long as the daemon says."""
         if self._timeout_seconds is not None:
             return self._timeout_seconds
         return min(ACCEPTED_SECONDS_MAX, daemon_says_seconds)

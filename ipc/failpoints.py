@@ -1,8 +1,8 @@
 """Failpoints: the durable steps of a run by name, and a halt right before or after one.
 
 Recovery is proved by killing processes at exactly these points: the tests do so, and the
-model in `tests/model` takes the same steps by the same names. This module has the names
-only; callers carry out the steps, and set their order.
+model in `tests/model` takes the same steps under the same names. This module has the names
+only; callers carry out the steps, and determine their order.
 
 A process halts (SIGSTOP, to itself) when its environment has
 `GEOSCHED_HALT_AT=before-keep-result@/path/of/a/mark`. It writes its pid to the mark first,

@@ -38,7 +38,10 @@ def control_socket(config: Path) -> Path:
 
 
 def state_dir(config: Path) -> Path:
-    """Return the `state_dir` of the daemon with this configuration file. Raises as above."""
+    """Return the `state_dir` of the daemon with this configuration file.
+
+    Raises as `control_socket` does.
+    """
     return _directory(config, "state_dir", DEFAULT_STATE_DIR)
 
 

@@ -69,9 +69,9 @@ class Server(Generic[Received, Sent]):
         self._decode = msgspec.msgpack.Decoder(receives).decode
         self.socket = context.socket(zmq.ROUTER)
         _bound(self.socket, frame_bytes_max)
-        # Without it a message to a peer that left vanishes silently (fact Z8).
+        # Without it a message to a peer that left is lost silently (fact Z8).
         self.socket.set(zmq.ROUTER_MANDATORY, 1)
-        # A worker that was restarted under its old name takes over from the dead one.
+        # A peer that connects again under its name replaces its dead connection.
         self.socket.set(zmq.ROUTER_HANDOVER, 1)
         _bind(self.socket, path, mode)
 

@@ -60,7 +60,7 @@ cli = Verbs(
 
 
 def main() -> None:
-    """The entry point `geosched-ctl`."""
+    """Run the command `geosched-ctl`, and exit."""
     sys.exit(run(sys.argv[1:]))
 
 

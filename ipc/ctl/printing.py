@@ -1,4 +1,4 @@
-"""OutputFormat of answers: JSON, plain text or, on a terminal, text in colour.
+"""Output of answers: JSON, plain text or, on a terminal, text in colour.
 
 The only importer of `rich`, late: to import it takes longer than all the rest of a command,
 and only a terminal has a use for it.

@@ -16,7 +16,7 @@ NEAR_US = 180 * 86_400 * SECOND_US
 
 
 def action_block(action: ActionView, now_us: int) -> Block:
-    """One action, a pair a line."""
+    """Return a block with the fields of one action."""
     length = parse_instant(action.to_date) - parse_instant(action.from_date)
     pairs = [
         ("id", clean(action.id)),

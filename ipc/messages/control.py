@@ -30,7 +30,7 @@ LIST_PAGE_MAX = 200
 REPORTS_PAGE_MAX = 200
 LOG_CHUNK_BYTES_MAX = 64 * 1024
 RUNS_SHOWN_MAX = 20
-#: How long `ReadEvents(wait=True)` may be held back while nothing happens.
+#: The answer to `ReadEvents(wait=True)` comes at the latest after this time.
 EVENTS_WAIT_SECONDS = 10.0
 
 
@@ -200,14 +200,14 @@ class ActionsAre(Message, tag="actions-are", frozen=True):
 
 
 class ActionIs(Message, tag="action-is", frozen=True):
-    """`runs` newest first, at most 20."""
+    """`runs` are the newest, at most `RUNS_SHOWN_MAX`, newest first."""
 
     action: ActionView
     runs: tuple[RunView, ...]
 
 
 class Synced(Message, tag="synced", frozen=True):
-    """`error` is the reason why the pull or the report failed, else None."""
+    """`error` is the reason for which the pull or the report failed, else None."""
 
     result: SyncView
     error: str | None = None

@@ -31,7 +31,7 @@ class EndCause(enum.StrEnum):
     CANNOT_START = "cannot-start"
     NO_SCRIPT = "no-script"  # none is configured for the type of the action
     WORKER_LOST = "worker-lost"  # its worker died; nobody saw how the script ended
-    WORKER_SILENT = "worker-silent"  # its worker stopped beating and was killed
+    WORKER_SILENT = "worker-silent"  # its worker sent no more heartbeats, and was killed
 
 
 class RunResult(msgspec.Struct, frozen=True):
@@ -87,8 +87,8 @@ class Conditions(msgspec.Struct, frozen=True, array_like=True):
 class Run(Message, tag="run", frozen=True):
     """Start this script. `environment` is complete, but for what `conditions.user` and the worker
     (`sd_notify(3)`) add; `input` is the content of standard input. The script begins when the
-    wall clock reads `not_before_us`, a moment ahead at most; its worker keeps still for
-    `still_seconds` more, while others begin that share the instant."""
+    wall clock reads `not_before_us`, which is a moment ahead at most; its worker keeps still for
+    `still_seconds` after that, while other scripts begin that share the instant."""
 
     run_id: str
     title: str
@@ -107,8 +107,8 @@ class Run(Message, tag="run", frozen=True):
 
 
 class Stop(Message, tag="stop", frozen=True):
-    """Stop the run: stop signal, grace, SIGKILL to the whole tree. The first reason stays, but for
-    one that is overtaken (S13a)."""
+    """Stop the run: stop signal, grace, SIGKILL to the whole tree. The first reason stays, except
+    one that is overtaken by a later one (S13a)."""
 
     run_id: str
     reason: StopReason

@@ -23,8 +23,8 @@ class ExchangeSettings(msgspec.Struct, frozen=True):
     A field here is a key of the configuration file, with its range and default, and travels
     with every exchange. Text that is not configured is "". `url` has no slash at its end.
     `token_file` holds a bearer token, or with `auth = "oauth"` the tokens that were granted
-    (RFC 6749, RFC 8628; `oauth_grant` is the standard's own word). `ca_file` stands in for the
-    usual authorities.
+    (RFC 6749, RFC 8628; `oauth_grant` is the standard's own word). `ca_file` replaces the
+    default authorities.
     """
 
     kind: str = "http"
@@ -58,7 +58,7 @@ class BackendAddress(ExchangeSettings, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """One status change, as the backend is told of it. `key` makes repetition harmless."""
+    """The report of one status change. `key` makes repetition harmless."""
 
     key: str
     action_id: str
@@ -123,7 +123,7 @@ class Connected(Message, tag="connected", frozen=True):
 
 
 class NotModified(Message, tag="not-modified", frozen=True):
-    """The backend still holds the applied snapshot."""
+    """The backend still has the applied snapshot."""
 
     exchange: int
 
@@ -162,7 +162,7 @@ class Taken(Message, tag="taken", frozen=True):
 
 
 class ExchangeFailed(Message, tag="exchange-failed", frozen=True):
-    """Nothing of the exchange counts. `retry_after_seconds` is 0 without a wish of the peer."""
+    """Nothing of the exchange counts. `retry_after_seconds` is 0 where no wait was asked for."""
 
     exchange: int
     kind: ErrorKind

@@ -12,7 +12,7 @@ from ..printing import complain, fields, now_us, show_document, show_line, show_
 from ..table import Column, Table
 from ..words import clean, short_time, why
 
-#: A daemon with too many clients that wait answers at once: the pause before the next request.
+#: The pause before the next request: a daemon with too many waiting clients answers at once.
 PAUSE_SECONDS = 0.3
 COLUMNS = (
     Column("SEQ"),
