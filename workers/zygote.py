@@ -120,8 +120,8 @@ class Zygote:
         """Kill what is left of scripts: a worker that died took its script along, but nothing
         below that.
 
-        No script of another daemon is hit: a daemon that starts ends this zygote first, because
-        its identity is on file (law 15).
+        No script of a later daemon is killed: a daemon that starts ends this zygote first,
+        because its identity is on file (law 15).
         """
         for _ in range(SCRIPT_ROUNDS_MAX):
             if not end_instance(self._world.instance, self._world.containment):

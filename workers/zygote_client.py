@@ -1,6 +1,6 @@
 """The supervisor's end of the zygote: its process, requests to it and its answers.
 
-No call waits, but for `leave`. A zygote that is gone shows as `EOFError` from `receive`, one
+No call waits, except `leave`. A zygote that is gone shows as `EOFError` from `receive`, one
 that is stuck as silence, which the caller judges.
 """
 
@@ -91,7 +91,7 @@ class ZygoteClient:
                 {k: v for k, v in environment.items() if k in CHILD_ENVIRONMENT_ALLOWED},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
-                    # Onto itself: that takes the close-on-exec mark away, in the child only.
+                    # Onto itself: that removes the close-on-exec mark, in the child only.
                     (os.POSIX_SPAWN_DUP2, theirs.fileno(), theirs.fileno()),
                     (os.POSIX_SPAWN_DUP2, lifeline, lifeline),
                 ],
@@ -100,7 +100,7 @@ class ZygoteClient:
         self.pidfd = os.pidfd_open(self.pid)
 
     def fileno(self) -> int:
-        """Readable when there is something to `receive`."""
+        """Return a descriptor that is readable when there is something to `receive`."""
         return self._socket.fileno()
 
     def receive(self) -> list[tuple[FromZygote, int | None]]:

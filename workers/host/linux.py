@@ -1,6 +1,6 @@
 """Calls of the C library that Python lacks. The only importer of `ctypes`.
 
-Each function is one call; its callers decide what it is good for.
+Each function is one call; its callers decide what to use it for.
 """
 
 import contextlib

@@ -7,7 +7,7 @@ healthy run look dead.
 
 from collections.abc import Iterable
 
-#: The judge takes a turn this often, so the others are not to blame for a gap that is longer.
+#: The judge takes a turn this often, so the others did not cause a gap that is longer.
 LOOK_SECONDS_MAX = 1.0
 LONG_GAP_LOOKS = 1.5
 #: Counted of such a gap; not nothing, so that a judge that is always late still judges.

@@ -138,8 +138,8 @@ class RunTree(msgspec.Struct, frozen=True):
 
 
 def end_tree(instance: str, run_id: str, script_pid: int | None, group: Group | None) -> bool:
-    """For the supervisor: do one round of killing a run whose worker is dead or silent; the worker
-    ends with its group. True once it is gone."""
+    """Do one round of SIGKILL to a run whose worker is dead or silent, for the supervisor; the
+    worker ends with its group. True once the run is gone."""
     if not RunTree(instance, run_id, script_pid, group=group).kill():
         return False
     if group is not None:
@@ -150,7 +150,7 @@ def end_tree(instance: str, run_id: str, script_pid: int | None, group: Group | 
 def end_instance(
     instance: str, containment: Containment, spared: frozenset[int] = frozenset()
 ) -> set[int]:
-    """For the sweep (law 15): do one round of SIGKILL to all scripts of an instance, which are the
+    """Do one round of SIGKILL to all scripts of an instance, for the sweep (law 15). They are the
     processes that carry its mark or are in its groups, and all below them.
 
     `spared` are workers that may still keep their results. Returns the processes found alive.

@@ -1,7 +1,7 @@
 """Trust in files, by the owners and modes on the whole path to them.
 
-A daemon that runs as root starts no program and believes no configuration that others can
-write: whoever could, would be root. Access control lists are not read.
+A daemon that runs as root starts no program and uses no configuration that others can write,
+because they could become root by it. Access control lists are not read.
 """
 
 import os

@@ -36,8 +36,8 @@ HELD_LOOK_SECONDS = 0.002
 
 
 class World(msgspec.Struct, frozen=True):
-    """A worker's inheritance from its zygote. `open_files` are the limits, soft and hard, that
-    scripts are to have; None to leave them. `lifeline` is a descriptor (law 11)."""
+    """State that a worker inherits from its zygote. `open_files` are the limits, soft and hard,
+    that scripts are to have; None to leave them. `lifeline` is a descriptor (law 11)."""
 
     runtime: Runtime
     instance: str
@@ -119,7 +119,7 @@ class ActiveRun:
         return self._script.began_us or None
 
     def heartbeat(self) -> Heartbeat:
-        """Return what is to be told of the run now. Reaps strays on the way."""
+        """Return the next heartbeat of the run. Reaps strays on the way."""
         reap_strays(self.script_pid)
         found = procfs.stat(self.script_pid) if self._exit is None else None
         return Heartbeat(

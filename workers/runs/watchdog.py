@@ -14,11 +14,11 @@ class Watchdog:
         self._fed_at = 0.0  # a reading of the judge's clock
 
     def fed(self) -> None:
-        """Count anew from here: WATCHDOG=1 came."""
+        """Restart the time-out, because WATCHDOG=1 came."""
         self._fed_at = self._judge.seconds
 
     def turn(self, now: float) -> bool:
-        """True if the script was silent for too long. Drain its socket first."""
+        """Return True if the script was silent for too long. Drain its socket first."""
         self._judge.tick(now, self._look_seconds)
         return 0 < self._timeout_seconds <= self._judge.seconds - self._fed_at
 

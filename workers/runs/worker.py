@@ -51,7 +51,7 @@ WAIT_SECONDS_MAX = 60.0
 
 
 def main(name: str, endpoint: str, world: World, *, forks_ahead: bool = False) -> int:
-    """Live as the worker `name`, in the calling process. Returns its exit status."""
+    """Be the worker `name`, in the calling process. Returns its exit status."""
     become_subreaper()
     group = _join(world.containment.group(name))
     # As early as possible: each page written to before is copied twice.
@@ -98,7 +98,7 @@ class Worker:
         self._leaving = False
 
     def live(self) -> None:
-        """Say that it is ready, then take turns until it may leave."""
+        """Send READY, then take turns until it may leave."""
         self._poller.watch(self._connection)
         self._poller.watch(self._world.lifeline)
         with step(Step.SEND_READY):
@@ -127,7 +127,7 @@ class Worker:
         return max(0.0, min(deadlines) - now)
 
     def _say(self, message: FromWorker) -> None:
-        """Send a message. One that does not get through is repeated, or can be missed."""
+        """Send a message. One that does not get through is repeated, or can be done without."""
         if not self._orphaned and not self._connection.send(message):
             log.debug("Cannot send %s: the supervisor does not read", type(message).__name__)
 
@@ -171,7 +171,7 @@ class Worker:
             self._run.stop(StopReason.ORPHANED, now)
 
     def _begin(self, order: Run, now: float) -> None:
-        """Lock, check the lifeline, start: in this order no run is ever doubled (fact T6)."""
+        """Lock, check the lifeline, start: in this order no run is started twice (fact T6)."""
         self._order = order
         try:
             with step(Step.LOCK_RUN):
@@ -205,7 +205,7 @@ class Worker:
         _merge_pages()
 
     def _tell_begun(self) -> None:
-        """Say once that the script has begun; a held one has not."""
+        """Send STARTED, once, when the script has begun; a held one has not."""
         assert self._order is not None
         began_us = None if self._run is None else self._run.began_us
         if self._run is None or began_us is None or self._told_begun:
@@ -238,7 +238,7 @@ class Worker:
             self._say_again_at_monotonic = now + ENDED_AGAIN_SECONDS
 
     def _end(self, result: RunResult, now: float) -> None:
-        """Keep the result, then have it told; one that cannot be kept is told all the same."""
+        """Keep the result, then have it sent; one that cannot be kept is sent all the same."""
         self._result = result
         self._say_again_at_monotonic = now
         if self._lock is not None:  # without it the run is another's, and so is its result

@@ -1,1 +1,1 @@
-"""Synchroniser: all exchanges with a backend."""
+"""Synchroniser: exchanges with the backend, their authentication, transport and bodies."""

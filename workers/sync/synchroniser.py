@@ -1,4 +1,4 @@
-"""Process that exchanges pulls and reports with the backend, as the supervisor orders.
+"""Synchroniser process: carries out the pulls and reports that the supervisor orders.
 
 It parses text from outside, away from daemonDB, and keeps nothing between two exchanges. It
 exits on `Leave`, or at once when the supervisor is gone.

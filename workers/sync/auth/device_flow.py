@@ -97,7 +97,7 @@ def log_in(
     """
     file = TokenFile(backend.token_file)
     with file.locked(backend.timeout_seconds):
-        pass  # if it cannot be kept, nobody has to get a browser out
+        pass  # a file that cannot be written is found before a person opens a browser
     device = _device(backend)
     valid_seconds = min(device.expires_in, VALID_SECONDS_MAX, seconds)
     say(

@@ -46,8 +46,8 @@ _decode = msgspec.json.Decoder(Tokens).decode
 class TokenFile:
     """The file, and the lock beside it.
 
-    One process at a time asks for new tokens: a server that rotates refresh tokens takes a
-    second one for a thief.
+    One process at a time asks for new tokens: a server that rotates refresh tokens takes the
+    second use of one for a theft.
     """
 
     def __init__(self, path: str) -> None:

@@ -37,7 +37,7 @@ class HttpBackend(Backend):
         return read_snapshot(body, etag if _ETAG.fullmatch(etag) else "", pull)
 
     def send(self, send: Send) -> Taken:
-        """Send all at once; halve a batch that is refused as a whole, down to the culprit.
+        """Send all at once; halve a batch that is refused as a whole, down to the report at fault.
 
         An error after the first verdict ends the exchange with the verdicts so far: repeated
         from the start, a long halving might never end.

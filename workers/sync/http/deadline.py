@@ -1,8 +1,8 @@
 """Hard deadline of an exchange over sockets, however slowly its bytes arrive.
 
-The time-outs of `requests` bound the silence between two bytes, so a peer that drips the lines
-of a header can hold a call for ever, and the call cannot be interrupted: at the deadline its
-connection is shut down (fact B1). The resolver is out of reach; the supervisor kills a
+The time-outs of `requests` bound the silence between two bytes, so a peer that sends a header
+byte by byte can hold up a call for ever, and the call cannot be interrupted: at the deadline
+its connection is shut down (fact B1). The resolver is out of reach; the supervisor kills a
 synchroniser past its deadline.
 """
 

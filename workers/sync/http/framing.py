@@ -1,7 +1,7 @@
 """Strict framing of HTTP responses, in place of the lenient one of `http.client`.
 
-That takes the end of a connection for the end of a header, and a length that is no number for
-none: a response that was cut off, or is nonsense, would pass for a whole and empty one.
+`http.client` takes the end of a connection for the end of a header, and a length that is no
+number for none: a response that was cut off, or is nonsense, would pass for a whole, empty one.
 """
 
 import http.client

@@ -46,7 +46,7 @@ def is_secret(text: str) -> bool:
 def read_private(path: str, bytes_max: int) -> bytes:
     """Return the content of a file that nobody but its owner can write.
 
-    Whoever can write it decides as whom, and so from whom, this host takes its orders. Raises
+    Whoever can write it chooses this host's account at the backend, and so its actions. Raises
     `OSError`, and `ValueError` where it may not be used; never waits for a FIFO or a device.
     """
     with open_regular(path) as file:
