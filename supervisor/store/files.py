@@ -18,7 +18,7 @@ from .errors import StoreError
 
 log = logging.getLogger(__name__)
 
-#: No shared writable maps, or no locks, or no truth after a crash (fact L10).
+#: No shared writable maps, or no locks, or not consistent after a crash (fact L10).
 REFUSED_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "jffs2"})
 #: Their files are lost at a power cut, or may be (fact L10).
 FORGETFUL_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "overlay"})
@@ -75,8 +75,8 @@ class StorePaths:
 
     @contextlib.contextmanager
     def empty_for_making(self) -> Iterator[Path]:
-        """Give an empty directory for the next store; if it is left, remove it: it would take
-        the room of the next try. Raises `OSError`."""
+        """Yield an empty directory for the next store; if it is left, remove it: it would take
+        the room of the next attempt. Raises `OSError`."""
         remove(self.making)
         self.making.mkdir(mode=0o700)
         try:

@@ -13,7 +13,7 @@ import msgspec
 class Condition(enum.StrEnum):
     """The state of a store's file as a whole."""
 
-    NEW = "new"  # nothing was ever kept here
+    NEW = "new"  # there was never a store here
     SOUND = "sound"
     OLDER = "older"  # sound, and of a format that will be migrated
     NEWER = "newer"  # not to be touched by this software

@@ -44,7 +44,7 @@ class Tree(NamedTuple):
     root: int
 
 
-class _Head(NamedTuple):
+class _MetaPage(NamedTuple):
     transaction: int
     page_bytes: int
     free: Tree
@@ -109,33 +109,33 @@ def fault_in(data: Path, *, every_row: bool = True) -> str:
 
 
 def snapshots(data: Path) -> Iterator[Snapshot]:
-    """Yield the newest snapshot, then the one before; fewer where a head is damaged.
+    """Yield the newest snapshot, then the one before; fewer where a meta page is damaged.
 
     One can be read for as long as the iteration lasts. Raises `OSError` where the file cannot
     be opened.
     """
     descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        found = _heads(descriptor)
+        found = _meta_pages(descriptor)
         for _, page_bytes, free, main in sorted(found, reverse=True):
             yield Snapshot(_File(descriptor, page_bytes), free, main)
     finally:
         os.close(descriptor)
 
 
-def _heads(descriptor: int) -> Iterator[_Head]:
-    """Yield the heads that can be read; the second is tried at each possible page size, for a
-    damaged first one does not tell it."""
+def _meta_pages(descriptor: int) -> Iterator[_MetaPage]:
+    """Yield the meta pages that can be read. The second is tried at each possible page size,
+    because a damaged first one does not tell it."""
     for number, offset in ((0, 0), *((1, page_bytes) for page_bytes in _PAGE_BYTES)):
         try:
-            head = _head(descriptor, number, offset)
+            head = _meta_page(descriptor, number, offset)
         except (_BadPageError, OSError, struct.error):
             continue
         if head.page_bytes in _PAGE_BYTES and offset in (0, head.page_bytes):
             yield head
 
 
-def _head(descriptor: int, number: int, offset: int) -> _Head:
+def _meta_page(descriptor: int, number: int, offset: int) -> _MetaPage:
     bytes_max = _PAGE.size + _META.size + 2 * _TREE.size + _LAST.size
     head = os.pread(descriptor, bytes_max, offset)
     found, _, flags, _, _ = _PAGE.unpack_from(head)
@@ -147,7 +147,7 @@ def _head(descriptor: int, number: int, offset: int) -> _Head:
     end = main + _TREE.size
     page_bytes = _TREE.unpack_from(head, free)[0]  # kept in the tree of free pages
     trees = _tree_in(head[free:main]), _tree_in(head[main:end])
-    return _Head(_LAST.unpack_from(head, end)[1], page_bytes, *trees)
+    return _MetaPage(_LAST.unpack_from(head, end)[1], page_bytes, *trees)
 
 
 def _tree_in(value: bytes) -> Tree:
@@ -182,7 +182,7 @@ class _File:
         return kind, page
 
     def long_value(self, number: int, size: int) -> bytes:
-        """Return a value on pages of its own, which follow each other after one head."""
+        """Return a value on pages of its own, which follow each other after one page header."""
         if size > self.pages * self.page_bytes:
             raise _BadPageError
         return self.page(number, (_OVERFLOW,), _PAGE.size + size)[1][_PAGE.size :]

@@ -16,7 +16,7 @@ from . import lmdb_pages
 from .lmdb_pages import Found
 from .validate import SEQUENCES, TABLES, UNCHECKED, damaged_rows, key_fits, last_sequence
 
-#: Damaged rows put aside in a merged store: all there can be.
+#: Damaged rows moved aside in a merged store: as many as there are.
 _ALL = 2**31
 
 

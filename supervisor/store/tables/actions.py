@@ -149,7 +149,7 @@ class ActionRows:
         encoded, swap = encode_stored(stored), _NEW
         if not txn.put(key, encoded, db=self._tables.actions, overwrite=False):
             value = txn.get(key, db=self._tables.actions)
-            if value is None or not self._gave_way(txn, key, value):
+            if value is None or not self._removed_damaged(txn, key, value):
                 return _LOST
             txn.put(key, encoded, db=self._tables.actions)
             swap = Swap(True, status_of(value))
@@ -178,8 +178,8 @@ class ActionRows:
         elif known and not details:
             txn.delete(key, db=self._tables.details)
 
-    def _gave_way(self, txn: Transaction, key: bytes, value: bytes) -> bool:
-        """Remove a value that cannot be read, kept in `damaged`; return False for one that can."""
+    def _removed_damaged(self, txn: Transaction, key: bytes, value: bytes) -> bool:
+        """Move a value that cannot be read to `damaged`; return False for one that can."""
         if self._joined(txn, key, value) is not None:
             return False
         set_aside(txn, self._tables, "actions", key, value)

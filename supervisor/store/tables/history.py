@@ -1,6 +1,6 @@
 """History in daemonDB: the newest runs of each action, and the last status changes of all.
 
-Both are rings, so they need no cleaning. Nothing outlives the transaction it is given.
+Both are bounded rings, so they need no clean-up. Nothing outlives the transaction it is given.
 """
 
 from collections.abc import Sequence

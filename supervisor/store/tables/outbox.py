@@ -1,8 +1,7 @@
 """Outbox of status reports that the backend has not taken yet: ordered per action, bounded (S18).
 
-`Outbox` works inside the transaction it is given, and nothing outlives that; `Reports` is
-the operators' way to it, in transactions of its own. When to send is decided by
-`supervisor/sync`.
+`Outbox` works inside the transaction it is given, and nothing outlives that; `Reports` are the
+operators' requests, in transactions of their own. `supervisor/sync` decides when to send.
 """
 
 from collections.abc import Callable, Collection
@@ -195,7 +194,7 @@ class Outbox:
 
 
 class Transact(Protocol):
-    """Does work in a transaction and returns its result. Raises `StoreError`."""
+    """A function that does work in a transaction and returns its result. Raises `StoreError`."""
 
     def __call__(self, work: Callable[[Transaction], Result], /) -> Result: ...
 

@@ -24,9 +24,9 @@ _KILLED_BY_DAMAGE = frozenset({signal.SIGBUS, signal.SIGABRT, signal.SIGSEGV, si
 ANSWER_BYTES_MAX = 16 * 1024**2
 COMPLAINT_BYTES_MAX = 4096
 KILLED_SECONDS_MAX = 5.0
-#: A gigabyte on a slow card; the service manager is told to wait this long.
+#: Enough for a gigabyte on a slow card; the service manager is told to wait this long.
 EXAMINE_SECONDS_MAX = 300.0
-#: Two backups are examined, and a third store is written.
+#: Enough to examine two backups and to write a third store.
 REPLACE_SECONDS_MAX = 900.0
 _TOOL = "geosched.supervisor.store.tools.cli"
 _EXAMINER = "geosched.supervisor.store.tools.examiner"

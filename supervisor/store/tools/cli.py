@@ -3,7 +3,7 @@
 The daemon runs it to salvage a damaged store and to back up its own; `geosched-ctl db` runs
 it for an operator. It prints one JSON document (`export`: one a line) and ends with the
 process that started it. Only `replace`, `compact` and `restore` change a store, and only one
-that no daemon is at work on.
+that no daemon uses.
 """
 
 import argparse
@@ -166,7 +166,7 @@ def _progress(done: int, rows: int) -> None:
 
 @contextlib.contextmanager
 def _readable(state_dir: Path) -> Iterator[bool]:
-    """Give True if a daemon runs on the store; else none can start within the block."""
+    """Yield True if a daemon runs on the store; else none can start within the block."""
     if not files.data_bytes(StorePaths(state_dir).store):
         raise StoreError(f"cannot read a database in {state_dir}: there is none")
     with contextlib.ExitStack() as held:
@@ -180,7 +180,7 @@ def _readable(state_dir: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _still(state_dir: Path) -> Iterator[Path]:
-    """Give a directory with the store as it is now, which no process writes to."""
+    """Yield a directory with the store as it is now, which no process writes to."""
     with _readable(state_dir) as live:
         if not live:
             yield StorePaths(state_dir).store
@@ -191,7 +191,7 @@ def _still(state_dir: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _copy(state_dir: Path) -> Iterator[Path]:
-    """Give a copy of the store for a block."""
+    """Yield a copy of the store for a block."""
     paths = StorePaths(state_dir)
     with _readable(state_dir) as live:
         copy = paths.empty_for_copying()
