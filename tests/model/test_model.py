@@ -1,5 +1,5 @@
 """The order of a run's durable steps is modelled in Promela and searched through by spin;
-and the model, the crash points and the source name the same steps (fact T6)."""
+and the model, the failpoints and the source name the same steps (fact T6)."""
 
 import ast
 import re

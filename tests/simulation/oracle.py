@@ -1,7 +1,7 @@
 """What an onlooker knows of the daemon: what it committed, and what really happened.
 
 It remembers over crashes. At each commit, and after each turn, it holds what the daemon
-did against the rules (`derived.py`), by the truth and never by the daemon's own word.
+did against the rules (`rules.py`), by the truth and never by the daemon's own word.
 """
 
 from collections import Counter

@@ -83,8 +83,8 @@ def test_s19_a_clock_that_fell_back_for_years_decides_nothing_until_it_is_right_
     assert daemon.wait_status("new", "WONT_START")["reason"] == "window-missed"
 
 
-def test_no_duty_sleeps_for_as_long_as_the_clock_was_set_back(daemon: Daemon, clock: SteppedClock):
+def test_no_job_sleeps_for_as_long_as_the_clock_was_set_back(daemon: Daemon, clock: SteppedClock):
     clock.step(-HOUR)
     wait_for(lambda: steps_seen(daemon) == 1, what=daemon.log_text())
     daemon.send([entry("a", 2 * HOUR, 3 * HOUR)])
-    daemon.wait_phase("a", "scheduled", seconds=10)  # by a pull, which is a duty
+    daemon.wait_phase("a", "scheduled", seconds=10)  # by a pull, which is a periodic job
