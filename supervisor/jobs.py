@@ -10,7 +10,7 @@ from .periodic import poll_phase
 HOUSEKEEPING_SECONDS = 3600.0
 BACKUP_LOOK_SECONDS = 60.0
 DAY_SECONDS = 86_400.0
-#: A host that has been up for so long did not just boot: its first pull is not delayed.
+#: A host that has been up for this long did not just boot: the first pull is not delayed.
 JUST_BOOTED_SECONDS = 600.0
 
 

@@ -49,7 +49,7 @@ REQUEST_BYTES_MAX = 8192
 #: Orphaned workers have at most 3 s of grace, and 5 s after the daemon nothing may be left (S17).
 ORPHANED_WORKERS_SECONDS_MAX = 4.0
 LIFELINE_MILLISECONDS_MAX = 200
-#: Rounds of killing what is then left of scripts.
+#: Rounds of SIGKILL to what is then left of scripts.
 SCRIPT_ROUNDS_MAX = 20
 SCRIPT_ROUND_SECONDS = 0.02
 #: Signals that a Ctrl-C or a service manager sends to all, and means for the supervisor.

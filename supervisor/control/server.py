@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 REQUESTS_PER_TURN_MAX = 50
 #: Clients that wait for an answer that takes time.
 WAITING_MAX = 64
-#: A client that asks for the progress of its request is told it at most so often.
+#: A client that asks for the progress of its request is sent it at this interval at most.
 PROGRESS_SECONDS = 0.3
 
 

@@ -27,7 +27,7 @@ from ..participant import News, Participant
 
 log = logging.getLogger(__name__)
 
-#: A zygote that leaves a request unanswered for so long is replaced (DESIGN 1).
+#: A zygote that leaves a request unanswered for this long is replaced (DESIGN 1).
 ZYGOTE_SILENCE_SECONDS_MAX = 2.0
 #: A daemon that stops waits this long for its zygote, and for its other children, so that
 #: nothing of it is left.

@@ -42,6 +42,6 @@ class PooledWorker(msgspec.Struct):
     def is_peer(self, peer: Peer) -> bool:
         """The peer is, by the kernel's word, the process that was forked for us (fact Z5).
 
-        Until the zygote has told its pid, a claim is only noted, and no run is given to it.
+        Until the zygote has confirmed its pid, a claim is only noted, and no run is given to it.
         """
         return self.pid is None or self.pid == peer.pid

@@ -40,9 +40,8 @@ MAP_BYTES = 64 * 1024**2
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """The result of a commit: the changes that won their compare-and-swap, in order; the events
-    that came of them; and the ids of runs that made room for newer ones in the history, whose
-    output is of no use any more."""
+    """The result of a commit: the changes that won their compare-and-swap, in order; their events;
+    and the ids of runs that newer ones replaced in the history, whose output can be removed."""
 
     won: tuple[bool, ...]
     events: tuple[Event, ...]
@@ -165,9 +164,9 @@ class DaemonDB:
 
         A change wins if the stored record has the status and the revision of its
         `before`, or is not there where that is None. With `report` each change of status
-        is put into the outbox too (S18). `absences` are rows of `ended_page` whose action
-        the newest snapshot holds again, or no more. With nothing to write there is no
-        transaction. Nothing is changed when `StoreError` is raised.
+        is put into the outbox too (S18). `absences` are rows of `ended_page`: true where the
+        newest snapshot lacks the action, false where it has it again. With nothing to write
+        there is no transaction. Nothing is changed when `StoreError` is raised.
         """
         unchanged = meta is None or meta.applied_to(self.meta) == self.meta
         if not changes and not absences and unchanged:
@@ -253,7 +252,7 @@ class DaemonDB:
         return self._known.counts.copy()
 
     def summary(self) -> str:
-        """Return a line for people: the counts, and the last incident nobody acknowledged."""
+        """Return a line for people: the counts, and the last incident not acknowledged yet."""
         counts = ", ".join(f"{self._known.counts[status]} {status.value}" for status in STATUSES)
         newest = incidents.read(self.store_dir)[-1:]
         return "; ".join([counts, *(f"daemonDB: {incident.detail}" for incident in newest)])

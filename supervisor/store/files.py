@@ -53,7 +53,7 @@ class StorePaths:
         return numbered(self.state_dir, "daemondb.bad-")
 
     def there_was_one(self) -> bool:
-        """A store was here before, by what is left beside it."""
+        """A store was here before: files beside it show that."""
         return bool(self.set_aside() or numbered(self.backups, ""))
 
     def prepare(self) -> None:

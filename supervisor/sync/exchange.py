@@ -134,7 +134,7 @@ class ExchangeRunner:
         return self._exchange is not None
 
     def may(self, *, pull: bool, now: Instant) -> bool:
-        """No exchange is under way, and no back-off holds one of this kind."""
+        """No exchange is under way, and the back-off allows one of this kind."""
         return not self.busy and self.backoff.may(pull=pull, now=now)
 
     def pull(self, now: Instant, *, etag: str, digest: str) -> None:

@@ -61,7 +61,7 @@ class SyncAsked(msgspec.Struct):
 class SyncManager(Participant):
     """Everything between the daemon and its backend, one exchange at a time.
 
-    A pull is wanted, begins once no back-off holds, and is applied in slices by the turns that
+    A pull is wanted, begins once the back-off is over, and is applied in slices by the turns that
     follow (`decide`); reports go between pulls. Each turn calls `gather`, `decide` and
     `after_turn`, or `not_committed` where the store failed. `asked` and `comparison` are the
     newest requests of clients; `not_stored`: the store did not take the newest snapshot.
@@ -123,7 +123,7 @@ class SyncManager(Participant):
         backoff.turn_to("" if local else f"{settings.kind} {settings.url}")
 
     def want_pull(self) -> None:
-        """Pull as soon as no exchange is under way and no back-off holds."""
+        """Pull as soon as no exchange is under way and the back-off is over."""
         self._pull_wanted = True
 
     def ask(self) -> SyncAsked:

@@ -59,7 +59,7 @@ class ReportSender:
         self._backlog_until_monotonic = 0.0
 
     def keep_quiet(self, now: Instant, seconds: float) -> None:
-        """Pause reports for so long while runs start; a pause under way is not lengthened."""
+        """Pause reports for `seconds`, because runs start; a pause under way is not lengthened."""
         if self._quiet_until_monotonic <= now.monotonic_seconds:
             self._quiet_until_monotonic = now.monotonic_seconds + seconds
 

@@ -162,7 +162,7 @@ def _below(mounted_at: Path, root: str, path: str) -> Path:
 
 
 def _usable(probe: Path, hierarchy: _Hierarchy) -> bool:
-    """A group can be made, joined and frozen here. The directory above it stays."""
+    """A group can be made, joined and frozen here. The directory above it is left in place."""
     try:
         probe.mkdir(parents=True, exist_ok=True)
         needed = (probe / hierarchy.join_file, probe / hierarchy.freeze_file)

@@ -22,7 +22,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A process, told apart from all others ever: a pid is used again, the three are not (law 13).
+    """A process, by values that no other ever has: a pid is used again, the three are not (law 13).
 
     `start_ticks` is field 22 of `/proc/<pid>/stat`.
     """

@@ -43,7 +43,7 @@ from .run import ActiveRun, World, wall_us
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN_MAX = 16
-#: An order holds the apps of its action up to three times: a thousand of a thousand bytes.
+#: An order has the apps of its action up to three times: a thousand of a thousand bytes.
 RUN_FRAME_BYTES_MAX = 16 * 1024 * 1024
 ENDED_AGAIN_SECONDS = 1.0
 #: A worker with nothing to do takes a turn this often all the same.

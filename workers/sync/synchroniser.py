@@ -105,7 +105,7 @@ def _serve(connection: sockets.Connection[ToSynchroniser, FromSynchroniser]) -> 
 def load_backend(kind: str) -> Backend:
     """Return a backend of this kind; its module is imported with the first.
 
-    So a process that reads a file never holds `requests`. Raises `ExchangeError` (local).
+    So a process that reads a file never imports `requests`. Raises `ExchangeError` (local).
     """
     if kind not in BACKENDS:
         detail = f"cannot use a backend of kind {kind!r}: there is none"

@@ -26,7 +26,7 @@ class History:
         self._damage = damage
 
     def put_runs(self, txn: Transaction, changes: Sequence[Change]) -> list[str]:
-        """Put the runs that changes begin or end; return the ids of those that made room."""
+        """Put the runs that changes begin or end; return the ids of older ones they replaced."""
         forgotten: list[str] = []
         for change in changes:
             row = change.run

@@ -72,7 +72,7 @@ def _say(said: Said) -> None:
 
 
 def run(backend: BackendAddress, seconds: float, say: Callable[[Said], None]) -> bool:
-    """Log in within so many seconds, telling `say` of each step; False where it failed."""
+    """Log in within `seconds`, calling `say` for each step; False where it failed."""
     try:
         log_in(backend, seconds, say)
     except NotLoggedInError as error:

@@ -72,7 +72,7 @@ class TokenFile:
 
     @contextlib.contextmanager
     def locked(self, seconds: float) -> Iterator[Callable[[Tokens], None]]:
-        """Lock the file, waiting at most so long, and yield a function that replaces it.
+        """Lock the file, waiting at most `seconds`, and yield a function that replaces it.
 
         Room for the new file is taken first: a full disk is found before a token server gives
         away, and forgets, a refresh token. Both raise `ExchangeError` (local).

@@ -181,7 +181,7 @@ def mutation_body(report: Report) -> bytes:
 
 
 def _result_of(answer: Response) -> bytes:
-    """Return the body of a response that holds a result. Raises `ExchangeError`.
+    """Return the body of a response that has a result. Raises `ExchangeError`.
 
     A response from before the backend (a gateway's page, a portal) is judged by its status.
     """

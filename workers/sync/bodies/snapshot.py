@@ -21,7 +21,7 @@ SET_ASIDE_MAX = 100
 SET_ASIDE_IDS_BYTES_MAX = 1024 * 1024
 #: Bytes that msgpack adds to a string, at most.
 _STRING_BYTES_MORE = 5
-#: An entry whose window ended so long ago does not count towards `max_actions`.
+#: An entry whose window ended this long ago does not count towards `max_actions`.
 LONG_OVER_US = 24 * 60 * 60 * SECOND_US
 
 _DIFFERENT_TWINS = "cannot use the entry: its id is sent twice with different content"

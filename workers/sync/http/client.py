@@ -230,8 +230,8 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 def _watched_pools(deadline: Deadline) -> dict[str, type[urllib3.HTTPConnectionPool]]:
-    """Return pools whose connections the deadline holds from the start: the handshakes of TLS and
-    of a proxy can come byte by byte, too."""
+    """Return pools whose connections are under the deadline from the start: the handshakes of TLS
+    and of a proxy can come byte by byte, too."""
 
     class Connection(HTTPConnection):
         response_class = FramedResponse

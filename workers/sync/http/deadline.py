@@ -16,7 +16,7 @@ from typing import Self
 
 
 class Deadline:
-    """Shuts down the connections that it holds so many seconds after `with` begins."""
+    """Shuts down the connections that were put under it, `seconds` after `with` begins."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -105,7 +105,7 @@ def _bad_answer(url: str, reason: str) -> ExchangeError:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
-    """Return the wait of `Retry-After`, 1 s to 1 h, or 0 where it holds nothing usable.
+    """Return the wait of `Retry-After`, 1 s to 1 h, or 0 where it has no usable value.
 
     A date counts from the response's own `Date`, because our clock may be wrong (fact B3).
     """
