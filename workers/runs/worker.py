@@ -51,7 +51,7 @@ WAIT_SECONDS_MAX = 60.0
 
 
 def main(name: str, endpoint: str, world: World, *, forks_ahead: bool = False) -> int:
-    """Be the worker `name`, in the calling process. Returns its exit status."""
+    """Act as the worker `name`, in the calling process. Returns its exit status."""
     become_subreaper()
     group = _join(world.containment.group(name))
     # As early as possible: each page written to before is copied twice.

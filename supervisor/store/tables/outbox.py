@@ -1,7 +1,7 @@
 """Outbox of status reports that the backend has not taken yet: ordered per action, bounded (S18).
 
-`Outbox` works inside the transaction it is given, and nothing outlives that; `Reports` are the
-operators' requests, in transactions of their own. `supervisor/sync` decides when to send.
+`Outbox` works inside the transaction it is given, and nothing outlives that; `Reports` carries
+out operators' requests, each in its own transaction. `supervisor/sync` decides when to send.
 """
 
 from collections.abc import Callable, Collection
