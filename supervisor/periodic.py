@@ -37,13 +37,21 @@ class _BootTime(datetime.datetime):
 
 
 class PeriodicJobs(Participant):
-    """Named jobs, each repeated at an interval of the boot clock. `is_fatal` tells which of their
-    errors have to end the daemon."""
+    """Named jobs, each repeated at an interval of the boot clock.
+
+    `is_fatal` tells which of their errors have to end the daemon. An error of one of the classes
+    `expected` says all by its text; any other is logged with its trace.
+    """
 
     def __init__(
-        self, boot_seconds: float, is_fatal: Callable[[Exception], bool] = lambda _: False
+        self,
+        boot_seconds: float,
+        *,
+        is_fatal: Callable[[Exception], bool] = lambda _: False,
+        expected: tuple[type[Exception], ...] = (),
     ) -> None:
         self._is_fatal = is_fatal
+        self._expected = expected
         vars(schedule)["datetime"] = _SteadyModule
         self._scheduler = schedule.Scheduler()
         _BootTime.boot_seconds = boot_seconds
@@ -111,7 +119,13 @@ class PeriodicJobs(Participant):
             except Exception as error:
                 if self._is_fatal(error):
                     raise
-                log.exception("Cannot do the job %s", name, extra={"event": "duty-failed"})
+                log.error(
+                    "Cannot do the job %s: %s",
+                    name,
+                    error,
+                    exc_info=not isinstance(error, self._expected),
+                    extra={"event": "duty-failed"},
+                )
             return answer
 
         return run

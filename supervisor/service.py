@@ -182,7 +182,7 @@ class Service:
             sync=sync,
             retention=Retention(db, settings.daemon, lambda: sync.applying, cleanup.remove_output),
             backup=backup,
-            jobs=PeriodicJobs(now.boot_seconds, _is_fatal),
+            jobs=PeriodicJobs(now.boot_seconds, is_fatal=is_fatal, expected=(StoreError,)),
             agenda=agenda,
             due=DueEvents(db, agenda, cleanup),
             lookahead=lookahead,
@@ -254,7 +254,8 @@ class Service:
         log.info("Stopped", extra={"event": "stopped"})
 
 
-def _is_fatal(error: Exception) -> bool:
+def is_fatal(error: Exception) -> bool:
+    """No waiting helps against the error of a periodic job: the daemon leaves."""
     return isinstance(error, StoreError) and error.fatal
 
 

@@ -1,9 +1,13 @@
 """Periodic jobs of the daemon, by the boot clock."""
 
+import logging
+
 import pytest
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.participant import News
 from geosched.supervisor.periodic import PeriodicJobs
+from geosched.supervisor.service import is_fatal
+from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 
 BEGUN = 1000.0
 PHASE = 7.0
@@ -72,3 +76,34 @@ def test_a_job_that_fails_is_done_again(clock: Clock):
     clock.jobs.every_at_phase(INTERVAL, PHASE, "pull", fails)
     clock.turn_to(BEGUN + 3 * INTERVAL)
     assert len(clock.done) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "traced"),
+    [(StoreError("cannot write", kind=StoreErrorKind.FULL), False), (RuntimeError("no"), True)],
+    ids=["a store that is full", "a fault of ours"],
+)
+def test_an_error_that_says_all_is_one_line_and_any_other_has_its_trace(
+    error: Exception, traced: bool, caplog: pytest.LogCaptureFixture
+):
+    run_failing(error)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == f"Cannot do the job mark: {error}"
+    assert bool(record.exc_info) is traced
+
+
+def test_an_error_against_which_no_waiting_helps_ends_the_daemon():
+    with pytest.raises(StoreError):
+        run_failing(StoreError("cannot use it", kind=StoreErrorKind.IO))
+
+
+def run_failing(error: Exception) -> None:
+    """As the daemon does it: with the errors that it knows."""
+
+    def fails() -> None:
+        raise error
+
+    jobs = PeriodicJobs(BEGUN, is_fatal=is_fatal, expected=(StoreError,))
+    jobs.every(1.0, "mark", fails)
+    jobs.gather(News(), at(BEGUN + 2.0))
