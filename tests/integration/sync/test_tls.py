@@ -272,7 +272,7 @@ def test_https_goes_through_the_proxy_which_sees_no_token(
         assert len(pull(where(proxy=proxy.url)).actions) == 1
         (asked,) = proxy.asked
         assert (asked.method, asked.path) == ("CONNECT", f"127.0.0.1:{server.port}")
-        assert "authorization" not in map(str.lower, asked.headers)
+        assert not [name for name in asked.headers if "authorization" in name.lower()]
     assert server.asked[0].headers["Authorization"] == "Bearer s3cret"
 
 
