@@ -38,6 +38,19 @@ def test_each_request_needs_the_right_to_act_or_does_not():
     assert set(get_args(Request)) == {*get_args(Looking), *get_args(Acting)}
 
 
+def test_the_requests_that_need_the_right_to_act_are_those_of_the_documents():
+    """As docs/settings.md has them: one that is listed among those that look is everybody's."""
+    assert {request.__struct_config__.tag for request in get_args(Acting)} == {
+        "sync",
+        "compare",
+        "stop",
+        "outbox-flush",
+        "outbox-drop",
+        "acknowledge",
+        "shutdown",
+    }
+
+
 @pytest.mark.parametrize("path", PASSED_THROUGH, ids=lambda path: path.name)
 def test_what_all_requests_pass_through_names_none_of_them(path: Path):
     requests = {request.__name__ for request in get_args(Request)}
