@@ -4,19 +4,18 @@ import pytest
 from geosched.ipc.ctl.table import plain_lines
 from geosched.ipc.ctl.words import action_block
 from geosched.ipc.instants import parse_instant
-from geosched.ipc.messages.runs import EndCause, Run
+from geosched.ipc.messages.runs import EndCause
 from geosched.ipc.messages.views import ActionView, RunView
 from geosched.supervisor.control.views import run_view
 from geosched.supervisor.core.model import RunRow
 from geosched.supervisor.runs.live_run import LiveRun
 
 NOW = parse_instant("2026-11-23T08:00:00.000Z")
-ORDER = Run("r", "", ("a",), {}, b"", 15, 1.0, 0.0, 1.0, "", 0)
 ROW = RunRow("r", 1, NOW)
 
 
 def live() -> LiveRun:
-    return LiveRun(ORDER, "a", 1, 15.0, 0.0, rss_bytes=3 * 2**20, cpu_seconds=75.5)
+    return LiveRun("r", "a", 1, 0.0, rss_bytes=3 * 2**20, cpu_seconds=75.5)
 
 
 def used(run: RunView) -> tuple[int | None, float | None]:
