@@ -39,19 +39,12 @@ class _BootTime(datetime.datetime):
 class PeriodicJobs(Participant):
     """Named jobs, each repeated at an interval of the boot clock.
 
-    `is_fatal` tells which of their errors have to end the daemon. An error of one of the classes
-    `expected` says all by its text; any other is logged with its trace.
+    An error of one of the classes `known` says all by its text, and ends the daemon where its
+    attribute `fatal` is true; any other is logged with its trace.
     """
 
-    def __init__(
-        self,
-        boot_seconds: float,
-        *,
-        is_fatal: Callable[[Exception], bool] = lambda _: False,
-        expected: tuple[type[Exception], ...] = (),
-    ) -> None:
-        self._is_fatal = is_fatal
-        self._expected = expected
+    def __init__(self, boot_seconds: float, known: tuple[type[Exception], ...] = ()) -> None:
+        self._known = known
         vars(schedule)["datetime"] = _SteadyModule
         self._scheduler = schedule.Scheduler()
         _BootTime.boot_seconds = boot_seconds
@@ -116,16 +109,13 @@ class PeriodicJobs(Participant):
         def run() -> Any:
             try:
                 job()
-            except Exception as error:
-                if self._is_fatal(error):
+            except self._known as error:
+                if getattr(error, "fatal", False):
                     raise
-                log.error(
-                    "Cannot do the job %s: %s",
-                    name,
-                    error,
-                    exc_info=not isinstance(error, self._expected),
-                    extra={"event": "duty-failed"},
-                )
+                log.error("Cannot do the job %s: %s", name, error, extra={"event": "duty-failed"})
+            except Exception as error:
+                told = {"event": "duty-failed"}
+                log.exception("Cannot do the job %s: %s", name, error, extra=told)
             return answer
 
         return run

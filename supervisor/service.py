@@ -182,7 +182,7 @@ class Service:
             sync=sync,
             retention=Retention(db, settings.daemon, lambda: sync.applying, cleanup.remove_output),
             backup=backup,
-            jobs=PeriodicJobs(now.boot_seconds, is_fatal=is_fatal, expected=(StoreError,)),
+            jobs=PeriodicJobs(now.boot_seconds, known=(StoreError,)),
             agenda=agenda,
             due=DueEvents(db, agenda, cleanup),
             lookahead=lookahead,
@@ -252,11 +252,6 @@ class Service:
             )
         loop.parts.pool.release_all()
         log.info("Stopped", extra={"event": "stopped"})
-
-
-def is_fatal(error: Exception) -> bool:
-    """No waiting helps against the error of a periodic job: the daemon leaves."""
-    return isinstance(error, StoreError) and error.fatal
 
 
 def recover_runs(loop: Loop, leftovers: Leftovers) -> None:

@@ -24,7 +24,7 @@ from geosched.supervisor.runs.run_order import live_run
 from geosched.supervisor.scheduler.agenda import Agenda
 from geosched.supervisor.scheduler.due import DueEvents
 from geosched.supervisor.scheduler.lookahead import Lookahead
-from geosched.supervisor.service import is_fatal, recover_runs
+from geosched.supervisor.service import recover_runs
 from geosched.supervisor.store.daemondb import Committed, DaemonDB, MetaUpdate
 from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 from geosched.supervisor.sync.backoff import Backoff
@@ -254,7 +254,7 @@ class SimulatedDaemon:
                 self.db, settings.daemon, lambda: sync.applying, leftovers.remove_output
             ),
             backup=Backup(self.db, children, settings.daemon),
-            jobs=PeriodicJobs(now.boot_seconds, is_fatal=is_fatal, expected=(StoreError,)),
+            jobs=PeriodicJobs(now.boot_seconds, known=(StoreError,)),
             agenda=agenda,
             due=DueEvents(self.db, agenda, leftovers),
             lookahead=lookahead,

@@ -6,7 +6,6 @@ import pytest
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.participant import News
 from geosched.supervisor.periodic import PeriodicJobs
-from geosched.supervisor.service import is_fatal
 from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 
 BEGUN = 1000.0
@@ -104,6 +103,6 @@ def run_failing(error: Exception) -> None:
     def fails() -> None:
         raise error
 
-    jobs = PeriodicJobs(BEGUN, is_fatal=is_fatal, expected=(StoreError,))
+    jobs = PeriodicJobs(BEGUN, known=(StoreError,))
     jobs.every(1.0, "mark", fails)
     jobs.gather(News(), at(BEGUN + 2.0))
