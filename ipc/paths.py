@@ -3,6 +3,7 @@
 `geosched-ctl` finds the daemon's socket here without reading the rest of its settings.
 """
 
+import stat
 from pathlib import Path
 
 DEFAULT_CONFIG = Path("/etc/geosched/geosched.toml")
@@ -48,8 +49,13 @@ def state_dir(config: Path) -> Path:
 def _directory(config: Path, key: str, default: str) -> Path:
     import tomllib  # late: a worker has no use for it
 
-    with config.open("rb") as file:
-        document = tomllib.load(file)
+    if not stat.S_ISREG(config.stat().st_mode):  # a FIFO would be waited for
+        raise ValueError("it is not a regular file")
+    try:
+        # Editors write a byte order mark.
+        document = tomllib.loads(config.read_text("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     daemon = document.get("daemon", {})
     directory = daemon.get(key, default) if isinstance(daemon, dict) else ""
     if not isinstance(directory, str) or not directory:

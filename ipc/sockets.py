@@ -35,6 +35,10 @@ class ProtocolError(Exception):
     """A message that cannot be read: it is of no process of ours, or of another version."""
 
 
+#: In place of the ids of a peer that cannot be told.
+UNKNOWN = -1
+
+
 class Peer(NamedTuple):
     """The process at the other end, with credentials from the kernel (fact Z5)."""
 
@@ -93,7 +97,12 @@ class Server(Generic[Received, Sent]):
                 frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            yield _peer(frames), self._message(frames)
+            peer = _peer(frames)
+            if peer is None:
+                unknown = Peer(frames[0].bytes, UNKNOWN, UNKNOWN, UNKNOWN)
+                yield unknown, ProtocolError("cannot tell the sender of a message (ZMTP before 3)")
+            else:
+                yield peer, self._message(frames)
 
     def _message(self, frames: list[zmq.Frame]) -> Received | ProtocolError:
         if len(frames) != 2:
@@ -242,16 +251,19 @@ def _bind(opened: "zmq.Socket[bytes]", path: Path, mode: int) -> None:
         opened.bind(endpoint(path))
     finally:
         os.umask(umask)
+    group = path.parent.stat().st_gid  # who may enter the directory may connect, if we can say so
+    if mode & 0o060 and (os.geteuid() == 0 or group in os.getgroups()):
+        os.chown(path, -1, group)
     path.chmod(mode)
 
 
-def _peer(frames: list[zmq.Frame]) -> Peer:
-    address = frames[-1].get("Peer-Address")
+def _peer(frames: list[zmq.Frame]) -> Peer | None:
+    """Return the sender by the kernel's word; None where libzmq has none to give."""
     try:
-        _, uid, gid, pid = str(address).split(":")
+        _, uid, gid, pid = str(frames[-1].get("Peer-Address")).split(":")
         return Peer(frames[0].bytes, int(uid), int(gid), int(pid))
-    except ValueError:
-        return Peer(frames[0].bytes, -1, -1, -1)
+    except (ValueError, zmq.ZMQError):  # the latter for a peer that speaks ZMTP 1 or 2
+        return None
 
 
 def wait_until_gone(path: Path, *, timeout_seconds: float) -> bool:

@@ -150,6 +150,7 @@ class Service:
             frame_bytes_max=SYNC_FRAME_BYTES_MAX,
         )
         self._opened.callback(exchanges.close)
+        inherited = _utf8_environment()
         clock = Clock(
             mark_us=db.meta.clock_mark_us,
             wait_seconds=settings.daemon.clock_wait_seconds,
@@ -190,7 +191,7 @@ class Service:
             wakeup=base.wakeup,
             clock_set=self._clock_set(),
             make_run=lambda record, at: live_run(
-                record, at, self.settings, instance=cleanup.instance, inherited=os.environ
+                record, at, self.settings, instance=cleanup.instance, inherited=inherited
             ),
         )
         for readable in (workers, exchanges, children.fileno(), base.wakeup):
@@ -252,6 +253,18 @@ class Service:
             )
         loop.parts.pool.release_all()
         log.info("Stopped", extra={"event": "stopped"})
+
+
+def _utf8_environment() -> dict[str, str]:
+    """Return the environment without variables that are no UTF-8: no message can carry them."""
+    usable = dict(os.environ)
+    for name, value in os.environ.items():
+        try:
+            f"{name}{value}".encode()
+        except UnicodeEncodeError:
+            del usable[name]
+            log.warning("Scripts do not get the variable %r: it is no UTF-8", name)
+    return usable
 
 
 def recover_runs(loop: Loop, leftovers: Leftovers) -> None:

@@ -89,15 +89,15 @@ class ReadLog(Message, tag="logs", frozen=True):
     """
 
     id: str
-    attempt: int = 0
-    offset: int = 0
+    attempt: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+    offset: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
 
 
 class ReadEvents(Message, tag="events", frozen=True):
     """Read the events after sequence number `after`. With `wait` the answer comes when there
     is one, or empty after `EVENTS_WAIT_SECONDS`."""
 
-    after: int = 0
+    after: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     wait: bool = False
 
 

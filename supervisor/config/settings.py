@@ -17,6 +17,7 @@ import msgspec
 from ...ipc.backends import BACKENDS
 from ...ipc.messages.base import AbsolutePath
 from ...ipc.messages.runs import Limits
+from ...workers.host.files import open_regular
 from . import backend_checks, parsers
 from .sections import (
     DIRECTORIES,
@@ -58,11 +59,11 @@ def needs_restart(old: Settings, new: Settings) -> list[str]:
 
 
 def _document(source: Path) -> dict[str, Any]:
-    with source.open("rb") as file:
+    with open_regular(source) as file:
         content = file.read(FILE_BYTES_MAX + 1)
     if len(content) > FILE_BYTES_MAX:
         raise ValueError(f"longer than {FILE_BYTES_MAX} bytes")
-    return tomllib.loads(content.decode())
+    return tomllib.loads(content.decode("utf-8-sig"))  # editors write a byte order mark
 
 
 def _settings(document: dict[str, Any], source: Path) -> Settings:
@@ -163,7 +164,8 @@ def _section(prefix: str, table: object, kind: type[Section], base: Path) -> Sec
         return msgspec.convert(read, kind, dec_hook=lambda _, path: parsers.path_below(base, path))
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$")
-        reason = reason[0].lower() + reason[1:].replace("`float`", "seconds")
+        reason = reason[0].lower() + reason[1:].replace("got `float`", "got a fraction")
+        reason = reason.replace("`float`", "seconds")
         raise BadKeyError(f"{prefix}{key_of(place.rstrip('`'))}", reason) from None
 
 

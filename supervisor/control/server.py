@@ -8,7 +8,8 @@ act, everybody else who reaches the socket may look. Requests are carried out in
 import logging
 import os
 import pwd
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 
 import msgspec
 
@@ -26,6 +27,7 @@ from ...ipc.messages.control import (
 from ...ipc.sockets import Peer, ProtocolError, Server
 from ..core.model import Instant
 from ..participant import News, Participant
+from ..store.errors import StoreError
 from .handlers import Handlers, Later, Polls
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Control(Participant):
         self._handlers = handlers
         self._operators = operators
         self._waiting: list[_Waiting] = []
+        self._failures = 0
 
     def permit(self, operators: Collection[str]) -> None:
         """Replace the operators, after a reload."""
@@ -74,9 +77,7 @@ class Control(Participant):
             if isinstance(call, ProtocolError):
                 self._refuse_unreadable(peer, call)
                 continue
-            answer: Answer | Later | None = self._answer(peer, call.request)
-            if isinstance(answer, Later):
-                answer = self._begin(answer, peer, call.number, now)
+            answer = self._carried_out(partial(self._begin, peer, call, now))
             if answer is not None:
                 self._reply(peer.routing_id, call.number, answer)
 
@@ -88,7 +89,7 @@ class Control(Participant):
         """Reply to the clients whose answer is there, and drop those whose time is over."""
         still: list[_Waiting] = []
         for waiting in self._waiting:
-            answer = next(waiting.polls)
+            answer = self._carried_out(partial(next, waiting.polls))
             if answer is not None and not isinstance(answer, Progress):
                 self._reply(waiting.routing_id, waiting.number, answer)
             elif now.monotonic_seconds < waiting.until_monotonic:
@@ -112,8 +113,25 @@ class Control(Participant):
         log.info("Asked by uid %d: %.200r", peer.uid, request, extra={"event": "asked"})
         return self._handlers.act(request)
 
-    def _begin(self, later: Later, peer: Peer, number: int, now: Instant) -> Answer | None:
-        """Begin a wait, unless it ends at once. Returns what the client is sent now."""
+    def _carried_out(self, work: Callable[[], Answer | None]) -> Answer | None:
+        """Return the answer of `work`; an unexpected error costs the answer, not the daemon."""
+        try:
+            return work()
+        except StoreError:
+            raise  # those that a request can survive are answered by its handler
+        except Exception:
+            self._failures += 1
+            log.exception(
+                "Failure %d of a request", self._failures, extra={"event": "request-failed"}
+            )
+            detail = f"an unexpected error: failure {self._failures} in the log of geoschedd"
+            return Refused(RefusalKind.FAILED, detail)
+
+    def _begin(self, peer: Peer, call: Call, now: Instant) -> Answer | None:
+        """Answer a request at once, or begin a wait. Returns what the client is sent now."""
+        later = self._answer(peer, call.request)
+        if not isinstance(later, Later):
+            return later
         if len(self._waiting) >= WAITING_MAX:
             return later.crowded
         answer = next(later.polls)
@@ -122,7 +140,7 @@ class Control(Participant):
         # The request goes on when nobody waits any more: only its answer is dropped.
         patience_seconds = later.bound_seconds * (10 if later.accepted else 1)
         until_monotonic = now.monotonic_seconds + patience_seconds
-        self._waiting.append(_Waiting(peer.routing_id, number, later.polls, until_monotonic))
+        self._waiting.append(_Waiting(peer.routing_id, call.number, later.polls, until_monotonic))
         return Accepted(later.bound_seconds) if later.accepted else None
 
     # --- peers --------------------------------------------------------------------------

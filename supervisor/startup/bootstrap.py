@@ -59,11 +59,15 @@ def prepare(settings: Settings, opened: contextlib.ExitStack) -> Bootstrap:
 
 
 def _record_signals(opened: contextlib.ExitStack) -> int:
-    """Have signals written into a pipe; return the end that the loop polls (law 7, fact Z10)."""
+    """Have signals written into a pipe; return the end that the loop polls (law 7, fact Z10).
+
+    Whoever started the daemon may have them blocked, and a mask goes through exec (fact P9).
+    """
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     opened.callback(os.close, reader)
     opened.callback(os.close, writer)
     opened.callback(signal.set_wakeup_fd, -1)

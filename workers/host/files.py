@@ -37,10 +37,11 @@ def replace_whole(path: Path, content: bytes, *, durable: bool) -> None:
         fsync_path(path.parent)
 
 
-def open_regular(path: str | Path) -> IO[bytes]:
+def open_regular(path: str | Path, *, follow_links: bool = True) -> IO[bytes]:
     """Open a regular file for reading. Refuses devices, and FIFOs, on which an open could block.
     Raises `OSError`."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags if follow_links else flags | os.O_NOFOLLOW)
     # Before `fdopen`, which leaks the descriptor of a directory.
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from ..host.files import open_regular
+
 log = logging.getLogger(__name__)
 
 #: A smaller file would have no room for a useful head, mark and tail.
@@ -28,7 +30,8 @@ OPEN_AGAIN_SECONDS = 1.0
 _COPY_BYTES = 64 * 1024
 _MODE = 0o640
 
-_MARK = re.compile(rb"\n\[geosched: (\d+) bytes cut\]\n")
+#: A script can print the like; with more digits it would count beyond what a file can hold.
+_MARK = re.compile(rb"\n\[geosched: (\d{1,18}) bytes cut\]\n")
 #: Stands in place of the mark while bytes are moved. Shorter than any mark.
 _CUTTING = b"\n[geosched: cut]\n"
 _MARK_BYTES_MAX = 64
@@ -46,9 +49,10 @@ def read_output(path: Path, offset: int, limit: int) -> Chunk:
 
     Offsets count bytes that the script wrote, so they stay valid while the file is being cut.
     The mark, always whole, takes the place of what was cut, which can make it a few bytes more.
-    Fewer than `limit` bytes mean that there are no more yet. Raises `OSError`.
+    Fewer than `limit` bytes mean that there are no more yet. Raises `OSError`, for a link and
+    for what is no regular file, too: others may be able to write the directory.
     """
-    with path.open("rb") as file:
+    with open_regular(path, follow_links=False) as file:
         descriptor = file.fileno()
         layout = _layout(descriptor)
         start = layout.place(offset)

@@ -11,7 +11,7 @@ import os
 import msgspec
 
 from ...ipc.paths import Runtime
-from ..host.files import replace_whole
+from ..host.files import TEMPORARY, replace_whole
 from ..host.procfs import Identity, identity
 
 log = logging.getLogger(__name__)
@@ -72,13 +72,20 @@ def declare(runtime: Runtime, kind: Kind, name: str) -> bool:
 
 
 def read_identities(runtime: Runtime) -> list[KnownProcess]:
-    """Return all identity files that can be read, those of dead processes included."""
+    """Return all identity files that can be read, those of dead processes included.
+
+    Halves of files, of processes that were killed while they wrote them, are removed: no process
+    of a living daemon writes any while this is called.
+    """
     known: list[KnownProcess] = []
     try:
         names = os.listdir(runtime.processes)
     except FileNotFoundError:
         return known
     for name in names:
+        if name.endswith(TEMPORARY):
+            forget_identity(runtime, name)
+            continue
         try:
             with (runtime.processes / name).open("rb") as file:
                 known.append(_decode(file.read(IDENTITY_BYTES_MAX)))
@@ -91,13 +98,13 @@ def read_identities(runtime: Runtime) -> list[KnownProcess]:
     return known
 
 
-def forget_identity(runtime: Runtime, pid: int) -> None:
+def forget_identity(runtime: Runtime, pid: int | str) -> None:
     """Remove the identity file of a process, if there is one. A failure is logged."""
     try:
         (runtime.processes / str(pid)).unlink(missing_ok=True)
     except OSError as error:
         log.warning(
-            "Cannot remove the identity of process %d: %s",
+            "Cannot remove the identity of process %s: %s",
             pid,
             error,
             extra={"event": "identity-not-removed"},

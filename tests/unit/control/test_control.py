@@ -203,3 +203,35 @@ def test_nobody_waits_for_ever(asking: Asking):
     asking.control.after_turn(Instant(0, until))
     assert asking.told() == []
     assert asking.control.next_deadline(Instant(0)) is None
+
+
+def test_a_request_that_fails_unexpectedly_costs_its_answer_and_no_other(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fails(_: Request) -> Answer:
+        raise OverflowError("a number of somebody else's")
+
+    monkeypatch.setattr(asking.control._handlers, "look", fails)
+    for number in (1, 2):
+        (answer,) = asking.ask(control.Ping(), STRANGER)
+        assert isinstance(answer, Refused)
+        assert f"failure {number} in the log" in answer.detail
+    assert all(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"t": "logs", "id": "a", "offset": 2**63},
+        {"t": "logs", "id": "a", "attempt": -1},
+        {"t": "logs", "id": "a", "attempt": 2**40},
+        {"t": "events", "after": 2**63},
+        {"t": "events", "after": -1},
+    ],
+    ids=str,
+)
+def test_a_number_out_of_range_is_no_request(request_: dict[str, object]):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(
+            msgspec.msgpack.encode({"number": 1, "request": request_}), type=Call
+        )

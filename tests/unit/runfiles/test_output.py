@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.workers.runfiles.output import CappedFile, Output, read_output
+from geosched.workers.runfiles.output import CappedFile, Chunk, Output, read_output
 
 MARK = re.compile(rb"\n\[geosched: (\d+) bytes cut\]\n")
 
@@ -196,3 +196,12 @@ def no_thread(_: threading.Thread) -> None:
 def test_a_run_without_output_has_an_empty_file(path: Path):
     Output(path, 4096).close(timeout_seconds=5)
     assert path.read_bytes() == b""
+
+
+def test_what_only_looks_like_a_mark_is_output_as_any(tmp_path: Path):
+    """A script can print it, at a place where a head can end, with any number."""
+    data = b"a" * 512 + b"\n[geosched: " + b"9" * 20 + b" bytes cut]\nafter\n"
+    path = tmp_path / "log"
+    path.write_bytes(data)
+    assert read_output(path, 0, 10_000) == Chunk(0, data)
+    assert read_output(path, 2**63 - 1, 10_000).data == b""
