@@ -7,7 +7,7 @@ depend on the kind of backend, and decides nothing about statuses.
 
 import enum
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -98,6 +98,9 @@ class _Entry(msgspec.Struct, rename="camel"):
     args: msgspec.Raw = msgspec.Raw()
 
 
+_DATES = ("fromDate", "toDate")
+_LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
+_LEAP_SECOND = re.compile(r"(?<=:[0-5]\d):60(?=[.Zz+-])")
 _decode_entry = msgspec.json.Decoder(_Entry).decode
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
 
@@ -109,7 +112,7 @@ def parse_entry(raw: bytes | memoryview | msgspec.Raw) -> Action:
     Raises `EntryError`, whose reason names the field and its fault.
     """
     try:
-        entry = _decode_entry(raw)
+        entry = _decoded(raw)
         _refuse_control_characters(entry)
         args = _canonical_args(entry.args)
     except (ValueError, RecursionError) as error:
@@ -133,6 +136,34 @@ def parse_entry(raw: bytes | memoryview | msgspec.Raw) -> Action:
     )
 
 
+def _decoded(raw: bytes | memoryview | msgspec.Raw) -> _Entry:
+    try:
+        return _decode_entry(raw)
+    except msgspec.ValidationError as error:
+        fields = msgspec.json.decode(raw)
+        if not isinstance(fields, dict):
+            raise
+        plain = {name: _plain_date(fields[name]) for name in _DATES if name in fields}
+        if all(plain[name] == fields[name] for name in plain):
+            raise error from None
+        return _decode_entry(msgspec.json.encode(fields | plain))
+
+
+def _plain_date(text: Any) -> Any:
+    """Return an RFC 3339 text as a `datetime` can hold it: cut to microseconds, and a leap second
+    as the instant after it."""
+    if not isinstance(text, str):
+        return text
+    text = _LONG_FRACTION.sub(r"\1", text)
+    if not _LEAP_SECOND.search(text):
+        return text
+    try:
+        before = datetime.fromisoformat(_LEAP_SECOND.sub(":59", text))
+        return (before + timedelta(seconds=1)).isoformat()
+    except (ValueError, OverflowError):
+        return text
+
+
 def _readable_id(raw: bytes | memoryview | msgspec.Raw) -> str | None:
     try:
         action_id = _decode_id(raw).id
@@ -143,9 +174,9 @@ def _readable_id(raw: bytes | memoryview | msgspec.Raw) -> str | None:
 
 def _refuse_control_characters(entry: _Entry) -> None:
     if _CONTROL.search(entry.id):
-        raise ValueError("id has a control character")
+        raise ValueError("id has a control character or a lone surrogate")
     if any(_CONTROL.search(name) for name in entry.app_names):
-        raise ValueError("appNames has a control character")
+        raise ValueError("appNames has a control character or a lone surrogate")
 
 
 def _canonical_args(raw: msgspec.Raw) -> str:
@@ -157,7 +188,7 @@ def _canonical_args(raw: msgspec.Raw) -> str:
         raise ValueError(f"args is longer than {ARGS_BYTES_MAX} bytes")
     value = msgspec.json.decode(text)
     if any(_CONTROL.search(part) for part in _strings(value)):
-        raise ValueError("args has a control character")
+        raise ValueError("args has a control character or a lone surrogate")
     return msgspec.json.encode(value, order="deterministic").decode()
 
 

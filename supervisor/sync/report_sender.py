@@ -7,7 +7,7 @@ makes repetition harmless.
 import logging
 import signal
 
-from ...ipc.messages.sync import Report, Taken
+from ...ipc.messages.sync import ErrorKind, Report, Taken
 from ..core.model import Instant, StatusChange
 from ..store.daemondb import DaemonDB
 from ..store.errors import StoreError
@@ -87,7 +87,8 @@ class ReportSender:
         Returns the number of accepted ones, and an error where none was.
         Raises `StoreError` where that is fatal.
         """
-        self.last_error = taken.refused[0][1] if taken.refused else None
+        refused_error = taken.refused[0][1] if taken.refused else None
+        self.last_error = refused_error and f"{ErrorKind.REFUSED}: {refused_error}"
         for key, error in taken.refused:
             log.warning("The backend refused report %s: %s", key, error, extra={"event": "refused"})
         accepted = [self._in_flight[key] for key in taken.accepted if key in self._in_flight]

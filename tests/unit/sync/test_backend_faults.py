@@ -31,6 +31,22 @@ DATE = "Mon, 23 Nov 2026 08:00:00 GMT"
         ({"Retry-After": "Mon, 23 Nov 2026 08:02:00 -0000", "Date": DATE}, 0),
         ({"Retry-After": "Mon, 23 Nov 99999 08:02:00 GMT", "Date": DATE}, 0),
         ({"Retry-After": "Mon, 23 Nov 2026 08:02:00 GMT", "Date": "today"}, 0),
+        # The two other forms that RFC 9110, 5.6.7 has a reader take.
+        ({"Retry-After": "Mon Nov 23 08:02:00 2026", "Date": DATE}, 120),
+        (
+            {"Retry-After": "Monday, 23-Nov-26 08:02:00 GMT", "Date": "Mon Nov 23 08:00:00 2026"},
+            120,
+        ),
+        # Out of the range of a date.
+        ({"Retry-After": "Wed, 21 Oct 99999999999 07:28:00 GMT", "Date": DATE}, 0),
+        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 +9999999999999999999999", "Date": DATE}, 0),
+        (
+            {
+                "Retry-After": "Mon, 23 Nov 2026 08:02:00 GMT",
+                "Date": DATE.replace("2026", "9" * 11),
+            },
+            0,
+        ),
     ],
 )
 def test_retry_after_is_clamped_and_a_date_counts_from_the_answers_own(

@@ -1,7 +1,16 @@
 """Reports as the backend is told of them, and their keys."""
 
+from types import SimpleNamespace
+
 import pytest
-from geosched.supervisor.sync.report_sender import report_key, sequence_of, signal_name
+from geosched.ipc.messages.sync import Taken
+from geosched.supervisor.core.model import Instant
+from geosched.supervisor.sync.report_sender import (
+    ReportSender,
+    report_key,
+    sequence_of,
+    signal_name,
+)
 
 
 @pytest.mark.parametrize("sequence", [0, 1, 10**19 - 1])
@@ -20,3 +29,13 @@ def test_no_other_text_is_a_key(key: str):
 @pytest.mark.parametrize(("number", "name"), [(15, "SIGTERM"), (35, "SIG35"), (999, "SIG999")])
 def test_a_signal_has_a_name_even_where_the_system_has_none(number: int, name: str):
     assert signal_name(number) == name
+
+
+def test_an_error_of_refused_reports_begins_with_the_published_word():
+    settled: list[tuple[list[int], list[int]]] = []
+    db = SimpleNamespace(settle_reports=lambda *verdicts: settled.append(verdicts))
+    sender = ReportSender(SimpleNamespace(), db)  # type: ignore[arg-type]
+    sender._in_flight = {"k-1": 1}
+    taken = Taken(1, (), (("k-1", "http://backend/ answers 413"),))
+    assert sender.settle(taken, Instant(0)) == (0, "refused: http://backend/ answers 413")
+    assert settled == [([], [1])]

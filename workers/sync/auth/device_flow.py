@@ -44,8 +44,8 @@ class _DeviceAuthorization(msgspec.Struct):
     user_code: Annotated[str, msgspec.Meta(min_length=1)]
     verification_uri: Annotated[str, msgspec.Meta(min_length=1)]
     expires_in: float
-    verification_uri_complete: str = ""
-    interval: float = INTERVAL_SECONDS
+    verification_uri_complete: str | None = None
+    interval: float | None = None
 
 
 _decode_device = msgspec.json.Decoder(_DeviceAuthorization, strict=False).decode
@@ -103,7 +103,7 @@ def log_in(
     say(
         CodeGiven(
             device.verification_uri,
-            device.verification_uri_complete,
+            device.verification_uri_complete or "",
             device.user_code,
             valid_seconds,
         )
@@ -131,7 +131,8 @@ def _wait(
 ) -> Tokens:
     """Poll until the code is confirmed, and return the tokens; the first poll is after a pause."""
     asked = {"grant_type": DEVICE_CODE_GRANT, "device_code": device.device_code}
-    interval_seconds = min(max(device.interval, INTERVAL_SECONDS_MIN), INTERVAL_SECONDS_MAX)
+    wanted_seconds = device.interval or INTERVAL_SECONDS
+    interval_seconds = min(max(wanted_seconds, INTERVAL_SECONDS_MIN), INTERVAL_SECONDS_MAX)
     while True:
         if time.monotonic() + interval_seconds > ends_monotonic:
             raise NotLoggedInError(Why.NOT_CONFIRMED, "cannot log in: the code was not confirmed")

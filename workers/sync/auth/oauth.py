@@ -7,6 +7,7 @@ nor a refused access token proves it bad. The login of a person is in `device_fl
 import logging
 import time
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -50,18 +51,26 @@ class OAuthError(ExchangeError):
 class _ErrorResponse(msgspec.Struct):
     """RFC 6749, 5.2. Some servers send errors with 200: the field decides, not the status."""
 
-    error: str = ""
-    error_description: str = ""
+    error: str | None = None
+    error_description: str | None = None
 
 
 class _TokenResponse(msgspec.Struct):
-    """RFC 6749, 5.1."""
+    """RFC 6749, 5.1. What is optional counts as absent where it is null, or of another type."""
 
     access_token: str
     token_type: str
-    expires_in: float = 0
-    refresh_token: str = ""
-    scope: str = ""
+    expires_in: Any = None
+    refresh_token: Any = None
+    scope: Any = None
+
+    @property
+    def life_seconds(self) -> float:
+        try:
+            seconds = float(self.expires_in)
+        except (TypeError, ValueError, OverflowError):
+            return 0.0
+        return min(seconds, LIFE_SECONDS_MAX) if seconds > 0 else 0.0
 
 
 _decode_error = msgspec.json.Decoder(_ErrorResponse).decode
@@ -157,10 +166,10 @@ def grant(exchange: Exchange, now: float, asked: Mapping[str, str]) -> Tokens:
         raise ExchangeError(ErrorKind.BAD_ANSWER, detail)
     return Tokens(
         granted.access_token,
-        granted.refresh_token,
+        granted.refresh_token if isinstance(granted.refresh_token, str) else "",
         "Bearer",
-        granted.scope,
-        now + min(granted.expires_in, LIFE_SECONDS_MAX) if granted.expires_in > 0 else 0,
+        granted.scope if isinstance(granted.scope, str) else "",
+        now + granted.life_seconds if granted.life_seconds else 0,
     )
 
 
@@ -199,7 +208,7 @@ def _oauth_error(
     said: _ErrorResponse, secrets: set[str], by_status: ExchangeError, url: str
 ) -> OAuthError:
     """Return the error, of a kind by its own word, else by the status."""
-    text = f"{said.error}: {said.error_description}" if said.error_description else said.error
+    text = ": ".join(part for part in (said.error, said.error_description) if part)
     for secret in secrets:
         text = text.replace(secret, "...")  # a server that quotes what it was asked
     kind = by_status.kind
@@ -208,4 +217,4 @@ def _oauth_error(
     elif said.error in _BUSY:
         kind = ErrorKind.BUSY
     detail = f"{shown(url)} answers {printable(text)}"
-    return OAuthError(kind, detail, said.error, by_status.retry_after_seconds)
+    return OAuthError(kind, detail, said.error or "", by_status.retry_after_seconds)

@@ -4,6 +4,8 @@ The body counts as a whole or not at all; an entry in it that cannot be used is 
 alone. What a snapshot changes is decided in `supervisor/core/reconcile.py`.
 """
 
+import codecs
+import re
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import TypeAlias, TypeVar
@@ -32,6 +34,13 @@ class _Wrapped(msgspec.Struct):
 
 
 Decoded = TypeVar("Decoded")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+#: Any escape; a lone half of a surrogate pair is its group 1.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
 _Body: TypeAlias = list[msgspec.Raw] | _Wrapped
 _decode_body = msgspec.json.Decoder(_Body).decode
 
@@ -47,13 +56,27 @@ def decode_strictly(body: bytes, decode: Callable[[bytes], Decoded], what: str) 
 
     Raises `ExchangeError` (bad-answer).
     """
+    body = body.removeprefix(codecs.BOM_UTF8)  # which RFC 8259, 8.1 lets a reader ignore
     try:
         body.decode()  # strict for all of it, the fields that nobody reads included
-        return decode(body)
+        return decode(lone_surrogates_as_nul(body))
     except (ValueError, RecursionError) as error:
         reason = "it is HTML" if body.lstrip()[:1] == b"<" else str(error) or "nested too deep"
         detail = f"cannot use the answer: no {what}: {reason}"
         raise ExchangeError(ErrorKind.BAD_ANSWER, detail) from None
+
+
+def lone_surrogates_as_nul(body: bytes) -> bytes:
+    """Return JSON text with NUL for every escape of one half of a surrogate pair.
+
+    Writers that cut a text inside a character leave one; it would make the whole body
+    unreadable, where NUL costs only the entry whose text it is in.
+    """
+    return _ESCAPE.sub(_half_as_nul, body) if _SURROGATE.search(body) else body
+
+
+def _half_as_nul(escape: re.Match[bytes]) -> bytes:
+    return rb"\u0000" if escape[1] else escape[0]
 
 
 def read_snapshot(

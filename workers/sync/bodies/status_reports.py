@@ -1,5 +1,6 @@
 """Serialisation of reports, and parser of the verdicts on a batch of them. Pure."""
 
+import codecs
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -62,7 +63,7 @@ def read_verdicts(body: bytes, reports: Sequence[Report]) -> tuple[list[str], di
     Keys of other reports are ignored. Raises `ValueError` where the body is nothing of the kind.
     """
     try:
-        verdicts = _decode_verdicts(body)
+        verdicts = _decode_verdicts(body.removeprefix(codecs.BOM_UTF8))
     except RecursionError:
         raise ValueError("nested too deep") from None
     asked = {report.key for report in reports}

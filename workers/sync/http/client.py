@@ -23,12 +23,13 @@ from .... import __version__
 from ....ipc.messages.sync import BackendAddress, ErrorKind
 from ...host import tls_files
 from ..base import ExchangeError
+from .coding import CodingError, CutShortError, unpack
 from .deadline import Deadline
-from .errors import failure, refusal, shown
+from .errors import bad_answer, cut_short, failure, refusal, shown, too_large
 from .framing import FramedResponse
 from .secrets import read_private, unusable
 
-#: Bytes read at once; compressed ones unpack into a thousand times as many, at most.
+#: Bytes read at once.
 PIECE_BYTES_MAX = 16 * 1024
 #: Share of the time for connecting to each address of a host: a dead one must not cost all.
 CONNECT_SHARE = 1 / 3
@@ -143,14 +144,27 @@ class Response:
         bytes_max = bytes_max or self._exchange.backend.max_body_bytes
         body = bytearray()
         with self._exchange.errors_of(self.url):
-            while piece := self._raw.read1(PIECE_BYTES_MAX, decode_content=True):
+            while piece := self._raw.read1(PIECE_BYTES_MAX, decode_content=False):
                 body += piece
                 if len(body) > bytes_max:
-                    detail = f"the answer of {shown(self.url)} is longer than {bytes_max} bytes"
-                    raise ExchangeError(ErrorKind.TOO_LARGE, detail)
+                    raise too_large(self.url, bytes_max)
                 if self._exchange.deadline.passed:
                     break  # what a peer goes on sending can be read after a shutdown
-        return bytes(body)
+        return self._unpacked(bytes(body), bytes_max)
+
+    def _unpacked(self, body: bytes, bytes_max: int) -> bytes:
+        coding = self.headers.get("Content-Encoding", "")
+        if not body and self.headers.get("Content-Length") == "0":
+            return body
+        try:
+            unpacked = unpack(body, coding, bytes_max)
+        except CutShortError as error:
+            raise cut_short(self.url, str(error)) from None
+        except CodingError as error:
+            raise bad_answer(self.url, str(error)) from None
+        if len(unpacked) > bytes_max:
+            raise too_large(self.url, bytes_max)
+        return unpacked
 
     def discreet(self, body: bytes) -> bytes:
         """Return the body without the token that was sent, which a server can quote."""

@@ -8,7 +8,7 @@ import http
 import http.client
 import ssl
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -36,7 +36,6 @@ _ABOUT_OUR_CERTIFICATE = (
 )
 #: Alert of TLS 1.2 both for a missing certificate and for no cipher in common.
 _HANDSHAKE_FAILURE = "SSLV3_ALERT_HANDSHAKE_FAILURE"
-_UNDECODABLE = (urllib3.exceptions.DecodeError, urllib3.exceptions.InvalidHeader)
 
 
 def failure(error: BaseException, url: str) -> ExchangeError:
@@ -49,17 +48,16 @@ def failure(error: BaseException, url: str) -> ExchangeError:
             return _tls_failure(link, url)
     if any(isinstance(link, urllib3.exceptions.ProxyError) for link in chain):
         reason = f"its proxy: {reason}"
-    if any(isinstance(link, _UNDECODABLE) for link in chain):
-        return _bad_answer(url, reason)
+    if any(isinstance(link, urllib3.exceptions.InvalidHeader) for link in chain):
+        return bad_answer(url, f"no valid HTTP: {reason}")
     if isinstance(error, ValueError):
         return ExchangeError(ErrorKind.LOCAL, f"cannot use the url {shown(url)}: {reason}")
     if isinstance(root, TimeoutError):
         return ExchangeError(ErrorKind.TIMEOUT, f"cannot get an answer from {shown(url)}: {reason}")
     if any(isinstance(link, http.client.IncompleteRead) for link in chain):
-        detail = f"cannot get a whole answer from {shown(url)}: it breaks off"
-        return ExchangeError(ErrorKind.UNREACHABLE, detail)
+        return cut_short(url, "it breaks off")
     if isinstance(root, http.client.HTTPException) and not isinstance(root, ConnectionError):
-        return _bad_answer(url, reason)
+        return bad_answer(url, f"no valid HTTP: {reason}")
     return ExchangeError(ErrorKind.UNREACHABLE, f"cannot reach {shown(url)}: {reason}")
 
 
@@ -98,10 +96,18 @@ def refusal(status: int, headers: Mapping[str, str], url: str) -> ExchangeError:
     return ExchangeError(ErrorKind.BAD_ANSWER, f"{said}, which is no answer to this request")
 
 
-def _bad_answer(url: str, reason: str) -> ExchangeError:
-    return ExchangeError(
-        ErrorKind.BAD_ANSWER, f"cannot use the answer of {shown(url)}: no valid HTTP: {reason}"
-    )
+def bad_answer(url: str, reason: str) -> ExchangeError:
+    return ExchangeError(ErrorKind.BAD_ANSWER, f"cannot use the answer of {shown(url)}: {reason}")
+
+
+def cut_short(url: str, reason: str) -> ExchangeError:
+    detail = f"cannot get a whole answer from {shown(url)}: {reason}"
+    return ExchangeError(ErrorKind.UNREACHABLE, detail)
+
+
+def too_large(url: str, bytes_max: int) -> ExchangeError:
+    detail = f"the answer of {shown(url)} is longer than {bytes_max} bytes"
+    return ExchangeError(ErrorKind.TOO_LARGE, detail)
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
@@ -121,12 +127,15 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float:
 
 
 def _date(text: str) -> datetime | None:
-    """Return an HTTP date, None without a zone."""
+    """Return an HTTP date, in any of the three forms of RFC 9110, 5.6.7; None for other text.
+
+    A date in the form of asctime names no zone, and is UTC as all are.
+    """
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+        return date if date.tzinfo else date.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # a year or a zone out of range is no ValueError
         return None
-    return date if date.tzinfo else None
 
 
 def shown(url: str) -> str:

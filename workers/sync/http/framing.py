@@ -1,11 +1,22 @@
 """Strict framing of HTTP responses, in place of the lenient one of `http.client`.
 
-`http.client` takes the end of a connection for the end of a header, and a length that is no
-number for none: a response that was cut off, or is nonsense, would pass for a whole, empty one.
+That takes the end of a connection for the end of a header, a length that is no number for
+none, and a header line without a name for the end of the header: a response that was cut off, or
+is nonsense, would pass for a whole and empty one. And of the informational responses, which a
+client has to read past (RFC 9110, 15.2), it knows only 100.
 """
 
 import http.client
+import re
+from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from typing import IO, Any
+
+#: Informational responses before the final one, and lines in the header of each.
+INFORMATIONAL_MAX = 20
+INFORMATIONAL_LINES_MAX = 100
+#: Any 1xx but 101, which ends the use of HTTP and is never asked for.
+_INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
+_DEFECTS = (FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect)
 
 
 class FramedResponse(http.client.HTTPResponse):
@@ -19,19 +30,40 @@ class FramedResponse(http.client.HTTPResponse):
         finally:
             if self.fp is header:  # else it is closed already: there is no body
                 self.fp = header.whole
+        if any(isinstance(defect, _DEFECTS) for defect in self.headers.defects):
+            raise http.client.HTTPException("a line of its header has no name")
         for length in self.headers.get_all("Content-Length", ()):
             if not (length.isascii() and length.isdigit()):
                 raise http.client.HTTPException(f"Content-Length is {length[:20]!r}")
 
 
 class _HeaderLines:
-    """Reader of whole lines; raises `IncompleteRead` for one that breaks off."""
+    """Reader of whole lines, from the final status line on; raises `IncompleteRead` for one that
+    breaks off."""
 
     def __init__(self, whole: IO[bytes]) -> None:
         self.whole = whole
         self.close = whole.close
+        self._begun = False
 
     def readline(self, limit: int) -> bytes:
+        line = self._whole_line(limit)
+        if not self._begun:
+            self._begun = True
+            for _ in range(INFORMATIONAL_MAX):
+                if not _INFORMATIONAL.match(line):
+                    break
+                self._skip_header(limit)
+                line = self._whole_line(limit)
+        return line
+
+    def _skip_header(self, limit: int) -> None:
+        for _ in range(INFORMATIONAL_LINES_MAX):
+            if self._whole_line(limit) in (b"\r\n", b"\n"):
+                return
+        raise http.client.HTTPException("the header of an informational response does not end")
+
+    def _whole_line(self, limit: int) -> bytes:
         line = self.whole.readline(limit)
         if len(line) < limit and not line.endswith(b"\n"):
             raise http.client.IncompleteRead(line)

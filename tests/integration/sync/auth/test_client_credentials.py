@@ -55,6 +55,28 @@ def test_a_server_that_quotes_a_secret_does_not_get_it_into_a_message(
     assert "invalid_client: ... is wrong" in error.detail
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"refresh_token": None},
+        {"scope": None},
+        {"scope": ["actions"]},
+        {"expires_in": None},
+        {"expires_in": [3600]},
+        {"expires_in": "soon"},
+        {"error": None, "error_description": None},
+    ],
+    ids=lambda odd: next(iter(odd)),
+)
+def test_an_optional_field_of_another_type_counts_as_absent(
+    odd: dict[str, object], machine: BackendAddress, server: BackendServer, oauth: OAuthServer
+) -> None:
+    server.token = "odd-token"
+    oauth.answers = [(200, {"access_token": "odd-token", "token_type": "Bearer", **odd})]
+    pull(machine)
+    assert len(oauth.forms) == 1
+
+
 @pytest.mark.parametrize("spoil", ["missing", "open"])
 def test_a_client_secret_that_cannot_be_used_is_named(
     spoil: str, machine: BackendAddress, oauth: OAuthServer
