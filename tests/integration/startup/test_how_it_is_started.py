@@ -15,6 +15,7 @@ NOT_UTF8 = "caf\udce9"
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
     with daemon_installation() as made:
+        made.configure(scripts={"default": {"command": ["/bin/true"]}})
         yield made
 
 

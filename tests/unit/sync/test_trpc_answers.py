@@ -72,7 +72,6 @@ def test_actions_are_taken_out_of_a_plain_answer_and_of_a_batch_of_one(
         '{"result":{"data":{"json":{}}}}',
         '{"result":{"data":{"json":[' + "[" * 200_000,
         b'{"result":{"data":{"json":[]}},"note":"\xff"}',
-        b"\xef\xbb\xbf" + ACTIONS.encode(),
     ],
 )
 def test_nothing_else_is_an_empty_list(body: str | bytes) -> None:

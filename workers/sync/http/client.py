@@ -154,10 +154,9 @@ class Response:
 
     def _unpacked(self, body: bytes, bytes_max: int) -> bytes:
         coding = self.headers.get("Content-Encoding", "")
-        if not body and self.headers.get("Content-Length") == "0":
-            return body
+        is_empty = self.headers.get("Content-Length") == "0"
         try:
-            unpacked = unpack(body, coding, bytes_max)
+            unpacked = unpack(body, coding, bytes_max, is_empty=is_empty)
         except CutShortError as error:
             raise cut_short(self.url, str(error)) from None
         except CodingError as error:

@@ -19,17 +19,18 @@ class CutShortError(ValueError):
     """The body ends before its coding does."""
 
 
-def unpack(body: bytes, coding: str, bytes_max: int) -> bytes:
+def unpack(body: bytes, coding: str, bytes_max: int, *, is_empty: bool = False) -> bytes:
     """Return the body without its coding: all of it, or one byte more than `bytes_max`.
 
-    `coding` is the value of `Content-Encoding`, "" for none.
+    `coding` is the value of `Content-Encoding`, "" for none. `is_empty`: the header says so,
+    and then there is nothing to be unpacked.
     Raises `CodingError`, `CutShortError`.
     """
     name = coding.strip().lower()
-    if name in ("", "identity"):
-        return body
-    if name not in ("gzip", "x-gzip", "deflate"):
+    if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
         raise CodingError(f"its Content-Encoding is {coding[:20]!r}, and we ask for none")
+    if name in ("", "identity") or is_empty:
+        return body
     unpacked = b""
     while len(unpacked) <= bytes_max:
         stream = zlib.decompressobj(_wbits(body))

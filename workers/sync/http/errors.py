@@ -133,7 +133,9 @@ def _date(text: str) -> datetime | None:
     """
     try:
         date = parsedate_to_datetime(text)
-        return date if date.tzinfo else date.replace(tzinfo=UTC)
+        if "," not in text:  # only that of asctime has none
+            date = date.replace(tzinfo=UTC)
+        return date if date.tzinfo else None
     except (ValueError, OverflowError):  # a year or a zone out of range is no ValueError
         return None
 
