@@ -94,7 +94,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a daemon that leaves settles what its own stop has ended",
-        "    if reason is not None or (event.daemon_leaving and not _ended_well_told(result)):",
+        "    if reason is not None or (event.daemon_leaving and not _exit_was_observed(result)):",
         "    if reason in _SETTLED_BY_STOP:",
         "and not",
     ),

@@ -55,8 +55,9 @@ def read_output(path: Path, offset: int, limit: int) -> Chunk:
     with open_regular(path, follow_links=False) as file:
         descriptor = file.fileno()
         layout = _layout(descriptor)
-        start = min(layout.place(offset), layout.end)
-        data = os.pread(descriptor, layout.stop(start + limit) - start, start)
+        start, data = layout.place(offset), b""
+        if start < layout.end:
+            data = os.pread(descriptor, layout.stop(start + limit) - start, start)
         if _layout(descriptor).same_places(layout):
             return Chunk(layout.offset_of(start + len(data)) - len(data), data)
     # It was being cut: nothing can be read yet.

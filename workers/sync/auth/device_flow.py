@@ -131,7 +131,7 @@ def _wait(
 ) -> Tokens:
     """Poll until the code is confirmed, and return the tokens; the first poll is after a pause."""
     asked = {"grant_type": DEVICE_CODE_GRANT, "device_code": device.device_code}
-    wanted_seconds = device.interval or INTERVAL_SECONDS
+    wanted_seconds = INTERVAL_SECONDS if device.interval is None else device.interval
     interval_seconds = min(max(wanted_seconds, INTERVAL_SECONDS_MIN), INTERVAL_SECONDS_MAX)
     while True:
         if time.monotonic() + interval_seconds > ends_monotonic:
