@@ -5,6 +5,7 @@ import json
 import socketserver
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from geosched.ipc.messages.sync import BackendAddress, ErrorKind, Pull, Report, Send, Taken
@@ -20,21 +21,26 @@ REPORT = Report("k1", "a", "FINISHED", 0, 1, None, 0, None, "completed")
 GOOD = OK + LENGTH + b"\r\n" + BODY
 
 
+class SpokenHandler(socketserver.StreamRequestHandler):
+    server: Any
+
+    def handle(self) -> None:
+        length = 0
+        while (line := self.rfile.readline()).strip():
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        self.rfile.read(length)
+        self.wfile.write(self.server.owner.said)
+
+
 class Spoken(Loopback):
     """Answers every request with the same bytes, and hangs up."""
+
+    handler = SpokenHandler
 
     def __init__(self, said: bytes) -> None:
         self.said = said
         super().__init__()
-
-    class handler(socketserver.StreamRequestHandler):  # noqa: N801 - a class as an attribute
-        def handle(self) -> None:
-            length = 0
-            while (line := self.rfile.readline()).strip():
-                name, _, value = line.partition(b":")
-                length = int(value) if name.lower() == b"content-length" else length
-            self.rfile.read(length)
-            self.wfile.write(self.server.owner.said)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -151,6 +157,7 @@ def test_a_coding_that_is_cut_short_is_no_answer_and_takes_no_report(spoken: Spo
         (b"br", b"\x1b\x00", "'br'"),
         (b"zstd", b"\x28\xb5", "'zstd'"),
         (b"gzip", b"nonsense", "gzip"),
+        (b"gzip", gzip.compress(b"") * 101, "more than 100 files"),
     ],
 )
 def test_a_coding_that_is_unknown_or_damaged_is_called_by_its_name(

@@ -11,6 +11,10 @@ import zlib
 _AUTOMATIC_WBITS, _BARE_WBITS = 47, -15
 
 
+#: Files in a row that one gzip body may be: each costs a copy of what follows it.
+MEMBERS_MAX = 100
+
+
 class CodingError(ValueError):
     """The body is in a coding that we do not know, or does not keep to its own."""
 
@@ -32,20 +36,20 @@ def unpack(body: bytes, coding: str, bytes_max: int, *, is_empty: bool = False) 
     if name in ("", "identity") or is_empty:
         return body
     unpacked = b""
-    while len(unpacked) <= bytes_max:
+    for _ in range(MEMBERS_MAX):
         stream = zlib.decompressobj(_wbits(body))
         try:
             unpacked += stream.decompress(body, bytes_max + 1 - len(unpacked))
         except zlib.error as error:
             raise CodingError(f"its {name} is damaged: {error}") from None
-        if stream.unconsumed_tail:
-            break  # longer than the bound
+        if len(unpacked) > bytes_max:
+            return unpacked
         if not stream.eof:
             raise CutShortError(f"its {name} breaks off")
         body = stream.unused_data.lstrip(b"\0")  # gzip files may follow each other (RFC 1952, 2.2)
         if not body:
-            break
-    return unpacked
+            return unpacked
+    raise CodingError(f"its {name} is more than {MEMBERS_MAX} files in a row")
 
 
 def _wbits(body: bytes) -> int:
