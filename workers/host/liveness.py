@@ -2,10 +2,12 @@
 
 Silence counts only while the judge itself ran (law 16): a long gap between two of its turns
 counts next to nothing, so neither a suspended host, nor a stopped judge, nor a slow disk makes a
-healthy run look dead.
+healthy run look dead. And where a process owes an answer, the time that a slow host takes to
+let it run is not its silence: `HangJudge` goes by what it did.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 #: The judge takes a turn this often, so the others did not cause a gap that is longer.
 LOOK_SECONDS_MAX = 1.0
@@ -39,3 +41,53 @@ def is_silent(last_beat: float, judged: float, *, timeout_seconds: float) -> boo
     """The silence since `last_beat` is longer than its time-out. `last_beat` and `judged` are
     readings of the judge's clock."""
     return judged - last_beat > timeout_seconds
+
+
+def patience_seconds(first: float, *, tries_failed: int, longest: float) -> float:
+    """Return the time for the next try: `first`, doubled by every try that has failed since the
+    last success, up to `longest`. So a bound that is too short for a host grows until it is not.
+    """
+    return min(first * 2.0 ** min(tries_failed, 62), longest)
+
+
+class Activity(NamedTuple):
+    """What a process has done so far, as `procfs.activity` reads it."""
+
+    switches: int  # times that its first thread gave up a processor, or lost it
+    cpu_seconds: float  # of all its threads, without its children
+    runnable: bool  # its first thread has a processor, or waits for one
+
+
+class HangJudge:
+    """Judges a process that owes an answer: whether it hangs, or is only slow.
+
+    It hangs when it neither ran nor was runnable for `idle_seconds_max`, or has used
+    `cpu_seconds_max` of processor time since it owes the answer. One that waits for a processor
+    is not at fault, however long. Times are readings of one clock, best a `JudgeClock`.
+    """
+
+    def __init__(
+        self,
+        now_seconds: float,
+        activity: Activity | None,
+        *,
+        idle_seconds_max: float,
+        cpu_seconds_max: float,
+    ) -> None:
+        """The answer is owed from now on."""
+        self._idle_seconds_max = idle_seconds_max
+        self._cpu_seconds_max = cpu_seconds_max
+        self._first = self._last = activity
+        self._active_at_seconds = now_seconds
+
+    def hangs(self, now_seconds: float, activity: Activity | None) -> bool:
+        """Look at the process: often, for one that is paused again and again is not idle. One
+        whose activity is not known (None) is judged by its silence alone."""
+        ran = activity and self._last and activity.switches != self._last.switches
+        if ran or (activity and activity.runnable):
+            self._active_at_seconds = now_seconds
+        self._first, self._last = self._first or activity, activity or self._last
+        if now_seconds - self._active_at_seconds > self._idle_seconds_max:
+            return True
+        used = activity.cpu_seconds - self._first.cpu_seconds if activity and self._first else 0.0
+        return used > self._cpu_seconds_max

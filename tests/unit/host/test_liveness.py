@@ -3,9 +3,12 @@
 import pytest
 from geosched.workers.host.liveness import (
     LONG_GAP_COUNTED_SECONDS,
+    Activity,
+    HangJudge,
     JudgeClock,
     is_silent,
     look_seconds,
+    patience_seconds,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,3 +71,54 @@ def test_runs_are_looked_at_once_a_second_or_three_times_within_a_short_time_out
 def test_silence_counts_from_the_last_beat_and_only_beyond_the_time_out():
     assert not is_silent(10.0, 25.0, timeout_seconds=15.0)
     assert is_silent(10.0, 25.001, timeout_seconds=15.0)
+
+
+def test_patience_doubles_with_each_failure_up_to_the_longest():
+    patience = [patience_seconds(2.0, tries_failed=n, longest=600.0) for n in range(10)]
+    assert patience == [2, 4, 8, 16, 32, 64, 128, 256, 512, 600]
+    assert patience_seconds(2.0, tries_failed=10**6, longest=600.0) == 600
+
+
+def judged(*looks: tuple[float, Activity | None]) -> list[bool]:
+    """What is thought of a process at each look, the first of which is when it was asked."""
+    (asked, first), *later = looks
+    judge = HangJudge(asked, first, idle_seconds_max=2.0, cpu_seconds_max=10.0)
+    return [judge.hangs(now, activity) for now, activity in later]
+
+
+def asleep(switches: int = 5, cpu_seconds: float = 1.0) -> Activity:
+    return Activity(switches, cpu_seconds, runnable=False)
+
+
+def test_a_process_that_neither_runs_nor_could_run_hangs():
+    assert judged((0, asleep()), (2.0, asleep()), (2.1, asleep())) == [False, True]
+
+
+def test_a_process_that_ran_since_the_last_look_does_not_hang():
+    looks = [(0, asleep(5)), (1, asleep(6)), (2.9, asleep(6)), (3.1, asleep(6))]
+    assert judged(*looks) == [False, False, True]
+
+
+def test_a_process_that_waits_for_a_processor_does_not_hang_however_long():
+    starved = Activity(5, 1.0, runnable=True)
+    hours = [(hour * 3600.0, starved) for hour in range(50)]
+    assert not any(judged(*hours))
+
+
+def test_a_process_that_only_burns_hangs_when_it_has_used_up_its_processor_time():
+    used_by = {0: 0.0, 10: 5.0, 20: 10.0, 30: 10.1}
+    looks = [(now, Activity(5, 100.0 + used, runnable=True)) for now, used in used_by.items()]
+    assert judged(*looks) == [False, False, True]
+
+
+def test_other_threads_of_a_process_do_not_speak_for_its_first():
+    assert judged((0, asleep(cpu_seconds=1)), (2.1, asleep(cpu_seconds=2))) == [True]
+
+
+def test_a_process_of_which_nothing_is_known_is_judged_by_its_silence():
+    assert judged((0, None), (2.0, None), (2.1, None)) == [False, True]
+
+
+def test_a_process_that_is_hidden_now_and_then_is_judged_by_what_was_seen():
+    looks = [(0, None), (1.9, asleep(5)), (1.95, asleep(6)), (3.9, None), (4.1, None)]
+    assert judged(*looks) == [False, False, False, True]
