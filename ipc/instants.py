@@ -10,6 +10,9 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 SECOND_US = 1_000_000
+#: A wall clock that moves by this much against the others was stepped. Reading two clocks is
+#: never exact, and slewing is no step (fact P20: noise < 25 µs).
+STEP_SECONDS_MIN = 0.5
 #: The last instant of a `datetime`; with its offset, a valid text can lie beyond it.
 LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
 
@@ -33,6 +36,13 @@ def format_instant(instant_us: int) -> str:
 def format_optional(instant_us: int | None) -> str | None:
     """Format as `format_instant` does; None stays None."""
     return None if instant_us is None else format_instant(instant_us)
+
+
+def restated_us(at_us: int, at_boot_seconds: float, *, now_us: int, now_boot_seconds: float) -> int:
+    """Return the instant that the wall clock read as `at_us` as it would read it now: another one
+    only where it was stepped since, by more than `STEP_SECONDS_MIN`."""
+    stepped_us = (now_us - at_us) - round((now_boot_seconds - at_boot_seconds) * SECOND_US)
+    return at_us if abs(stepped_us) < STEP_SECONDS_MIN * SECOND_US else at_us + stepped_us
 
 
 def parse_instant(text: str) -> int:

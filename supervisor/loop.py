@@ -41,6 +41,7 @@ from .runs.pool import Pool
 from .scheduler.agenda import Agenda
 from .scheduler.due import DueEvents, runs_ended
 from .scheduler.lookahead import Lookahead
+from .scheduler.queue import slots_free
 from .store.daemondb import Committed, DaemonDB
 from .store.errors import StoreError, StoreErrorKind
 from .store.tables.meta import MetaUpdate
@@ -91,7 +92,7 @@ class Parts(msgspec.Struct):
 class Loop:
     """The turns of the daemon, and its own state between them.
 
-    `settings` and `rules` may be replaced between two turns. A participant that joins takes
+    `reconfigure` may be called between two turns. A participant that joins takes
     part until the end, during shutdown too.
     """
 
@@ -120,6 +121,12 @@ class Loop:
         self._participants = (*self._participants, participant)
         self._to_the_end = (*self._to_the_end, participant)
 
+    def reconfigure(self, settings: Settings, rules: Rules) -> None:
+        """Decide by these from the next turn on, and look at what waits once more."""
+        self.settings = settings
+        self.rules = self.parts.agenda.rules = rules
+        self._look_again()
+
     # --- the turn -----------------------------------------------------------------------
 
     @property
@@ -145,7 +152,7 @@ class Loop:
         Raises `StoreError`.
         """
         found = recover(self.parts.db.started(), kept, alive, self.now, self.rules)
-        turn = Turn(self.now, self.rules, self.parts.db.read, self._started())
+        turn = Turn(self.now, self.rules, self.parts.db.read, self.started)
         for change in found.changes:
             turn.take(change)
         with step(Step.COMMIT_RECOVERED):
@@ -239,7 +246,14 @@ class Loop:
     def _decide(self) -> tuple[Turn, MetaUpdate | None]:
         parts, leaving = self.parts, self.leaving is not None
         now = self.now if leaving else parts.lookahead.as_of(self.now)
-        turn = Turn(now, self.rules, parts.db.read, self._started())
+        turn = Turn(
+            now,
+            self.rules,
+            parts.db.read,
+            self.started,
+            workers=parts.pool.promise(parts.agenda.queue.lack_workers(self.slots), self.now),
+            begun=lambda run_id: parts.pool.begun(run_id, now),
+        )
         runs_ended(turn, parts.pool.ended, parts.pool.runs, leaving=leaving)
         for action_id in self._stops_asked:
             turn.happened(action_id, StopAsked())
@@ -300,10 +314,13 @@ class Loop:
         self.degraded, self.store_state = str(error), error.kind.value
         if error.kind is StoreErrorKind.MAP_FULL:
             self.parts.retention.look_for_old()
-        self.parts.agenda.look_again(self.now, in_seconds=STORE_RETRY_SECONDS)
+        self._look_again(in_seconds=STORE_RETRY_SECONDS)
+        self.parts.sync.not_committed(self.now, str(error))
+
+    def _look_again(self, *, in_seconds: float = 0.0) -> None:
+        self.parts.agenda.look_again(self.now, in_seconds=in_seconds)
         for record in self.parts.db.started():
             self.parts.agenda.note(record, self.now)  # a hold that was over is looked at again too
-        self.parts.sync.not_committed(self.now, str(error))
 
     # --- perform ------------------------------------------------------------------------
 
@@ -381,8 +398,15 @@ class Loop:
 
     # --- numbers ------------------------------------------------------------------------
 
-    def _started(self) -> int:
+    @property
+    def started(self) -> int:
+        """Number of STARTED actions."""
         return self.parts.db.counts()[ExecutionStatus.STARTED]
+
+    @property
+    def slots(self) -> int:
+        """Number of actions that may become STARTED (S14)."""
+        return slots_free(self.settings.daemon.max_running, self.started)
 
     def _longest_grace(self) -> float:
         return max((run.stop_grace_seconds for run in self.parts.pool.runs.values()), default=0.0)

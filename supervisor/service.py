@@ -160,7 +160,8 @@ class Service:
         judge = JudgeClock(now.monotonic_seconds)
         cleanup = base.leftovers.cleanup
         pool = Pool(workers, children, cleanup, judge)
-        agenda = Agenda()
+        rules = rules_of(settings, db.meta.generation)
+        agenda = Agenda(rules)
         lookahead = Lookahead(db, pool, agenda, settings.daemon)
         backoff = Backoff(base.runtime.backoff, now)
         exchange_runner = ExchangeRunner(
@@ -198,7 +199,7 @@ class Service:
             parts.poller.watch(readable)
         if parts.clock_set is not None:
             parts.poller.watch(parts.clock_set)
-        return Loop(parts, settings, rules_of(settings, db.meta.generation))
+        return Loop(parts, settings, rules)
 
     def _open_control(self, loop: Loop, base: Bootstrap) -> None:
         context = new_context()
@@ -234,8 +235,7 @@ class Service:
         if kept:
             new = new.without_restart(self.settings)
         self.settings = new
-        loop.settings = new
-        loop.rules = rules_of(new, loop.rules.generation)
+        loop.reconfigure(new, rules_of(new, loop.rules.generation))
         parts = loop.parts
         parts.sync.reconfigure(new.backend)
         parts.retention.settings = parts.backup.settings = parts.lookahead.settings = new.daemon

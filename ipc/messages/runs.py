@@ -38,7 +38,9 @@ class RunResult(msgspec.Struct, frozen=True):
     """The result of a run: kept on disk, sent, and the basis on which the run is settled (law 14).
 
     `exit_code` and `signal` are the script's own, from `waitid`; both None where no script
-    started or nobody saw its end. `detail` is for people.
+    started or nobody saw its end. `begun_us` is the instant of the script's first instruction,
+    by the wall clock as it read at the end; None where it has not executed any, or nobody saw
+    it. `detail` is for people.
     """
 
     run_id: str
@@ -51,6 +53,7 @@ class RunResult(msgspec.Struct, frozen=True):
     script_pid: int | None = None
     status_text: str = ""
     output_lost_bytes: int = 0
+    begun_us: int | None = None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -132,7 +135,7 @@ class Ready(Message, tag="ready", frozen=True):
 
 
 class Started(Message, tag="started", frozen=True):
-    """The script began, at `at_us`."""
+    """The script executed its first instruction, at `at_us` by the wall clock."""
 
     run_id: str
     script_pid: int

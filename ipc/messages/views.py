@@ -10,14 +10,17 @@ class View(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class RunView(View, frozen=True):
-    """A run. `rss_bytes` and `cpu_seconds` are those of the script's own process at the last
-    heartbeat; None where they are not known, and when the run is over."""
+    """A run. `started_at` is the instant of its commit, `begun_at` that of its script's first
+    instruction, None before that and where nobody saw it. `rss_bytes` and `cpu_seconds` are
+    those of the script's own process at the last heartbeat; None where they are not known, and
+    when the run is over."""
 
     run_id: str
     attempt: int
     worker_pid: int | None = None
     script_pid: int | None = None
     started_at: str | None = None
+    begun_at: str | None = None
     ended_at: str | None = None
     exit_code: int | None = None
     signal: str | None = None

@@ -166,7 +166,7 @@ class Handlers:
             daemon=self._daemon(),
             counts={status.value: counts[status] for status in ExecutionStatus},
             running=counts[ExecutionStatus.STARTED],
-            queued=len(loop.parts.agenda.queue),
+            queued=loop.parts.agenda.queue.without_slot,
             next_edge=self._next_edge(),
             backend=parts.sync.view(parts.jobs.next_in_seconds(now.boot_seconds, "pull"), now),
             outbox=OutboxView(
@@ -214,11 +214,11 @@ class Handlers:
 
     def _next_edge(self) -> str | None:
         """Return the first instant ahead at which the window of an action begins or ends; of a
-        queued action the end, which is not in the index."""
+        queued or held action the end, which is not in the index."""
         loop = self._loop
         ahead = (
             loop.parts.db.next_edge_after(loop.now.wall_us),
-            loop.parts.agenda.queue.next_end_us(),
+            loop.parts.agenda.next_end_us(),
         )
         return format_optional(min((edge for edge in ahead if edge is not None), default=None))
 
@@ -249,7 +249,8 @@ class Handlers:
         if record is None:
             return None
         rows = self._loop.parts.db.runs(action_id, RUNS_SHOWN_MAX)
-        runs = tuple(run_view(row, self._loop.parts.pool.runs.get(row.run_id)) for row in rows)
+        live, now = self._loop.parts.pool.runs, self._loop.now
+        runs = tuple(run_view(row, now, live.get(row.run_id)) for row in rows)
         return ActionIs(self._view(record), runs)
 
     def _view(self, record: Record) -> ActionView:
@@ -260,8 +261,16 @@ class Handlers:
         held = isinstance(record.state, Null | Waiting) and not loop.parts.agenda.hold_over(
             action_id, loop.now
         )
-        shown = phase(record, live, queued=action_id in loop.parts.agenda.queue, held=held)
-        return action_view(record, shown, run_view(row, live) if row else None)
+        queued = action_id in loop.parts.agenda.queue
+        shown = phase(record, live, queued=queued, held=held)
+        view = action_view(record, shown, run_view(row, loop.now, live) if row else None)
+        return msgspec.structs.replace(view, detail=self._waits_for(record)) if queued else view
+
+    def _waits_for(self, record: Record) -> str:
+        """Return the detail of an action that is queued, with what it waits for."""
+        for_slot = isinstance(record.state, Null) and self._loop.slots == 0
+        waits = "waits for a slot" if for_slot else "waits for a worker"
+        return f"{record.detail}; {waits}" if record.detail else waits
 
     def _newest_run(self, record: Record) -> RunRow | None:
         if record.attempt == 0:

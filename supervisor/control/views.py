@@ -2,7 +2,7 @@
 
 from ...ipc.instants import format_instant, format_optional
 from ...ipc.messages.views import ActionView, EventView, IncidentView, ReportView, RunView
-from ..core.model import Null, Over, Record, Running, RunRow, StatusChange, Waiting
+from ..core.model import Instant, Null, Over, Record, Running, RunRow, StatusChange, Waiting
 from ..runs.live_run import LiveRun
 from ..store.repair.incidents import Incident
 from ..store.tables.outbox import Pending
@@ -29,15 +29,17 @@ def phase(record: Record, live: LiveRun | None, *, queued: bool, held: bool) -> 
             return "starting" if live.script_pid is None else "running"
 
 
-def run_view(row: RunRow, live: LiveRun | None = None) -> RunView:
+def run_view(row: RunRow, now: Instant, live: LiveRun | None = None) -> RunView:
     """Return the view of a stored run, with the present state of one that lives."""
     beat_us = row.last_heartbeat_us if live is None else live.last_beat_us
+    begun_us = row.begun_us if live is None else live.begun(now)
     return RunView(
         run_id=row.run_id,
         attempt=row.attempt,
         worker_pid=live.worker_pid if live else row.worker_pid,
         script_pid=live.script_pid if live else row.script_pid,
         started_at=format_instant(row.started_us),
+        begun_at=format_optional(begun_us),
         ended_at=format_optional(row.ended_us),
         exit_code=row.exit_code,
         signal=None if row.signal is None else signal_name(row.signal),

@@ -44,6 +44,15 @@ from .model import (
     Waiting,
 )
 from .restart import RestartPolicy
+from .run_end import (
+    began_in_time,
+    begin_of,
+    ended_before,
+    ended_row,
+    exit_was_observed,
+    reason_of,
+    window_came_first,
+)
 
 _NEVER_RESTART = RestartPolicy()
 
@@ -52,7 +61,8 @@ class Rules(msgspec.Struct, frozen=True):
     """Settings and store that decisions depend on, besides the record, the event and the time.
 
     `generation` is that of the store: run ids contain it, so that a result kept for an
-    older store never settles a run of this one. `policies` is by type of action.
+    older store never settles a run of this one. `policies` is by type of action, and has every
+    type for which there is a script.
     """
 
     generation: str
@@ -60,6 +70,10 @@ class Rules(msgspec.Struct, frozen=True):
 
     def policy(self, action: Action) -> RestartPolicy:
         return self.policies.get(action.type, _NEVER_RESTART)
+
+    def has_script(self, action: Action) -> bool:
+        """A script is configured for its type: its runs need a worker."""
+        return action.type in self.policies
 
 
 def first_seen(action: Action, now: Instant, rules: Rules) -> Change:
@@ -107,7 +121,7 @@ def _pulled(record: Record, action: Action, now: Instant, rules: Rules) -> Chang
     if not new.wanted:
         return _not_wanted(new, now, before=record)
     if _window_over(new, now):
-        return _due(new, Due(slot_free=False), now, rules, before=record) or _stored(record, new)
+        return _due(new, Due(), now, rules, before=record) or _stored(record, new)
     match record.state:
         case Running(run) if run.stop is None and not record.action.same_work(action):
             return _stopping(new, run, StopReason.CHANGED, before=record)
@@ -137,18 +151,21 @@ def _not_wanted(record: Record, now: Instant, *, before: Record) -> Change | Non
 def _due(
     record: Record, due: Due, now: Instant, rules: Rules, *, before: Record | None = None
 ) -> Change | None:
-    """Act on the clock (S9 to S11, S12a, S13)."""
+    """Act on the clock, a slot and a worker (S9 to S11, S12a, S13, S14)."""
     before = before or record
+    may_begin = due.hold_over and (due.worker_free or not rules.has_script(record.action))
     match record.state:
-        case Null() if _window_over(record, now):
+        case Null() if _window_missed(record, now):
             return _over_without_run(record, Reason.WINDOW_MISSED, now, before=before)
-        case Null() if due.slot_free and due.hold_over and _window_open(record, now):
+        case Null() if due.slot_free and may_begin and _window_open(record, now):
             return _next_attempt(record, now, rules, before=before)
         case Running(run) if _window_over(record, now) and run.stop in (None, StopReason.CHANGED):
+            until_us = min(before.action.to_us, now.wall_us)  # now, where a pull has moved it (S15)
+            run = replace(run, until_us=until_us)
             return _stopping(record, run, StopReason.WINDOW_OVER, before=before)
-        case Waiting(_, last_ok) if _window_over(record, now):
-            return _waited_until_the_end(record, now, last_ok=last_ok, before=before)
-        case Waiting() if due.hold_over:
+        case Waiting() as waiting if _window_missed(record, now):
+            return _waited_until_the_end(record, waiting, now, before=before)
+        case Waiting() if may_begin and not _window_over(record, now):
             return _next_attempt(record, now, rules, before=before)
         case _:
             return None
@@ -170,9 +187,14 @@ def _next_attempt(record: Record, now: Instant, rules: Rules, *, before: Record)
     return Change(before, after, RunRow(run_id, attempt, now.wall_us), (StartRun(run_id),))
 
 
-def _waited_until_the_end(record: Record, now: Instant, *, last_ok: bool, before: Record) -> Change:
+def _waited_until_the_end(
+    record: Record, waiting: Waiting, now: Instant, *, before: Record
+) -> Change:
     """Settle by the last exit: `toDate` came between two attempts (S12a)."""
-    if last_ok:
+    if not waiting.last_begun:
+        missed = Reason.WINDOW_MISSED
+        return _over(record, ExecutionStatus.WONT_FINISH, missed, now, before=before)
+    if waiting.last_ok:
         return _over(record, ExecutionStatus.FINISHED, Reason.WINDOW_OVER, now, before=before)
     reason = record.reason or Reason.EXIT_CODE
     return _over(record, ExecutionStatus.FAILED, reason, now, before=before, detail=record.detail)
@@ -205,7 +227,7 @@ def _run_ended(record: Record, event: RunEnded, now: Instant, rules: Rules) -> C
         return _settled_by_stop(record, result, reason, now)
     if reason is StopReason.CHANGED and not event.daemon_leaving:
         return _replaced(record, result, now)
-    if reason is not None or (event.daemon_leaving and not _exit_was_observed(result)):
+    if reason is not None or (event.daemon_leaving and not exit_was_observed(result)):
         return None  # S16: a stop because the daemon leaves settles nothing
     return _settled_of_itself(record, result, now, rules)
 
@@ -224,7 +246,7 @@ def _final_reason(
     """Return the recorded reason to stop, else the worker's: a stop is carried out even when it
     cannot be recorded (law 4). The end of a window is recorded a moment ahead, and a run that
     ends of itself in that moment has ended before it (S12)."""
-    if run.stop is StopReason.WINDOW_OVER and _ended_before(record, result):
+    if run.stop is StopReason.WINDOW_OVER and ended_before(record, result):
         return None if _window_over(record, now) else run.stop
     if run.stop is not None:
         return run.stop
@@ -233,50 +255,38 @@ def _final_reason(
     return None
 
 
-def _ended_before(record: Record, result: RunResult | None) -> bool:
-    """The run ended of itself before its window was over."""
-    if result is None or result.cause is EndCause.STOPPED:
-        return False
-    return result.ended_us < record.action.to_us
-
-
-def _exit_was_observed(result: RunResult) -> bool:
-    """The end of the script was observed, and no signal caused it."""
-    lost = result.cause in (EndCause.WORKER_LOST, EndCause.WORKER_SILENT)
-    return result.signal is None and not lost
-
-
 def _settled_by_stop(
     record: Record, result: RunResult | None, reason: StopReason, now: Instant
 ) -> Change:
     status, word = _SETTLED_BY_STOP[reason]
-    row = _ended_row(record, result, word, now)
+    if reason is StopReason.WINDOW_OVER and not began_in_time(record, result):
+        status, word = ExecutionStatus.WONT_FINISH, Reason.WINDOW_MISSED
+    row = ended_row(record, result, word, now)
     return _over(record, status, word, now, before=record, run=row)
 
 
 def _replaced(record: Record, result: RunResult, now: Instant) -> Change:
     """Prepare a run with the new configuration, due at once; the status stays STARTED (S15)."""
-    if _window_over(record, now):
+    if _window_missed(record, now):
         return _settled_by_stop(record, result, StopReason.WINDOW_OVER, now)
+    assert isinstance(record.state, Running)
+    begun = begin_of(record.state.run, result) is not None
     after = _moved(
         record,
         replace(record, failures=0),
-        Waiting(Hold(now.wall_us, 0.0), last_ok=True),
+        Waiting(Hold(now.wall_us, 0.0), last_ok=True, last_begun=begun),
         Reason.CHANGED,
         now,
     )
-    return Change(record, after, _ended_row(record, result, Reason.CHANGED, now))
+    return Change(record, after, ended_row(record, result, Reason.CHANGED, now))
 
 
 def _settled_of_itself(record: Record, result: RunResult, now: Instant, rules: Rules) -> Change:
     """Settle a run that ended without having been asked to (S12, S12a, S13)."""
-    word, detail = _reason_of(result)
-    row = _ended_row(record, result, word, now)
-    ran_whole_window = result.cause is EndCause.EXITED and result.ended_us >= record.action.to_us
-    if now.trusted and ran_whole_window:
-        row = replace(row, reason=Reason.WINDOW_OVER)
-        over = ExecutionStatus.FINISHED
-        return _over(record, over, Reason.WINDOW_OVER, now, before=record, run=row)
+    if now.trusted and window_came_first(record, result):
+        return _settled_by_stop(record, result, StopReason.WINDOW_OVER, now)
+    word, detail = reason_of(result)
+    row = ended_row(record, result, word, now)
     ok = word is Reason.COMPLETED
     policy = rules.policy(record.action)
     never_ran = result.cause in (EndCause.CANNOT_START, EndCause.NO_SCRIPT)  # S9: FAILED
@@ -299,28 +309,6 @@ def _waits(
     waiting = Waiting(hold, last_ok=row.reason is Reason.COMPLETED)
     after = replace(record, failures=failures)
     return Change(record, _moved(record, after, waiting, row.reason, now, detail=detail), row)
-
-
-def _reason_of(result: RunResult) -> tuple[Reason, str]:
-    """Return the reason for which a run ended of itself, and the detail for a person."""
-    match result.cause:
-        case EndCause.EXITED | EndCause.STOPPED if result.signal is not None:
-            return Reason.SIGNAL, result.detail or f"ended by signal {result.signal}"
-        case EndCause.EXITED | EndCause.STOPPED if result.exit_code == 0:
-            return Reason.COMPLETED, result.detail
-        case EndCause.EXITED | EndCause.STOPPED:
-            return Reason.EXIT_CODE, result.detail or f"exit code {result.exit_code}"
-        case EndCause.WATCHDOG:
-            return Reason.WATCHDOG, result.detail
-        case EndCause.CANNOT_START:
-            return Reason.CANNOT_START, result.detail
-        case EndCause.NO_SCRIPT:
-            return Reason.NO_SCRIPT, result.detail
-        case EndCause.WORKER_LOST:
-            return Reason.WORKER_LOST, result.detail
-        case EndCause.WORKER_SILENT:
-            return Reason.WORKER_SILENT, result.detail
-    assert_never(result.cause)
 
 
 # --- Start-up: S2 -----------------------------------------------------------------------
@@ -350,14 +338,14 @@ def _daemon_started(
 
 
 def _interrupted(record: Record, kept: RunResult | None, word: Reason, now: Instant) -> Change:
-    row = _ended_row(record, kept, word, now)
+    row = ended_row(record, kept, word, now)
     return _over(record, ExecutionStatus.WONT_FINISH, word, now, before=record, run=row)
 
 
 def _null_again(record: Record, kept: RunResult | None, now: Instant, rules: Rules) -> Change:
     """Return to NULL, so that it starts again at once (S11); later attempts wait (S12a)."""
     held = record.attempt + 1 >= restart.FIRST_ATTEMPT_HELD_AFTER_CRASH
-    row = _ended_row(record, kept, Reason.DAEMON_RESTART, now)
+    row = ended_row(record, kept, Reason.DAEMON_RESTART, now)
     policy = rules.policy(record.action)
     delay = restart.delay_after(policy, record.attempt, run_id=row.run_id)
     hold = Hold(now.wall_us, delay) if held else None
@@ -380,6 +368,11 @@ def _window_open(record: Record, now: Instant) -> bool:
 
 def _window_over(record: Record, now: Instant) -> bool:
     return now.trusted and record.action.to_us <= now.wall_us
+
+
+def _window_missed(record: Record, now: Instant) -> bool:
+    """Its window is over by the clock itself: without a run, no turn settles it ahead (S10)."""
+    return now.trusted and record.action.to_us <= now.read_us
 
 
 def _stored(before: Record, after: Record) -> Change | None:
@@ -428,21 +421,3 @@ def _over_without_run(record: Record, reason: Reason, now: Instant, *, before: R
     started = record.attempt > 0
     status = ExecutionStatus.WONT_FINISH if started else ExecutionStatus.WONT_START
     return _over(record, status, reason, now, before=before)
-
-
-def _ended_row(record: Record, result: RunResult | None, reason: Reason, now: Instant) -> RunRow:
-    """Return the history's row of the open run, as far as anything is known of its end."""
-    assert isinstance(record.state, Running)
-    run = record.state.run
-    row = RunRow(run.run_id, record.attempt, run.started_us, now.wall_us, reason=reason)
-    if result is None:
-        return row
-    return replace(
-        row,
-        ended_us=result.ended_us,
-        script_pid=result.script_pid,
-        exit_code=result.exit_code,
-        signal=result.signal,
-        detail=result.detail,
-        status_text=result.status_text,
-    )

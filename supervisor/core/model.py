@@ -53,6 +53,9 @@ class OpenRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A run whose start is decided, and whose end is not committed yet.
 
     `stop` is the reason for which it is being stopped; once set, only `CHANGED` is replaced.
+    `begun_us` is the instant of its script's first instruction, as far as its worker had told
+    it when the stop was recorded; `until_us` is the end of its window by then, where that was
+    the reason.
     `app_names`, `type` and `args` of the action it was started with are not kept: a change
     is noticed when it arrives, and is then recorded as `stop`.
     """
@@ -60,6 +63,8 @@ class OpenRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
     run_id: str
     started_us: int
     stop: StopReason | None = None
+    begun_us: int | None = None
+    until_us: int | None = None
 
 
 class Null(msgspec.Struct, frozen=True, array_like=True, tag="null", gc=False):
@@ -78,11 +83,13 @@ class Running(msgspec.Struct, frozen=True, array_like=True, tag="running", gc=Fa
 
 
 class Waiting(msgspec.Struct, frozen=True, array_like=True, tag="waiting", gc=False):
-    """STARTED between two attempts. `last_ok`: the last attempt exited with 0."""
+    """STARTED between two attempts. `last_ok`: the last attempt exited with 0, or was replaced.
+    `last_begun`: its script had begun."""
 
     status: ClassVar = ExecutionStatus.STARTED
     hold: Hold
     last_ok: bool
+    last_begun: bool = True
 
 
 class Over(msgspec.Struct, frozen=True, array_like=True, tag="over", gc=False):
@@ -129,7 +136,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class RunRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One run in the history of its action. `last_heartbeat_us` is filled in at its end."""
+    """One run in the history of its action. `begun_us`, of its script's first instruction, and
+    `last_heartbeat_us` are filled in at its end."""
 
     run_id: str
     attempt: int
@@ -143,6 +151,7 @@ class RunRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     detail: str = ""
     status_text: str = ""
     last_heartbeat_us: int | None = None
+    begun_us: int | None = None
 
 
 class StatusChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -173,9 +182,11 @@ class Absent(msgspec.Struct, frozen=True, gc=False):
 
 
 class Due(msgspec.Struct, frozen=True, gc=False):
-    """An edge passed, a slot is free, or a hold may be over."""
+    """An edge passed, a hold may be over, or a slot or a worker is free: one of `max_running`,
+    and one that is ready and promised to no other run."""
 
-    slot_free: bool
+    slot_free: bool = False
+    worker_free: bool = False
     hold_over: bool = True
 
 
@@ -253,7 +264,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 class Instant(msgspec.Struct, frozen=True, gc=False):
     """The clocks, read once a turn.
 
-    `wall_us` decides about windows, and only while `trusted` (S19). A wall clock that is not
+    `wall_us` decides about windows, and only while `trusted` (S19); in a turn that decides a
+    moment ahead (S9) the clock reads `ahead_us` less. A wall clock that is not
     `believed` counts as trusted all the same after `clock_wait`. `monotonic_seconds` measures
     durations and stops while the host sleeps; `boot_seconds` does not stop.
     """
@@ -263,6 +275,12 @@ class Instant(msgspec.Struct, frozen=True, gc=False):
     boot_seconds: float = 0.0
     trusted: bool = True
     believed: bool = True
+    ahead_us: int = 0
+
+    @property
+    def read_us(self) -> int:
+        """The reading of the wall clock, which `wall_us` may be a moment ahead of."""
+        return self.wall_us - self.ahead_us
 
     def at(self, wall_us: int) -> "Instant":
         """Return the readings of all clocks when the wall clock reads `wall_us`."""
@@ -272,4 +290,5 @@ class Instant(msgspec.Struct, frozen=True, gc=False):
             wall_us=wall_us,
             monotonic_seconds=self.monotonic_seconds + by,
             boot_seconds=self.boot_seconds + by,
+            ahead_us=wall_us - self.read_us,
         )

@@ -13,15 +13,13 @@ from collections.abc import Callable
 import msgspec
 
 from ... import RELEASED
-from ...ipc.instants import SECOND_US, format_instant, parse_instant
+from ...ipc.instants import SECOND_US, STEP_SECONDS_MIN, format_instant, parse_instant
 from ...workers.host.linux import clock_synchronised
 from ..core.model import Instant
 from ..participant import Participant
 
 log = logging.getLogger(__name__)
 
-#: Reading two clocks is never exact, and slewing is no step (fact P20: noise < 25 µs).
-STEP_SECONDS_MIN = 0.5
 RELEASED_US = parse_instant(RELEASED)
 
 

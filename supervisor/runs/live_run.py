@@ -5,32 +5,32 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from msgspec.structs import replace
 
+from ...ipc.instants import SECOND_US, restated_us
 from ...ipc.messages.runs import EndCause, Run, RunResult, StopReason
 from ...workers.host.liveness import look_seconds
-from ..core.model import RunRow
-
-#: A run that has waited this long for a worker cannot be started.
-WORKER_WAIT_SECONDS_MAX = 60.0
+from ..core.model import Instant, RunRow
 
 
 class LiveRun(msgspec.Struct):
     """A run from its order until its end is acknowledged.
 
-    `order` is None where no script is configured for the action's type. `last_beat` is a
-    reading of the judge's clock, in seconds. `stop_at_monotonic` is when its next stop or kill
-    is due; from `stuck_at_monotonic` on it counts as stuck.
+    `order` is None where no script is configured for the action's type. `begun_us` is the
+    instant of its script's first instruction, at which the boot clock read
+    `begun_boot_seconds`. `last_beat` is a reading of the judge's clock, in seconds.
+    `stop_at_monotonic` is when its next stop or kill is due; from `stuck_at_monotonic` on it
+    counts as stuck.
     """
 
     run_id: str
     action_id: str
     attempt: int
-    asked_at_monotonic: float
     order: Run | None = None
     heartbeat_timeout_seconds: float = 0.0
     worker: str | None = None
     worker_pid: int | None = None
     script_pid: int | None = None
-    started_us: int | None = None
+    begun_us: int | None = None
+    begun_boot_seconds: float = 0.0
     last_beat: float = 0.0
     last_beat_us: int | None = None
     rss_bytes: int | None = None  # of the script's own process, by its last heartbeat
@@ -52,18 +52,30 @@ class LiveRun(msgspec.Struct):
     @property
     def waits(self) -> bool:
         """It has yet to be given to a worker."""
-        return self.worker is None and self.result is None
+        return self.worker is None and self.result is None and self.stop is None
 
-    def end(self, cause: EndCause, detail: str, ended_us: int) -> None:
+    def begun(self, now: Instant) -> int | None:
+        """Return the instant at which its script began, by the wall clock as it reads now."""
+        if self.begun_us is None:
+            return None
+        return restated_us(
+            self.begun_us,
+            self.begun_boot_seconds,
+            now_us=now.read_us,
+            now_boot_seconds=now.boot_seconds - now.ahead_us / SECOND_US,
+        )
+
+    def end(self, cause: EndCause, detail: str, now: Instant) -> None:
         """End it without a result from its worker."""
         self.result = RunResult(
             self.run_id,
             cause,
-            ended_us,
+            now.wall_us,
             stop_reason=self.stop if cause is EndCause.STOPPED else None,
             detail=detail,
             script_pid=self.script_pid,
             status_text=self.status_text,
+            begun_us=self.begun(now),
         )
 
     def completed(self, row: RunRow) -> RunRow:
@@ -83,9 +95,7 @@ class LiveRun(msgspec.Struct):
             return
         if self.stop_at_monotonic is not None:
             yield self.stop_at_monotonic
-        if self.worker is None:
-            yield self.asked_at_monotonic + WORKER_WAIT_SECONDS_MAX
-        else:
+        if self.worker is not None:
             yield look_at  # law 16
 
 

@@ -11,6 +11,7 @@ import logging
 from msgspec.structs import replace
 
 from ...ipc.failpoints import Step, step
+from ...ipc.instants import SECOND_US
 from ...ipc.messages.runs import (
     Ack,
     EndCause,
@@ -26,23 +27,21 @@ from ...ipc.messages.runs import (
     ToWorker,
 )
 from ...ipc.sockets import Peer, ProtocolError, Server
-from ...workers.host.liveness import JudgeClock, is_silent
+from ...workers.host.liveness import LOOK_SECONDS_MAX, JudgeClock, is_silent
 from ..core.model import Instant
 from ..host.children import Children
 from ..participant import News, Participant
 from .cleanup import RunCleanup
-from .live_run import WORKER_WAIT_SECONDS_MAX, LiveRun, looks_of
+from .fork_pace import ForkPace
+from .live_run import LiveRun, looks_of
 from .pooled_worker import PooledWorker
 
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN_MAX = 500
-#: Workers forked in one turn, so that an edge with many starts does not hold up the loop.
-FORKS_PER_TURN_MAX = 32
-#: A worker hangs that is not ready this long after it was asked for, or not gone this long
-#: after it was told to leave.
-READY_SECONDS_MAX = 30.0
-LEAVE_SECONDS_MAX = 5.0
+#: Runs that wait for workers begin together, in one commit, with those that are ready within
+#: this time.
+TOGETHER_SECONDS = 0.01
 #: A run that is not gone this long after its grace is stuck (S13a), and killed again at this
 #: interval.
 STUCK_AFTER_GRACE_SECONDS = 5.0
@@ -55,6 +54,7 @@ STILL_SECONDS_EACH = 0.0007
 STILL_SECONDS_MAX = 0.35
 #: A stop that could not be sent is sent again after this time.
 RESEND_SECONDS = 1.0
+NOT_STARTED = "stopped before it was started"
 
 
 class Pool(Participant):
@@ -83,6 +83,10 @@ class Pool(Participant):
         self._number = 0
         self._unheard = False
         self._now_monotonic = 0.0
+        self._pace = ForkPace()
+        self._free_since_monotonic: float | None = None
+        self._promise_at_monotonic: float | None = None
+        self._look_at_monotonic = 0.0  # for workers that hang
 
     # --- effects ------------------------------------------------------------------------
 
@@ -96,6 +100,7 @@ class Pool(Participant):
         run.last_beat = self.judge.seconds
         self.runs[run.run_id] = run
         self._waiting.append(run.run_id)
+        self._free_since_monotonic = None
 
     def stop(self, run_id: str, reason: StopReason, now: Instant) -> None:
         """Ask the run to stop: at once, or at the end of its window where that is a moment ahead.
@@ -107,9 +112,11 @@ class Pool(Participant):
         run.stop = reason
         run.stop_at_monotonic = now.monotonic_seconds
         run.stuck_at_monotonic = now.monotonic_seconds + grace + STUCK_AFTER_GRACE_SECONDS
+        if reason is StopReason.WINDOW_OVER and now.monotonic_seconds > self._now_monotonic:
+            return  # `_watch` does it at that instant
         if run.worker is None:
-            self._end_unheard(run, EndCause.STOPPED, "stopped before it was started", now)
-        elif reason is not StopReason.WINDOW_OVER or now.monotonic_seconds <= self._now_monotonic:
+            self._end_unheard(run, EndCause.STOPPED, NOT_STARTED, now)
+        else:
             self._send_stop(run, now)
 
     def fail(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
@@ -119,7 +126,7 @@ class Pool(Participant):
 
     def _end_unheard(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
         """End a run between two `gather`s, of which the next has to report it."""
-        run.end(cause, detail, now.wall_us)
+        run.end(cause, detail, now)
         self._unheard = True
 
     def acknowledge(self, run_id: str) -> None:
@@ -144,17 +151,40 @@ class Pool(Participant):
     @property
     def idle(self) -> int:
         """Number of workers that are ready or being forked, beyond those that runs wait for."""
-        counted = sum(worker.counts(self._now_monotonic) for worker in self._workers.values())
-        return counted - len(self._waiting)
+        return sum(worker.usable for worker in self._workers.values()) - len(self._waiting)
+
+    def promise(self, wanted: int, now: Instant) -> int:
+        """Return how many workers are ready and promised to no run; for a moment none, while
+        fewer are than are wanted and others may follow."""
+        free = sum(worker.free for worker in self._workers.values()) - len(self._waiting)
+        self._promise_at_monotonic = None
+        if free <= 0:
+            self._free_since_monotonic = None
+            return 0
+        if self._free_since_monotonic is None:
+            self._free_since_monotonic = now.monotonic_seconds
+        until_monotonic = self._free_since_monotonic + TOGETHER_SECONDS
+        if free < wanted and now.monotonic_seconds < until_monotonic:
+            self._promise_at_monotonic = until_monotonic
+            return 0
+        return free
+
+    def begun(self, run_id: str, now: Instant) -> int | None:
+        """Return the instant at which a run's script began, as its worker told."""
+        run = self.runs.get(run_id)
+        return None if run is None else run.begun(now)
 
     def arm(self, near: int, spare: int) -> None:
         """Have `near` and `spare` workers ready, or being forked, beyond those with a run. The
         former fork the process of their script ahead, which in spare ones only takes memory."""
-        idle = [worker for worker in self._workers.values() if worker.counts(self._now_monotonic)]
+        idle = [worker for worker in self._workers.values() if worker.usable]
+        may_fork = self._pace.more(sum(not worker.ready for worker in idle), self._now_monotonic)
         for forks_ahead, count in ((True, near + len(self._waiting)), (False, spare)):
             there = [worker for worker in idle if worker.forks_ahead is forks_ahead]
-            for _ in range(min(count - len(there), FORKS_PER_TURN_MAX)):
+            forked = max(0, min(count - len(there), may_fork))
+            for _ in range(forked):
                 self._fork(forks_ahead=forks_ahead)
+            may_fork -= forked
             for worker in [w for w in there if w.ready][: max(0, len(there) - count)]:
                 self.server.send(worker.name.encode(), Release())
                 self._is_to_leave(worker)
@@ -167,10 +197,11 @@ class Pool(Participant):
         for name, pid in news.forked.items():
             self._forked(name, pid)
         heard = self._hear(now)
-        self._end_hung_workers(now)
+        self._now_monotonic = now.monotonic_seconds
         for name in (*news.gone, *news.failed):
             self._lost(name)
         self.judge.tick(now.monotonic_seconds, looks_of(self.runs.values()))
+        self._end_hung_workers(now)
         for run in list(self.runs.values()):
             self._watch(run, now)
         self.hand_out()
@@ -184,7 +215,12 @@ class Pool(Participant):
             return now.monotonic_seconds
         look_at = now.monotonic_seconds + looks_of(self.runs.values())
         deadlines = [due for run in self.runs.values() for due in run.deadlines(look_at)]
-        return min(deadlines, default=None)
+        if any(worker.judge is not None for worker in self._workers.values()):
+            deadlines.append(self._look_at_monotonic)
+        if self._promise_at_monotonic is not None:
+            deadlines.append(self._promise_at_monotonic)
+        fork_at = self._pace.next_deadline(now.monotonic_seconds)
+        return min(deadlines if fork_at is None else [*deadlines, fork_at], default=None)
 
     @property
     def waits(self) -> bool:
@@ -206,8 +242,7 @@ class Pool(Participant):
                 continue
             match message:
                 case Ready():
-                    worker.claimed, worker.ready = peer, worker.usable
-                    worker.kill_at_monotonic = None if worker.ready else worker.kill_at_monotonic
+                    self._ready(worker, peer, now)
                 case Started(run_id, script_pid, at_us):
                     self._started(run_id, script_pid, at_us, now)
                 case Heartbeat():
@@ -239,11 +274,19 @@ class Pool(Participant):
         worker = self._workers.get(name)
         if worker is not None:
             worker.pid = pid
+            worker.expect(self.judge.seconds)
+
+    def _ready(self, worker: PooledWorker, peer: Peer, now: Instant) -> None:
+        worker.claimed = peer
+        if worker.usable and not worker.ready:
+            worker.ready, worker.judge = True, None
+            self._pace.became_ready(now.monotonic_seconds)
 
     def _started(self, run_id: str, script_pid: int, at_us: int, now: Instant) -> None:
         run = self.runs.get(run_id)
         if run is not None:
-            run.script_pid, run.started_us = script_pid, at_us
+            run.script_pid, run.begun_us = script_pid, at_us
+            run.begun_boot_seconds = now.boot_seconds - (now.wall_us - at_us) / SECOND_US
             run.last_beat, run.last_beat_us = self.judge.seconds, now.wall_us
 
     def _beat(self, beat: Heartbeat, now: Instant) -> None:
@@ -257,6 +300,8 @@ class Pool(Participant):
 
     def _lost(self, name: str) -> None:
         worker = self._workers.pop(name, None)
+        if worker is not None and worker.usable and not worker.ready:
+            self._pace.failed(self._now_monotonic)
         if worker is not None and worker.acknowledged is not None:
             self.cleanup.forget_run(worker.acknowledged)  # it may not have read the Ack
         if worker is None or worker.run_id is None:
@@ -275,8 +320,8 @@ class Pool(Participant):
             if run.stop_at_monotonic is None or now.monotonic_seconds >= run.stop_at_monotonic:
                 self._end_tree(run, now)
         elif run.worker is None:
-            if now.monotonic_seconds - run.asked_at_monotonic > WORKER_WAIT_SECONDS_MAX:
-                run.end(EndCause.CANNOT_START, "no worker could be had for it", now.wall_us)
+            if run.stop_at_monotonic is not None and now.monotonic_seconds >= run.stop_at_monotonic:
+                run.end(EndCause.STOPPED, NOT_STARTED, now)
         elif is_silent(
             run.last_beat, self.judge.seconds, timeout_seconds=run.heartbeat_timeout_seconds
         ):
@@ -315,7 +360,7 @@ class Pool(Participant):
         if kept is not None:
             run.result = kept
         else:
-            run.end(run.ending, run.detail, now.wall_us)
+            run.end(run.ending, run.detail, now)
 
     def _send_stop(self, run: LiveRun, now: Instant) -> None:
         assert run.worker is not None
@@ -352,10 +397,7 @@ class Pool(Participant):
     def _fork(self, *, forks_ahead: bool) -> None:
         self._number += 1
         name = f"worker-{self._number}"
-        kill_at_monotonic = self._now_monotonic + READY_SECONDS_MAX
-        self._workers[name] = PooledWorker(
-            name, self._now_monotonic, forks_ahead, kill_at_monotonic=kill_at_monotonic
-        )
+        self._workers[name] = PooledWorker(name, forks_ahead)
         self.children.fork_worker(name, self.server.endpoint, forks_ahead=forks_ahead)
 
     def hand_out(self) -> None:
@@ -382,21 +424,20 @@ class Pool(Participant):
     def _is_to_leave(self, worker: PooledWorker) -> None:
         worker.ready = False
         worker.leaving = True
-        worker.kill_at_monotonic = self._now_monotonic + LEAVE_SECONDS_MAX
+        worker.expect(self.judge.seconds)
 
     def _end_hung_workers(self, now: Instant) -> None:
         """Kill workers that hang; their pidfds tell when they are gone."""
-        self._now_monotonic = now.monotonic_seconds
+        if now.monotonic_seconds < self._look_at_monotonic:
+            return
+        self._look_at_monotonic = now.monotonic_seconds + LOOK_SECONDS_MAX
         for worker in self._workers.values():
-            if (
-                worker.kill_at_monotonic is not None
-                and self._now_monotonic > worker.kill_at_monotonic
-            ):
+            if worker.hangs(self.judge.seconds):
                 self.children.kill(worker.name)
 
     def _ready_workers(self) -> list[PooledWorker]:
-        ready = [worker for worker in self._workers.values() if worker.ready and worker.known]
-        return sorted(ready, key=lambda worker: not worker.forks_ahead)
+        free = [worker for worker in self._workers.values() if worker.free]
+        return sorted(free, key=lambda worker: not worker.forks_ahead)
 
     def release_all(self) -> None:
         """Tell idle workers to leave: there will be no more runs."""

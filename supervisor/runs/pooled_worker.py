@@ -3,17 +3,20 @@
 import msgspec
 
 from ...ipc.sockets import Peer
+from ...workers.host import procfs
+from ...workers.host.liveness import HangJudge
 
-#: A worker that takes longer to be ready is not relied upon: another is asked for.
-READY_SECONDS_EXPECTED = 5.0
+#: A worker hangs that is to become ready, or to leave, and neither ran nor was runnable for this
+#: long, or used this much processor time over it.
+IDLE_SECONDS_MAX = 5.0
+CPU_SECONDS_MAX = 10.0
 
 
 class PooledWorker(msgspec.Struct):
     """A worker of the pool. `claimed` is the peer that sent READY under its name, as the kernel
-    knows it. By `kill_at_monotonic` the worker has to be ready, or gone."""
+    knows it. `judge` is there while it is to become ready, or to leave."""
 
     name: str
-    asked_at_monotonic: float
     forks_ahead: bool = False  # it forks the process of its script ahead
     pid: int | None = None
     claimed: Peer | None = None
@@ -21,7 +24,7 @@ class PooledWorker(msgspec.Struct):
     run_id: str | None = None
     leaving: bool = False
     acknowledged: str | None = None
-    kill_at_monotonic: float | None = None
+    judge: HangJudge | None = None
 
     @property
     def usable(self) -> bool:
@@ -33,11 +36,10 @@ class PooledWorker(msgspec.Struct):
         """The zygote has confirmed the pid of the peer that claims to be it."""
         return self.claimed is not None and self.claimed.pid == self.pid
 
-    def counts(self, now: float) -> bool:
-        """A start may rely on it."""
-        return self.usable and (
-            self.ready or now < self.asked_at_monotonic + READY_SECONDS_EXPECTED
-        )
+    @property
+    def free(self) -> bool:
+        """A run can be given to it now."""
+        return self.ready and self.known
 
     def is_peer(self, peer: Peer) -> bool:
         """The peer is, by the kernel's word, the process that was forked for us (fact Z5).
@@ -45,3 +47,19 @@ class PooledWorker(msgspec.Struct):
         Until the zygote has confirmed its pid, a claim is only noted, and no run is given to it.
         """
         return self.pid is None or self.pid == peer.pid
+
+    def expect(self, judged_seconds: float) -> None:
+        """Judge it from now on, by the pool's judge clock: it is to become ready, or to leave."""
+        self.judge = HangJudge(
+            judged_seconds,
+            None,
+            idle_seconds_max=IDLE_SECONDS_MAX,
+            cpu_seconds_max=CPU_SECONDS_MAX,
+        )
+
+    def hangs(self, judged_seconds: float) -> bool:
+        """It does nothing of what is expected of it. Its zygote answers for one that is not forked
+        yet."""
+        if self.judge is None or self.pid is None:
+            return False
+        return self.judge.hangs(judged_seconds, procfs.activity(self.pid))

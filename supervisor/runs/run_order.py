@@ -52,7 +52,7 @@ def live_run(
     """
     assert isinstance(record.state, Running)
     run, action = record.state.run, record.action
-    live = LiveRun(run.run_id, action.id, record.attempt, now.monotonic_seconds)
+    live = LiveRun(run.run_id, action.id, record.attempt)
     script = settings.scripts.get(action.type)
     if script is None:
         return live

@@ -1,39 +1,43 @@
 """Agenda of the scheduler: its position in the index of edges, its queue, and its holds.
 
 daemonDB's index `due` has every edge. The agenda keeps the last edge that was looked at, the
-due actions that wait for one of `max_running` slots, and those that a back-off holds. All of
-it can be rebuilt from the index at any time (`look_again`), as after a clock step. Durations
-are measured by the monotonic clock. Decides about no status.
+due actions that wait for a slot or a worker, and those that a back-off holds. All of it can
+be rebuilt from the store at any time (`look_again`), as after a clock step. Durations are
+measured by the monotonic clock. Decides about no status.
 """
 
 import heapq
 
 from ...ipc.instants import SECOND_US
+from ..core.lifecycle import Rules
 from ..core.model import Hold, Instant, Null, Record, Waiting
 from ..core.restart import remaining_seconds
-from .queue import Queue
+from .queue import Need, Queue
 
 
 class Agenda:
     """The actions to look at, now and later. `cursor` is the last edge looked at in the index
-    `due`, None before the first. Holds end at monotonic instants."""
+    `due`, None before the first. Holds end at monotonic instants. `rules` may be replaced
+    before a `look_again`."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
         self.queue = Queue()
         self.cursor: tuple[int, bytes] | None = None
         self._holds: list[tuple[float, str]] = []
         self._held: dict[str, float] = {}
-        self._held_ends: list[tuple[int, str]] = []
+        self._ends: list[tuple[int, str]] = []  # of actions that are queued or held
+        self._end_of: dict[str, int] = {}
         self._not_before_monotonic = 0.0
 
     def look_again(self, now: Instant, *, in_seconds: float = 0.0) -> None:
         """Look at all edges again, from the first on: now, or later where the store failed.
 
-        Holds stay, because their clock cannot be stepped.
+        Holds stay, because their clock cannot be stepped; and what is STARTED and waits, because
+        it has no edge before `toDate`.
         """
         self.cursor = None
-        self.queue.clear()
-        self._held_ends.clear()
+        self.queue.clear_without_slot()
         self._not_before_monotonic = now.monotonic_seconds + in_seconds
 
     def may_look(self, now: Instant) -> bool:
@@ -47,32 +51,34 @@ class Agenda:
                 self._hold(action.id, hold, now)
             case _:
                 self._held.pop(action.id, None)
-        open_now = now.trusted and action.from_us <= now.wall_us
-        waits = isinstance(record.state, Null) and open_now
-        if waits and action.id not in self._held:
-            self.queue.add(action.id, action.from_us, action.to_us)
+        if _waits(record, now):
+            self._watch_end(action.id, action.to_us)
         else:
-            self.queue.discard(action.id)
-        if waits and action.id in self._held:
-            heapq.heappush(self._held_ends, (action.to_us, action.id))
+            self._end_of.pop(action.id, None)
+        self.release(record, now)
 
     def release(self, record: Record, now: Instant) -> None:
-        """Queue a NULL action whose hold is over, if its window is open."""
+        """Queue an action that waits, and that no hold delays."""
         action = record.action
-        if now.trusted and action.from_us <= now.wall_us:
-            self.queue.add(action.id, action.from_us, action.to_us)
+        if _waits(record, now) and action.id not in self._held:
+            slot, worker = isinstance(record.state, Null), self.rules.has_script(action)
+            self.queue.add(action.id, action.from_us, Need(slot=slot, worker=worker))
+        else:
+            self.queue.discard(action.id)
 
     def hold_over(self, action_id: str, now: Instant) -> bool:
         return self._held.get(action_id, 0.0) <= now.monotonic_seconds
 
     def take_ended(self, now: Instant) -> list[str]:
-        """Take the actions whose windows ended while they were queued or held. An entry of a held
-        one may be stale: the action is looked up before anything is decided."""
-        if not now.trusted:
-            return []
-        ended = self.queue.take_ended(now.wall_us)
-        while self._held_ends and self._held_ends[0][0] <= now.wall_us:
-            ended.append(heapq.heappop(self._held_ends)[1])
+        """Take the actions whose windows ended while they were queued or held, by the clock
+        itself. An entry may be stale: the action is looked up before anything is decided."""
+        ended: list[str] = []
+        while now.trusted and self._ends and self._ends[0][0] <= now.read_us:
+            to_us, action_id = heapq.heappop(self._ends)
+            if self._end_of.get(action_id) == to_us:
+                del self._end_of[action_id]
+                self.queue.discard(action_id)
+                ended.append(action_id)
         return ended
 
     def take_released(self, now: Instant) -> list[str]:
@@ -85,24 +91,29 @@ class Agenda:
                 released.append(action_id)
         return released
 
-    def next_edge_us(self, stored_us: int | None) -> int | None:
-        """Return the next edge: `stored_us`, from daemonDB, or the end of the window of an action
-        that is queued or held."""
-        held_end_us = self._held_ends[0][0] if self._held_ends else None
-        edges = (stored_us, self.queue.next_end_us(), held_end_us)
-        return min((edge for edge in edges if edge is not None), default=None)
+    def next_end_us(self) -> int | None:
+        """Return the earliest end of the window of an action that is queued or held."""
+        while self._ends and self._end_of.get(self._ends[0][1]) != self._ends[0][0]:
+            heapq.heappop(self._ends)
+        return self._ends[0][0] if self._ends else None
 
     def next_deadline(
         self, stored_us: int | None, now: Instant, *, lead_seconds: float = 0.0
     ) -> float | None:
-        """Return the monotonic instant of the next look: the end of a hold, or `lead_seconds`
-        before an edge; None where nothing is ahead."""
-        edge_us = self.next_edge_us(stored_us)
+        """Return the monotonic instant of the next look: the end of a hold, the end of the window
+        of what waits, or `lead_seconds` before the edge `stored_us`; None where nothing is
+        ahead."""
         deadlines = [max(self._holds[0][0], self._not_before_monotonic)] if self._holds else []
-        if edge_us is not None and now.trusted:
-            ahead = (edge_us - now.wall_us) / SECOND_US - lead_seconds
-            deadlines.append(max(now.monotonic_seconds + ahead, self._not_before_monotonic))
+        for edge_us, lead in ((stored_us, lead_seconds), (self.next_end_us(), 0.0)):
+            if edge_us is not None and now.trusted:
+                ahead = (edge_us - now.wall_us) / SECOND_US - lead
+                deadlines.append(max(now.monotonic_seconds + ahead, self._not_before_monotonic))
         return min(deadlines, default=None)
+
+    def _watch_end(self, action_id: str, to_us: int) -> None:
+        if self._end_of.get(action_id) != to_us:
+            self._end_of[action_id] = to_us
+            heapq.heappush(self._ends, (to_us, action_id))
 
     def _hold(self, action_id: str, hold: Hold, now: Instant) -> None:
         if action_id in self._held:
@@ -113,3 +124,10 @@ class Agenda:
         deadline = now.monotonic_seconds + remaining
         self._held[action_id] = deadline
         heapq.heappush(self._holds, (deadline, action_id))
+
+
+def _waits(record: Record, now: Instant) -> bool:
+    """It is due, or STARTED between two attempts: a hold, a slot or a worker delays it."""
+    if isinstance(record.state, Null):
+        return now.trusted and record.action.from_us <= now.wall_us
+    return isinstance(record.state, Waiting)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 
 from ...ipc.messages.runs import RunResult
 from ..core.model import (
-    Change,
     DaemonStarted,
     Due,
     Instant,
@@ -16,7 +15,6 @@ from ..core.model import (
     Record,
     RunEnded,
     Running,
-    Waiting,
 )
 from ..core.turn import Turn
 from ..participant import Participant
@@ -81,12 +79,21 @@ class DueEvents(Participant):
             if record.revision > FIRST_REVISION or record.action.from_us <= now.wall_us:
                 agenda.note(record, now)  # else it is new and its window ahead: nothing waits yet
         for action_id in agenda.take_ended(now):
-            turn.happened(action_id, Due(slot_free=False, hold_over=False))
+            turn.happened(action_id, Due(hold_over=False))
         for action_id in agenda.take_released(now):
-            self._released(turn, action_id)
-        free = slots_free(max_running, turn.started)
-        for action_id in agenda.queue.take(free) if now.trusted else ():
-            turn.happened(action_id, Due(slot_free=True))
+            released = turn.record(action_id)
+            if released is not None:
+                agenda.release(released, now)
+        self._admit(turn, max_running)
+
+    def _admit(self, turn: Turn, max_running: int) -> None:
+        """Let actions begin their next attempt while there are slots and workers (S14)."""
+        while True:
+            slots = slots_free(max_running, turn.started) if turn.now.trusted else 0
+            action_id = self._agenda.queue.take(slots=slots, workers=turn.workers)
+            if action_id is None:
+                return
+            turn.happened(action_id, Due(slot_free=slots > 0, worker_free=turn.workers > 0))
 
     def _look_at_edges(self, turn: Turn) -> None:
         edges = self._db.due(self._agenda.cursor, turn.now.wall_us, EDGES_PER_TURN_MAX)
@@ -96,21 +103,11 @@ class DueEvents(Participant):
             self._agenda.cursor = edge
             if stored is None:
                 continue  # damaged: the store counts and logs it
-            record = turn.record(stored.action.id) or stored
+            record = turn.newest(stored)
             if isinstance(record.state, Null):
                 self._agenda.note(record, turn.now)
             else:
-                over = self._agenda.hold_over(record.action.id, turn.now)
-                turn.happened(record.action.id, Due(slot_free=False, hold_over=over))
-
-    def _released(self, turn: Turn, action_id: str) -> None:
-        record = turn.record(action_id)
-        if record is None:
-            return
-        if isinstance(record.state, Null):
-            self._agenda.release(record, turn.now)
-        else:
-            turn.happened(action_id, Due(slot_free=False))
+                turn.happened(record.action.id, Due(hold_over=False))
 
 
 def runs_ended(
@@ -119,18 +116,8 @@ def runs_ended(
     """Decide about runs that ended (S12 to S16). `runs` are those not acknowledged yet, by id."""
     for result in ended:
         live = runs.get(result.run_id)
-        if live is None:
-            continue  # settled before, and acknowledged again by the pool
-        change = turn.happened(live.action_id, RunEnded(result, daemon_leaving=leaving))
-        if change is not None and not leaving:
-            # S15: the next attempt is due at once, in the same transaction.
-            turn.happened(live.action_id, Due(slot_free=False, hold_over=_at_once(change)))
-
-
-def _at_once(change: Change) -> bool:
-    """The next attempt is due at once: the action was changed during its run."""
-    state = change.after.state
-    return isinstance(state, Waiting) and state.hold.delay_seconds == 0
+        if live is not None:  # else it was settled before, and acknowledged again by the pool
+            turn.happened(live.action_id, RunEnded(result, daemon_leaving=leaving))
 
 
 def _has_run(record: Record, run_id: str) -> bool:

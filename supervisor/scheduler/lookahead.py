@@ -74,7 +74,7 @@ class Lookahead(Participant):
 
     def as_of(self, now: Instant) -> Instant:
         """Return the instant that a turn decides for: now, or a moment ahead."""
-        edge_us = self._next_edge_us()
+        edge_us = self._next_stored_us()
         self._reached = decided_for(now, self._reached, edge_us, lead_seconds=self.lead_seconds)
         if self._starts and self._reached.wall_us == edge_us:
             lasts = QUIET_SECONDS + self._starts * QUIET_SECONDS_PER_START
@@ -101,15 +101,18 @@ class Lookahead(Participant):
 
     def after_turn(self, now: Instant) -> None:
         """Arm workers for the near starts, never more than may run."""
-        ahead_seconds = self.settings.arm_ahead_seconds
+        # Before the turn that commits: it starts no more than are ready by then.
+        ahead_seconds = self.settings.arm_ahead_seconds + self.lead_seconds
         free = slots_free(self.settings.max_running, self._db.counts()[ExecutionStatus.STARTED])
+        queued = self._agenda.queue.lack_workers(free)
         most = min(free, ARMED_AT_ONCE_MAX)
         horizon_us = round((ahead_seconds + most * ARM_SECONDS_PER_WORKER) * SECOND_US)
         first_us, starts_us = self._near(now, horizon_us, most)
         self._starts = starts_us.count(first_us) if first_us is not None else 0
         self._prepare_seconds = prepare_seconds(starts_us, first_us or 0)
-        quiet_us = self._quiet_us(now, first_us)
-        if now.wall_us < quiet_us and self._pool.idle >= 0:
+        idle = self._pool.idle - queued
+        quiet_us = self._quiet_us(now, first_us, idle)
+        if now.wall_us < quiet_us and idle >= 0:
             self._arm_at_us = quiet_us
             return
         count, self._arm_at_us = to_arm(starts_us, now.wall_us, ahead_seconds=ahead_seconds)
@@ -117,7 +120,7 @@ class Lookahead(Participant):
         if self._arm_at_us is None and most and edge_us is not None:
             self._arm_at_us = edge_us - horizon_us
         near = min(free, count)
-        self._pool.arm(near, min(free - near, self.settings.spare_workers))
+        self._pool.arm(near + queued, min(free - near, self.settings.spare_workers))
 
     def _near(self, now: Instant, horizon_us: int, most: int) -> tuple[int | None, list[int]]:
         """Return the first edge within the horizon, and the edges at which a run may start."""
@@ -130,16 +133,13 @@ class Lookahead(Participant):
         running = {action_key(run.action_id) for run in self._pool.runs.values()}
         return near[0][0], [edge_us for edge_us, key in near if key not in running]
 
-    def _quiet_us(self, now: Instant, first_us: int | None) -> int:
+    def _quiet_us(self, now: Instant, first_us: int | None, idle: int) -> int:
         """Return the instant before which nothing is armed, because the next starts have their
-        workers, or have just begun."""
-        if first_us is None or not 0 < self._starts <= self._pool.idle:
+        workers among the `idle` ones, or have just begun."""
+        if first_us is None or not 0 < self._starts <= idle:
             return self._quiet_until_us
         begins_us = first_us - round((self.lead_seconds + QUIET_SECONDS) * SECOND_US)
         return first_us if begins_us <= now.wall_us else self._quiet_until_us
-
-    def _next_edge_us(self) -> int | None:
-        return self._agenda.next_edge_us(self._next_stored_us())
 
     def _next_stored_us(self) -> int | None:
         cursor = self._agenda.cursor
@@ -151,7 +151,9 @@ def decided_for(
 ) -> Instant:
     """Return now, or the instant of an edge within `lead_seconds`; never earlier than the one
     that was `reached` before, unless the clock was set back."""
-    latest = reached if reached is not None and _is_ahead(reached, now) else now
+    latest = now
+    if reached is not None and _is_ahead(reached, now):
+        latest = now.at(reached.wall_us)
     until_us = now.wall_us + round(lead_seconds * SECOND_US)
     if now.trusted and edge_us is not None and latest.wall_us < edge_us <= until_us:
         return now.at(edge_us)

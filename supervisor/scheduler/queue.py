@@ -1,10 +1,12 @@
-"""Queue of due actions that wait for a slot, because `max_running` are STARTED (SPEC S14). Pure.
+"""Queue of due actions that wait for a slot or for a worker (SPEC S14). Pure.
 
-Only their windows are kept in memory, and an action is looked up in daemonDB before it is
+Only their order is kept in memory, and an action is looked up in daemonDB before it is
 started, so a stale entry does no harm. Ten thousand queued actions cost a turn nothing.
 """
 
 import heapq
+from collections import Counter
+from typing import NamedTuple
 
 
 def slots_free(max_running: int, started: int) -> int:
@@ -12,63 +14,70 @@ def slots_free(max_running: int, started: int) -> int:
     return max(0, max_running - started)
 
 
-class Queue:
-    """Due actions beyond the free slots: earliest `fromDate` first, then `id`.
+class Need(NamedTuple):
+    """What an action needs before its next attempt begins. One that is STARTED has its slot, and
+    one without a script is given to no worker."""
 
-    Each leaves the queue at the end of its window, without a start (S10).
-    """
+    slot: bool
+    worker: bool
+
+
+class Queue:
+    """Due actions that wait: earliest `fromDate` first, then `id`; each is passed over only while
+    what it needs is not there, and another does not need it."""
 
     def __init__(self) -> None:
-        self._by_start: list[tuple[int, str]] = []
-        self._by_end: list[tuple[int, str]] = []
-        self._members: dict[str, tuple[int, int]] = {}
-
-    def __len__(self) -> int:
-        return len(self._members)
+        self._by_start: dict[Need, list[tuple[int, str]]] = {}
+        self._members: dict[str, tuple[int, Need]] = {}
+        self._counts: Counter[Need] = Counter()
 
     def __contains__(self, action_id: str) -> bool:
         return action_id in self._members
 
-    def add(self, action_id: str, from_us: int, to_us: int) -> None:
-        if self._members.get(action_id) == (from_us, to_us):
+    @property
+    def without_slot(self) -> int:
+        """Number of actions in it that are not STARTED."""
+        return sum(count for need, count in self._counts.items() if need.slot)
+
+    def lack_workers(self, slots: int) -> int:
+        """Return how many could begin with these free slots, if each had a worker."""
+        first, started = (self._counts[Need(slot=slot, worker=True)] for slot in (True, False))
+        return min(first, slots) + started
+
+    def add(self, action_id: str, from_us: int, need: Need) -> None:
+        member = (from_us, need)
+        if self._members.get(action_id) == member:
             return
-        self._members[action_id] = (from_us, to_us)
-        heapq.heappush(self._by_start, (from_us, action_id))
-        heapq.heappush(self._by_end, (to_us, action_id))
+        self.discard(action_id)
+        self._members[action_id] = member
+        self._counts[need] += 1
+        heapq.heappush(self._by_start.setdefault(need, []), (from_us, action_id))
 
     def discard(self, action_id: str) -> None:
-        self._members.pop(action_id, None)
+        member = self._members.pop(action_id, None)
+        if member is not None:
+            self._counts[member[1]] -= 1
 
-    def clear(self) -> None:
-        self._by_start.clear()
-        self._by_end.clear()
-        self._members.clear()
+    def clear_without_slot(self) -> None:
+        """Remove what is not STARTED: it is found again by its edge."""
+        for action_id in [i for i, (_, need) in self._members.items() if need.slot]:
+            self.discard(action_id)
 
-    def take(self, count: int) -> list[str]:
-        """Remove and return the next `count` actions to start, in order."""
-        taken: list[str] = []
-        while self._by_start and len(taken) < count:
-            from_us, action_id = heapq.heappop(self._by_start)
-            if self._members.get(action_id, (None,))[0] == from_us:
-                del self._members[action_id]
-                taken.append(action_id)
-        return taken
+    def take(self, *, slots: int, workers: int) -> str | None:
+        """Remove and return the next action that may begin with what is free; None without one."""
+        fitting = [
+            heap
+            for need, heap in self._by_start.items()
+            if slots >= need.slot and workers >= need.worker and self._first(need, heap)
+        ]
+        if not fitting:
+            return None
+        _, action_id = heapq.heappop(min(fitting, key=lambda heap: heap[0]))
+        self.discard(action_id)
+        return action_id
 
-    def take_ended(self, now_us: int) -> list[str]:
-        """Remove and return the actions whose window is over."""
-        taken: list[str] = []
-        while self._by_end and self._by_end[0][0] <= now_us:
-            to_us, action_id = heapq.heappop(self._by_end)
-            if self._members.get(action_id, (None, None))[1] == to_us:
-                del self._members[action_id]
-                taken.append(action_id)
-        return taken
-
-    def next_end_us(self) -> int | None:
-        """Return the earliest end of a queued action's window."""
-        while self._by_end:
-            to_us, action_id = self._by_end[0]
-            if self._members.get(action_id, (None, None))[1] == to_us:
-                return to_us
-            heapq.heappop(self._by_end)
-        return None
+    def _first(self, need: Need, heap: list[tuple[int, str]]) -> bool:
+        """Drop stale entries from the front; false where none is left."""
+        while heap and self._members.get(heap[0][1]) != (heap[0][0], need):
+            heapq.heappop(heap)
+        return bool(heap)

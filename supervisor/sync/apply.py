@@ -148,7 +148,7 @@ class Applying(msgspec.Struct):
         keys = [action_key(action.id) for action in sent]
         self.seen.update(keys)
         for key, action, stored in zip(keys, sent, self.read(keys), strict=True):
-            record = turn.decided(action.id) or stored
+            record = turn.newest(stored) if stored else turn.decided(action.id)
             if record is None:
                 self.undecided.add(key, action)
                 continue
@@ -171,13 +171,12 @@ class Applying(msgspec.Struct):
         """Decide entries by the present records, which other turns may have changed since."""
         sent = self.undecided.take(entries_max)
         for (_, action), stored in zip(sent, self.read([key for key, _ in sent]), strict=True):
-            record = turn.decided(action.id) or stored
+            record = turn.newest(stored) if stored else turn.decided(action.id)
             self._take(turn, *reconcile_sent(record, action, turn.now, turn.rules))
         left = min(entries_max - len(sent), len(self.missing))
         for missed in self.read([self.missing.popleft() for _ in range(left)]):
             if missed is not None:  # else it was damaged meanwhile
-                record = turn.decided(missed.action.id) or missed
-                self._take(turn, *reconcile_absent(record, turn.now, turn.rules))
+                self._take(turn, *reconcile_absent(turn.newest(missed), turn.now, turn.rules))
         if not self.undecided and not self.missing:
             self.phase = Phase.DONE
 

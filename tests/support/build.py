@@ -36,9 +36,11 @@ def record(state: State | None = None, *, attempt: int = 0, **changes: Any) -> R
     )
 
 
-def running(attempt: int = 1, stop: Any = None, **changes: Any) -> Record:
+def running(
+    attempt: int = 1, stop: Any = None, begun_us: int | None = None, **changes: Any
+) -> Record:
     run_id = new_run_id(GENERATION, "a", attempt)
-    run = OpenRun(run_id, NOW_US - HOUR_US, stop)
+    run = OpenRun(run_id, NOW_US - HOUR_US, stop, begun_us)
     return record(Running(run), attempt=attempt, **changes)
 
 
@@ -48,5 +50,6 @@ def result(attempt: int = 1, **changes: Any) -> RunResult:
         "cause": EndCause.EXITED,
         "ended_us": NOW_US,
         "exit_code": 0,
+        "begun_us": NOW_US - HOUR_US,
     }
     return RunResult(**(values | changes))

@@ -65,6 +65,7 @@ def records() -> Iterator[Record]:
     yield running()
     for stop in StopReason:
         yield running(stop=stop)
+        yield running(stop=stop, begun_us=NOW_US - 1)
     for last_ok in (True, False):
         yield record(Waiting(Hold(NOW_US, 1.0), last_ok), attempt=1)
     for status in TERMINAL:
@@ -85,7 +86,8 @@ def causes(of: Record, when: Instant) -> Iterator[Cause]:
         yield Cause(f"failure{more}", RunEnded(_end(of, when, exit_code=1)), rules)
         yield Cause(f"failure{more}", RunEnded(_end(of, when, cause=EndCause.WATCHDOG)), rules)
     yield Cause(
-        "cannot start", RunEnded(_end(of, when, exit_code=None, cause=EndCause.CANNOT_START))
+        "cannot start",
+        RunEnded(_end(of, when, exit_code=None, cause=EndCause.CANNOT_START, begun_us=None)),
     )
     yield Cause("daemon restart", DaemonStarted(kept=None))
 
@@ -156,22 +158,33 @@ def _label(old: Record, cause: Cause, when: Instant) -> str:
         case Null(), _ if old.attempt and label != "window open":
             return f"{label}, had a run"  # S11a
         case Running(run), RunEnded(ended):
-            return _end_label(run.stop, ended, label, late=when is AFTER)
+            never = run.begun_us is None and ended.begun_us is None
+            return _end_label(run.stop, ended, label, late=when is AFTER, never=never)
         case Running(run), DaemonStarted() if run.stop in STOPS_THAT_SETTLE:
-            return f"gone ({run.stop})"
+            return _gone(run.stop, never=run.begun_us is None)
         case Running(), DaemonStarted() if when is AFTER:
             return f"{label}, window over"
         case _:
             return label
 
 
-def _end_label(stop: StopReason | None, ended: RunResult, label: str, *, late: bool) -> str:
+def _end_label(
+    stop: StopReason | None, ended: RunResult, label: str, *, late: bool, never: bool
+) -> str:
     """Of a run that is being stopped the reason counts, and not how it exits (S13a)."""
     if stop in STOPS_THAT_SETTLE:
-        return f"gone ({stop})"
+        return _gone(stop, never=never)
+    if never and late:
+        return "never began, window over"
     if stop is StopReason.CHANGED:
         return f"gone ({stop}), window over" if late else f"gone ({stop})"
     return "exit, window over" if late and ended.cause is EndCause.EXITED else label
+
+
+def _gone(stop: StopReason | None, *, never: bool) -> str:
+    """Only at the end of its window it counts whether its script began (S13)."""
+    never = never and stop is StopReason.WINDOW_OVER
+    return f"gone ({stop}), never began" if never else f"gone ({stop})"
 
 
 def _end(of: Record, when: Instant, **changes: object) -> RunResult:

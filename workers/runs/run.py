@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from ...ipc.instants import restated_us
 from ...ipc.messages.runs import EndCause, Heartbeat, Run, RunResult, StopReason
 from ...ipc.paths import Runtime
 from ...ipc.sockets import Poller
@@ -56,6 +57,11 @@ def wall_us() -> int:
     return time.time_ns() // 1000
 
 
+def boot_seconds() -> float:
+    """Return the boot clock, which no step moves, in seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class ActiveRun:
     """A run whose script was started, and which has no result yet. `now` is in monotonic
     seconds, as are the instants of its deadlines."""
@@ -94,6 +100,7 @@ class ActiveRun:
         except CannotStartError:
             self._notify.close()
             raise
+        self._began_boot_seconds = boot_seconds()  # or, where it is held, at `_let_run`
         self._begins_at_monotonic = time.monotonic() + (order.not_before_us - wall_us()) / 1e6
         self._notify.admit(self._script.uid)
         self._tree = RunTree(
@@ -115,8 +122,16 @@ class ActiveRun:
 
     @property
     def began_us(self) -> int | None:
-        """The wall-clock instant at which the script began; None before that."""
-        return self._script.began_us or None
+        """The instant at which the script began, by the wall clock as it reads now; None before
+        that."""
+        if not self._script.began_us:
+            return None
+        return restated_us(
+            self._script.began_us,
+            self._began_boot_seconds,
+            now_us=wall_us(),
+            now_boot_seconds=boot_seconds(),
+        )
 
     def heartbeat(self) -> Heartbeat:
         """Return the next heartbeat of the run. Reaps strays on the way."""
@@ -174,6 +189,7 @@ class ActiveRun:
         wait_until(self._order.not_before_us, self._begins_at_monotonic + SET_BACK_SECONDS_MAX)
         if not self._script.let_run():
             return False
+        self._began_boot_seconds = boot_seconds()
         time.sleep(self._order.still_seconds)
         self._watchdog = Watchdog(self._order.watchdog_seconds, time.monotonic())
         return True
@@ -243,6 +259,7 @@ class ActiveRun:
             script_pid=self.script_pid,
             status_text=self._status_text,
             output_lost_bytes=self._pump.lost_bytes,
+            begun_us=self.began_us,
         )
 
 

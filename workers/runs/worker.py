@@ -126,10 +126,14 @@ class Worker:
             deadlines += [] if due is None else [due]
         return max(0.0, min(deadlines) - now)
 
-    def _say(self, message: FromWorker) -> None:
+    def _say(self, message: FromWorker) -> bool:
         """Send a message. One that does not get through is repeated, or can be done without."""
-        if not self._orphaned and not self._connection.send(message):
+        if self._orphaned:
+            return False
+        sent = self._connection.send(message)
+        if not sent:
             log.debug("Cannot send %s: the supervisor does not read", type(message).__name__)
+        return sent
 
     def _hear_supervisor(self, now: float) -> None:
         for _ in range(MESSAGES_PER_TURN_MAX):
@@ -210,8 +214,7 @@ class Worker:
         began_us = None if self._run is None else self._run.began_us
         if self._run is None or began_us is None or self._told_begun:
             return
-        self._told_begun = True
-        self._say(Started(self._order.run_id, self._run.script_pid, began_us))
+        self._told_begun = self._say(Started(self._order.run_id, self._run.script_pid, began_us))
 
     def _refuse(self, detail: str, now: float) -> None:
         assert self._order is not None

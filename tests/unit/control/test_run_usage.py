@@ -7,7 +7,7 @@ from geosched.ipc.instants import parse_instant
 from geosched.ipc.messages.runs import EndCause
 from geosched.ipc.messages.views import ActionView, RunView
 from geosched.supervisor.control.views import run_view
-from geosched.supervisor.core.model import RunRow
+from geosched.supervisor.core.model import Instant, RunRow
 from geosched.supervisor.runs.live_run import LiveRun
 
 NOW = parse_instant("2026-11-23T08:00:00.000Z")
@@ -15,7 +15,7 @@ ROW = RunRow("r", 1, NOW)
 
 
 def live() -> LiveRun:
-    return LiveRun("r", "a", 1, 0.0, rss_bytes=3 * 2**20, cpu_seconds=75.5)
+    return LiveRun("r", "a", 1, rss_bytes=3 * 2**20, cpu_seconds=75.5)
 
 
 def used(run: RunView) -> tuple[int | None, float | None]:
@@ -23,21 +23,21 @@ def used(run: RunView) -> tuple[int | None, float | None]:
 
 
 def test_a_run_that_lives_has_what_its_last_heartbeat_told():
-    assert used(run_view(ROW, live())) == (3 * 2**20, 75.5)
+    assert used(run_view(ROW, Instant(NOW), live())) == (3 * 2**20, 75.5)
 
 
 def test_a_run_that_is_over_or_of_an_earlier_daemon_uses_nothing():
     ended = live()
-    ended.end(EndCause.EXITED, "", NOW)
-    assert used(run_view(ROW, ended)) == (None, None)
-    assert used(run_view(ROW)) == (None, None)
+    ended.end(EndCause.EXITED, "", Instant(NOW))
+    assert used(run_view(ROW, Instant(NOW), ended)) == (None, None)
+    assert used(run_view(ROW, Instant(NOW))) == (None, None)
 
 
 @pytest.mark.parametrize(
     ("run", "shown"),
     [
-        (run_view(ROW, live()), ["script uses  3.0 MiB of memory, 1 m 16 s of CPU"]),
-        (run_view(ROW), []),
+        (run_view(ROW, Instant(NOW), live()), ["script uses  3.0 MiB of memory, 1 m 16 s of CPU"]),
+        (run_view(ROW, Instant(NOW)), []),
         (None, []),
     ],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 from geosched.ipc.actions import ExecutionStatus as S
+from geosched.ipc.instants import SECOND_US
 from geosched.ipc.messages.runs import EndCause, StopReason
 from geosched.supervisor.core.lifecycle import Rules, decide, first_seen
 from geosched.supervisor.core.model import (
@@ -13,6 +14,7 @@ from geosched.supervisor.core.model import (
     Null,
     Over,
     Reason,
+    Record,
     RunEnded,
     Running,
     Sent,
@@ -99,11 +101,45 @@ def test_s06_a_terminal_status_is_never_left(status, event):
     [(BEFORE, True, False), (NOW, True, True), (NOW, False, False)],
 )
 def test_s09_a_due_action_with_a_free_slot_starts(now, slot_free, starts):
-    change = decide(record(), Due(slot_free), now, RULES)
+    change = decide(record(), Due(slot_free=slot_free), now, RULES)
     assert (change is not None and change.after.status is S.STARTED) is starts
     if starts:
         assert change.effects == (StartRun(change.run.run_id),)
         assert (change.after.attempt, change.after.reason) == (1, Reason.DUE)
+
+
+@pytest.mark.parametrize("worker_free", [True, False])
+@pytest.mark.parametrize("slot_free", [True, False])
+@pytest.mark.parametrize(
+    "waits",
+    [record(), record(Waiting(Hold(NOW_US, 0.0), last_ok=True), attempt=1)],
+    ids=["first", "later"],
+)
+def test_s09_s12a_and_s15_no_attempt_begins_without_a_worker(waits, slot_free, worker_free):
+    """A later one has its slot, and what has no script needs no worker."""
+    due = Due(slot_free=slot_free, worker_free=worker_free)
+    has_slot = slot_free or waits.status is S.STARTED
+    assert (decide(waits, due, NOW, ALWAYS) is not None) is (has_slot and worker_free)
+    assert (decide(waits, due, NOW, RULES) is not None) is has_slot
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [record(), record(Waiting(Hold(NOW_US, 0.0), last_ok=True), attempt=1)],
+    ids=["first", "later"],
+)
+def test_s10_and_s12a_what_never_began_is_settled_at_the_end_of_its_window_and_not_ahead(waits):
+    due = Due(slot_free=True, worker_free=True)
+    a_moment_ahead = Instant(TO_US - SECOND_US).at(TO_US)
+    assert decide(waits, due, a_moment_ahead, ALWAYS) is None
+    assert decide(waits, due, Instant(TO_US), ALWAYS).after.status.terminal
+
+
+def test_s03_a_window_that_is_as_good_as_over_is_not_settled_ahead_by_a_pull_either():
+    a_moment_ahead = Instant(TO_US - SECOND_US).at(TO_US)
+    assert first_seen(action(), a_moment_ahead, RULES).after.status is S.NULL
+    change = decide(record(), Sent(action(app_names=())), a_moment_ahead, RULES)
+    assert change.after.status is S.NULL
 
 
 @pytest.mark.parametrize("cause", [EndCause.CANNOT_START, EndCause.NO_SCRIPT])
@@ -184,14 +220,12 @@ def test_s12a_after_so_many_restarts_in_a_row_the_last_exit_decides(exit_code, s
 @pytest.mark.parametrize(("last_ok", "status"), [(True, S.FINISHED), (False, S.FAILED)])
 def test_s12a_when_the_window_ends_between_attempts_the_last_exit_decides(last_ok, status):
     waiting = record(Waiting(Hold(NOW_US, 300.0), last_ok), attempt=3, reason=Reason.EXIT_CODE)
-    assert (
-        decide(waiting, Due(slot_free=False, hold_over=False), AFTER, RULES).after.status is status
-    )
+    assert decide(waiting, Due(hold_over=False), AFTER, RULES).after.status is status
 
 
 def test_s12a_a_back_off_that_is_over_leads_to_the_next_attempt_without_a_free_slot():
     waiting = record(Waiting(Hold(NOW_US, 1.0), last_ok=False), attempt=1, reason=Reason.SIGNAL)
-    change = decide(waiting, Due(slot_free=False), NOW, RULES)
+    change = decide(waiting, Due(), NOW, RULES)
     assert (change.after.attempt, change.changes_status) == (2, False)
     assert change.after.reason is Reason.SIGNAL
 
@@ -209,7 +243,7 @@ def test_s12a_from_the_fifth_attempt_on_a_restart_of_the_daemon_waits_too(attemp
 
 
 def test_s13_a_run_at_the_end_of_its_window_is_asked_to_stop():
-    change = decide(running(), Due(slot_free=False), AFTER, RULES)
+    change = decide(running(), Due(), AFTER, RULES)
     assert change.effects == (StopRun(change.after.state.run.run_id, StopReason.WINDOW_OVER),)
     assert change.after.status is S.STARTED
 
@@ -235,6 +269,8 @@ def test_s13a_a_stopped_run_is_settled_by_its_reason_however_the_script_takes_it
         (TO_US - 1, {"exit_code": 3}, S.FAILED),
         (TO_US - 1, {"cause": EndCause.WORKER_LOST}, S.FAILED),
         (TO_US - 1, {"exit_code": 0}, S.FINISHED),
+        (TO_US, {"cause": EndCause.WORKER_LOST}, S.FINISHED),
+        (TO_US, {"cause": EndCause.WORKER_SILENT, "begun_us": None}, S.WONT_FINISH),
     ],
 )
 @pytest.mark.parametrize("event", [RunEnded, DaemonStarted])
@@ -246,7 +282,58 @@ def test_s12_what_ends_of_itself_before_its_window_does_so_although_a_stop_was_r
     assert after.status is status
 
 
-@pytest.mark.parametrize("event", [Absent(), StopAsked(), Due(slot_free=False)])
+@pytest.mark.parametrize(
+    ("begun_us", "status", "reason"),
+    [
+        (TO_US - 1, S.FINISHED, Reason.WINDOW_OVER),
+        (TO_US, S.WONT_FINISH, Reason.WINDOW_MISSED),
+        (None, S.WONT_FINISH, Reason.WINDOW_MISSED),
+    ],
+)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"cause": EndCause.STOPPED, "stop_reason": StopReason.WINDOW_OVER},
+        {"cause": EndCause.EXITED, "exit_code": 3},
+        {"cause": EndCause.WORKER_LOST, "exit_code": None},
+        {"cause": EndCause.WORKER_SILENT, "exit_code": None},
+        {"cause": EndCause.CANNOT_START, "exit_code": None},
+    ],
+)
+@pytest.mark.parametrize("stop", [None, StopReason.WINDOW_OVER])
+@pytest.mark.parametrize("event", [RunEnded, DaemonStarted])
+def test_s13_at_the_end_of_its_window_a_run_is_finished_if_its_script_began_before(
+    event, stop, how, begun_us, status, reason
+):
+    ended = result(ended_us=TO_US, begun_us=begun_us, **how)
+    change = decide(running(stop=stop), event(ended), AFTER, RULES)
+    assert (change.after.status, change.after.reason) == (status, reason)
+    assert (change.run.reason, change.run.begun_us) == (reason, begun_us)
+
+
+@pytest.mark.parametrize(("begun_us", "status"), [(NOW_US - 1, S.FINISHED), (None, S.WONT_FINISH)])
+def test_s13_the_begin_that_was_recorded_with_the_stop_counts(begun_us, status):
+    stopping = decide(running(begun_us=begun_us), Due(), AFTER, RULES).after
+    ended = result(begun_us=None, cause=EndCause.WORKER_LOST, ended_us=AFTER.wall_us)
+    assert decide(stopping, RunEnded(ended), AFTER, RULES).after.status is status
+
+
+def test_s15_a_run_that_had_begun_is_finished_though_its_new_end_is_before_its_begin():
+    stopping = decide(running(), Sent(action(to_us=NOW_US - HOUR_US)), NOW, RULES).after
+    ended = result(begun_us=NOW_US - 1, cause=EndCause.STOPPED, stop_reason=StopReason.WINDOW_OVER)
+    assert decide(stopping, RunEnded(ended), NOW, RULES).after.status is S.FINISHED
+
+
+@pytest.mark.parametrize(("begun_us", "status"), [(NOW_US, S.FINISHED), (None, S.WONT_FINISH)])
+def test_s15_what_was_replaced_and_waits_until_its_end_is_finished_if_it_had_begun(
+    begun_us, status
+):
+    ended = result(begun_us=begun_us, cause=EndCause.STOPPED, stop_reason=StopReason.CHANGED)
+    waiting = decide(running(stop=StopReason.CHANGED), RunEnded(ended), NOW, RULES).after
+    assert decide(waiting, Due(), AFTER, ALWAYS).after.status is status
+
+
+@pytest.mark.parametrize("event", [Absent(), StopAsked(), Due()])
 @pytest.mark.parametrize("stop", FINAL_STOPS)
 def test_s13a_a_stop_has_one_reason_the_first(stop, event):
     change = decide(running(stop=stop), event, AFTER, RULES)
@@ -259,7 +346,7 @@ def test_s13a_a_stop_has_one_reason_the_first(stop, event):
     [
         (Absent(), NOW, StopReason.WITHDRAWN),
         (StopAsked(), NOW, StopReason.OPERATOR),
-        (Due(slot_free=False), AFTER, StopReason.WINDOW_OVER),
+        (Due(), AFTER, StopReason.WINDOW_OVER),
     ],
 )
 def test_s13a_a_stop_because_of_a_change_is_overtaken(event, now, stop):
@@ -280,7 +367,7 @@ def test_s15_changed_work_stops_the_run_and_starts_it_again_with_the_new_values(
     assert stopping.after.state.run.stop is StopReason.CHANGED
     ended = result(cause=EndCause.STOPPED, stop_reason=StopReason.CHANGED, signal=15)
     replaced = decide(stopping.after, RunEnded(ended), NOW, RULES)
-    again = decide(replaced.after, Due(slot_free=False), NOW, RULES)
+    again = decide(replaced.after, Due(), NOW, RULES)
     assert (again.after.attempt, again.after.status) == (2, S.STARTED)
     assert not stopping.changes_status
     assert not replaced.changes_status
@@ -325,6 +412,10 @@ def test_s16_a_script_that_is_done_while_the_daemon_leaves_is_finished():
     assert change.after.status is S.FINISHED
 
 
+def ran_until_the_end() -> Record:
+    return running(stop=StopReason.WINDOW_OVER, begun_us=NOW_US)
+
+
 STOPPED_BY_OPERATOR = result(cause=EndCause.STOPPED, stop_reason=StopReason.OPERATOR)
 ORPHANED = result(cause=EndCause.STOPPED, stop_reason=StopReason.ORPHANED, exit_code=0)
 
@@ -336,7 +427,8 @@ ORPHANED = result(cause=EndCause.STOPPED, stop_reason=StopReason.ORPHANED, exit_
         (running(), result(exit_code=3), AFTER, S.FAILED, Reason.EXIT_CODE),
         (running(wanted=False), result(), NOW, S.FINISHED, Reason.COMPLETED),
         (running(stop=StopReason.OPERATOR), None, NOW, S.WONT_FINISH, Reason.OPERATOR),
-        (running(stop=StopReason.WINDOW_OVER), None, AFTER, S.FINISHED, Reason.WINDOW_OVER),
+        (running(stop=StopReason.WINDOW_OVER), None, AFTER, S.WONT_FINISH, Reason.WINDOW_MISSED),
+        (ran_until_the_end(), None, AFTER, S.FINISHED, Reason.WINDOW_OVER),
         (running(stop=StopReason.WITHDRAWN), ORPHANED, NOW, S.WONT_FINISH, Reason.WITHDRAWN),
         (running(), STOPPED_BY_OPERATOR, NOW, S.WONT_FINISH, Reason.OPERATOR),
         (running(wanted=False), None, NOW, S.WONT_FINISH, Reason.WITHDRAWN),
@@ -362,7 +454,7 @@ def test_s02_a_back_off_goes_on_after_a_restart_of_the_daemon():
 def test_s19_while_the_clock_is_untrusted_windows_neither_begin_nor_end():
     untrusted = Instant(NOW_US, trusted=False)
     assert decide(record(), Due(slot_free=True), untrusted, RULES) is None
-    assert decide(running(), Due(slot_free=False), UNTRUSTED_AFTER, RULES) is None
+    assert decide(running(), Due(), UNTRUSTED_AFTER, RULES) is None
     assert decide(record(), Absent(), untrusted, RULES).after.status is S.WONT_START
     assert decide(running(), RunEnded(result()), untrusted, RULES).after.status is S.FINISHED
 

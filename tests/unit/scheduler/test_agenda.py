@@ -6,7 +6,7 @@ import pytest
 from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.core.model import Hold, Instant, Null, Record, Waiting
 from geosched.supervisor.scheduler.agenda import Agenda
-from support.build import HOUR_US, NOW_US, record, running
+from support.build import HOUR_US, NOW_US, RULES, record, running
 
 FROM_US, TO_US = NOW_US - HOUR_US, NOW_US + HOUR_US
 
@@ -23,7 +23,7 @@ def held(seconds: float, *, waiting: bool = True, since: float = 0.0, **changes:
 
 
 def noted(*records: Record, now: Instant | None = None) -> Agenda:
-    agenda = Agenda()
+    agenda = Agenda(RULES)
     for each in records:
         agenda.note(each, now or at())
     return agenda
@@ -41,19 +41,19 @@ def test_what_is_due_is_queued_and_what_is_not_yet_due_is_not():
 def test_an_untrusted_clock_queues_nothing():
     agenda = noted(record(), now=at(trusted=False))
     agenda.release(record(), at(trusted=False))
-    assert len(agenda.queue) == 0
+    assert agenda.queue.without_slot == 0
 
 
 def test_what_started_leaves_the_queue():
     agenda = noted(record())
     agenda.note(running(), at())
-    assert len(agenda.queue) == 0
+    assert agenda.queue.without_slot == 0
 
 
 def test_what_moved_into_the_future_leaves_the_queue():
     agenda = noted(record())
     agenda.note(record(from_us=NOW_US + HOUR_US, to_us=NOW_US + 2 * HOUR_US), at())
-    assert len(agenda.queue) == 0
+    assert agenda.queue.without_slot == 0
 
 
 # --- holds ------------------------------------------------------------------------------
@@ -104,17 +104,17 @@ def test_an_untrusted_clock_at_start_waits_the_whole_hold():
 
 def test_a_null_action_is_not_queued_while_it_is_held():
     agenda = noted(held(30.0, waiting=False))
-    assert len(agenda.queue) == 0
+    assert agenda.queue.without_slot == 0
     assert agenda.take_released(at(30.0)) == ["a"]
     agenda.release(held(30.0, waiting=False), at(30.0))
-    assert agenda.queue.take(1) == ["a"]
+    assert agenda.queue.take(slots=1, workers=0) == "a"
 
 
 def test_a_released_action_waits_for_its_window():
     later = held(30.0, waiting=False, from_us=NOW_US + HOUR_US, to_us=NOW_US + 2 * HOUR_US)
     agenda = noted(later)
     agenda.release(later, at(30.0))
-    assert len(agenda.queue) == 0
+    assert agenda.queue.without_slot == 0
 
 
 def test_a_hold_of_what_started_meanwhile_counts_no_more():
@@ -145,12 +145,12 @@ def test_looking_again_begins_at_the_first_edge():
     agenda.cursor = (NOW_US, b"key")
     agenda.look_again(at())
     assert agenda.cursor is None
-    assert len(agenda.queue) == 0
+    assert agenda.queue.without_slot == 0
     assert agenda.may_look(at())
 
 
 def test_a_store_that_failed_is_looked_at_after_a_while():
-    agenda = Agenda()
+    agenda = Agenda(RULES)
     agenda.look_again(at(), in_seconds=5.0)
     assert not agenda.may_look(at(4.9))
     assert agenda.may_look(at(5.0))
@@ -161,7 +161,7 @@ def test_a_store_that_failed_is_looked_at_after_a_while():
 
 
 def test_with_nothing_ahead_there_is_no_deadline():
-    assert Agenda().next_deadline(None, at()) is None
+    assert Agenda(RULES).next_deadline(None, at()) is None
 
 
 def test_the_deadline_is_the_earliest_of_edge_end_and_hold():
@@ -174,7 +174,7 @@ def test_the_deadline_is_the_earliest_of_edge_end_and_hold():
 def test_while_the_clock_is_not_trusted_no_edge_wakes_the_loop():
     agenda = noted(held(30.0))
     assert agenda.next_deadline(NOW_US - SECOND_US, at(trusted=False)) == 1030.0
-    assert Agenda().next_deadline(NOW_US - SECOND_US, at(trusted=False)) is None
+    assert Agenda(RULES).next_deadline(NOW_US - SECOND_US, at(trusted=False)) is None
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def ahead(milliseconds: float) -> Instant:
 
 
 def test_all_clocks_of_an_instant_ahead_are_ahead_by_the_same():
-    assert ahead(250) == Instant(NOW_US + 250_000, 1000.25, 2000.25)
+    assert ahead(250) == Instant(NOW_US + 250_000, 1000.25, 2000.25, ahead_us=250_000)
 
 
 @pytest.mark.parametrize(
