@@ -27,6 +27,7 @@ from ...ipc.messages.runs import (
     ToWorker,
 )
 from ...ipc.sockets import Peer, ProtocolError, Server
+from ...workers.host import procfs
 from ...workers.host.liveness import LOOK_SECONDS_MAX, JudgeClock, is_silent
 from ..core.model import Instant
 from ..host.children import Children
@@ -34,7 +35,7 @@ from ..participant import News, Participant
 from .cleanup import RunCleanup
 from .fork_pace import ForkPace
 from .live_run import LiveRun, looks_of
-from .pooled_worker import PooledWorker
+from .pooled_worker import ActivityOf, PooledWorker
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +71,14 @@ class Pool(Participant):
         children: Children,
         cleanup: RunCleanup,
         judge: JudgeClock,
+        *,
+        activity_of: ActivityOf = procfs.activity,
     ) -> None:
         self.server = server
         self.children = children
         self.cleanup = cleanup
         self.judge = judge
+        self._activity_of = activity_of
         self.runs: dict[str, LiveRun] = {}
         self.ended: list[RunResult] = []
         self.bad_messages = 0
@@ -432,7 +436,7 @@ class Pool(Participant):
             return
         self._look_at_monotonic = now.monotonic_seconds + LOOK_SECONDS_MAX
         for worker in self._workers.values():
-            if worker.hangs(self.judge.seconds):
+            if worker.hangs(self.judge.seconds, self._activity_of):
                 self.children.kill(worker.name)
 
     def _ready_workers(self) -> list[PooledWorker]:

@@ -1,10 +1,14 @@
 """A worker as the pool knows it: forked, ready, with a run, leaving."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import msgspec
 
 from ...ipc.sockets import Peer
-from ...workers.host import procfs
-from ...workers.host.liveness import HangJudge
+from ...workers.host.liveness import Activity, HangJudge
+
+ActivityOf: TypeAlias = Callable[[int], Activity | None]
 
 #: A worker hangs that is to become ready, or to leave, and neither ran nor was runnable for this
 #: long, or used this much processor time over it.
@@ -57,9 +61,9 @@ class PooledWorker(msgspec.Struct):
             cpu_seconds_max=CPU_SECONDS_MAX,
         )
 
-    def hangs(self, judged_seconds: float) -> bool:
+    def hangs(self, judged_seconds: float, activity_of: ActivityOf) -> bool:
         """It does nothing of what is expected of it. Its zygote answers for one that is not forked
         yet."""
         if self.judge is None or self.pid is None:
             return False
-        return self.judge.hangs(judged_seconds, procfs.activity(self.pid))
+        return self.judge.hangs(judged_seconds, activity_of(self.pid))

@@ -59,8 +59,8 @@ class Agenda:
 
     def release(self, record: Record, now: Instant) -> None:
         """Queue an action that waits, and that no hold delays."""
-        action = record.action
-        if _waits(record, now) and action.id not in self._held:
+        action, waits = record.action, _waits(record, now)
+        if waits and action.id not in self._held:
             slot, worker = isinstance(record.state, Null), self.rules.has_script(action)
             self.queue.add(action.id, action.from_us, Need(slot=slot, worker=worker))
         else:

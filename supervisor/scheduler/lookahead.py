@@ -123,11 +123,14 @@ class Lookahead(Participant):
         self._pool.arm(near + queued, min(free - near, self.settings.spare_workers))
 
     def _near(self, now: Instant, horizon_us: int, most: int) -> tuple[int | None, list[int]]:
-        """Return the first edge within the horizon, and the edges at which a run may start."""
+        """Return the first edge within the horizon, and the edges at which a run may start. Those
+        that are reached are queued, or will be in the next turn."""
         if not most or not now.trusted:
             return None, []
         limit = most + len(self._pool.runs)  # the ends of those are among them
-        near = self._db.due(self._agenda.cursor, now.wall_us + horizon_us, limit)
+        reached_us = now.wall_us if self._reached is None else self._reached.wall_us
+        edges = self._db.due(self._agenda.cursor, now.wall_us + horizon_us, limit)
+        near = [(edge_us, key) for edge_us, key in edges if edge_us > reached_us]
         if not near:
             return None, []
         running = {action_key(run.action_id) for run in self._pool.runs.values()}

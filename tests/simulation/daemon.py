@@ -145,7 +145,8 @@ class WatchedPool(Pool):
             for due in run.deadlines(once_a_second)
             if due != once_a_second
         ]
-        return min(every, default=None)
+        waits = (self._promise_at_monotonic, self._pace.next_deadline(now.monotonic_seconds))
+        return min((due for due in (*every, *waits) if due is not None), default=None)
 
 
 class WatchedExchanges(ExchangeRunner):
@@ -217,7 +218,7 @@ class SimulatedDaemon:
             self.exchanges,
             lambda name, pid: SimulatedSynchroniser(world, self.exchanges, self.backend, name, pid),
         )
-        oracle.daemon_starts(self.db, settings.daemon.clock_wait_seconds)
+        oracle.daemon_starts(self.db, self.workers.free, settings.daemon.clock_wait_seconds)
         clock = WatchedClock(
             mark_us=self.db.meta.clock_mark_us,
             wait_seconds=settings.daemon.clock_wait_seconds,
@@ -226,7 +227,13 @@ class SimulatedDaemon:
         )
         clock.oracle = oracle
         now = clock.read()
-        pool = WatchedPool(self.workers, children, leftovers, JudgeClock(now.monotonic_seconds))
+        pool = WatchedPool(
+            self.workers,
+            children,
+            leftovers,
+            JudgeClock(now.monotonic_seconds),
+            activity_of=host.activity,
+        )
         pool.oracle, pool.host = oracle, host
         backoff = Backoff(settings.daemon.runtime_dir / "backoff", now, chance=world.random.random)
         self.exchange_runner = exchange_runner = WatchedExchanges(
@@ -238,7 +245,8 @@ class SimulatedDaemon:
         )
         exchange_runner.oracle, exchange_runner.held_by = oracle, self.backend
         self.poller = poller = SimulatedPoller(world, oracle)
-        agenda = Agenda()
+        rules = rules_of(settings, self.db.meta.generation)
+        agenda = Agenda(rules)
         lookahead = WatchedLookahead(self.db, pool, agenda, settings.daemon)
         lookahead.oracle = oracle
         sync = SyncManager(
@@ -264,7 +272,7 @@ class SimulatedDaemon:
                 record, at, self.settings, instance="simulated", inherited={}
             ),
         )
-        loop = poller.loop = Loop(parts, settings, rules_of(settings, self.db.meta.generation))
+        loop = poller.loop = Loop(parts, settings, rules)
         return loop
 
     # --- its life -----------------------------------------------------------------------------

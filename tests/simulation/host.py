@@ -9,11 +9,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from geosched.ipc.messages.runs import FromWorker, Run, RunResult, ToWorker
+from geosched.ipc.messages.runs import (
+    FromWorker,
+    Ready,
+    Release,
+    Run,
+    RunResult,
+    Started,
+    ToWorker,
+)
 from geosched.ipc.sockets import Peer
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.children import Child
 from geosched.supervisor.participant import News, Participant
+from geosched.workers.host.liveness import Activity
 
 from .workers import Script, Worker, ready
 from .world import DeathError, KilledError, World
@@ -26,6 +35,7 @@ class Watcher(Protocol):
     """Who hears what processes do, to judge the daemon by it."""
 
     def script_starts(self, run_id: str, action_id: str) -> None: ...
+    def begin_is_heard(self, run_id: str) -> None: ...
     def worker_saw_end(self, result: RunResult) -> None: ...
     def run_is_sent(self, order: Run) -> None: ...
 
@@ -76,6 +86,13 @@ class Host:
                 worker.exits(script, code, None)  # of itself, and no daemon hears it
             self.world.after(0.005, worker.lose_daemon)
 
+    def activity(self, pid: int) -> Activity | None:
+        """A process does something while it is not frozen."""
+        worker = next((one for one in self.workers.values() if one.pid == pid), None)
+        if worker is None:
+            return None
+        return Activity(0, 0.0, runnable=not worker.frozen)
+
     def power_is_cut(self, *, keeps_results: bool) -> None:
         self.workers.clear()
         self.scripts.clear()
@@ -92,6 +109,7 @@ class Line:
         self.processes: dict[str, Process] = {}
         self.news = News()
         self.closed = False
+        self.free: set[str] = set()  # workers that said they are ready, as the daemon knows it
         self._host = host
         self._beats = beats
         self._mail: deque[tuple[Peer, Any]] = deque()
@@ -113,13 +131,20 @@ class Line:
             return False
         if isinstance(message, Run):
             self._host.oracle.run_is_sent(message)
+        if isinstance(message, Run | Release):
+            self.free.discard(routing_id.decode())
         process.hear(message)
         self._host.step()
         return True
 
     def drain(self, messages_max: int) -> Iterator[tuple[Peer, FromWorker]]:
         for _ in range(min(messages_max, len(self._mail))):
-            yield self._mail.popleft()
+            peer, message = self._mail.popleft()
+            if isinstance(message, Ready):
+                self.free.add(peer.routing_id.decode())
+            if isinstance(message, Started):
+                self._host.oracle.begin_is_heard(message.run_id)
+            yield peer, message
         if not self._beats:
             return
         for worker in list(self._host.workers.values()):
@@ -156,6 +181,7 @@ class Children(Participant):
             line.news = News()
         for name in news.gone:
             self._known.pop(name, None)
+            self._workers.free.discard(name)
 
     def get(self, name: str) -> Child | None:
         return self._known.get(name)

@@ -5,9 +5,10 @@ did against the rules (`rules.py`), by the truth and never by the daemon's own w
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import msgspec
 from geosched.ipc.actions import Action, ExecutionStatus
 from geosched.ipc.instants import SECOND_US
 from geosched.ipc.messages.runs import Run, RunResult, StopReason
@@ -38,6 +39,10 @@ LATE_US_MAX = 3_000
 #: A turn decides no further ahead than this; nothing happens ahead, but for rounding.
 AHEAD_US_MAX = 1_500_000
 ROUNDED_US_MAX = 1
+#: What is no step of the clock.
+STEP_US_MIN = 600_000
+#: For so long a worker may wait for others, so that their runs share a commit.
+TOGETHER_SECONDS_MAX = 0.015
 #: Turns in a row that took no time, and turns in ten seconds: more of them is spinning.
 INSTANT_TURNS_MAX = 60
 TURNS_IN_TEN_SECONDS_MAX = 1_500
@@ -53,6 +58,11 @@ class RunSeen:
     stop: StopReason | None = None
     sent_us: int | None = None
     result: RunResult | None = None
+    fails: bool = False  # there is no script for its type
+    begun_boot_us: int | None = None  # when its script really began
+    begun_wall_us: int = 0
+    begin_heard_by: int = 0  # the number of the daemon that was told so
+    until_us: int | None = None  # the end of its window, when it was asked to stop for that
 
 
 @dataclass(slots=True)
@@ -127,12 +137,12 @@ class Oracle:
         self.commits = 0
         self.changes = 0
         self.statuses: Counter[str] = Counter()
-        self.now = Moment(0, False, 0)
-        self._read_us = 0  # what the clock read at the beginning of the turn
+        self.now = Moment(0, False, 0, 0)
         self._mark_us = 0
         self._was_synchronised = False
         self._believe_from_us = 0
         self._begun_us = 0
+        self._free: Collection[str] = ()  # workers that are ready and have no run
         self._heard: list[str] = []
         self._started: list[tuple[int, str]] = []
         self._instant_turns = 0
@@ -141,8 +151,9 @@ class Oracle:
 
     # --- a daemon begins ------------------------------------------------------------------
 
-    def daemon_starts(self, db: DaemonDB, wait_seconds: float) -> None:
+    def daemon_starts(self, db: DaemonDB, free: Collection[str], wait_seconds: float) -> None:
         self.daemon += 1
+        self._free = free
         self.phase = Phase.STARTING
         self._mark_us, self._was_synchronised = db.meta.clock_mark_us, False
         self._believe_from_us = self.world.boot_us + round(wait_seconds * SECOND_US)
@@ -175,14 +186,13 @@ class Oracle:
             self._mark_us = instant.wall_us
         trusted = believed or self.world.boot_us >= self._believe_from_us
         self._demand(instant.trusted == trusted, "", f"S19: trusted is {instant.trusted}")
-        self.now = Moment(instant.wall_us, trusted, self.world.monotonic_us)
-        self._read_us = instant.wall_us
+        self.now = Moment(instant.wall_us, trusted, self.world.monotonic_us, instant.wall_us)
 
     def turn_is_for(self, instant: Instant) -> None:
         """What is decided for an edge that is a moment ahead, is decided as of that."""
         ahead = instant.wall_us - self.now.wall_us
         self._demand(0 <= ahead <= AHEAD_US_MAX, "", f"S9: decides {ahead} us ahead")
-        self.now = Moment(instant.wall_us, self.now.trusted, self.now.monotonic_us)
+        self.now = replace(self.now, wall_us=instant.wall_us)
 
     # --- what really happens ----------------------------------------------------------------
 
@@ -206,8 +216,16 @@ class Oracle:
             from_us = self.runs[run_id].action.from_us
             early = from_us - self.world.wall_us > ROUNDED_US_MAX
             self._demand(not early, action_id, "S9: its script starts before its window")
+        run = self.runs.get(run_id)
+        if run is not None:
+            run.begun_boot_us, run.begun_wall_us = self.world.boot_us, self.world.wall_us
         other = [s for s in self.living.values() if getattr(s, "action_id", "") == action_id]
         self._demand(not other, action_id, "S17: two runs of one action")
+
+    def begin_is_heard(self, run_id: str) -> None:
+        run = self.runs.get(run_id)
+        if run is not None:
+            run.begin_heard_by = self.daemon
 
     def worker_saw_end(self, result: RunResult) -> None:
         self.world.note(
@@ -260,7 +278,8 @@ class Oracle:
         action_id, after = change.after.action.id, change.after
         seen = self.known.get(action_id)
         before = None if seen is None else seen.record
-        self._demand(before == change.before, action_id, "law 5: it was not what it replaces")
+        replaced = None if change.before is None else _as_stored(change.before, before)
+        self._demand(before == replaced, action_id, "law 5: it was not what it replaces")
         self.world.note("%s: %s", action_id, _shown(after))
         for broken in rules.broken(self._case(seen, change)):
             raise BrokenRuleError(f"{action_id}: {broken}\n  from {before}\n  to   {after}")
@@ -274,7 +293,6 @@ class Oracle:
             before=None if seen is None else seen.record,
             after=change.after,
             now=self.now,
-            wall_us=self._read_us,
             phase=Phase.STARTING if run and run.daemon != self.daemon else self.phase,
             sent=self.told.of(change.after.action.id),
             stop_asked=change.after.action.id in self.stops_asked,
@@ -287,7 +305,40 @@ class Oracle:
             full=self.started >= self.max_running,
             policy=self.policies.get(change.after.action.type),
             waited_seconds=self._waited(seen),
+            worker_free=self.workers_free > 0,
+            began=None if run is None else self._began(run, change.after.action),
+            begin_known=run is not None and self._begin_known(run, seen),
         )
+
+    @property
+    def workers_free(self) -> int:
+        """Workers that are ready, as the daemon knows it, and promised to none of its runs."""
+        mine = (run for run in self.runs.values() if run.daemon == self.daemon)
+        promised = sum(run.sent_us is None and not run.fails for run in mine)
+        return len(self._free) - promised
+
+    def _began(self, run: RunSeen, action: Action) -> bool | None:
+        """Whether its script really began before its window was over; None where a step of the
+        clock since then makes that hard to tell."""
+        if run.begun_boot_us is None:
+            return False
+        begun_us = self.world.wall_us - (self.world.boot_us - run.begun_boot_us)
+        until_us = action.to_us if run.until_us is None else run.until_us
+        stepped = abs(begun_us - run.begun_wall_us) > ROUNDED_US_MAX
+        if stepped and abs(begun_us - until_us) < STEP_US_MIN:
+            return None
+        if run.until_us is not None and stepped:
+            return None  # its end was noted before the step, perhaps
+        return begun_us < until_us
+
+    def _begin_known(self, run: RunSeen, seen: Seen | None) -> bool:
+        """Whether somebody told the daemon, or its record, that the script began."""
+        assert seen is not None
+        assert isinstance(seen.record.state, Running)
+        if seen.record.state.run.begun_us is not None or run.begin_heard_by == self.daemon:
+            return True
+        told = self.kept.get(run.run_id) if self.phase is Phase.STARTING else run.result
+        return told is not None and told.begun_us is not None
 
     def _waited(self, seen: Seen | None) -> float | None:
         """Since its state last changed; None where the clocks it was measured by moved."""
@@ -308,11 +359,14 @@ class Oracle:
         for effect in change.effects:
             if isinstance(effect, StartRun):
                 seen.run = RunSeen(effect.run_id, after.action, self.daemon)
+                seen.run.fails = after.action.type not in self.policies
                 self.runs[effect.run_id] = seen.run
-                if old.status is NULL:
+                if old.status is NULL and not seen.run.fails:
                     self._started.append((after.action.from_us, action_id))
         if isinstance(after.state, Running):
             assert seen.run is not None
+            if after.state.run.stop is StopReason.WINDOW_OVER is not seen.run.stop:
+                seen.run.until_us = min(old.action.to_us, self.now.wall_us)
             seen.run.stop = after.state.run.stop
         elif seen.run is not None:
             self.runs.pop(seen.run.run_id, None)
@@ -357,10 +411,12 @@ class Oracle:
         for action_id, seen in self.open.items():
             for overdue in rules.overdue(seen.record, self.now):
                 raise BrokenRuleError(f"{action_id}: {overdue}: {seen.record}")
-            if self._may_start(seen):
+            if self._may_start(seen) and seen.record.action.type in self.policies:
                 left.append((seen.record.action.from_us, action_id))
         if left:
-            full = self.started >= self.max_running
+            waiting = sum(isinstance(seen.record.state, Waiting) for seen in self.open.values())
+            few = self.workers_free < len(left) + waiting  # the others may follow in a moment
+            full = few or self.started >= self.max_running
             self._demand(full, left[0][1], "S9: it is due, there is room, and it does not start")
             fair = not started or max(started) < min(left)
             self._demand(fair, min(left)[1], "S14: another one started before it")
@@ -390,6 +446,8 @@ class Oracle:
         self._count_turn(seconds)
         if not idle:
             return
+        if seconds > TOGETHER_SECONDS_MAX and self.workers_free > 0:
+            self._none_waits_for_a_worker()
         until_us = self.world.wall_us + round(seconds * SECOND_US) - LATE_US_MAX
         for action_id, seen in self.open.items():
             edge_us = rules.next_edge_us(seen.record, self.now)
@@ -397,10 +455,17 @@ class Oracle:
                 raise BrokenRuleError(
                     f"{action_id}: S13: sleeps {seconds} s, past an edge: {seen.record}"
                 )
-            late = self.waits_too_long(seen)
-            self._demand(not late, action_id, "S12a: its back-off is over, and it waits")
         if trust_in is not None:
             self._demand(seconds <= trust_in + 0.01, "", "S19: sleeps past clock_wait")
+
+    def _none_waits_for_a_worker(self) -> None:
+        """A worker that is ready does not go on being so while an action waits for it."""
+        full = self.started >= self.max_running
+        for action_id, seen in self.open.items():
+            late = self.waits_too_long(seen) and not rules.missed(seen.record, self.now)
+            self._demand(not late, action_id, "S12a: its back-off is over, and it waits")
+            left = self._may_start(seen) and not full
+            self._demand(not left, action_id, "S9: it is due, there is a worker, and it waits")
 
     def _count_turn(self, seconds: float) -> None:
         self._instant_turns = self._instant_turns + 1 if seconds <= 0 else 0
@@ -442,6 +507,16 @@ class Oracle:
     def _demand(self, holds: bool, what: str, rule: str) -> None:
         if not holds:
             raise BrokenRuleError(f"{what}: {rule}")
+
+
+def _as_stored(record: Record, stored: Record | None) -> Record:
+    """The record without what the daemon's pool has told it of its run."""
+    match record.state, stored and stored.state:
+        case Running(run), Running(known) if run.run_id == known.run_id:
+            return msgspec.structs.replace(
+                record, state=Running(msgspec.structs.replace(run, begun_us=known.begun_us))
+            )
+    return record
 
 
 def _shown(record: Record) -> str:

@@ -43,6 +43,7 @@ class Moment:
     wall_us: int
     trusted: bool
     monotonic_us: int
+    read_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,14 @@ class Case:
     `sent`: what the backend sent of it, newest last (None: absent); several, while a
     snapshot is being applied. The run is the one open before: its recorded stop, the
     action as it was started with, its worker's word, the kept result, whether it lives.
-    `now` is what the turn decides as of, a moment ahead perhaps of what the clock reads.
+    `began`: its script did, before its window was over (None: hard to tell), and by
+    `begin_known` the daemon was told. `now` is what the turn decides as of, a moment ahead
+    perhaps of what the clock reads.
     """
 
     before: Record | None
     after: Record
     now: Moment
-    wall_us: int
     phase: Phase
     sent: list[Action | None]
     stop_asked: bool
@@ -71,6 +73,9 @@ class Case:
     full: bool
     policy: RestartPolicy | None
     waited_seconds: float | None
+    worker_free: bool
+    began: bool | None
+    begin_known: bool
 
     @property
     def old(self) -> ExecutionStatus:
@@ -92,6 +97,11 @@ class Case:
     def over(self) -> bool:
         """By a trusted clock, its window is over."""
         return self.now.trusted and self.after.action.to_us <= self.now.wall_us
+
+    @property
+    def missed(self) -> bool:
+        """By a trusted clock's own reading, its window is over."""
+        return missed(self.after, self.now)
 
     @property
     def starts(self) -> bool:
@@ -155,6 +165,8 @@ def _s09_start(case: Case) -> Iterator[str]:
         yield "S9: started before fromDate"
     if case.over:
         yield "S9: started after toDate"
+    if case.policy is not None and not case.worker_free:
+        yield "S9: committed without a worker that is ready"
     if first and case.full:
         yield "S14: more than max_running"
     if case.waited_seconds is not None and case.waited_seconds < _back_off(case):
@@ -174,7 +186,7 @@ def _back_off(case: Case) -> float:
 
 def _s10_never_started(case: Case) -> Iterator[str]:
     """S4, S10, S11a: NULL to its end without another run."""
-    if not case.withdrawn and not case.over:
+    if not case.withdrawn and not case.missed:
         yield "S10: it is wanted, and its window is not over"
     expected = WONT_FINISH if case.after.attempt else WONT_START
     if case.new is not expected:
@@ -224,7 +236,9 @@ def _s12a_waiting(case: Case) -> Iterator[str]:
     if not case.new.terminal:
         return
     allowed = set()
-    if case.over:
+    if case.missed and not case.before.state.last_begun:
+        allowed.add(WONT_FINISH)
+    elif case.missed:
         allowed.add(FINISHED if case.before.state.last_ok else FAILED)
     if case.withdrawn or case.stop_asked:
         allowed.add(WONT_FINISH)
@@ -249,7 +263,7 @@ def _ended_before(case: Case, result: RunResult | None) -> bool:
     worker is lost."""
     if result is None:
         heard = case.run_given and case.phase is not Phase.STARTING
-        return heard and case.wall_us < case.after.action.to_us
+        return heard and case.now.read_us < case.after.action.to_us
     return result.cause is not EndCause.STOPPED and result.ended_us < case.after.action.to_us
 
 
@@ -265,12 +279,14 @@ def _expected(case: Case) -> set[str]:
         reason = result.stop_reason  # S13a, where its record could not be written
     if starting and result is not None and reason is None:
         return _ended_of_itself(case, result)  # S2, first
+    if reason is StopReason.WINDOW_OVER:
+        return _window_over(case)
     if reason in OUTCOME_OF_STOP:
         return {OUTCOME_OF_STOP[reason].value}
     if starting:
         return {_s2(case)}
     if reason is StopReason.CHANGED and case.phase is Phase.TURN:
-        return {FINISHED.value if case.over else "waiting"}
+        return _window_over(case) if case.missed else {"waiting"}
     if reason is not None:
         return set()  # S16
     if case.phase is Phase.LEAVING and (result is None or result.signal is not None):
@@ -288,15 +304,26 @@ def _s2(case: Case) -> str:
 
 def _ended_of_itself(case: Case, result: RunResult) -> set[str]:
     """S12, S12a, S13: by how its script ended, and when."""
+    late = case.now.trusted and result.ended_us >= case.after.action.to_us
+    if late and result.cause is not EndCause.WATCHDOG:
+        return _window_over(case)
     exited = result.cause is EndCause.EXITED
-    if exited and case.now.trusted and result.ended_us >= case.after.action.to_us:
-        return {FINISHED.value}  # S13: it ran for its whole window
     ok = exited and result.exit_code == 0 and result.signal is None
     return _or_again(case, ok, never_ran=result.cause is EndCause.CANNOT_START)
 
 
+def _window_over(case: Case) -> set[str]:
+    """S13: it ran until the end of its window, if its script began before that."""
+    if case.began and case.begin_known:
+        return {FINISHED.value}
+    unclear = case.began is None or case.began  # it did, and nobody told the daemon
+    return {WONT_FINISH.value, FINISHED.value} if unclear else {WONT_FINISH.value}
+
+
 def _unseen(case: Case) -> set[str]:
-    """S9, S12: no script for its type, no worker to be had, or its worker was lost."""
+    """S9, S12: no script for its type, or its worker was lost."""
+    if case.run_given and case.missed:
+        return _window_over(case)
     return _or_again(case, ok=False, never_ran=not case.run_given)
 
 
@@ -319,14 +346,19 @@ def overdue(record: Record, now: Moment) -> Iterator[str]:
     if not now.trusted or now.wall_us < record.action.to_us:
         return
     match record.state:
-        case Null():
+        case Null() if missed(record, now):
             yield "S10: NULL after toDate"
-        case Waiting():
+        case Waiting() if missed(record, now):
             yield "S12a: waiting after toDate"
         case Running(run) if run.stop in (None, StopReason.CHANGED):
             yield "S13: runs after toDate, and is not asked to stop"
         case _:
             return
+
+
+def missed(record: Record, now: Moment) -> bool:
+    """By a trusted clock's own reading, its window is over."""
+    return now.trusted and record.action.to_us <= now.read_us
 
 
 def is_due(record: Record, now: Moment) -> bool:
@@ -345,8 +377,10 @@ def next_edge_us(record: Record, now: Moment) -> int | None:
             return action.from_us
         case Running(run) if run.stop not in (None, StopReason.CHANGED):
             return None
-        case _:
+        case Running():
             return action.to_us if action.to_us > now.wall_us else None
+        case _:
+            return action.to_us if action.to_us > now.read_us else None
 
 
 def not_obeyed(record: Record, started_with: Action | None) -> Iterator[str]:

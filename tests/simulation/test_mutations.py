@@ -1,6 +1,7 @@
-"""Faults that are put into `lifecycle.py` one at a time: the simulated host finds each.
+"""Faults that are put into the rules one at a time: the simulated host finds each.
 
-A mutation is a piece of its text replaced by another, in a copy that only this test loads.
+A mutation is a piece of a module's text replaced by another, in a copy that only this test
+loads; the module is `lifecycle.py` where no other is named.
 """
 
 import re
@@ -11,12 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from geosched.supervisor.core import lifecycle, reconcile, recovery, turn
+from geosched.supervisor.core import lifecycle, reconcile, recovery, run_end, turn
+from geosched.supervisor.runs import pool, pooled_worker
+from geosched.supervisor.scheduler import agenda
 
+from . import daemon
 from .simulation import simulate
 from .world import BrokenRuleError
 
 SEEDS_MAX = 50
+#: Where the rest of the daemon, as it is simulated, has the names of a module.
+USED = {
+    lifecycle: (
+        *((user, "decide") for user in (turn, recovery, reconcile)),
+        (reconcile, "first_seen"),
+    ),
+    run_end: ((lifecycle, "began_in_time"),),
+    agenda: ((daemon, "Agenda"),),
+    pooled_worker: ((pool, "PooledWorker"),),
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,7 @@ class Mutation:
     old: str
     new: str
     rule: str
+    module: types.ModuleType = lifecycle
 
 
 MUTATIONS = (
@@ -62,8 +77,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a back-off goes on beyond the window's end",
-        "case Waiting(_, last_ok) if _window_over(record, now):",
-        "case Waiting(_, last_ok) if record is None:",
+        "case Waiting() as waiting if _window_missed(record, now):",
+        "case Waiting() as waiting if record is None:",
         "S",
     ),
     Mutation(
@@ -75,9 +90,10 @@ MUTATIONS = (
     ),
     Mutation(
         "the next attempt does not wait for its back-off",
-        "case Waiting() if due.hold_over:",
-        "case Waiting():",
+        "if waits and action.id not in self._held:",
+        "if waits:",
         "S12a",
+        agenda,
     ),
     Mutation(
         "from the fifth attempt on, a restart of the daemon is not held back",
@@ -94,14 +110,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a daemon that leaves settles what its own stop has ended",
-        "    if reason is not None or (event.daemon_leaving and not _exit_was_observed(result)):",
+        "    if reason is not None or (event.daemon_leaving and not exit_was_observed(result)):",
         "    if reason in _SETTLED_BY_STOP:",
         "and not",
     ),
     Mutation(
         "a clock that is not trusted ends windows",
-        "    return now.trusted and record.action.to_us <= now.wall_us",
-        "    return record.action.to_us <= now.wall_us",
+        "    return now.trusted and record.action.to_us <= now.read_us",
+        "    return record.action.to_us <= now.read_us",
         "S",
     ),
     Mutation(
@@ -116,15 +132,37 @@ MUTATIONS = (
         "    attempt = max(record.attempt, 1)\n",
         "S18|S12: it ended",  # two runs of one id: the second is one that was reported, or over
     ),
+    Mutation(
+        "an attempt is committed for a worker that is not ready yet",
+        "        return self.ready and self.known",
+        "        return self.usable",
+        "S9: committed without a worker",
+        pooled_worker,
+    ),
+    Mutation(
+        "what never began is FINISHED at the end of its window",
+        "    return begun_us is not None and begun_us < until_us",
+        "    return True",
+        "FINISHED, and not WONT_FINISH",
+        run_end,
+    ),
+    Mutation(
+        "what waits for a worker is settled a moment ahead",
+        "    return now.trusted and record.action.to_us <= now.read_us",
+        "    return now.trusted and record.action.to_us <= now.wall_us",
+        "S10|S12a",
+    ),
 )
 
 
 def mutated(mutation: Mutation) -> types.ModuleType:
-    """A copy of `lifecycle.py` with the fault in it."""
-    source = Path(lifecycle.__file__).read_text()
-    assert source.count(mutation.old) == 1, f"lifecycle.py has changed: {mutation.name}"
-    module = types.ModuleType(f"{lifecycle.__name__}_mutated")
-    module.__package__ = lifecycle.__package__
+    """A copy of the module with the fault in it."""
+    original = mutation.module
+    assert original.__file__ is not None
+    source = Path(original.__file__).read_text()
+    assert source.count(mutation.old) == 1, f"{original.__name__} has changed: {mutation.name}"
+    module = types.ModuleType(f"{original.__name__}_mutated")
+    module.__package__ = original.__package__
     sys.modules[module.__name__] = module  # where dataclasses look for their own
     try:
         exec(compile(source.replace(mutation.old, mutation.new), "mutated", "exec"), vars(module))
@@ -139,9 +177,8 @@ def test_a_fault_in_the_rules_is_found_within_fifty_years(
     mutation: Mutation, directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
     module = mutated(mutation)
-    for user in (turn, recovery, reconcile):
-        monkeypatch.setattr(user, "decide", module.decide)
-    monkeypatch.setattr(reconcile, "first_seen", module.first_seen)
+    for user, name in USED[mutation.module]:
+        monkeypatch.setattr(user, name, getattr(module, name))
     for seed in range(1, SEEDS_MAX + 1):
         place = directory / str(seed)
         place.mkdir()

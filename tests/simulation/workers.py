@@ -56,6 +56,7 @@ class Worker:
         self._missed: deque[ToWorker | tuple[int | None, int | None]] = deque()
         self._beat_us = 0
         self._waits_until_us = 0  # monotonic
+        self._begun_boot_us: int | None = None
 
     @property
     def script(self) -> Script | None:
@@ -112,6 +113,7 @@ class Worker:
             self._end(EndCause.CANNOT_START, detail="no such file")
             return
         self._host.oracle.script_starts(order.run_id, action_id)
+        self._begun_boot_us = self._world.boot_us
         script = self._host.scripts[order.run_id] = Script(order.run_id, action_id, self)
         self._beat_us = self._world.monotonic_us
         self.say(Started(order.run_id, 1, self._world.wall_us))
@@ -197,13 +199,27 @@ class Worker:
         assert self.order is not None
         reason = self.stop_reason if cause is EndCause.STOPPED else None
         self.result = RunResult(
-            self.order.run_id, cause, self._world.wall_us, code, number, reason, detail
+            self.order.run_id,
+            cause,
+            self._world.wall_us,
+            code,
+            number,
+            reason,
+            detail,
+            begun_us=self._begun_us,
         )
         self._host.kept[self.order.run_id] = self.result
         self._host.oracle.worker_saw_end(self.result)
         self._tell_end()
         if self._orphaned:
             self.leave()
+
+    @property
+    def _begun_us(self) -> int | None:
+        """By the wall clock as it reads now."""
+        if self._begun_boot_us is None:
+            return None
+        return self._world.wall_us - (self._world.boot_us - self._begun_boot_us)
 
     def _tell_end(self) -> None:
         if self.gone or self._orphaned or self.result is None:
