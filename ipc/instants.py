@@ -39,10 +39,10 @@ def format_optional(instant_us: int | None) -> str | None:
 
 
 def restated_us(at_us: int, at_boot_seconds: float, *, now_us: int, now_boot_seconds: float) -> int:
-    """Return the instant that the wall clock read as `at_us` as it would read it now: another one
-    only where it was stepped since, by more than `STEP_SECONDS_MIN`."""
+    """Return the instant that the wall clock read as `at_us`; as it would read it now, where it was
+    set back since: else what was there before a window's end could seem to come after it."""
     stepped_us = (now_us - at_us) - round((now_boot_seconds - at_boot_seconds) * SECOND_US)
-    return at_us if abs(stepped_us) < STEP_SECONDS_MIN * SECOND_US else at_us + stepped_us
+    return at_us + stepped_us if stepped_us <= -STEP_SECONDS_MIN * SECOND_US else at_us
 
 
 def parse_instant(text: str) -> int:

@@ -39,8 +39,8 @@ class RunResult(msgspec.Struct, frozen=True):
 
     `exit_code` and `signal` are the script's own, from `waitid`; both None where no script
     started or nobody saw its end. `begun_us` is the instant of the script's first instruction,
-    by the wall clock as it read at the end; None where it has not executed any, or nobody saw
-    it. `detail` is for people.
+    restated where the wall clock was set back since; None where it has not executed any, or
+    nobody saw it. `detail` is for people.
     """
 
     run_id: str

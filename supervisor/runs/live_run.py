@@ -55,7 +55,7 @@ class LiveRun(msgspec.Struct):
         return self.worker is None and self.result is None and self.stop is None
 
     def begun(self, now: Instant) -> int | None:
-        """Return the instant at which its script began, by the wall clock as it reads now."""
+        """Return the instant at which its script began, restated where the clock was set back."""
         if self.begun_us is None:
             return None
         return restated_us(

@@ -322,9 +322,10 @@ class Oracle:
         clock since then makes that hard to tell."""
         if run.begun_boot_us is None:
             return False
-        begun_us = self.world.wall_us - (self.world.boot_us - run.begun_boot_us)
+        restated_us = self.world.wall_us - (self.world.boot_us - run.begun_boot_us)
+        begun_us = min(run.begun_wall_us, restated_us)  # by one clock or the other
         until_us = action.to_us if run.until_us is None else run.until_us
-        stepped = abs(begun_us - run.begun_wall_us) > ROUNDED_US_MAX
+        stepped = abs(restated_us - run.begun_wall_us) > ROUNDED_US_MAX
         if stepped and abs(begun_us - until_us) < STEP_US_MIN:
             return None
         if run.until_us is not None and stepped:

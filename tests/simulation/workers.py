@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from geosched.ipc.instants import SECOND_US, parse_instant
+from geosched.ipc.instants import SECOND_US, parse_instant, restated_us
 from geosched.ipc.messages.runs import (
     Ack,
     EndCause,
@@ -56,7 +56,7 @@ class Worker:
         self._missed: deque[ToWorker | tuple[int | None, int | None]] = deque()
         self._beat_us = 0
         self._waits_until_us = 0  # monotonic
-        self._begun_boot_us: int | None = None
+        self._begun: tuple[int, int] | None = None  # by the wall clock, and by the boot clock
 
     @property
     def script(self) -> Script | None:
@@ -113,7 +113,7 @@ class Worker:
             self._end(EndCause.CANNOT_START, detail="no such file")
             return
         self._host.oracle.script_starts(order.run_id, action_id)
-        self._begun_boot_us = self._world.boot_us
+        self._begun = self._world.wall_us, self._world.boot_us
         script = self._host.scripts[order.run_id] = Script(order.run_id, action_id, self)
         self._beat_us = self._world.monotonic_us
         self.say(Started(order.run_id, 1, self._world.wall_us))
@@ -216,10 +216,15 @@ class Worker:
 
     @property
     def _begun_us(self) -> int | None:
-        """By the wall clock as it reads now."""
-        if self._begun_boot_us is None:
+        if self._begun is None:
             return None
-        return self._world.wall_us - (self._world.boot_us - self._begun_boot_us)
+        world, (wall_us, boot_us) = self._world, self._begun
+        return restated_us(
+            wall_us,
+            boot_us / SECOND_US,
+            now_us=world.wall_us,
+            now_boot_seconds=world.boot_us / SECOND_US,
+        )
 
     def _tell_end(self) -> None:
         if self.gone or self._orphaned or self.result is None:

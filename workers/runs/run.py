@@ -122,8 +122,8 @@ class ActiveRun:
 
     @property
     def began_us(self) -> int | None:
-        """The instant at which the script began, by the wall clock as it reads now; None before
-        that."""
+        """The instant at which the script began, restated where the wall clock was set back; None
+        before that."""
         if not self._script.began_us:
             return None
         return restated_us(
