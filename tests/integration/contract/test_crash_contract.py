@@ -146,11 +146,11 @@ def test_a_killed_armed_worker_is_replaced_and_costs_no_run(daemon: Daemon):
 
 @row("next-script-killed")
 def test_what_a_worker_has_forked_ahead_is_forked_again_where_it_was_killed(daemon: Daemon):
-    daemon.send([entry("a", 4, LONG)])
+    daemon.send([entry("a", 8, LONG)])
     daemon.start()
     ((worker, ahead),) = wait_for(lambda: prepared_workers(daemon))
     hit(KILL, ahead)
-    assert daemon.wait_phase("a", "running")["run"]["workerPid"] == worker
+    assert daemon.wait_phase("a", "running", seconds=20)["run"]["workerPid"] == worker
 
 
 @row("armed-worker-stopped")
