@@ -69,7 +69,7 @@ class Service:
         base = self._base
         base.leftovers.sweep()
         children = self._children(base)
-        children.start(time.monotonic())  # it begins while the store is waited for
+        children.start()  # it begins while the store is waited for
         loop = self._loop(base, self._open_store(base), children)
         recover_runs(loop, base.leftovers)
         self._open_control(loop, base)

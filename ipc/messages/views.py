@@ -64,7 +64,7 @@ class DaemonView(View, frozen=True):
     started_at: str
     uptime_seconds: float
     shutting_down: bool = False
-    degraded: str | None = None  # the reason, while daemonDB cannot be written
+    degraded: str | None = None  # the reason, while nothing can be written or started
 
 
 class BackendView(View, frozen=True):

@@ -187,13 +187,14 @@ class Handlers:
     def _daemon(self) -> DaemonView:
         loop = self._loop
         uptime = loop.now.boot_seconds - self._started.boot_seconds
+        reasons = (loop.degraded, loop.parts.children.trouble)
         return DaemonView(
             pid=os.getpid(),
             version=__version__,
             started_at=format_instant(self._started.wall_us),
             uptime_seconds=round(uptime, 3),
             shutting_down=loop.leaving is not None,
-            degraded=loop.degraded,
+            degraded="; ".join(reason for reason in reasons if reason) or None,
         )
 
     def _store(self) -> StoreView:

@@ -21,20 +21,28 @@ from ...ipc.messages.zygote import (
     ToZygote,
     ZygoteReady,
 )
+from ...workers.host import procfs
+from ...workers.host.liveness import Activity, AnswerWait, patience_seconds
 from ...workers.zygote_client import ZygoteClient
 from ..core.model import Instant
 from ..participant import News, Participant
 
 log = logging.getLogger(__name__)
 
-#: A zygote that leaves a request unanswered for this long is replaced (DESIGN 1).
+#: A zygote that owes an answer is replaced when it did nothing for this long, or has used so
+#: much processor time (DESIGN 1). Its imports take a while: until it is ready it has longer.
+#: What is too short for a host doubles with each zygote that is given up, until one answers.
 ZYGOTE_SILENCE_SECONDS_MAX = 2.0
+ZYGOTE_START_SECONDS_MAX = 10.0
+ZYGOTE_CPU_SECONDS_MAX = 10.0
+ZYGOTE_PATIENCE_SECONDS_MAX = 600.0
 #: A daemon that stops waits this long for its zygote, and for its other children, so that
 #: nothing of it is left.
 ZYGOTE_LEAVES_SECONDS_MAX = 1.0
 CHILDREN_LEAVE_SECONDS_MAX = 0.5
-#: A zygote that dies at once is started again no more often than this.
+#: A zygote that dies at once is started again no more often than this; doubled in the same way.
 ZYGOTE_RESTART_SECONDS = 1.0
+ZYGOTE_RESTART_SECONDS_MAX = 60.0
 #: A request that the zygote's full socket did not take is sent again after this time.
 REQUEST_AGAIN_SECONDS = 0.02
 #: More children than any turn can find ended.
@@ -64,9 +72,11 @@ class Children(Participant):
         start_zygote: Callable[[], ZygoteClient],
         *,
         monotonic_seconds: Callable[[], float] = time.monotonic,
+        activity: Callable[[int], Activity | None] = procfs.activity,
     ) -> None:
         self._start_zygote = start_zygote
         self._monotonic_seconds = monotonic_seconds
+        self._activity = activity
         self._epoll = select.epoll()
         self._children: dict[str, Child] = {}
         self._by_pidfd: dict[int, str] = {}
@@ -75,17 +85,31 @@ class Children(Participant):
         self._now_monotonic = 0.0
         self._not_before_monotonic = 0.0
         self._zygote: ZygoteClient | None = None
-        self._zygote_deadline_monotonic: float | None = None
+        self._zygote_ready = False
+        self._zygotes_given_up = 0  # since one last answered
+        self._answer: AnswerWait | None = None  # the one that the zygote owes
+        self._unanswered_since_monotonic: float | None = None
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is news."""
         return self._epoll.fileno()
 
-    def start(self, monotonic_seconds: float) -> None:
+    def start(self) -> None:
+        """Start the zygote. Raises `OSError`."""
         self._zygote = self._start_zygote()
+        self._zygote_ready = False
         self._epoll.register(self._zygote.fileno(), select.EPOLLIN)
-        # Its imports take a while: the first request may be answered as late as that.
-        self._zygote_deadline_monotonic = monotonic_seconds + 5 * ZYGOTE_SILENCE_SECONDS_MAX
+
+    @property
+    def trouble(self) -> str | None:
+        """The reason why no process can be started, while no zygote answers."""
+        if self._unanswered_since_monotonic is None:
+            return None
+        seconds = self._monotonic_seconds() - self._unanswered_since_monotonic
+        if seconds <= ZYGOTE_SILENCE_SECONDS_MAX and not self._zygotes_given_up:
+            return None
+        given_up = f", {self._zygotes_given_up} given up" if self._zygotes_given_up else ""
+        return f"cannot start processes: no answer of the zygote for {seconds:.0f} s{given_up}"
 
     def fork_worker(self, name: str, endpoint: str, *, forks_ahead: bool) -> None:
         self._ask(ForkWorker(name, endpoint, forks_ahead))
@@ -106,10 +130,10 @@ class Children(Participant):
             child.signal(signal.SIGKILL)
 
     def next_deadline(self, _now: Instant) -> float | None:
-        """Return the instant at which a silent zygote is replaced, or the next one may start."""
+        """Return the instant at which to look at a silent zygote, or the next one may start."""
         if self._waiting:
             return self._not_before_monotonic
-        return self._zygote_deadline_monotonic if self._asked else None
+        return None if self._answer is None else self._answer.next_look()
 
     def gather(self, news: News, now: Instant) -> None:
         """Fill in the news of this turn."""
@@ -155,6 +179,8 @@ class Children(Participant):
     def _ask(self, request: ToZygote) -> None:
         """Ask now, or when there is a zygote again."""
         self._waiting.append(request)
+        if self._unanswered_since_monotonic is None:
+            self._unanswered_since_monotonic = self._monotonic_seconds()
         self._pass_on()
 
     def _pass_on(self) -> None:
@@ -163,7 +189,12 @@ class Children(Participant):
         if self._zygote is None:
             if self._now_monotonic < self._not_before_monotonic:
                 return
-            self.start(self._monotonic_seconds())
+            try:
+                self.start()
+            except OSError as error:
+                log.error("Cannot start a zygote: %s", error, extra={"event": "no-zygote"})
+                self._give_up_zygote()
+                return
         assert self._zygote is not None
         while self._waiting:
             request = self._waiting[0]
@@ -173,9 +204,24 @@ class Children(Participant):
                 break
             self._asked.add(request.name)
             self._waiting.pop(0)
-        if self._zygote_deadline_monotonic is None:
-            # From now on: since the turn began, a commit may have stalled for longer.
-            self._zygote_deadline_monotonic = self._monotonic_seconds() + ZYGOTE_SILENCE_SECONDS_MAX
+        if self._answer is None:
+            self._await_answer()
+
+    def _await_answer(self) -> None:
+        """Wait from now on: since the turn began, a commit may have stalled for longer."""
+        assert self._zygote is not None
+        idle = ZYGOTE_SILENCE_SECONDS_MAX if self._zygote_ready else ZYGOTE_START_SECONDS_MAX
+        self._answer = AnswerWait(
+            self._monotonic_seconds(),
+            self._activity(self._zygote.pid),
+            idle_seconds_max=self._patience_seconds(idle),
+            cpu_seconds_max=self._patience_seconds(ZYGOTE_CPU_SECONDS_MAX),
+        )
+
+    def _patience_seconds(self, first: float) -> float:
+        return patience_seconds(
+            first, tries_failed=self._zygotes_given_up, longest=ZYGOTE_PATIENCE_SECONDS_MAX
+        )
 
     def _hear_zygote(self, news: News) -> None:
         if self._zygote is None:
@@ -188,6 +234,7 @@ class Children(Participant):
         for message, pidfd in messages:
             match message:
                 case Forked(name, pid):
+                    self._answered()
                     if pidfd is None:  # no descriptor was left to take it
                         log.error(
                             "Cannot watch %s: no pidfd came", name, extra={"event": "no-pidfd"}
@@ -198,17 +245,28 @@ class Children(Participant):
                         self._know(Child(name, pid, pidfd))
                         news.forked[name] = pid
                 case ForkFailed(name, detail):
+                    self._answered()
                     log.error("Cannot fork %s: %s", name, detail, extra={"event": "fork-failed"})
                     self._asked.discard(name)
                     news.failed.append(name)
                 case ZygoteReady():
-                    pass  # its imports are over: below, the longer deadline of its start ends
-        spoken = self._now_monotonic + ZYGOTE_SILENCE_SECONDS_MAX
-        self._zygote_deadline_monotonic = spoken if self._asked else None
+                    self._zygote_ready = True  # which is no answer to a request yet
+        if self._asked:
+            self._await_answer()
+        else:
+            self._answer = self._unanswered_since_monotonic = None
+
+    def _answered(self) -> None:
+        if self.trouble is not None:
+            log.info("The zygote answers", extra={"event": "zygote-answers"})
+        self._zygotes_given_up = 0
+        self._unanswered_since_monotonic = self._monotonic_seconds()
 
     def _judge_zygote(self, news: News) -> None:
-        deadline = self._zygote_deadline_monotonic
-        if self._asked and deadline is not None and self._now_monotonic > deadline:
+        """A slow host is no reason to replace it: the next one would only begin anew."""
+        if self._zygote is None or self._answer is None:
+            return
+        if self._answer.hangs(self._now_monotonic, self._activity(self._zygote.pid)):
             self._replace_zygote(news, "does not answer")
 
     def _replace_zygote(self, news: News, why: str) -> None:
@@ -218,11 +276,19 @@ class Children(Participant):
         self._epoll.unregister(self._zygote.fileno())
         self._zygote.kill()
         self._zygote.close()
-        self._zygote = None
-        self._zygote_deadline_monotonic = None
-        self._not_before_monotonic = self._now_monotonic + ZYGOTE_RESTART_SECONDS
+        self._zygote = self._answer = None
+        self._give_up_zygote()
         news.failed.extend(self._asked)
         self._asked.clear()
+
+    def _give_up_zygote(self) -> None:
+        pause_seconds = patience_seconds(
+            ZYGOTE_RESTART_SECONDS,
+            tries_failed=self._zygotes_given_up,
+            longest=ZYGOTE_RESTART_SECONDS_MAX,
+        )
+        self._not_before_monotonic = self._now_monotonic + pause_seconds
+        self._zygotes_given_up += 1
 
     def _know(self, child: Child) -> None:
         self._asked.discard(child.name)

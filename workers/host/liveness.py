@@ -91,3 +91,36 @@ class HangJudge:
             return True
         used = activity.cpu_seconds - self._first.cpu_seconds if activity and self._first else 0.0
         return used > self._cpu_seconds_max
+
+    def idle_left_seconds(self, now_seconds: float) -> float:
+        """Return how long it may still stay idle."""
+        return max(0.0, self._active_at_seconds + self._idle_seconds_max - now_seconds)
+
+
+class AnswerWait:
+    """The wait for an answer that a process owes: a `HangJudge` on a clock of its own. `now` is
+    in monotonic seconds."""
+
+    def __init__(
+        self,
+        now: float,
+        activity: Activity | None,
+        *,
+        idle_seconds_max: float,
+        cpu_seconds_max: float,
+    ) -> None:
+        self._clock = JudgeClock(now)
+        self._look_seconds = look_seconds([idle_seconds_max])
+        self._judge = HangJudge(
+            0.0, activity, idle_seconds_max=idle_seconds_max, cpu_seconds_max=cpu_seconds_max
+        )
+
+    def hangs(self, now: float, activity: Activity | None) -> bool:
+        """Look at the process, after all that it said has been read."""
+        self._clock.tick(now, self._look_seconds)
+        return self._judge.hangs(self._clock.seconds, activity)
+
+    def next_look(self) -> float:
+        """Return the monotonic instant of the next look."""
+        left = self._judge.idle_left_seconds(self._clock.seconds)
+        return self._clock.ticked_at_monotonic + min(left, self._look_seconds)

@@ -11,6 +11,8 @@ from ..words import clean, from_now, full_time, size, span, with_detail
 
 #: A database that is fuller than this share is worth an operator's attention.
 FULL_SHARE = 0.8
+#: The state of a database that can be written.
+STORE_OK = "ok"
 
 
 @click.command(cls=Verb)
@@ -47,7 +49,8 @@ def troubles(status: StatusView) -> list[str]:
     backend, outbox, store = status.backend, status.outbox, status.store
     found = [
         (status.daemon.shutting_down, "the daemon is shutting down"),
-        (status.daemon.degraded, f"daemonDB cannot be written: {status.daemon.degraded}"),
+        (status.daemon.degraded, f"degraded: {status.daemon.degraded}"),
+        (store.state != STORE_OK, f"daemonDB cannot be written: {store.state}"),
         (store.backup_error, f"no backup could be made: {store.backup_error}"),
         (store.damaged_values, f"{store.damaged_values} values of daemonDB are damaged"),
         (_fills(store), f"daemonDB is {100 * store.used_bytes // store.map_bytes} % full"),

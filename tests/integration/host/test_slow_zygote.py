@@ -1,0 +1,84 @@
+"""A zygote on a host that lets it run less than a hundredth of the time: late, and not hung."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from geosched.supervisor.host.children import ZYGOTE_START_SECONDS_MAX
+from support.contract import LONG, configure, running
+from support.daemon import Daemon, daemon_installation, entry, lives
+from support.processes import zygote
+from support.wait import wait_for
+
+PERIOD_SECONDS = 1.0
+SHARE = 0.006
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with daemon_installation() as installed:
+        configure(installed)
+        yield installed
+
+
+@contextlib.contextmanager
+def slowed(pid: int) -> Iterator[None]:
+    """Let a process run for a share of the time only."""
+    over = threading.Event()
+
+    def pace() -> None:
+        while not over.is_set():
+            os.kill(pid, signal.SIGSTOP)
+            over.wait(PERIOD_SECONDS * (1 - SHARE))
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(PERIOD_SECONDS * SHARE)
+
+    thread = threading.Thread(target=pace)
+    os.kill(pid, signal.SIGSTOP)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def degraded(daemon: Daemon) -> str:
+    return daemon.json("status")["daemon"]["degraded"] or ""
+
+
+def another(daemon: Daemon, old: int) -> int:
+    """The zygote that took the place of another, as soon as it is there."""
+
+    def found() -> int | None:
+        with contextlib.suppress(StopIteration):
+            return None if zygote(daemon) == old else zygote(daemon)
+        return None
+
+    pid = wait_for(found, seconds=20, pause_seconds=0.001)
+    assert pid is not None
+    return pid
+
+
+def test_a_slow_zygote_is_not_killed_and_what_it_was_asked_for_begins(daemon: Daemon):
+    run = running(daemon)
+    first = zygote(daemon)
+    os.kill(first, signal.SIGKILL)
+    daemon.send([entry("a", -1, LONG), *(entry(f"b{n}", -1, LONG) for n in range(2))])
+    slow = another(daemon, first)
+    begun = time.monotonic()
+    with slowed(slow):
+        wait_for(lambda: "no answer of the zygote" in degraded(daemon), seconds=20)
+        assert "ATTENTION    degraded: cannot start processes" in daemon.ctl("status").stdout
+        for n in range(2):
+            daemon.wait_phase(f"b{n}", "running", seconds=120)
+        took = time.monotonic() - begun
+        assert lives(slow)
+    assert took > ZYGOTE_START_SECONDS_MAX, "too quick to try anything"
+    assert "does not answer" not in daemon.log_text()
+    assert degraded(daemon) == ""
+    assert daemon.action("a")["run"]["scriptPid"] == run["scriptPid"]
