@@ -66,8 +66,8 @@ class RefusedError(ClientError):
 class Client:
     """A connection to the daemon whose control socket is `path`.
 
-    `timeout_seconds` bounds each request as a whole. Without it, a request ends after 5 s of
-    silence or, once accepted, after the time that the daemon says it may take.
+    `timeout_seconds` bounds each request as a whole, silence included. Without it, a request ends
+    after 5 s of silence or, once accepted, after the time that the daemon says it may take.
     """
 
     def __init__(self, path: Path, *, timeout_seconds: float | None = None) -> None:
@@ -148,9 +148,9 @@ class Client:
 
     @property
     def _patience_seconds(self) -> float:
-        if self._timeout_seconds is None:
-            return SILENCE_SECONDS_MAX
-        return min(SILENCE_SECONDS_MAX, self._timeout_seconds)
+        """Return the silence after which a daemon counts as not answering. Whoever names a
+        time-out knows their host: on a slow one a short answer takes longer, too."""
+        return SILENCE_SECONDS_MAX if self._timeout_seconds is None else self._timeout_seconds
 
     def _receive(self, number: int, deadline_monotonic: float) -> Answer | None:
         """Return the next answer to call `number`, or None at the deadline.

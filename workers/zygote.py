@@ -48,7 +48,8 @@ log = logging.getLogger("geosched.workers.zygote")
 REQUEST_BYTES_MAX = 8192
 #: Orphaned workers have at most 3 s of grace, and 5 s after the daemon nothing may be left (S17).
 ORPHANED_WORKERS_SECONDS_MAX = 4.0
-LIFELINE_MILLISECONDS_MAX = 200
+#: Between the ends of the supervisor's socket and of the lifeline, which a slow host may part.
+LIFELINE_MILLISECONDS_MAX = 2000
 #: Rounds of SIGKILL to what is then left of scripts.
 SCRIPT_ROUNDS_MAX = 20
 SCRIPT_ROUND_SECONDS = 0.02

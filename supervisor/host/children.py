@@ -124,6 +124,11 @@ class Children(Participant):
     def get(self, name: str) -> Child | None:
         return self._children.get(name)
 
+    def activity(self, name: str) -> Activity | None:
+        """Return what a child has done so far; None for one that is not there, or not yet."""
+        child = self._children.get(name)
+        return None if child is None else self._activity(child.pid)
+
     def kill(self, name: str) -> None:
         child = self._children.get(name)
         if child is not None:

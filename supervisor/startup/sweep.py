@@ -25,6 +25,8 @@ from ..runs.cleanup import RunCleanup
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS_MAX = 10.0
+#: Rounds that are made however long they take: on a slow host one may take seconds.
+ROUNDS_MIN = 10
 #: For this long, workers of a dead daemon may keep their results and leave (law 15).
 WORKERS_SPARED_SECONDS = 1.0
 ROUND_SECONDS = 0.05
@@ -54,6 +56,7 @@ class Leftovers:
         self._begun_monotonic: float | None = None
         self._scanned_monotonic = 0.0
         self._clean = 0
+        self._rounds = 0
 
     @property
     def containment(self) -> str:
@@ -67,12 +70,15 @@ class Leftovers:
         self._scan(waited_seconds=0.0)
 
     def sweep(self) -> None:
-        """End everything within `SWEEP_SECONDS_MAX`; runs left after that are `alive`."""
+        """End everything within `SWEEP_SECONDS_MAX`, or in `ROUNDS_MIN` rounds where these take
+        longer; runs left after that are `alive`."""
         if self._begun_monotonic is None:
             self.begin_sweep()
         assert self._begun_monotonic is not None
         give_up_monotonic = self._begun_monotonic + SWEEP_SECONDS_MAX
-        while self._clean < CLEAN_ROUNDS and time.monotonic() < give_up_monotonic:
+        while self._clean < CLEAN_ROUNDS and (
+            self._rounds < ROUNDS_MIN or time.monotonic() < give_up_monotonic
+        ):
             time.sleep(max(0.0, self._scanned_monotonic + ROUND_SECONDS - time.monotonic()))
             self._scan(waited_seconds=time.monotonic() - self._begun_monotonic)
         # A script that we killed did not end of itself, whatever its worker recorded.
@@ -87,6 +93,7 @@ class Leftovers:
     def _scan(self, *, waited_seconds: float) -> None:
         clean = self._round(patient=waited_seconds < WORKERS_SPARED_SECONDS)
         self._clean = self._clean + 1 if clean else 0
+        self._rounds += 1
         self._scanned_monotonic = time.monotonic()
 
     def kept_results(self) -> dict[str, RunResult]:

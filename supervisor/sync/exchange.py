@@ -30,6 +30,7 @@ from ...ipc.messages.sync import (
 )
 from ...ipc.sockets import ProtocolError, Server
 from ...workers.host.linux import give_memory_back
+from ...workers.host.liveness import Activity, AnswerWait, patience_seconds
 from ..core.model import Instant
 from ..host.children import Children
 from ..participant import News
@@ -39,8 +40,13 @@ log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN_MAX = 16
 REPORTS_PER_EXCHANGE_MAX = 100
-#: Forking, connecting and handing pages over come on top of the backend's own time-out.
+#: Connecting and handing pages over come on top of the backend's own time-out. A synchroniser
+#: that is late is killed when it does nothing for this long, or uses as much processor time;
+#: doubled with each that is killed, until one answers (law 17).
 EXCHANGE_MARGIN_SECONDS = 3.0
+EXCHANGE_MARGIN_SECONDS_MAX = 600.0
+#: The most that one may be late, whatever it does.
+EXCHANGE_LATE_SECONDS_MAX = 600.0
 #: Synchronisers that may end during one exchange: a response that ends each of them is not
 #: requested again and again until the deadline.
 READERS_PER_EXCHANGE_MAX = 2
@@ -88,11 +94,13 @@ Outcome = PullDone | ReportsDone | Failed
 
 
 class _Exchange(msgspec.Struct):
-    """The exchange under way; its pages and their number of actions so far."""
+    """The exchange under way; its pages and their number of actions so far. From its deadline
+    on it is late, and its synchroniser looked at."""
 
     number: int
     message: Pull | Send
     deadline_monotonic: float
+    late: AnswerWait | None = None
     sent: bool = False
     readers_lost: int = 0
     pages: deque[bytes] = msgspec.field(default_factory=deque)
@@ -126,6 +134,7 @@ class ExchangeRunner:
         self._count = 0
         self._name: str | None = None
         self._connected = False
+        self._killed_late = 0  # synchronisers, since one last answered
         self._idle_since_monotonic = 0.0
 
     @property
@@ -151,6 +160,8 @@ class ExchangeRunner:
     def gather(self, news: News, now: Instant) -> Outcome | None:
         """Continue the exchange under way; return its outcome once it is over."""
         outcome = self._hear(now)
+        if self._exchange is not None and self._name in news.forked:
+            self._begin_time(self._exchange)
         if self._name in news.gone or self._name in news.failed:
             self._name, self._connected = None, False
             outcome = outcome or self._reader_lost(now)
@@ -161,10 +172,13 @@ class ExchangeRunner:
         return outcome
 
     def next_deadline(self) -> float | None:
-        """Return the monotonic instant at which the exchange fails, or an idle synchroniser is
-        told to leave."""
+        """Return the monotonic instant at which to look at a late exchange, or an idle
+        synchroniser is told to leave."""
+        if self._exchange is not None and self._is_being_forked:
+            return None
         if self._exchange is not None:
-            return self._exchange.deadline_monotonic
+            late = self._exchange.late
+            return self._exchange.deadline_monotonic if late is None else late.next_look()
         if self._name is not None:
             return self._idle_since_monotonic + LINGER_SECONDS
         return None
@@ -180,12 +194,22 @@ class ExchangeRunner:
         return self._count
 
     def _begin(self, message: Pull | Send) -> None:
-        """Order an exchange. Its deadline counts from now, not from the turn's reading of the
-        clock: a commit since then may have stalled for longer than the time-out."""
+        """Order an exchange."""
         assert self._exchange is None
-        ends = self._monotonic_seconds() + self.address.timeout_seconds + EXCHANGE_MARGIN_SECONDS
-        self._exchange = _Exchange(self._count, message, deadline_monotonic=ends)
+        self._exchange = _Exchange(self._count, message, deadline_monotonic=0.0)
+        self._begin_time(self._exchange)
         self._carry_on()
+
+    def _begin_time(self, exchange: _Exchange) -> None:
+        """Count its time from now, not from the turn's reading of the clock: a commit since then
+        may have stalled for longer than the time-out."""
+        exchange.deadline_monotonic = self._monotonic_seconds() + self.address.timeout_seconds
+        exchange.late = None
+
+    @property
+    def _is_being_forked(self) -> bool:
+        """There is no synchroniser yet: that is for `children` to judge."""
+        return self._name is not None and self._children.get(self._name) is None
 
     def _carry_on(self) -> None:
         """Fork the synchroniser if there is none; send the order once it is connected."""
@@ -227,6 +251,7 @@ class ExchangeRunner:
         exchange = self._exchange
         if exchange is None or message.exchange != exchange.number:
             return None  # of an exchange that was given up
+        self._killed_late = 0
         match message:
             case Page(_, actions):
                 exchange.pages.append(pack(actions))
@@ -254,15 +279,38 @@ class ExchangeRunner:
         return self._failed(ErrorKind.LOCAL, "its synchroniser ended before it answered", now)
 
     def _judge(self, now: Instant) -> Outcome | None:
-        """Kill a synchroniser past its deadline: it may hang in the resolver (fact B1)."""
-        exchange = self._exchange
-        if exchange is None or now.monotonic_seconds < exchange.deadline_monotonic:
+        """Kill a synchroniser that is late, and hangs: in the resolver, say (fact B1)."""
+        exchange, name = self._exchange, self._name
+        if exchange is None or self._is_being_forked:
             return None
-        if self._name is not None:
-            self._children.kill(self._name)
+        late_seconds = now.monotonic_seconds - exchange.deadline_monotonic
+        if late_seconds < 0:
+            return None
+        activity = None if name is None else self._children.activity(name)
+        if exchange.late is None:
+            exchange.late = self._lateness(activity, now)
+        hangs = exchange.late.hangs(now.monotonic_seconds, activity)
+        if not hangs and late_seconds < EXCHANGE_LATE_SECONDS_MAX:
+            return None
+        if name is not None:
+            self._children.kill(name)
             self._name, self._connected = None, False
+        self._killed_late += 1
         detail = f"no whole answer within {self.address.timeout_seconds:g} s"
         return self._failed(ErrorKind.TIMEOUT, detail, now)
+
+    def _lateness(self, activity: Activity | None, now: Instant) -> AnswerWait:
+        margin_seconds = patience_seconds(
+            EXCHANGE_MARGIN_SECONDS,
+            tries_failed=self._killed_late,
+            longest=EXCHANGE_MARGIN_SECONDS_MAX,
+        )
+        return AnswerWait(
+            now.monotonic_seconds,
+            activity,
+            idle_seconds_max=margin_seconds,
+            cpu_seconds_max=margin_seconds,
+        )
 
     def _over(self, outcome: PullDone | ReportsDone, now: Instant) -> Outcome:
         """End the exchange. The back-off learns of a success once the outcome is on disk."""

@@ -7,6 +7,7 @@ import logging
 import os
 
 from ...ipc.instants import SECOND_US
+from ...workers.host.liveness import patience_seconds
 from ..config.sections import DaemonSettings
 from ..core.model import Instant
 from ..host.children import Child, Children
@@ -18,7 +19,10 @@ from ..store.tools.child_process import StoreChild
 
 log = logging.getLogger(__name__)
 
+#: A backup that takes longer is killed; doubled with each that was, until one is made (law 17),
+#: up to the hour after which such a process ends of itself.
 PERIODIC_BACKUP_SECONDS_MAX = 600.0
+PERIODIC_BACKUP_SECONDS_LONGEST = 3600.0
 _CHILD = "backup"
 
 
@@ -37,6 +41,7 @@ class Backup(Participant):
         self._paths = StorePaths(settings.state_dir)
         self._child: StoreChild | None = None
         self._kill_at_monotonic = 0.0
+        self._failures = 0  # since the last that was made
         self._copied_transaction: int | None = None
         self.last_us = self._newest_us()
 
@@ -79,7 +84,11 @@ class Backup(Participant):
             return
         self._children.adopt(Child(_CHILD, child.pid, os.dup(child.pidfd)))
         self._child = child
-        self._kill_at_monotonic = now.monotonic_seconds + PERIODIC_BACKUP_SECONDS_MAX
+        self._kill_at_monotonic = now.monotonic_seconds + patience_seconds(
+            PERIODIC_BACKUP_SECONDS_MAX,
+            tries_failed=self._failures,
+            longest=PERIODIC_BACKUP_SECONDS_LONGEST,
+        )
 
     def _done(self, child: StoreChild, now: Instant) -> None:
         self._child = None
@@ -88,11 +97,12 @@ class Backup(Participant):
         if not answer.output:
             self._failed(answer.complaint or answer.died_of or "it was killed")
             return
-        self.error, self.last_us = None, now.wall_us
+        self.error, self.last_us, self._failures = None, now.wall_us, 0
         log.info("Backed daemonDB up", extra={"event": "backed-up"})
 
     def _failed(self, why: str) -> None:
         self._copied_transaction = None
+        self._failures += 1
         if self.error != why:
             log.error("Cannot back daemonDB up: %s", why, extra={"event": "backup-failed"})
         self.error = why
