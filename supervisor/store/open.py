@@ -8,6 +8,7 @@ the store until a person acknowledges it (law 10).
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -50,11 +51,12 @@ def open_store(
     paths = StorePaths(state_dir)
     with lmdb_env.errors(state_dir, otherwise=StoreErrorKind.UNUSABLE):
         paths.prepare()
-        say("examining daemonDB", child_process.EXAMINE_SECONDS_MAX)
+        examining = partial(say, "examining daemonDB", child_process.EXAMINE_SECONDS_MAX)
+        examining()
         found = (
-            child_process.examine(paths.store)
+            child_process.examine(paths.store, examining)
             if begun is None
-            else child_process.examination(begun, paths.store)
+            else child_process.examination(begun, paths.store, examining)
         )
         match found.condition:
             case Condition.NEWER:
@@ -64,10 +66,14 @@ def open_store(
             case Condition.LOST | Condition.DAMAGED:
                 _replace(paths, found.detail, map_bytes, now_us, say)
             case Condition.OLDER:
-                say("backing daemonDB up", MIGRATION_BACKUP_SECONDS_MAX)
-                child_process.back_up(state_dir, seconds_max=MIGRATION_BACKUP_SECONDS_MAX)
+                backing_up = partial(say, "backing daemonDB up", MIGRATION_BACKUP_SECONDS_MAX)
+                backing_up()
+                child_process.back_up(
+                    state_dir, seconds_max=MIGRATION_BACKUP_SECONDS_MAX, still=backing_up
+                )
                 DaemonDB.at(paths.store, map_bytes=map_bytes).close()
-                found = child_process.examine(paths.store)  # its values could not be decoded before
+                # Its values could not be decoded before.
+                found = child_process.examine(paths.store, examining)
         if lock is not None:
             files.keep_lock_at(paths.store, lock)
         db = DaemonDB.at(paths.store, map_bytes=map_bytes)
@@ -79,8 +85,13 @@ def open_store(
 
 def _replace(paths: StorePaths, why: str, map_bytes: int, now_us: int, say: Say) -> None:
     log.error("daemonDB cannot be used: %s", why, extra={"event": "store-damaged"})
-    say("restoring daemonDB", child_process.REPLACE_SECONDS_MAX)
-    _tell(child_process.replace(paths.state_dir, why, map_bytes=map_bytes, now_us=now_us))
+    restoring = partial(say, "restoring daemonDB", child_process.REPLACE_SECONDS_MAX)
+    restoring()
+    _tell(
+        child_process.replace(
+            paths.state_dir, why, map_bytes=map_bytes, now_us=now_us, still=restoring
+        )
+    )
 
 
 def _repair(db: DaemonDB, found: Examination, now_us: int) -> None:

@@ -9,10 +9,14 @@ import os
 import select
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from ....workers.host import procfs
+from ....workers.host.liveness import LOOK_SECONDS_MAX, AnswerWait
 from ....workers.zygote_client import CHILD_ENVIRONMENT_ALLOWED
 from ..errors import StoreError, StoreErrorKind
 from ..files import StorePaths
@@ -23,8 +27,9 @@ from ..repair.incidents import Incident
 _KILLED_BY_DAMAGE = frozenset({signal.SIGBUS, signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE})
 ANSWER_BYTES_MAX = 16 * 1024**2
 COMPLAINT_BYTES_MAX = 4096
-KILLED_SECONDS_MAX = 5.0
-#: Enough for a gigabyte on a slow card; the service manager is told to wait this long.
+KILLED_SECONDS_MAX = 60.0
+#: A child hangs that does nothing for so long, or has used so much processor time (law 17); the
+#: service manager is told to wait as long, again and again. Enough for a gigabyte.
 EXAMINE_SECONDS_MAX = 300.0
 #: Enough to examine two backups and to write a third store.
 REPLACE_SECONDS_MAX = 900.0
@@ -33,6 +38,10 @@ _EXAMINER = "geosched.supervisor.store.tools.examiner"
 _STDIN, _STDOUT, _STDERR = range(3)
 _decode_examination = msgspec.json.Decoder(Examination).decode
 _decode_incident = msgspec.json.Decoder(Incident).decode
+
+
+def _nothing() -> None:
+    """Nobody wants to know that it still goes on."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -75,16 +84,29 @@ class StoreChild:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
-    def wait(self, seconds_max: float) -> None:
-        """Wait for the end; kill a child that takes longer. Raises `StoreError` for one that
-        cannot be killed: its device does not answer."""
+    def wait(self, seconds_max: float, still: Callable[[], None] = _nothing) -> None:
+        """Wait for the end, and kill a child that hangs for `seconds_max`; `still` is called
+        while it goes on. Raises `StoreError` for one that cannot be killed: its device does not
+        answer."""
         gone = select.poll()
         gone.register(self.pidfd, select.POLLIN)
-        if not gone.poll(seconds_max * 1000):
-            self.kill()
-            if not gone.poll(KILLED_SECONDS_MAX * 1000):
-                detail = "cannot look at daemonDB: its disk does not answer"
-                raise StoreError(detail, kind=StoreErrorKind.IO)
+        awaited = AnswerWait(
+            time.monotonic(),
+            procfs.activity(self.pid),
+            idle_seconds_max=seconds_max,
+            cpu_seconds_max=seconds_max,
+        )
+        while not gone.poll(min(LOOK_SECONDS_MAX, seconds_max) * 1000):
+            still()
+            if awaited.hangs(time.monotonic(), procfs.activity(self.pid)):
+                self._end(gone)
+                return
+
+    def _end(self, gone: select.poll) -> None:
+        self.kill()
+        if not gone.poll(KILLED_SECONDS_MAX * 1000):
+            detail = "cannot look at daemonDB: its disk does not answer"
+            raise StoreError(detail, kind=StoreErrorKind.IO)
 
     def answer(self) -> Answer:
         """Return the answer of a child that has ended, once; code 0 if it was reaped elsewhere."""
@@ -104,10 +126,12 @@ class StoreChild:
         return Answer(said, complained.decode(errors="replace").strip(), code, died_of)
 
 
-def _output(verb: str, state_dir: Path, *arguments: str, seconds_max: float) -> bytes:
+def _output(
+    verb: str, state_dir: Path, *arguments: str, seconds_max: float, still: Callable[[], None]
+) -> bytes:
     """Run a command on the store below `state_dir`; return its output. Raises `StoreError`."""
     child = StoreChild(verb, state_dir, *arguments)
-    child.wait(seconds_max)
+    child.wait(seconds_max, still)
     answer = _checked(child.answer(), verb, state_dir)
     if answer.damage:
         does = verb.removesuffix("-own")
@@ -129,9 +153,9 @@ def _why(answer: Answer, verb: str, store_dir: Path) -> str:
     return f"cannot {verb} {store_dir}: {''.join(said) or answer.died_of or 'it ended silently'}"
 
 
-def examine(store_dir: Path) -> Examination:
+def examine(store_dir: Path, still: Callable[[], None] = _nothing) -> Examination:
     """Examine a store, in a process that its file may kill. Raises `StoreError`."""
-    return examination(StoreChild(store_dir, tool=_EXAMINER), store_dir)
+    return examination(StoreChild(store_dir, tool=_EXAMINER), store_dir, still)
 
 
 def begin_to_examine(state_dir: Path) -> StoreChild | None:
@@ -145,21 +169,30 @@ def begin_to_examine(state_dir: Path) -> StoreChild | None:
         return None
 
 
-def examination(child: StoreChild, store_dir: Path) -> Examination:
+def examination(
+    child: StoreChild, store_dir: Path, still: Callable[[], None] = _nothing
+) -> Examination:
     """Wait for a child that examines, and return its finding. Raises `StoreError`."""
-    child.wait(EXAMINE_SECONDS_MAX)
+    child.wait(EXAMINE_SECONDS_MAX, still)
     answer = child.answer()
     if answer.damage:
         return Examination(Condition.DAMAGED, f"reading it ends with {answer.died_of}")
     return _decode_examination(_checked(answer, "examine", store_dir).output)
 
 
-def replace(state_dir: Path, why: str, *, map_bytes: int, now_us: int) -> Incident:
+def replace(
+    state_dir: Path,
+    why: str,
+    *,
+    map_bytes: int,
+    now_us: int,
+    still: Callable[[], None] = _nothing,
+) -> Incident:
     """Replace the store below `state_dir`, for the reason `why`. Raises `StoreError`."""
     command = ("replace", state_dir, why, str(map_bytes), str(now_us))
-    return _decode_incident(_output(*command, seconds_max=REPLACE_SECONDS_MAX))
+    return _decode_incident(_output(*command, seconds_max=REPLACE_SECONDS_MAX, still=still))
 
 
-def back_up(state_dir: Path, *, seconds_max: float) -> None:
+def back_up(state_dir: Path, *, seconds_max: float, still: Callable[[], None] = _nothing) -> None:
     """Make one of the daemon's own backups. Raises `StoreError`."""
-    _output("backup-own", state_dir, seconds_max=seconds_max)
+    _output("backup-own", state_dir, seconds_max=seconds_max, still=still)
