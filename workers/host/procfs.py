@@ -124,7 +124,7 @@ def stat(pid: int) -> Stat | None:
 def activity(pid: int) -> Activity | None:
     """Return what a process has done so far; None for one that is gone.
 
-    Of context switches every kernel keeps count; `schedstat` reads 0 on many small ones.
+    Of context switches every kernel keeps count, of other things not (fact P29).
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
