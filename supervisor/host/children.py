@@ -236,6 +236,7 @@ class Children(Participant):
         except (EOFError, OSError) as error:
             self._replace_zygote(news, f"is gone ({type(error).__name__})")
             return
+        before = (self._zygote_ready, self._zygotes_given_up)
         for message, pidfd in messages:
             match message:
                 case Forked(name, pid):
@@ -256,10 +257,12 @@ class Children(Participant):
                     news.failed.append(name)
                 case ZygoteReady():
                     self._zygote_ready = True  # which is no answer to a request yet
-        if self._asked:
+        if not self._asked:
+            self._answer = self._unanswered_since_monotonic = None
+        elif self._answer is None or before != (self._zygote_ready, self._zygotes_given_up):
             self._await_answer()
         else:
-            self._answer = self._unanswered_since_monotonic = None
+            self._answer.heard(self._now_monotonic)
 
     def _answered(self) -> None:
         if self.trouble is not None:

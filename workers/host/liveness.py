@@ -92,6 +92,10 @@ class HangJudge:
         used = activity.cpu_seconds - self._first.cpu_seconds if activity and self._first else 0.0
         return used > self._cpu_seconds_max
 
+    def heard(self, now_seconds: float) -> None:
+        """It has given an answer, and owes another from now on."""
+        self._first, self._active_at_seconds = None, now_seconds
+
     def idle_left_seconds(self, now_seconds: float) -> float:
         """Return how long it may still stay idle."""
         return max(0.0, self._active_at_seconds + self._idle_seconds_max - now_seconds)
@@ -119,6 +123,11 @@ class AnswerWait:
         """Look at the process, after all that it said has been read."""
         self._clock.tick(now, self._look_seconds)
         return self._judge.hangs(self._clock.seconds, activity)
+
+    def heard(self, now: float) -> None:
+        """It has given an answer, and owes another; which is not worth a look."""
+        self._clock.tick(now, self._look_seconds)
+        self._judge.heard(self._clock.seconds)
 
     def next_look(self) -> float:
         """Return the monotonic instant of the next look."""

@@ -191,6 +191,19 @@ def test_an_answer_to_a_request_takes_patience_back_to_the_first(
     assert host.wait(0.3) != []
 
 
+def test_a_zygote_that_answers_one_request_after_the_other_may_burn_in_all(host: Host) -> None:
+    for number in range(40):
+        host.ask(f"worker-{number}")
+    for number in range(39):
+        host.zygote.does = Activity(8 + number, 1.0 + number, runnable=True)
+        host.zygote.say(ForkFailed(f"worker-{number}", "no memory"))
+        host.turn()
+        host.wait(1)
+    assert not host.zygote.killed
+    host.zygote.does = ASLEEP
+    assert host.wait(1.5 * ZYGOTE_SILENCE_SECONDS_MAX) == ["worker-39"]
+
+
 def test_that_a_zygote_is_ready_is_no_answer_yet(host: Host) -> None:
     """Else one that can import, and not fork in time, would be killed for ever."""
     host.ask()
