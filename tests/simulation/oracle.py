@@ -415,10 +415,6 @@ class Oracle:
             if self._may_start(seen) and seen.record.action.type in self.policies:
                 left.append((seen.record.action.from_us, action_id))
         if left:
-            waiting = sum(isinstance(seen.record.state, Waiting) for seen in self.open.values())
-            few = self.workers_free < len(left) + waiting  # the others may follow in a moment
-            full = few or self.started >= self.max_running
-            self._demand(full, left[0][1], "S9: it is due, there is room, and it does not start")
             fair = not started or max(started) < min(left)
             self._demand(fair, min(left)[1], "S14: another one started before it")
 
