@@ -50,6 +50,12 @@ class LiveRun(msgspec.Struct):
         return 0.0 if self.order is None else self.order.stop_grace_seconds
 
     @property
+    def beat_timeout_seconds(self) -> float | None:
+        """Time within which its next heartbeat has to come; None where it may end without one."""
+        over = self.result is not None or self.ending is not None
+        return None if over else self.heartbeat_timeout_seconds
+
+    @property
     def waits(self) -> bool:
         """It has yet to be given to a worker."""
         return self.worker is None and self.result is None and self.stop is None

@@ -28,7 +28,7 @@ from ...ipc.messages.runs import (
 )
 from ...ipc.sockets import Peer, ProtocolError, Server
 from ...workers.host import procfs
-from ...workers.host.liveness import LOOK_SECONDS_MAX, JudgeClock, is_silent
+from ...workers.host.liveness import JudgeClock
 from ..core.model import Instant
 from ..host.children import Children
 from ..participant import News, Participant
@@ -205,7 +205,7 @@ class Pool(Participant):
         for name in (*news.gone, *news.failed):
             self._lost(name)
         self.judge.tick(now.monotonic_seconds, looks_of(self.runs.values()))
-        self._end_hung_workers(now)
+        self._judge_workers(now)
         for run in list(self.runs.values()):
             self._watch(run, now)
         self.hand_out()
@@ -221,10 +221,8 @@ class Pool(Participant):
         deadlines = [due for run in self.runs.values() for due in run.deadlines(look_at)]
         if any(worker.judge is not None for worker in self._workers.values()):
             deadlines.append(self._look_at_monotonic)
-        if self._promise_at_monotonic is not None:
-            deadlines.append(self._promise_at_monotonic)
-        fork_at = self._pace.next_deadline(now.monotonic_seconds)
-        return min(deadlines if fork_at is None else [*deadlines, fork_at], default=None)
+        waits = (self._promise_at_monotonic, self._pace.next_deadline(now.monotonic_seconds))
+        return min([*deadlines, *(due for due in waits if due is not None)], default=None)
 
     @property
     def waits(self) -> bool:
@@ -326,15 +324,11 @@ class Pool(Participant):
         elif run.worker is None:
             if run.stop_at_monotonic is not None and now.monotonic_seconds >= run.stop_at_monotonic:
                 run.end(EndCause.STOPPED, NOT_STARTED, now)
-        elif is_silent(
-            run.last_beat, self.judge.seconds, timeout_seconds=run.heartbeat_timeout_seconds
-        ):
-            self._give_up(run, now)
         elif run.stop_at_monotonic is not None and now.monotonic_seconds >= run.stop_at_monotonic:
             self._send_stop(run, now)
 
     def _give_up(self, run: LiveRun, now: Instant) -> None:
-        """End a run that was silent for too long; its worker first, so that it cannot interfere."""
+        """End a run whose worker was silent for too long, and is killed: it cannot interfere."""
         log.warning(
             "The worker of run %s of action %s is silent; ending it",
             run.run_id,
@@ -343,8 +337,6 @@ class Pool(Participant):
         )
         run.ending, run.stop_at_monotonic = EndCause.WORKER_SILENT, None
         run.detail = f"its worker was silent for {run.heartbeat_timeout_seconds:g} s"
-        if run.worker is not None:
-            self.children.kill(run.worker)
         self._end_tree(run, now)
 
     def _end_tree(self, run: LiveRun, now: Instant) -> None:
@@ -430,14 +422,19 @@ class Pool(Participant):
         worker.leaving = True
         worker.expect(self.judge.seconds)
 
-    def _end_hung_workers(self, now: Instant) -> None:
-        """Kill workers that hang; their pidfds tell when they are gone."""
+    def _judge_workers(self, now: Instant) -> None:
+        """Kill workers that hang; their pidfds tell when they are gone. Silence alone is none."""
         if now.monotonic_seconds < self._look_at_monotonic:
             return
-        self._look_at_monotonic = now.monotonic_seconds + LOOK_SECONDS_MAX
+        self._look_at_monotonic = now.monotonic_seconds + looks_of(self.runs.values())
         for worker in self._workers.values():
+            run = self.runs.get(worker.run_id or "")
+            if run is not None:
+                worker.expect_beat(self.judge.seconds, run.last_beat, run.beat_timeout_seconds)
             if worker.hangs(self.judge.seconds, self._activity_of):
                 self.children.kill(worker.name)
+                if run is not None:
+                    self._give_up(run, now)
 
     def _ready_workers(self) -> list[PooledWorker]:
         free = [worker for worker in self._workers.values() if worker.free]
