@@ -63,6 +63,7 @@ inline settle_for_ever() {
 
 inline intend_run() {
 	assert(status != over);         /* a terminal status is never left */
+	assert(ready[number]);          /* no attempt without a worker that can begin it (S9) */
 	status = started;
 	open_run = number
 }
@@ -189,7 +190,9 @@ inline fork_worker() {
 		forked[number] = true;
 		run Worker(number, era)
 	}
+#ifndef WRONG_COMMIT_BEFORE_READY
 	(ready[number] || gone[number]);
+#endif
 }
 
 proctype Supervisor() {

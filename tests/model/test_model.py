@@ -20,6 +20,7 @@ DOUBLE_RUN = r"alive\[0\]"
 SETTLED_ALIVE = r"alive\[open_run\]"
 LOST_RESULT = r"ended_and_kept\[earlier\]"
 LOST_REPORT = r"reports>=1"
+NOT_READY = r"ready\[number\]"
 
 #: What the verifier is compiled to look for, and the option of its that goes with it.
 ASSERTIONS = ("-DSAFETY", "-E")
@@ -82,6 +83,7 @@ def test_run_locks_are_enough_where_no_worker_can_say_who_it_is(tmp_path: Path):
         (["WRONG_ACK_BEFORE_COMMIT"], LOST_RESULT),
         (["WRONG_SETTLED_BEFORE_GONE"], SETTLED_ALIVE),
         (["WRONG_REPORT_APART"], LOST_REPORT),
+        (["WRONG_COMMIT_BEFORE_READY"], NOT_READY),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )
