@@ -26,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import crowd
 import idling
 import lateness
 import memory
@@ -51,6 +52,7 @@ PARTS = {
     "d": Part("At rest", idling.bench, 420),
     "e": Part("Start and recovery", recovery.bench, 180),
     "f": Part("Snapshots of many actions", snapshot.bench, 480),
+    "h": Part("Crowds: many actions due at once", crowd.bench, 1800),
 }
 
 
