@@ -9,6 +9,8 @@ import fcntl
 import os
 from pathlib import Path
 
+_NAME = "lock"
+
 
 class AlreadyRunningError(Exception):
     """Another daemon holds the lock of a directory."""
@@ -22,19 +24,39 @@ class DirectoryLock:
 
         Raises `AlreadyRunningError`, naming the directory and the holder's pid, and `OSError`.
         """
-        path = directory / "lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._directory = directory
+        self._descriptor = _taken(directory)
+
+    def in_place(self) -> bool:
+        """The directory still has the file that is locked. Raises `OSError`."""
         try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            holder = os.read(self._descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._descriptor)
-            raise AlreadyRunningError(
-                f"cannot use {directory}: a daemon is running on it (pid {holder})"
-            ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+            found = os.stat(self._directory / _NAME, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self._descriptor))
+
+    def take_anew(self) -> None:
+        """Lock the directory by another file, where somebody has removed this one. Raises as
+        `__init__` does; then the lock is what it was."""
+        removed, self._descriptor = self._descriptor, _taken(self._directory)
+        os.close(removed)
 
     def close(self) -> None:
         """Release the lock."""
         os.close(self._descriptor)
+
+
+def _taken(directory: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(directory / _NAME, flags, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise AlreadyRunningError(
+            f"cannot use {directory}: a daemon is running on it (pid {holder})"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor

@@ -21,6 +21,12 @@ _TFD_TIMER_ABSTIME = 1
 _TFD_TIMER_CANCEL_ON_SET = 2
 _MADV_DONTNEED = 4
 
+_IN_MOVED_FROM = 0x40
+_IN_DELETE = 0x200
+_IN_DELETE_SELF = 0x400
+_IN_MOVE_SELF = 0x800
+_IN_ONLYDIR = 0x01000000
+
 _PTRACE_CONT = 7
 _PTRACE_DETACH = 17
 _PTRACE_SEIZE = 0x4206
@@ -130,6 +136,23 @@ def open_clock_set_timer() -> int:
         os.close(descriptor)
         raise error
     return int(descriptor)
+
+
+def open_removal_watch() -> int:
+    """Open a descriptor that is readable after something was removed from a directory that
+    `watch_removals` was told of (`inotify(7)`). Raises `OSError`."""
+    descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise _last_error("inotify_init1")
+    return int(descriptor)
+
+
+def watch_removals(descriptor: int, directory: str | os.PathLike[str]) -> None:
+    """Watch a directory, which may be watched already: names that leave it, and its own end.
+    Raises `OSError`."""
+    events = _IN_MOVED_FROM | _IN_DELETE | _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_ONLYDIR
+    if _libc.inotify_add_watch(descriptor, os.fsencode(directory), ctypes.c_uint32(events)) < 0:
+        raise _last_error("inotify_add_watch")
 
 
 def hold_at_exec(child: int) -> None:
