@@ -1,7 +1,8 @@
 """Files and directories of daemonDB, its marker and its file system. Knows no table.
 
 A store is never written over (law 10): another replaces it by renames, each of which a
-power cut may follow, and the old one is kept beside it.
+power cut may follow, and the old one is kept beside it. On overlayfs the directory of a store
+of the lower layer cannot be renamed (fact L31): there the files in it are replaced, the data last.
 """
 
 import contextlib
@@ -67,7 +68,7 @@ class StorePaths:
         if kind in REFUSED_FILE_SYSTEMS:
             raise StoreError(f"cannot keep daemonDB in {self.store}: {kind} cannot hold it")
         if self.made.exists() and not self.store.exists():
-            rename(self.made, self.store)
+            self._rename_or_copy(self.made, self.store)
         for left in (self.making, self.made, *self._done_with()):
             remove(left)
         self.remove_left_copies()
@@ -119,10 +120,50 @@ class StorePaths:
             fsync_path(path)
         rename(self.making, self.made)
         (self.store / "lock.mdb").unlink(missing_ok=True)  # its target may be the next store's too
-        rename(self.store, aside or self.old)
-        rename(self.made, self.store)
+        try:
+            rename(self.store, aside or self.old)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            if aside is not None:
+                self._copy(self.store, aside)
+            self._replace_inside()
+        else:
+            rename(self.made, self.store)
         for store in self._done_with():
             remove(store)
+
+    def _rename_or_copy(self, old: Path, new: Path) -> None:
+        try:
+            rename(old, new)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy(old, new)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        """Copy a store, so that `target` is whole and durable as soon as it is there."""
+        with self.empty_for_making() as making:
+            for path in source.iterdir():
+                if path.is_file() and not path.is_symlink():
+                    copy_file(path, making / path.name)
+            for path in (*making.iterdir(), making):
+                self._give_to_owner(path)
+                fsync_path(path)
+            rename(making, target)
+
+    def _replace_inside(self) -> None:
+        """Move the files of the store that was made into the directory of the one in use. Once the
+        data is there all else is; before, the old data is as it was."""
+        gone = {path.name for path in self.store.iterdir()}
+        made = sorted(self.made.iterdir(), key=lambda path: path.name == "data.mdb")
+        for path in made:
+            path.rename(self.store / path.name)
+        fsync_path(self.store)
+        for name in gone - {path.name for path in made}:
+            (self.store / name).unlink()
+        fsync_path(self.store)
+        remove(self.made)
 
     def _done_with(self) -> list[Path]:
         return [self.old, *self.set_aside()[:-SET_ASIDE_STORES_MAX]]
