@@ -6,8 +6,11 @@ drop the lock.
 """
 
 import fcntl
+import logging
 import os
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _NAME = "lock"
 
@@ -57,6 +60,16 @@ def _taken(directory: Path) -> int:
         raise AlreadyRunningError(
             f"cannot use {directory}: a daemon is running on it (pid {holder})"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    _write_holder(descriptor, directory)
     return descriptor
+
+
+def _write_holder(descriptor: int, directory: Path) -> None:
+    """Write the pid for people, over that of an earlier holder: a full disk has room for that. The
+    lock is held without it, too."""
+    holder = f"{os.getpid()}\n".encode()
+    try:
+        os.pwrite(descriptor, holder, 0)
+        os.ftruncate(descriptor, len(holder))
+    except OSError as error:
+        log.warning("Cannot write down who holds the lock of %s: %s", directory, error)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ...workers.host import procfs
 from ...workers.host.files import fsync_path
+from ...workers.host.linux import shared_bytes, unshare_blocks
 from .errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -252,14 +253,17 @@ def give_blocks(store_dir: Path, size_bytes: int) -> bool:
     """
     if file_system(store_dir) not in PREALLOCATING_FILE_SYSTEMS:
         return False
-    missing = size_bytes - allocated_bytes(store_dir)
-    if missing <= 0:
-        return True
     try:
-        if free_bytes(store_dir) < missing + FREE_BYTES_MIN:  # else it would fill the disk
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         descriptor = _descriptors(store_dir)[0]  # LMDB's own: see fact 1
+        shared = _shared_bytes(descriptor)
+        missing = max(0, size_bytes - allocated_bytes(store_dir))
+        if not missing + shared:
+            return True
+        if free_bytes(store_dir) < missing + shared + FREE_BYTES_MIN:  # else it would fill the disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(descriptor, 0, size_bytes)
+        if shared:
+            unshare_blocks(descriptor, os.fstat(descriptor).st_size)
         os.fsync(descriptor)
     except OSError as error:
         log.warning(
@@ -267,6 +271,16 @@ def give_blocks(store_dir: Path, size_bytes: int) -> bool:
         )
         return False
     return True
+
+
+def _shared_bytes(descriptor: int) -> int:
+    """Return the bytes in blocks that a copy of the file, or what it is a copy of, has too: each
+    first write to one takes another from the disk (fact L32)."""
+    try:
+        return shared_bytes(descriptor)
+    except OSError as error:
+        log.debug("Cannot tell which blocks are shared: %s", error)
+        return 0
 
 
 def close_on_exec(store_dir: Path) -> None:
