@@ -126,8 +126,8 @@ class RuntimeDirWatch(Participant):
                 os.chown(runtime.dir, -1, self._made.st_gid)
             runtime.dir.chmod(stat.S_IMODE(self._made.st_mode))
             made.append("the directory")
-        if os.geteuid() == trust.ROOT and (reason := trust.why_not(runtime.dir)):
-            raise PermissionError(f"others can write it: {reason}")
+        if _changeable_by(runtime.dir.stat()) != _changeable_by(self._made):
+            self._refuse_others()
         if self.readable is not None:
             watch_removals(self.readable, runtime.dir)  # the same directory is watched once
         missing = [
@@ -144,6 +144,14 @@ class RuntimeDirWatch(Participant):
                 listener.rebind()
                 made.append(listener.path.name)
 
+    def _refuse_others(self) -> None:
+        """Use another directory than that of the start only where nobody else can write it, as at
+        a start. Raises `OSError`."""
+        if os.geteuid() != trust.ROOT:
+            return
+        if reason := trust.why_not(self._runtime.dir):
+            raise PermissionError(f"others can write it: {reason}")
+
     def _look_for_store_lock(self) -> None:
         """Tell, once, that LMDB's lock file is gone. Only opening the store makes it anew, and
         until then its other readers are not known to it (fact 7)."""
@@ -154,6 +162,11 @@ class RuntimeDirWatch(Participant):
                 self._runtime.store_lock,
                 extra={"event": "store-lock-lost"},
             )
+
+
+def _changeable_by(found: os.stat_result) -> tuple[int, ...]:
+    """Return what tells directories apart, and who may write them: a number is used again."""
+    return found.st_dev, found.st_ino, found.st_uid, found.st_gid, found.st_mode
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
