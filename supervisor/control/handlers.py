@@ -283,7 +283,8 @@ class Handlers:
             chunk = read_output(path, request.offset, LOG_CHUNK_BYTES_MAX)
         except OSError as error:
             live = self._loop.parts.pool.runs.get(row.run_id)
-            if not ended and not (live and live.output_lost_bytes):
+            lost = live is not None and live.output_lost_bytes > 0
+            if isinstance(error, FileNotFoundError) and not ended and not lost:
                 return LogChunk(row.run_id, row.attempt, 0, b"", ended=False)
             return Refused(RefusalKind.FAILED, f"no output of run {row.attempt} is left: {error}")
         at_end = len(chunk.data) < LOG_CHUNK_BYTES_MAX

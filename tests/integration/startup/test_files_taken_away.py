@@ -53,3 +53,16 @@ def test_output_that_was_truncated_in_place_is_read_without_nuls(daemon: Daemon)
     wait_for(lambda: "bytes cut]\nx\n" in daemon.ctl("logs", "a").stdout)
     assert b"\0" not in path.read_bytes()
     assert lost_bytes(daemon) == 0
+
+
+def test_a_link_in_the_place_of_a_live_runs_output_is_refused(daemon: Daemon):
+    path = output_of(daemon)
+    secret = daemon.root / "secret"
+    secret.write_text("root only\n")
+    link = path.with_name("link")
+    link.symlink_to(secret)
+    link.rename(path)
+    said = daemon.ctl("logs", "a")
+    assert (said.returncode, said.stdout) == (1, "")
+    wait_for(lambda: lost_bytes(daemon) > 0)  # nor is it written to
+    assert secret.read_text() == "root only\n"
