@@ -65,7 +65,10 @@ put_once() {
 
 : "${INIT:=$(this_init)}"
 case $INIT in
-    systemd) put 0644 systemd/geosched.service "$PREFIX/lib/systemd/system/geosched.service" ;;
+    systemd)
+        put 0644 systemd/geosched.service "$PREFIX/lib/systemd/system/geosched.service"
+        put_once 0644 tmpfiles.d/geosched.conf "$SYSCONFDIR/tmpfiles.d/geosched.conf"
+        ;;
     openrc) put 0755 openrc/geosched "$SYSCONFDIR/init.d/geosched" ;;
     sysv)
         put 0755 init.d/geosched "$SYSCONFDIR/init.d/geosched"

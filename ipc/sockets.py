@@ -5,6 +5,7 @@ bound by default is set here (facts Z6 to Z13): nothing blocks, no queue is endl
 frame is larger than its limit, and every message is exactly one frame.
 """
 
+import contextlib
 import os
 import socket
 import stat
@@ -77,7 +78,21 @@ class Server(Generic[Received, Sent]):
         self.socket.set(zmq.ROUTER_MANDATORY, 1)
         # A peer that connects again under its name replaces its dead connection.
         self.socket.set(zmq.ROUTER_HANDOVER, 1)
-        _bind(self.socket, path, mode)
+        self._mode = mode
+        self.rebind()
+
+    def rebind(self) -> None:
+        """Listen at `path`, once more where its file was removed: connections that exist go on,
+        and the old listener, which nobody can reach, stays open (fact Z14). Raises `OSError`."""
+        _bind(self.socket, self.path, self._mode)
+        self._bound = self.path.lstat()
+
+    def in_place(self) -> bool:
+        """The socket that this server has bound is at `path`. Raises `OSError`."""
+        try:
+            return os.path.samestat(self.path.lstat(), self._bound)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def send(self, routing_id: bytes, message: Sent) -> bool:
         """Send a message. Returns False where the peer has left or does not read."""
@@ -116,7 +131,9 @@ class Server(Generic[Received, Sent]):
     def close(self) -> None:
         """Close the socket and remove its file; messages not sent within 200 ms are dropped."""
         self.socket.close(linger=200)
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file that stays is bound over by the next daemon
+            if self.in_place():
+                self.path.unlink()
 
 
 class Connection(Generic[Received, Sent]):

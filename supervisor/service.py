@@ -24,6 +24,7 @@ from .control.handlers import Handlers
 from .control.server import Control
 from .host.children import Children
 from .host.clock import Clock
+from .host.runtime_dir import Listener, RuntimeDirWatch
 from .jobs import JobPlan
 from .loop import Loop, Parts
 from .periodic import PeriodicJobs
@@ -63,6 +64,7 @@ class Service:
         self._base = base
         self._log_level = log_level
         self._opened = opened
+        self._listeners: list[Listener] = []
 
     def run(self) -> None:
         """Turn the loop until the daemon is to leave. Raises `StoreError`."""
@@ -150,6 +152,7 @@ class Service:
             frame_bytes_max=SYNC_FRAME_BYTES_MAX,
         )
         self._opened.callback(exchanges.close)
+        self._listeners += (workers, exchanges)
         inherited = _utf8_environment()
         clock = Clock(
             mark_us=db.meta.clock_mark_us,
@@ -212,6 +215,12 @@ class Service:
         self._control = Control(server, handlers, self.settings.control.operators)
         loop.join(self._control)
         loop.parts.poller.watch(server)
+        self._listeners.append(server)
+        watch = RuntimeDirWatch(base.runtime, base.runtime_lock, self._listeners)
+        self._opened.callback(watch.close)
+        loop.join(watch)
+        if watch.readable is not None:
+            loop.parts.poller.watch(watch.readable)
 
     # --- reload and stop ----------------------------------------------------------------
 

@@ -292,7 +292,9 @@ class Handlers:
         try:
             chunk = read_output(path, request.offset, LOG_CHUNK_BYTES_MAX)
         except OSError as error:
-            if not ended:
+            live = self._loop.parts.pool.runs.get(row.run_id)
+            lost = live is not None and live.output_lost_bytes > 0
+            if isinstance(error, FileNotFoundError) and not ended and not lost:
                 return LogChunk(row.run_id, row.attempt, 0, b"", ended=False)
             return Refused(RefusalKind.FAILED, f"no output of run {row.attempt} is left: {error}")
         at_end = len(chunk.data) < LOG_CHUNK_BYTES_MAX

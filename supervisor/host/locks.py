@@ -6,8 +6,13 @@ drop the lock.
 """
 
 import fcntl
+import logging
 import os
 from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_NAME = "lock"
 
 
 class AlreadyRunningError(Exception):
@@ -22,19 +27,49 @@ class DirectoryLock:
 
         Raises `AlreadyRunningError`, naming the directory and the holder's pid, and `OSError`.
         """
-        path = directory / "lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._directory = directory
+        self._descriptor = _taken(directory)
+
+    def in_place(self) -> bool:
+        """The directory still has the file that is locked. Raises `OSError`."""
         try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            holder = os.read(self._descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._descriptor)
-            raise AlreadyRunningError(
-                f"cannot use {directory}: a daemon is running on it (pid {holder})"
-            ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+            found = os.stat(self._directory / _NAME, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self._descriptor))
+
+    def take_anew(self) -> None:
+        """Lock the directory by another file, where somebody has removed this one. Raises as
+        `__init__` does; then the lock is what it was."""
+        removed, self._descriptor = self._descriptor, _taken(self._directory)
+        os.close(removed)
 
     def close(self) -> None:
         """Release the lock."""
         os.close(self._descriptor)
+
+
+def _taken(directory: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(directory / _NAME, flags, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise AlreadyRunningError(
+            f"cannot use {directory}: a daemon is running on it (pid {holder})"
+        ) from None
+    _write_holder(descriptor, directory)
+    return descriptor
+
+
+def _write_holder(descriptor: int, directory: Path) -> None:
+    """Write the pid for people, over that of an earlier holder: a full disk has room for that. The
+    lock is held without it, too."""
+    holder = f"{os.getpid()}\n".encode()
+    try:
+        os.pwrite(descriptor, holder, 0)
+        os.ftruncate(descriptor, len(holder))
+    except OSError as error:
+        log.warning("Cannot write down who holds the lock of %s: %s", directory, error)

@@ -30,6 +30,7 @@ class Bootstrap(msgspec.Struct):
 
     manager: ServiceManager
     runtime: Runtime
+    runtime_lock: DirectoryLock
     open_files: int
     wakeup: int
     examination: StoreChild | None
@@ -46,8 +47,9 @@ def prepare(settings: Settings, opened: contextlib.ExitStack) -> Bootstrap:
     opened.callback(manager.close)
     daemon = settings.daemon
     runtime = Runtime(daemon.runtime_dir)
-    for directory in (daemon.state_dir, daemon.runtime_dir):
-        opened.callback(DirectoryLock(directory).close)
+    opened.callback(DirectoryLock(daemon.state_dir).close)
+    lock = DirectoryLock(daemon.runtime_dir)
+    opened.callback(lock.close)
     make_directories(runtime)
     wakeup = _record_signals(opened)
     become_subreaper()
@@ -55,7 +57,7 @@ def prepare(settings: Settings, opened: contextlib.ExitStack) -> Bootstrap:
     leftovers = Leftovers(runtime, daemon.state_dir, daemon.log_dir)
     leftovers.begin_sweep()
     opened.callback(leftovers.close)
-    return Bootstrap(manager, runtime, open_files, wakeup, examination, leftovers)
+    return Bootstrap(manager, runtime, lock, open_files, wakeup, examination, leftovers)
 
 
 def _record_signals(opened: contextlib.ExitStack) -> int:

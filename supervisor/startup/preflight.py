@@ -60,7 +60,8 @@ def warnings(settings: Settings) -> list[str]:
 
 
 def trust_problems(settings: Settings) -> list[str]:
-    """Return the files that a daemon as root must not trust, because others can write them."""
+    """Return the files and directories that a daemon as root must not trust, because others can
+    write them."""
     if os.geteuid() != 0:
         return []
     found = [f"others can write it: {reason}"] if (reason := trust.why_not(settings.source)) else []
@@ -68,7 +69,32 @@ def trust_problems(settings: Settings) -> list[str]:
         program = _found(script) or script.command[0]
         reason = trust.why_not(Path(program)) if "/" in program else ""
         found += [f"scripts.{kind}.command: others can write it: {reason}"] if reason else []
-    return found
+    return [*found, *_untrusted_directories(settings.daemon)]
+
+
+def _untrusted_directories(daemon: DaemonSettings) -> Iterator[str]:
+    """Yield the daemon's directories in which others could put their own files in the place of
+    its files; those below them too, which an earlier daemon of another user may have left."""
+    runtime = Runtime(daemon.runtime_dir)
+    log_groups = (trust.ROOT, _group_of_logs())
+    wanted = {
+        "state_dir": (daemon.state_dir / "daemondb" / "data.mdb", daemon.state_dir / "backups"),
+        "runtime_dir": (runtime.runs, runtime.results, runtime.processes),
+        "log_dir": (daemon.log_dir,),
+    }
+    for key, paths in wanted.items():
+        groups = log_groups if key == "log_dir" else (trust.ROOT,)
+        reasons = (trust.why_not(path, groups=groups, to_be_made=True) for path in paths)
+        if reason := next(filter(None, reasons), ""):
+            yield f"daemon.{key}: others can write it: {reason}"
+
+
+def _group_of_logs() -> int:
+    """Return the group whom the host lets write its logs: `syslog` on Ubuntu, mostly root."""
+    try:
+        return os.stat("/var/log").st_gid
+    except OSError:
+        return trust.ROOT
 
 
 def refuse_untrusted(settings: Settings) -> None:
@@ -110,6 +136,7 @@ def prepare_directories(settings: Settings) -> None:
             )
         elif problem:
             raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
+    refuse_untrusted(settings)  # once more: others may have been faster in making them
 
 
 def _create(directory: Path, mode: int) -> str:

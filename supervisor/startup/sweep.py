@@ -50,6 +50,7 @@ class Leftovers:
         self.alive: frozenset[str] = frozenset()
         self._runtime = runtime
         self._groups = Containment.detect(self.instance)
+        self._held = self._groups.hold()
         self.cleanup = RunCleanup(runtime, log_dir, self.instance, self._groups)
         self._ended_by_us: set[str] = set()
         self._before: set[str] = set()
@@ -81,6 +82,7 @@ class Leftovers:
         ):
             time.sleep(max(0.0, self._scanned_monotonic + ROUND_SECONDS - time.monotonic()))
             self._scan(waited_seconds=time.monotonic() - self._begun_monotonic)
+        self._groups.remove_abandoned()
         # A script that we killed did not end of itself, whatever its worker recorded.
         self._ended_by_us -= self._before
         if self._clean < CLEAN_ROUNDS:
@@ -113,6 +115,8 @@ class Leftovers:
     def close(self) -> None:
         """Remove the control groups that this daemon made."""
         self._groups.remove()
+        if self._held is not None:
+            os.close(self._held)
 
     def _round(self, *, patient: bool) -> bool:
         """Kill what may not live; True where nothing was found and no run is locked.

@@ -1,7 +1,8 @@
 """Files and directories of daemonDB, its marker and its file system. Knows no table.
 
 A store is never written over (law 10): another replaces it by renames, each of which a
-power cut may follow, and the old one is kept beside it.
+power cut may follow, and the old one is kept beside it. On overlayfs the directory of a store
+of the lower layer cannot be renamed (fact L31): there the files in it are replaced, the data last.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from ...workers.host import procfs
 from ...workers.host.files import fsync_path
+from ...workers.host.linux import shared_bytes, unshare_blocks
 from .errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class StorePaths:
         if kind in REFUSED_FILE_SYSTEMS:
             raise StoreError(f"cannot keep daemonDB in {self.store}: {kind} cannot hold it")
         if self.made.exists() and not self.store.exists():
-            rename(self.made, self.store)
+            self._rename_or_copy(self.made, self.store)
         for left in (self.making, self.made, *self._done_with()):
             remove(left)
         self.remove_left_copies()
@@ -119,10 +121,50 @@ class StorePaths:
             fsync_path(path)
         rename(self.making, self.made)
         (self.store / "lock.mdb").unlink(missing_ok=True)  # its target may be the next store's too
-        rename(self.store, aside or self.old)
-        rename(self.made, self.store)
+        try:
+            rename(self.store, aside or self.old)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            if aside is not None:
+                self._copy(self.store, aside)
+            self._replace_inside()
+        else:
+            rename(self.made, self.store)
         for store in self._done_with():
             remove(store)
+
+    def _rename_or_copy(self, old: Path, new: Path) -> None:
+        try:
+            rename(old, new)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy(old, new)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        """Copy a store, so that `target` is whole and durable as soon as it is there."""
+        with self.empty_for_making() as making:
+            for path in source.iterdir():
+                if path.is_file() and not path.is_symlink():
+                    copy_file(path, making / path.name)
+            for path in (*making.iterdir(), making):
+                self._give_to_owner(path)
+                fsync_path(path)
+            rename(making, target)
+
+    def _replace_inside(self) -> None:
+        """Move the files of the store that was made into the directory of the one in use. Once the
+        data is there all else is; before, the old data is as it was."""
+        gone = {path.name for path in self.store.iterdir()}
+        made = sorted(self.made.iterdir(), key=lambda path: path.name == "data.mdb")
+        for path in made:
+            path.rename(self.store / path.name)
+        fsync_path(self.store)
+        for name in gone - {path.name for path in made}:
+            (self.store / name).unlink()
+        fsync_path(self.store)
+        remove(self.made)
 
     def _done_with(self) -> list[Path]:
         return [self.old, *self.set_aside()[:-SET_ASIDE_STORES_MAX]]
@@ -211,14 +253,17 @@ def give_blocks(store_dir: Path, size_bytes: int) -> bool:
     """
     if file_system(store_dir) not in PREALLOCATING_FILE_SYSTEMS:
         return False
-    missing = size_bytes - allocated_bytes(store_dir)
-    if missing <= 0:
-        return True
     try:
-        if free_bytes(store_dir) < missing + FREE_BYTES_MIN:  # else it would fill the disk
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         descriptor = _descriptors(store_dir)[0]  # LMDB's own: see fact 1
+        shared = _shared_bytes(descriptor)
+        missing = max(0, size_bytes - allocated_bytes(store_dir))
+        if not missing + shared:
+            return True
+        if free_bytes(store_dir) < missing + shared + FREE_BYTES_MIN:  # else it would fill the disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(descriptor, 0, size_bytes)
+        if shared:
+            unshare_blocks(descriptor, os.fstat(descriptor).st_size)
         os.fsync(descriptor)
     except OSError as error:
         log.warning(
@@ -226,6 +271,16 @@ def give_blocks(store_dir: Path, size_bytes: int) -> bool:
         )
         return False
     return True
+
+
+def _shared_bytes(descriptor: int) -> int:
+    """Return the bytes in blocks that a copy of the file, or what it is a copy of, has too: each
+    first write to one takes another from the disk (fact L32)."""
+    try:
+        return shared_bytes(descriptor)
+    except OSError as error:
+        log.debug("Cannot tell which blocks are shared: %s", error)
+        return 0
 
 
 def close_on_exec(store_dir: Path) -> None:

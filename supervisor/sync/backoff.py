@@ -163,7 +163,7 @@ class Backoff:
 def _read(path: Path, now: Instant) -> Kept | None:
     """Return what an earlier daemon of this boot kept, None where nothing of it can be used."""
     try:
-        with open_regular(path) as file:
+        with open_regular(path, follow_links=False) as file:
             kept = _decode(file.read(KEPT_BYTES_MAX))
         until = max(kept.pull.until_boot_seconds, kept.report.until_boot_seconds)
         if kept.boot_id == boot_id() and until > now.boot_seconds + RETRY_AFTER_SECONDS_MAX:

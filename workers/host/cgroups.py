@@ -6,8 +6,10 @@ alone finds the processes of a run.
 """
 
 import contextlib
+import fcntl
 import logging
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -16,6 +18,10 @@ import msgspec
 log = logging.getLogger(__name__)
 
 CGROUP2, CGROUP1, TREE = "cgroup2", "cgroup1", "tree"
+
+
+#: The directories of instances, as `detect` names them by boot and place.
+_BASE_NAME = re.compile(r"geosched-[0-9a-f-]{36}-[0-9a-f]{12}")
 
 
 class _Hierarchy(msgspec.Struct, frozen=True):
@@ -130,6 +136,35 @@ class Containment(msgspec.Struct, frozen=True):
             return []
         return [Group(self.base / name, self._hierarchy) for name in names]
 
+    def hold(self) -> int | None:
+        """Show other daemons that this instance lives, until the descriptor is closed; None where
+        that cannot be done (fact P31). Then its groups are safe only while they have processes."""
+        if self.base is None:
+            return None
+        try:
+            self.base.mkdir(exist_ok=True)
+            return _locked(self.base, fcntl.LOCK_SH)
+        except OSError as error:
+            log.warning("Cannot lock the cgroup %s: %s", self.base, error)
+            return None
+
+    def remove_abandoned(self) -> None:
+        """Remove the empty groups of other instances, whose daemons were killed. A living one
+        holds its own (`hold`)."""
+        if self.base is None or self._hierarchy is None:
+            return
+        for name in sorted(os.listdir(self.base.parent)):
+            if not _BASE_NAME.fullmatch(name) or name == self.base.name:
+                continue
+            other = Containment(self.kind, self.base.parent / name, self._hierarchy)
+            try:
+                descriptor = _locked(self.base.parent / name, fcntl.LOCK_EX)
+            except OSError as error:
+                log.debug("Left the cgroup %s: %s", name, error)
+                continue
+            other.remove()
+            os.close(descriptor)
+
     def remove(self) -> None:
         """Remove the empty groups and their directory, when the daemon leaves."""
         if self.base is None or self._hierarchy is None:
@@ -172,6 +207,18 @@ def _usable(probe: Path, hierarchy: _Hierarchy) -> bool:
     finally:
         if probe.exists():
             probe.rmdir()
+
+
+def _locked(directory: Path, operation: int) -> int:
+    """Open and lock a directory; do not wait. Raises `OSError`."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(directory, flags)
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _read(path: Path) -> str:

@@ -22,7 +22,7 @@ def replace_whole(path: Path, content: bytes, *, durable: bool) -> None:
     """Write a temporary file beside `path` and rename it to that, so that readers see all of it
     or nothing. Only its owner may read it. `durable`: flush it to disk. Raises `OSError`."""
     temporary = path.with_name(f"{path.name}{TEMPORARY}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
             file.write(content)

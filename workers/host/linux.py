@@ -5,9 +5,11 @@ Each function is one call; its callers decide what to use it for.
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import os
 import resource
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +22,21 @@ _TIME_ERROR = 5
 _TFD_TIMER_ABSTIME = 1
 _TFD_TIMER_CANCEL_ON_SET = 2
 _MADV_DONTNEED = 4
+
+_IN_MOVED_FROM = 0x40
+_IN_DELETE = 0x200
+_IN_DELETE_SELF = 0x400
+_IN_MOVE_SELF = 0x800
+_IN_ONLYDIR = 0x01000000
+
+_FALLOC_FL_UNSHARE_RANGE = 0x40
+_FS_IOC_FIEMAP = 0xC020660B
+_FIEMAP_FLAG_SYNC = 1
+_FIEMAP_EXTENT_LAST = 0x1
+_FIEMAP_EXTENT_SHARED = 0x2000
+_FIEMAP = struct.Struct("=QQIIII")
+_FIEMAP_EXTENT = struct.Struct("=QQQQQIIII")
+_EXTENTS = 64
 
 _PTRACE_CONT = 7
 _PTRACE_DETACH = 17
@@ -130,6 +147,49 @@ def open_clock_set_timer() -> int:
         os.close(descriptor)
         raise error
     return int(descriptor)
+
+
+def open_removal_watch() -> int:
+    """Open a descriptor that is readable after something was removed from a directory that
+    `watch_removals` was told of (`inotify(7)`). Raises `OSError`."""
+    descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise _last_error("inotify_init1")
+    return int(descriptor)
+
+
+def watch_removals(descriptor: int, directory: str | os.PathLike[str]) -> None:
+    """Watch a directory, which may be watched already: names that leave it, and its own end.
+    Raises `OSError`."""
+    events = _IN_MOVED_FROM | _IN_DELETE | _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_ONLYDIR
+    if _libc.inotify_add_watch(descriptor, os.fsencode(directory), ctypes.c_uint32(events)) < 0:
+        raise _last_error("inotify_add_watch")
+
+
+def shared_bytes(descriptor: int) -> int:
+    """Return the bytes of a file in blocks that other files have too (`cp --reflink`). Raises
+    `OSError`, where the file system cannot tell, too."""
+    shared, start, last = 0, 0, False
+    while not last:
+        request = _FIEMAP.pack(start, 2**63 - start, _FIEMAP_FLAG_SYNC, 0, _EXTENTS, 0)
+        answer = bytearray(request + bytes(_EXTENTS * _FIEMAP_EXTENT.size))
+        fcntl.ioctl(descriptor, _FS_IOC_FIEMAP, answer)
+        count = _FIEMAP.unpack_from(answer)[3]
+        last = count == 0
+        for number in range(count):
+            place = _FIEMAP.size + number * _FIEMAP_EXTENT.size
+            logical, _, length, _, _, flags, *_ = _FIEMAP_EXTENT.unpack_from(answer, place)
+            shared += length if flags & _FIEMAP_EXTENT_SHARED else 0
+            start, last = logical + length, bool(flags & _FIEMAP_EXTENT_LAST)
+    return shared
+
+
+def unshare_blocks(descriptor: int, size_bytes: int) -> None:
+    """Give a file blocks of its own in the place of those that it shares. Raises `OSError`."""
+    fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate  # musl has only the latter
+    arguments = (_FALLOC_FL_UNSHARE_RANGE, ctypes.c_int64(0), ctypes.c_int64(size_bytes))
+    if fallocate(descriptor, *arguments) != 0:
+        raise _last_error("fallocate")
 
 
 def hold_at_exec(child: int) -> None:

@@ -5,6 +5,7 @@ that does not wait; its caller decides how often and how long.
 """
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from . import procfs
 from .cgroups import Containment, Group
 from .procfs import Identity, Stat
 
+#: Of `pidfd_open`, for a number that no process has: of the last two one is said, by the kernel's
+#: age, where a thread has it by now (fact P30).
+_NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 #: Rounds of killing processes that become this one's children meanwhile, and looks in each.
 CHASES_MAX = 100
 LOOKS_MAX = 20
@@ -186,8 +190,10 @@ def signal_process(known: Stat | Identity, number: int) -> None:
     is opened first, then the start time compared (fact P6)."""
     try:
         pidfd = os.pidfd_open(known.pid)
-    except ProcessLookupError:
-        return
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return
+        raise
     try:
         if procfs.start_ticks(known.pid) == known.start_ticks:
             signal.pidfd_send_signal(pidfd, number)

@@ -11,7 +11,7 @@ import os
 import msgspec
 
 from ...ipc.paths import Runtime
-from ..host.files import TEMPORARY, replace_whole
+from ..host.files import TEMPORARY, open_regular, replace_whole
 from ..host.procfs import Identity, identity
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def read_identities(runtime: Runtime) -> list[KnownProcess]:
             forget_identity(runtime, name)
             continue
         try:
-            with (runtime.processes / name).open("rb") as file:
+            with open_regular(runtime.processes / name, follow_links=False) as file:
                 known.append(_decode(file.read(IDENTITY_BYTES_MAX)))
         except FileNotFoundError:
             continue

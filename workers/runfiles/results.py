@@ -11,7 +11,7 @@ import msgspec
 
 from ...ipc.messages.runs import RunResult
 from ...ipc.paths import Runtime
-from ..host.files import TEMPORARY, replace_whole
+from ..host.files import TEMPORARY, open_regular, replace_whole
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def load(runtime: Runtime, run_id: str) -> RunResult | None:
     """Return the kept result of a run. One that cannot be read is logged, removed, and None."""
     path = runtime.results / run_id
     try:
-        with path.open("rb") as file:
+        with open_regular(path, follow_links=False) as file:
             checksum, content = file.read(RESULT_BYTES_MAX).split(b"\n", 1)
         if int(checksum, 16) != zlib.crc32(content):
             raise ValueError("its checksum is wrong")

@@ -144,15 +144,6 @@ def test_who_follows_a_growing_log_sees_everything_once_or_a_mark_instead(path: 
     assert place == len(data)
 
 
-def test_a_file_that_is_just_being_cut_is_read_later(path: Path):
-    written(path, [numbered(100_000)], 4096)
-    whole = path.read_bytes()
-    head = MARK.search(whole)
-    assert head
-    path.write_bytes(whole[: head.start()] + b"\n[geosched: cut]\n" + whole[head.start() + 17 :])
-    assert read_output(path, 3000, 100) == (3000, b"")
-
-
 def test_a_mark_that_a_script_wrote_itself_is_only_text(path: Path):
     fake = b"x\n[geosched: 12345 bytes cut]\ny\n"
     written(path, [fake], 4096)

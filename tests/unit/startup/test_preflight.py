@@ -177,8 +177,8 @@ def test_operators_must_be_users_of_this_host(tmp_path: Path) -> None:
 
 def test_missing_directories_are_created_with_their_modes(tmp_path: Path) -> None:
     settings = here(tmp_path)
-    (tmp_path / "log").mkdir(0o777)
-    (tmp_path / "log").chmod(0o777)
+    (tmp_path / "log").mkdir(0o711)
+    (tmp_path / "log").chmod(0o711)
     umask = os.umask(0o777)
     try:
         preflight.prepare_directories(settings)
@@ -187,7 +187,7 @@ def test_missing_directories_are_created_with_their_modes(tmp_path: Path) -> Non
     modes: dict[str, Any] = {
         name: (tmp_path / name).stat().st_mode & 0o777 for name in ("state", "run", "log")
     }
-    assert modes == {"state": 0o700, "run": 0o750, "log": 0o777}
+    assert modes == {"state": 0o700, "run": 0o750, "log": 0o711}
     preflight.prepare_directories(settings)
 
 

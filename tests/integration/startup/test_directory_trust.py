@@ -1,0 +1,144 @@
+"""Directories that a daemon as root does not use, because others could put their files there."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from geosched.supervisor.startup import preflight
+from support.daemon import Daemon, daemon_installation
+
+NOBODY = 65534
+KEYS = ("state_dir", "runtime_dir", "log_dir")
+FOLDERS = {"state_dir": "state", "runtime_dir": "run", "log_dir": "log"}
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    if os.geteuid() != 0:
+        pytest.skip("only a daemon that is root distrusts directories")
+    with daemon_installation() as made:
+        made.root.chmod(0o755)
+        made.configure(scripts={"default": {"command": ["/bin/true"]}})
+        yield made
+
+
+def refused(daemon: Daemon) -> list[str]:
+    """What both the check and the start say, without its beginning; "" where they start."""
+    said = []
+    for arguments in (["--check"], []):
+        daemon.stderr.unlink(missing_ok=True)
+        daemon.start(*arguments, wait=False)
+        assert daemon.process is not None
+        assert daemon.process.wait(15) == 2
+        lines = daemon.log_text().splitlines()
+        assert len(lines) == 1, lines
+        said += [lines[0].partition(": daemon.")[2]]
+    return said
+
+
+def given_away(path: Path) -> None:
+    os.chown(path, NOBODY, NOBODY)
+
+
+def for_everybody(path: Path) -> None:
+    path.chmod(0o777)
+
+
+def for_a_group(path: Path) -> None:
+    os.chown(path, 0, NOBODY)
+    path.chmod(0o770)
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [
+        (given_away, f"belongs to user {NOBODY}"),
+        (for_everybody, "is writable by everybody (mode 0777)"),
+        (for_a_group, f"is writable by group {NOBODY} (mode 0770)"),
+    ],
+)
+def test_a_directory_that_others_can_write_is_refused(
+    daemon: Daemon, key: str, share: Callable[[Path], None], reason: str
+):
+    path = daemon.root / FOLDERS[key]
+    path.mkdir()
+    share(path)
+    assert refused(daemon) == [f"{key}: others can write it: {path} {reason}"] * 2
+    assert list(path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_directory_above_counts_whether_its_own_is_there_or_not(
+    daemon: Daemon, key: str, there: bool
+):
+    above = daemon.root / "above"
+    above.mkdir()
+    if there:
+        (above / "here").mkdir()
+    given_away(above)
+    daemon.configure(scripts={}, **{key: str(above / "here")})
+    wanted = f"{key}: others can write it: {above} belongs to user {NOBODY}"
+    assert refused(daemon) == [wanted] * 2
+    assert (above / "here").exists() is there
+
+
+def test_a_link_of_others_is_refused(daemon: Daemon):
+    link = daemon.root / "others" / "log"
+    link.parent.mkdir()
+    (daemon.root / "log").mkdir()
+    link.symlink_to(daemon.root / "log")
+    given_away(link.parent)
+    daemon.configure(scripts={}, log_dir=str(link))
+    assert "belongs to user" in refused(daemon)[1]
+
+
+@pytest.mark.parametrize(
+    "below", ["state/daemondb", "state/backups", "run/runs", "run/results", "run/processes"]
+)
+def test_what_an_earlier_daemon_of_another_user_left_below_them_is_refused(
+    daemon: Daemon, below: str
+):
+    path = daemon.root / below
+    path.mkdir(parents=True)
+    given_away(path)
+    assert f"others can write it: {path} belongs to user" in refused(daemon)[1]
+
+
+def test_directories_to_be_made_in_a_sticky_one_are_made(daemon: Daemon):
+    sticky = daemon.root / "tmp"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    places = {key: str(sticky / FOLDERS[key]) for key in KEYS}
+    daemon.configure(scripts={}, **places)
+    daemon.start()
+    assert daemon.ctl("ping").returncode == 0
+
+
+def test_somebody_who_is_faster_in_a_sticky_directory_is_not_trusted(daemon: Daemon):
+    sticky = daemon.root / "tmp"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    theirs = sticky / "run"
+    theirs.mkdir()
+    given_away(theirs)
+    daemon.configure(scripts={}, runtime_dir=str(theirs))
+    assert "others can write it" in refused(daemon)[1]
+
+
+def test_the_group_of_the_hosts_logs_may_write_the_log_directory_only(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    """As on Ubuntu, where /var/log belongs to the group syslog, and is writable by it."""
+    above = daemon.root / "var"
+    above.mkdir()
+    for_a_group(above)
+    daemon.configure(scripts={}, log_dir=str(above / "log"))
+    from geosched.supervisor.config.settings import load
+
+    monkeypatch.setattr(preflight, "_group_of_logs", lambda: NOBODY)
+    assert preflight.trust_problems(load(daemon.config)) == []
+    daemon.configure(scripts={}, state_dir=str(above / "log"))
+    assert len(preflight.trust_problems(load(daemon.config))) == 1
