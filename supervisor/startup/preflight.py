@@ -45,6 +45,7 @@ def check(settings: Settings) -> list[str]:
         *_rights_problems(settings),
         *_cwd_problems(settings),
         *trust_problems(settings),
+        *_untrusted_directories(settings.daemon),
     ]
 
 
@@ -53,15 +54,14 @@ def warnings(settings: Settings) -> list[str]:
 
     Looks up no user: a name service may hang, and the start of the daemon with it (law 2).
     """
-    exposed = _exposed_secrets(settings.backend)
+    exposed = (*_untrusted_directories(settings.daemon), *_exposed_secrets(settings.backend))
     if not settings.scripts:
         return [*exposed, "scripts: none is configured, so every action fails with no-script"]
     return [*exposed, *_command_problems(settings), *_cwd_problems(settings)]
 
 
 def trust_problems(settings: Settings) -> list[str]:
-    """Return the files and directories that a daemon as root must not trust, because others can
-    write them."""
+    """Return the files that a daemon as root must not trust, because others can write them."""
     if os.geteuid() != 0:
         return []
     found = [f"others can write it: {reason}"] if (reason := trust.why_not(settings.source)) else []
@@ -69,12 +69,15 @@ def trust_problems(settings: Settings) -> list[str]:
         program = _found(script) or script.command[0]
         reason = trust.why_not(Path(program)) if "/" in program else ""
         found += [f"scripts.{kind}.command: others can write it: {reason}"] if reason else []
-    return [*found, *_untrusted_directories(settings.daemon)]
+    return found
 
 
 def _untrusted_directories(daemon: DaemonSettings) -> Iterator[str]:
     """Yield the daemon's directories in which others could put their own files in the place of
-    its files; those below them too, which an earlier daemon of another user may have left."""
+    its files; those below them too, which an earlier daemon of another user may have left. For a
+    daemon that is root only."""
+    if os.geteuid() != 0:
+        return
     runtime = Runtime(daemon.runtime_dir)
     log_groups = (trust.ROOT, _group_of_logs())
     wanted = {
@@ -136,7 +139,6 @@ def prepare_directories(settings: Settings) -> None:
             )
         elif problem:
             raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
-    refuse_untrusted(settings)  # once more: others may have been faster in making them
 
 
 def _create(directory: Path, mode: int) -> str:
