@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..ipc import standard_streams
+from ..ipc.foreign_text import visible
 from ..ipc.paths import DEFAULT_CONFIG
 from .config.sections import Settings, SettingsError
 from .config.settings import load
@@ -29,7 +31,15 @@ EXIT_STOPPED, EXIT_ERROR, EXIT_SETTINGS, EXIT_ALREADY_RUNNING, EXIT_STORE = rang
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command `geoschedd`, and exit."""
-    options = _options(arguments)
+    standard_streams.complete()
+    try:
+        options = _options(arguments)
+    except SystemExit:  # help, version, wrong usage
+        if (lost := standard_streams.unwritten()) is None:
+            raise
+        if not standard_streams.reader_left(lost):
+            _tell(f"cannot write the output: {lost.strerror}")
+        raise SystemExit(EXIT_ERROR) from None
     logs.set_up(options.log_level, options.log_format)
     raise SystemExit(_run(options))
 
@@ -82,7 +92,11 @@ def _run(options: argparse.Namespace) -> int:
 def _check(settings: Settings) -> int:
     problems = preflight.check(settings)
     for problem in problems:
-        print(f"geoschedd: {settings.source}: {problem}", file=sys.stderr)
+        _tell(f"{settings.source}: {problem}")
     if not problems:
-        print(f"geoschedd: {settings.source}: all is well", file=sys.stderr)
+        _tell(f"{settings.source}: all is well")
     return EXIT_SETTINGS if problems else EXIT_STOPPED
+
+
+def _tell(line: str) -> None:
+    print(f"geoschedd: {visible(line)}", file=sys.stderr)

@@ -62,8 +62,8 @@ class JobPlan:
             look = min(BACKUP_LOOK_SECONDS, daemon.backup_interval_seconds)
             jobs.every(look, "backup", lambda: parts.backup.begin_if_due(loop.now))
         jobs.every(DAY_SECONDS, "clock mark", loop.write_mark)
-        if self._manager.watchdog_seconds:
-            jobs.every(self._manager.watchdog_seconds / 2, "watchdog", self._manager.alive)
+        if self._manager.alive_seconds:
+            jobs.every(self._manager.alive_seconds, "watchdog", self._manager.alive)
 
     def _keep_house(self) -> None:
         self._loop.parts.db.check_readers()
