@@ -65,6 +65,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.check:
             return _check(settings)
         preflight.refuse_untrusted(settings)
+        preflight.require_kernel()
         for warning in preflight.warnings(settings):
             log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
         preflight.prepare_directories(settings)

@@ -25,6 +25,7 @@ from ..config.sections import (
     SettingsError,
 )
 from ..runs.run_order import DEFAULT_PATH, conditions_of
+from . import kernel
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ _MODES = {"state_dir": 0o700, "runtime_dir": 0o750, "log_dir": 0o750}
 def check(settings: Settings) -> list[str]:
     """Return the faults that would keep the daemon from its work, a line each; create nothing."""
     return [
+        *_kernel_problems(),
         *_directory_problems(settings.daemon),
         *_socket_problems(settings.daemon),
         *_backend_problems(settings.backend),
@@ -57,6 +59,17 @@ def warnings(settings: Settings) -> list[str]:
     if not settings.scripts:
         return [*exposed, "scripts: none is configured, so every action fails with no-script"]
     return [*exposed, *_command_problems(settings), *_cwd_problems(settings)]
+
+
+def require_kernel() -> None:
+    """Raise `SettingsError` where the kernel refuses what no daemon can do without."""
+    for problem in _kernel_problems():
+        raise SettingsError(f"cannot work on this host: {problem}")
+
+
+def _kernel_problems() -> Iterator[str]:
+    if reason := kernel.why_not():
+        yield reason
 
 
 def trust_problems(settings: Settings) -> list[str]:

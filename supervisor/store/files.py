@@ -259,10 +259,15 @@ def free_bytes(directory: Path) -> int:
 
 
 def file_system(directory: Path) -> str:
-    """Return the type of file system a directory is on, by the longest mount point above it."""
+    """Return the type of file system a directory is on, by the longest mount point above it; ""
+    where the kernel does not tell."""
     path = os.fsencode(os.path.realpath(directory))
     longest, kind = b"", b""
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return ""
+    for line in mounts:
         fields = line.split()
         point = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), fields[4])
         inside = path == point or path.startswith(point.rstrip(b"/") + b"/")
