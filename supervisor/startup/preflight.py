@@ -14,9 +14,15 @@ from pathlib import Path
 
 from ...ipc.backends import BACKENDS
 from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
-from ...workers.host import trust
-from ...workers.host.execution import UnusableConditionsError, credentials_of, reserved
+from ...workers.host import programs, trust
+from ...workers.host.execution import (
+    Credentials,
+    UnusableConditionsError,
+    credentials_of,
+    reserved,
+)
 from ...workers.host.lookup import find_program
+from ...workers.host.programs import Surroundings
 from ..config.sections import (
     BackendSettings,
     DaemonSettings,
@@ -42,10 +48,10 @@ def check(settings: Settings) -> list[str]:
         *_socket_problems(settings.daemon),
         *_backend_problems(settings.backend),
         *_token_problems(settings),
-        *_command_problems(settings),
+        *_command_problems(settings, users=True),
         *_operator_problems(settings),
         *_rights_problems(settings),
-        *_cwd_problems(settings),
+        *_cwd_problems(settings, users=True),
         *trust_problems(settings),
     ]
 
@@ -101,10 +107,12 @@ def _rights_problems(settings: Settings) -> Iterator[str]:
         yield from (f"scripts.{kind}.{problem}" for problem in reserved(wanted, who))
 
 
-def _cwd_problems(settings: Settings) -> Iterator[str]:
+def _cwd_problems(settings: Settings, *, users: bool = False) -> Iterator[str]:
     for kind, script in settings.scripts.items():
         if not os.path.isdir(script.cwd):  # unlike Path, never raises
             yield f"scripts.{kind}.cwd: {script.cwd} is not a directory"
+        elif not programs.may_search(script.cwd, _who(script) if users else None):
+            yield f"scripts.{kind}.cwd: {script.cwd} cannot be entered by its user"
 
 
 def prepare_directories(settings: Settings) -> None:
@@ -219,22 +227,36 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def _command_problems(settings: Settings) -> Iterator[str]:
+def _command_problems(settings: Settings, *, users: bool = False) -> Iterator[str]:
+    """Yield what an execution of each program would fail of; with `users`, for the user that the
+    script is to run as, who has to be looked up."""
     for kind, script in settings.scripts.items():
-        program = script.command[0]
-        if _found(script) is None:
-            reason = "is there, but not executable" if Path(program).is_file() else "is not there"
-            yield f"scripts.{kind}.command: {program} {reason}"
+        program, found = script.command[0], _found(script)
+        if found is None:
+            yield f"scripts.{kind}.command: {program} is not there"
+            continue
+        within = Surroundings(script.cwd, {"PATH": _path(script)}, _who(script) if users else None)
+        if reason := programs.why_not(found, within):
+            yield f"scripts.{kind}.command: {program} cannot be executed: {reason}"
+
+
+def _who(script: ScriptSettings) -> Credentials | None:
+    try:
+        return credentials_of(conditions_of(script))
+    except UnusableConditionsError:
+        return None  # `_rights_problems` says so
 
 
 def _found(script: ScriptSettings) -> str | None:
     """Return the program of a script, as its worker will look it up; None where there is none."""
     program = script.command[0]
     if os.path.dirname(program):
-        usable = os.access(program, os.X_OK) and not os.path.isdir(program)
-        return program if usable else None
-    path = script.env.get("PATH", os.environ.get("PATH", DEFAULT_PATH))
-    return find_program(program, {"PATH": path})
+        return program if os.path.lexists(program) else None
+    return find_program(program, {"PATH": _path(script)})
+
+
+def _path(script: ScriptSettings) -> str:
+    return script.env.get("PATH", os.environ.get("PATH", DEFAULT_PATH))
 
 
 def _operator_problems(settings: Settings) -> Iterator[str]:
