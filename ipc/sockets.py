@@ -39,6 +39,10 @@ class ProtocolError(Exception):
 UNKNOWN = -1
 
 
+class BindError(OSError):
+    """A socket file cannot be bound; the message names it and the reason."""
+
+
 class Peer(NamedTuple):
     """The process at the other end, with credentials from the kernel (fact Z5)."""
 
@@ -67,7 +71,7 @@ class Server(Generic[Received, Sent]):
         mode: int = 0o600,
         frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
-        """Bind `path`. Raises `OSError` where a file that is no socket is there."""
+        """Bind `path`. Raises `BindError`, `OSError`."""
         self.path = path
         self.endpoint = endpoint(path)
         self._decode = msgspec.msgpack.Decoder(receives).decode
@@ -77,7 +81,11 @@ class Server(Generic[Received, Sent]):
         self.socket.set(zmq.ROUTER_MANDATORY, 1)
         # A peer that connects again under its name replaces its dead connection.
         self.socket.set(zmq.ROUTER_HANDOVER, 1)
-        _bind(self.socket, path, mode)
+        try:
+            _bind(self.socket, path, mode)
+        except OSError:
+            self.socket.close(linger=0)  # or its context would wait for it for ever
+            raise
 
     def send(self, routing_id: bytes, message: Sent) -> bool:
         """Send a message. Returns False where the peer has left or does not read."""
@@ -245,10 +253,12 @@ def _bind(opened: "zmq.Socket[bytes]", path: Path, mode: int) -> None:
     except FileNotFoundError:
         found = None
     if found is not None and not stat.S_ISSOCK(found):
-        raise OSError(f"cannot bind {path}: a file that is no socket is there")
+        raise BindError(f"cannot bind {path}: a file that is no socket is there")
     umask = os.umask(0o777 & ~mode)
     try:
         opened.bind(endpoint(path))
+    except zmq.ZMQError as error:
+        raise BindError(f"cannot bind {path}: {error.strerror}") from None
     finally:
         os.umask(umask)
     group = path.parent.stat().st_gid  # who may enter the directory may connect, if we can say so

@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
             log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
         preflight.prepare_directories(settings)
         with contextlib.ExitStack() as opened:
-            base = bootstrap.prepare(settings, opened)
+            base = _prepared(settings, opened)
             # Not earlier: its imports take as long as the sweep's pause, which they make use of.
             from .service import Service
 
@@ -88,6 +88,15 @@ def _run(options: argparse.Namespace) -> int:
     except Exception:
         log.exception("An unexpected error ended the daemon", extra={"event": "crash"})
         return EXIT_ERROR
+
+
+def _prepared(settings: Settings, opened: contextlib.ExitStack) -> bootstrap.Bootstrap:
+    """Raises `SettingsError` where the directories cannot be used after all."""
+    try:
+        return bootstrap.prepare(settings, opened)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise SettingsError(f"cannot use {settings.source}: {reason}") from None
 
 
 def _check(settings: Settings) -> int:

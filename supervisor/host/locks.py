@@ -6,8 +6,11 @@ drop the lock.
 """
 
 import fcntl
+import logging
 import os
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class AlreadyRunningError(Exception):
@@ -32,8 +35,11 @@ class DirectoryLock:
             raise AlreadyRunningError(
                 f"cannot use {directory}: a daemon is running on it (pid {holder})"
             ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        except OSError as error:  # a full disk: the lock is held all the same
+            log.warning("Cannot write into %s who holds it: %s", path, error.strerror)
 
     def close(self) -> None:
         """Release the lock."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...ipc.backends import BACKENDS
-from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
+from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime, status_journal
 from ...workers.host import programs, trust
 from ...workers.host.execution import (
     Credentials,
@@ -21,6 +21,7 @@ from ...workers.host.execution import (
     credentials_of,
     reserved,
 )
+from ...workers.host.files import open_regular
 from ...workers.host.lookup import find_program
 from ...workers.host.programs import Surroundings
 from ..config.sections import (
@@ -31,7 +32,7 @@ from ..config.sections import (
     SettingsError,
 )
 from ..runs.run_order import DEFAULT_PATH, conditions_of
-from . import kernel
+from . import kernel, storage_probe
 
 log = logging.getLogger(__name__)
 
@@ -124,13 +125,15 @@ def prepare_directories(settings: Settings) -> None:
         raise SettingsError(f"cannot use {settings.source}: {problem}")
     for key, mode in _MODES.items():
         directory: Path = getattr(settings.daemon, key)
-        problem = _create(directory, mode) or _unusable(directory)
+        problem = _create(directory, mode) or _unusable(directory, key)
         if problem and key == "log_dir":
             log.warning(
                 "Output of runs is lost: %s: %s", directory, problem, extra={"event": "no-log-dir"}
             )
         elif problem:
             raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
+    for key, problem in storage_probe.misplaced(settings.daemon, all_of_them=False):
+        raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
 
 
 def _create(directory: Path, mode: int) -> str:
@@ -145,26 +148,35 @@ def _create(directory: Path, mode: int) -> str:
     return ""
 
 
-def _unusable(directory: Path) -> str:
+def _unusable(directory: Path, key: str) -> str:
     """Return the reason why nothing can be kept in an existing directory, or ""."""
     if not directory.is_dir():
         return f"{directory} is not a directory"
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         return f"{directory} is not writable"
-    return ""
+    return storage_probe.why_not(directory, key)
 
 
 def _directory_problems(daemon: DaemonSettings) -> Iterator[str]:
     for key in _MODES:
         directory: Path = getattr(daemon, key)
         present = os.path.lexists(directory)
-        problem = _unusable(directory if present else directory.parent)
+        place = directory if present else directory.parent
+        problem = _unusable(place, key) or storage_probe.full(place)
+        if not problem and key == "state_dir":
+            problem = storage_probe.no_place_for_a_store(place)
+        if not problem and key == "runtime_dir" and not [*_socket_problems(daemon)]:
+            problem = storage_probe.no_sockets(place)
         if problem:
             yield (
                 f"daemon.{key}: {problem}"
                 if present
                 else (f"daemon.{key}: cannot create {directory}: {problem}")
             )
+            continue
+        for place_of, misplaced in storage_probe.misplaced(daemon, all_of_them=True):
+            if place_of == key:
+                yield f"daemon.{key}: {misplaced}"
 
 
 def _socket_problems(daemon: DaemonSettings) -> Iterator[str]:
@@ -191,8 +203,43 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
     parent = Path(backend.path).parent
     if not parent.is_dir():
         yield f"backend.path: {parent} is not a directory"
-    elif backend.report and not _may(parent, os.W_OK | os.X_OK):
-        yield f"backend.path: reports cannot be kept beside it: {parent} is not writable"
+        return
+    if reason := _unreadable(Path(backend.path)):
+        yield f"backend.path: {reason}"
+    if backend.report:
+        yield from _journal_problems(status_journal(backend.path))
+
+
+def _journal_problems(journal: Path) -> Iterator[str]:
+    """Yield why reports cannot be appended to the file beside that of the actions."""
+    told = "backend.path: reports cannot be kept"
+    try:
+        found = journal.stat().st_mode
+    except FileNotFoundError:
+        if not _may(journal.parent, os.W_OK | os.X_OK):
+            yield f"{told} beside it: {journal.parent} is not writable"
+        elif reason := storage_probe.why_not(journal.parent, "log_dir"):
+            yield f"{told} beside it: {reason}"
+        return
+    except OSError as error:
+        yield f"{told} in {journal}: {error.strerror}"
+        return
+    if not stat.S_ISREG(found):
+        yield f"{told} in {journal}: it is not a regular file"
+    elif not _may(journal, os.W_OK):
+        yield f"{told} in {journal}: it is not writable"
+
+
+def _unreadable(path: Path) -> str:
+    """Return the reason why a file that is there cannot be read; "" also where none is there:
+    it may come later, as by a rename."""
+    try:
+        open_regular(path).close()
+    except FileNotFoundError:
+        return f"{path} is a link to nothing" if path.is_symlink() else ""
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror or error}"
+    return ""
 
 
 def _token_problems(settings: Settings) -> Iterator[str]:
@@ -206,6 +253,8 @@ def _token_problems(settings: Settings) -> Iterator[str]:
         yield f"backend.token_file: new tokens cannot be kept: {tokens.parent} is not writable"
     elif settings.backend.oauth_grant == "refresh_token" and not tokens.exists():
         yield f"backend.token_file: nobody has logged in yet: geosched-ctl login makes {tokens}"
+    elif reason := _unreadable(tokens):
+        yield f"backend.token_file: {reason}"
 
 
 def _exposed_secrets(backend: BackendSettings) -> Iterator[str]:
