@@ -103,8 +103,11 @@ def _check(settings: Settings) -> int:
     problems = preflight.check(settings)
     for problem in problems:
         _tell(f"{settings.source}: {problem}")
+    remarks = list(preflight.remarks(settings))
+    for remark in remarks:
+        _tell(f"{settings.source}: warning: {remark}")
     if not problems:
-        _tell(f"{settings.source}: all is well")
+        _tell(f"{settings.source}: {'usable, with warnings' if remarks else 'all is well'}")
     return EXIT_SETTINGS if problems else EXIT_STOPPED
 
 

@@ -59,6 +59,7 @@ from ...ipc.messages.control import (
     Synced,
 )
 from ...ipc.messages.views import (
+    STORE_REMOVED,
     ActionView,
     ClockView,
     DaemonView,
@@ -67,7 +68,7 @@ from ...ipc.messages.views import (
     StoreView,
 )
 from ...workers.runfiles.output import read_output
-from ..core.model import Instant, Null, Over, Record, RunRow, Waiting
+from ..core.model import Instant, Null, Over, Reason, Record, RunRow, Waiting
 from ..loop import Loop
 from ..runs.run_order import output_path
 from ..store.errors import StoreError
@@ -76,6 +77,7 @@ from ..store.repair import incidents
 from ..sync.report_sender import sequence_of
 from .views import action_view, event_view, incident_view, phase, report_view, run_view
 
+STORE_REMOVED_WORDS = "its files were removed or replaced"
 #: Added to the grace of a `stop` and to the time-out of a `sync`; half of it to the bound of
 #: a `shutdown`, which has a margin already (INTERFACE, "Commands").
 BOUND_MARGIN_SECONDS = 10.0
@@ -193,7 +195,7 @@ class Handlers:
             started_at=format_instant(self._started.wall_us),
             uptime_seconds=round(uptime, 3),
             shutting_down=loop.leaving is not None,
-            degraded=loop.degraded,
+            degraded=loop.degraded or (STORE_REMOVED_WORDS if loop.parts.db.removed else None),
         )
 
     def _store(self) -> StoreView:
@@ -201,7 +203,7 @@ class Handlers:
         db, backup = loop.parts.db, loop.parts.backup
         room = db.room()
         return StoreView(
-            state=loop.store_state,
+            state=STORE_REMOVED if db.removed else loop.store_state,
             used_bytes=room.used_bytes,
             map_bytes=room.map_bytes,
             file_system=self._file_system,
@@ -282,8 +284,8 @@ class Handlers:
         try:
             chunk = read_output(path, request.offset, LOG_CHUNK_BYTES_MAX)
         except OSError as error:
-            if not ended:
-                return LogChunk(row.run_id, row.attempt, 0, b"", ended=False)
+            if not ended or row.reason is Reason.CANNOT_START:  # then there never was any
+                return LogChunk(row.run_id, row.attempt, 0, b"", ended)
             return Refused(RefusalKind.FAILED, f"no output of run {row.attempt} is left: {error}")
         at_end = len(chunk.data) < LOG_CHUNK_BYTES_MAX
         return LogChunk(row.run_id, row.attempt, chunk.offset, chunk.data, ended and at_end)

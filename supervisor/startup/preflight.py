@@ -24,6 +24,7 @@ from ...workers.host.execution import (
 from ...workers.host.files import open_regular
 from ...workers.host.lookup import find_program
 from ...workers.host.programs import Surroundings
+from ..config.backend_checks import exposures
 from ..config.sections import (
     BackendSettings,
     DaemonSettings,
@@ -62,10 +63,16 @@ def warnings(settings: Settings) -> list[str]:
 
     Looks up no user: a name service may hang, and the start of the daemon with it (law 2).
     """
-    exposed = _exposed_secrets(settings.backend)
+    return [*remarks(settings), *_command_problems(settings), *_cwd_problems(settings)]
+
+
+def remarks(settings: Settings) -> Iterator[str]:
+    """Yield what is no fault, and that an operator may not have meant."""
+    yield from _exposed_secrets(settings.backend)
+    for key, reason in exposures(settings.backend):
+        yield f"backend.{key}: {reason}"
     if not settings.scripts:
-        return [*exposed, "scripts: none is configured, so every action fails with no-script"]
-    return [*exposed, *_command_problems(settings), *_cwd_problems(settings)]
+        yield "scripts: none is configured, so every action fails with no-script"
 
 
 def require_kernel() -> None:

@@ -169,6 +169,16 @@ def data_bytes(store_dir: Path) -> int:
         return 0
 
 
+def data_identity(store_dir: Path) -> tuple[int, int] | None:
+    """Return device and inode of the file that has the path of the data file; None where none
+    has it."""
+    try:
+        found = (store_dir / "data.mdb").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def allocated_bytes(store_dir: Path) -> int:
     """Return the bytes of disk that the data file takes."""
     return (store_dir / "data.mdb").stat().st_blocks * 512
