@@ -67,11 +67,11 @@ class JobPlan:
             look = min(BACKUP_LOOK_SECONDS, daemon.backup_interval_seconds)
             jobs.every(look, "backup", lambda: parts.backup.begin_if_due(loop.now))
         jobs.every(DAY_SECONDS, "clock mark", loop.write_mark)
-        jobs.every(STORE_LOOK_SECONDS, "store", self._look_for_store)
+        jobs.every(STORE_LOOK_SECONDS, "store", self.look_for_store)
         if self._manager.alive_seconds:
             jobs.every(self._manager.alive_seconds, "watchdog", self._manager.alive)
 
-    def _look_for_store(self) -> None:
+    def look_for_store(self) -> None:
         """Log once that the files of daemonDB are gone: it is told nothing by the open ones."""
         db = self._loop.parts.db
         removed = db.removed
