@@ -1,4 +1,4 @@
-"""Probe for a thread: libzmq aborts its process where it is given none."""
+"""Probe for a thread: libzmq aborts its process where it is given none (fact P29)."""
 
 import _thread
 import errno
