@@ -75,7 +75,7 @@ class Client:
         """Connect. Raises `ClientError` where no process listens, `OSError` for a path too long."""
         name = endpoint(path)
         if refused := thread_refused():
-            raise ClientError(f"cannot reach the daemon: {refused.strerror}, which a client needs")
+            raise ClientError(f"cannot reach the daemon: {refused}, which a client needs")
         _require_listener(path)
         self.path = path
         self._timeout_seconds = timeout_seconds

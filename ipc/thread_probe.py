@@ -1,7 +1,6 @@
 """Probe for a thread: libzmq aborts its process where it is given none (fact P29)."""
 
 import _thread
-import errno
 
 
 def thread_refused() -> OSError | None:
@@ -10,5 +9,5 @@ def thread_refused() -> OSError | None:
     try:
         _thread.start_new_thread(int, ())
     except RuntimeError as error:
-        return OSError(errno.EAGAIN, str(error))
+        return OSError(str(error))
     return None

@@ -6,6 +6,7 @@ given no thread (facts P29, P30).
 """
 
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -26,13 +27,14 @@ def why_not() -> str:
         try:
             probe()
         except OSError as error:
-            return f"cannot use {service} ({error.strerror or error}): {_HINTS[service]}"
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            return f"cannot use {service} ({reason}): {_HINTS[service]}"
     return ""
 
 
 def _own_process() -> None:
     if procfs.stat(os.getpid()) is None:
-        raise FileNotFoundError(2, "it is not mounted, or not of this process's namespace")
+        raise OSError("it is not mounted, or not of this process's namespace")
 
 
 def _pidfd() -> None:
@@ -63,8 +65,23 @@ def _memory_file() -> None:
 
 
 def _sockets() -> None:
-    for kind in (socket.SOCK_SEQPACKET, socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        socket.socket(socket.AF_UNIX, kind).close()
+    """Accept a connection, and send a descriptor."""
+    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).close()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as peer:
+        listener.bind(b"")  # an abstract name of the kernel's choice (unix(7))
+        listener.listen(1)
+        peer.connect(listener.getsockname())
+        listener.accept()[0].close()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        socket.send_fds(ours, [b"!"], [ours.fileno()])
+        for descriptor in socket.recv_fds(theirs, 1, 1)[1]:
+            os.close(descriptor)
+
+
+def _events() -> None:
+    select.epoll().close()
+    os.close(os.eventfd(0))
 
 
 _UNIT = "a unit must not hide it (ProcSubset=, ProtectProc=), nor a chroot lack it"
@@ -81,5 +98,6 @@ _PROBES: dict[str, Callable[[], object]] = {
     "memfd_create": _memory_file,
     "prctl PR_SET_CHILD_SUBREAPER": become_subreaper,
     "sockets of AF_UNIX": _sockets,
+    "epoll and eventfd": _events,
 }
 _HINTS = {service: _UNIT if service.startswith("/proc") else _SECCOMP for service in _PROBES}

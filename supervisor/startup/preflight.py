@@ -44,8 +44,9 @@ _MODES = {"state_dir": 0o700, "runtime_dir": 0o750, "log_dir": 0o750}
 
 def check(settings: Settings) -> list[str]:
     """Return the faults that would keep the daemon from its work, a line each; create nothing."""
+    if problems := [*_kernel_problems()]:
+        return problems  # the checks below need it, too
     return [
-        *_kernel_problems(),
         *_directory_problems(settings.daemon),
         *_socket_problems(settings.daemon),
         *_backend_problems(settings.backend),

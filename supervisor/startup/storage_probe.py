@@ -55,14 +55,12 @@ def full(directory: Path) -> str:
 def no_sockets(directory: Path) -> str:
     """Say why no socket can be bound in an existing directory; "" where one can."""
     probe = directory / f".probe-{os.getpid()}"
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        bound.bind(os.fsencode(probe))
-        probe.unlink()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as bound:
+            bound.bind(os.fsencode(probe))
+            probe.unlink()
     except OSError as error:
         return f"sockets cannot be bound in {directory}: {_why(error)}"
-    finally:
-        bound.close()
     return ""
 
 

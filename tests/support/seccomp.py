@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 #: The same numbers on every architecture.
-CLONE3, PIDFD_OPEN = 435, 434
+CLONE3, PIDFD_OPEN, PIDFD_SEND_SIGNAL = 435, 434, 424
 
 _LAUNCHER = """
 import ctypes, os, struct, sys
