@@ -84,7 +84,7 @@ class Server(Generic[Received, Sent]):
         try:
             _bind(self.socket, path, mode)
         except OSError:
-            self.socket.close(linger=0)  # or its context would wait for it (fact Z14)
+            self.socket.close(linger=0)  # or its context would wait for it (fact Z15)
             raise
 
     def send(self, routing_id: bytes, message: Sent) -> bool:

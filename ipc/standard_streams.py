@@ -2,7 +2,7 @@
 fails where that can be told, so that no exit code depends on who reads them.
 
 A descriptor from 0 to 2 that its starter closed would be the next socket, lock or pipe that is
-opened, and what is printed would go there (fact P31).
+opened, and what is printed would go there (fact P37).
 """
 
 import errno

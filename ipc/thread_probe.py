@@ -1,4 +1,4 @@
-"""Probe for a thread: libzmq aborts its process where it is given none (fact P29)."""
+"""Probe for a thread: libzmq aborts its process where it is given none (fact P33)."""
 
 import _thread
 

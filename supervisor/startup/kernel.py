@@ -2,7 +2,7 @@
 
 A hardened unit, an old seccomp profile, or a chroot may refuse any of them. Refused later, it
 would be a trace in the middle of a start, or the end of the process: libzmq aborts where it is
-given no thread (facts P29, P30).
+given no thread (facts P33, P34).
 """
 
 import os
