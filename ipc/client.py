@@ -20,6 +20,7 @@ from .sockets import (
     listening,
     new_context,
 )
+from .thread_probe import thread_refused
 
 #: After this silence a daemon counts as not answering (INTERFACE, "Commands").
 SILENCE_SECONDS_MAX = 5.0
@@ -73,6 +74,8 @@ class Client:
     def __init__(self, path: Path, *, timeout_seconds: float | None = None) -> None:
         """Connect. Raises `ClientError` where no process listens, `OSError` for a path too long."""
         name = endpoint(path)
+        if refused := thread_refused():
+            raise ClientError(f"cannot reach the daemon: {refused}, which a client needs")
         _require_listener(path)
         self.path = path
         self._timeout_seconds = timeout_seconds

@@ -30,6 +30,11 @@ class Runtime:
         self.processes = runtime_dir / "processes"  # the identities of child processes
 
 
+def status_journal(actions: str) -> Path:
+    """Return the file of reports of a backend of the kind `file`, beside its actions."""
+    return Path(f"{actions}.status.jsonl")
+
+
 def control_socket(config: Path) -> Path:
     """Return the control socket of the daemon with this configuration file.
 

@@ -40,6 +40,10 @@ class ProtocolError(Exception):
 UNKNOWN = -1
 
 
+class BindError(OSError):
+    """A socket file cannot be bound; the message names it and the reason."""
+
+
 class Peer(NamedTuple):
     """The process at the other end, with credentials from the kernel (fact Z5)."""
 
@@ -68,7 +72,7 @@ class Server(Generic[Received, Sent]):
         mode: int = 0o600,
         frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
-        """Bind `path`. Raises `OSError` where a file that is no socket is there."""
+        """Bind `path`. Raises `BindError`, `OSError`."""
         self.path = path
         self.endpoint = endpoint(path)
         self._decode = msgspec.msgpack.Decoder(receives).decode
@@ -79,7 +83,11 @@ class Server(Generic[Received, Sent]):
         # A peer that connects again under its name replaces its dead connection.
         self.socket.set(zmq.ROUTER_HANDOVER, 1)
         self._mode = mode
-        self.rebind()
+        try:
+            self.rebind()
+        except OSError:
+            self.socket.close(linger=0)  # or its context would wait for it (fact Z15)
+            raise
 
     def rebind(self) -> None:
         """Listen at `path`, once more where its file was removed: connections that exist go on,
@@ -262,10 +270,12 @@ def _bind(opened: "zmq.Socket[bytes]", path: Path, mode: int) -> None:
     except FileNotFoundError:
         found = None
     if found is not None and not stat.S_ISSOCK(found):
-        raise OSError(f"cannot bind {path}: a file that is no socket is there")
+        raise BindError(f"cannot bind {path}: a file that is no socket is there")
     umask = os.umask(0o777 & ~mode)
     try:
         opened.bind(endpoint(path))
+    except zmq.ZMQError as error:
+        raise BindError(f"cannot bind {path}: {error.strerror}") from None
     finally:
         os.umask(umask)
     group = path.parent.stat().st_gid  # who may enter the directory may connect, if we can say so

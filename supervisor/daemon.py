@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..ipc import standard_streams
+from ..ipc.foreign_text import visible
 from ..ipc.paths import DEFAULT_CONFIG
 from .config.sections import Settings, SettingsError
 from .config.settings import load
@@ -29,7 +31,15 @@ EXIT_STOPPED, EXIT_ERROR, EXIT_SETTINGS, EXIT_ALREADY_RUNNING, EXIT_STORE = rang
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command `geoschedd`, and exit."""
-    options = _options(arguments)
+    standard_streams.complete()
+    try:
+        options = _options(arguments)
+    except SystemExit:  # help, version, wrong usage
+        if (lost := standard_streams.unwritten()) is None:
+            raise
+        if not standard_streams.reader_left(lost):
+            _tell(f"cannot write the output: {lost.strerror}")
+        raise SystemExit(EXIT_ERROR) from None
     logs.set_up(options.log_level, options.log_format)
     raise SystemExit(_run(options))
 
@@ -55,11 +65,12 @@ def _run(options: argparse.Namespace) -> int:
         if options.check:
             return _check(settings)
         preflight.refuse_untrusted(settings)
+        preflight.require_kernel()
         for warning in preflight.warnings(settings):
             log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
         preflight.prepare_directories(settings)
         with contextlib.ExitStack() as opened:
-            base = bootstrap.prepare(settings, opened)
+            base = _prepared(settings, opened)
             # Not earlier: its imports take as long as the sweep's pause, which they make use of.
             from .service import Service
 
@@ -79,10 +90,26 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_ERROR
 
 
+def _prepared(settings: Settings, opened: contextlib.ExitStack) -> bootstrap.Bootstrap:
+    """Raises `SettingsError` where the directories cannot be used after all."""
+    try:
+        return bootstrap.prepare(settings, opened)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise SettingsError(f"cannot use {settings.source}: {reason}") from None
+
+
 def _check(settings: Settings) -> int:
     problems = preflight.check(settings)
     for problem in problems:
-        print(f"geoschedd: {settings.source}: {problem}", file=sys.stderr)
+        _tell(f"{settings.source}: {problem}")
+    remarks = list(preflight.remarks(settings))
+    for remark in remarks:
+        _tell(f"{settings.source}: warning: {remark}")
     if not problems:
-        print(f"geoschedd: {settings.source}: all is well", file=sys.stderr)
+        _tell(f"{settings.source}: {'usable, with warnings' if remarks else 'all is well'}")
     return EXIT_SETTINGS if problems else EXIT_STOPPED
+
+
+def _tell(line: str) -> None:
+    print(f"geoschedd: {visible(line)}", file=sys.stderr)

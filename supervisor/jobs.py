@@ -1,5 +1,6 @@
 """The periodic jobs of the daemon, and their intervals by its settings."""
 
+import logging
 import random
 
 from .config.sections import Settings
@@ -7,8 +8,11 @@ from .host.sd_notify import ServiceManager
 from .loop import Loop
 from .periodic import poll_phase
 
+log = logging.getLogger(__name__)
+
 HOUSEKEEPING_SECONDS = 3600.0
 BACKUP_LOOK_SECONDS = 60.0
+STORE_LOOK_SECONDS = 60.0
 DAY_SECONDS = 86_400.0
 #: A host that has been up for this long did not just boot: the first pull is not delayed.
 JUST_BOOTED_SECONDS = 600.0
@@ -21,6 +25,7 @@ class JobPlan:
         self._loop = loop
         self._manager = manager
         self._planned: tuple[float, ...] = ()
+        self._store_removed = False
 
     def begin(self, settings: Settings) -> None:
         """Plan all jobs, and the first pull: at once, unless the host has just booted and
@@ -62,8 +67,22 @@ class JobPlan:
             look = min(BACKUP_LOOK_SECONDS, daemon.backup_interval_seconds)
             jobs.every(look, "backup", lambda: parts.backup.begin_if_due(loop.now))
         jobs.every(DAY_SECONDS, "clock mark", loop.write_mark)
-        if self._manager.watchdog_seconds:
-            jobs.every(self._manager.watchdog_seconds / 2, "watchdog", self._manager.alive)
+        jobs.every(STORE_LOOK_SECONDS, "store", self.look_for_store)
+        if self._manager.alive_seconds:
+            jobs.every(self._manager.alive_seconds, "watchdog", self._manager.alive)
+
+    def look_for_store(self) -> None:
+        """Log once that the files of daemonDB are gone: it is told nothing by the open ones."""
+        db = self._loop.parts.db
+        removed = db.removed
+        if removed and not self._store_removed:
+            log.error(
+                "The files of daemonDB in %s were removed or replaced: what is written from now"
+                " on is lost when this daemon ends",
+                db.store_dir,
+                extra={"event": "store-removed"},
+            )
+        self._store_removed = removed
 
     def _keep_house(self) -> None:
         self._loop.parts.db.check_readers()

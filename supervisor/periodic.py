@@ -18,6 +18,8 @@ from .participant import News, Participant
 
 log = logging.getLogger(__name__)
 
+#: Of less than a microsecond `schedule` adds up nothing, for ever (fact S4).
+PERIOD_SECONDS_MIN = 0.001
 _REAL = datetime  # below, a class has an attribute of that name
 #: A poll that would follow another within this part of the interval is left out.
 POLL_GAP_MIN = 0.1
@@ -80,7 +82,8 @@ class PeriodicJobs(Participant):
 
     def _plan(self, seconds: float, name: str, job: Callable[[], Any]) -> None:
         # `schedule` multiplies a `timedelta`, so parts of a second work too.
-        self._scheduler.every(cast(int, seconds)).seconds.do(job).tag(name)
+        period_seconds = max(seconds, PERIOD_SECONDS_MIN)
+        self._scheduler.every(cast(int, period_seconds)).seconds.do(job).tag(name)
 
     def gather(self, _news: News, now: Instant) -> None:
         """Run the jobs that are due."""

@@ -8,12 +8,13 @@ import gc
 import logging
 import os
 import time
+from collections.abc import Iterator
 
 from .. import __version__
 from ..ipc.messages.control import Call, Reply
 from ..ipc.messages.runs import FromWorker, ToWorker
 from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
-from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
+from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, BindError, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.host.liveness import JudgeClock
 from ..workers.zygote_client import ZygoteClient
@@ -67,14 +68,18 @@ class Service:
         self._listeners: list[Listener] = []
 
     def run(self) -> None:
-        """Turn the loop until the daemon is to leave. Raises `StoreError`."""
+        """Turn the loop until the daemon is to leave. Raises `StoreError`,
+        `SettingsError`."""
         base = self._base
         base.leftovers.sweep()
         children = self._children(base)
         children.start()  # it begins while the store is waited for
-        loop = self._loop(base, self._open_store(base), children)
+        db = self._open_store(base)
+        with self._binding():
+            loop = self._loop(base, db, children)
         recover_runs(loop, base.leftovers)
-        self._open_control(loop, base)
+        with self._binding():
+            self._open_control(loop, base)
         jobs = JobPlan(loop, self.manager)
         jobs.begin(self.settings)
         gc.freeze()  # the collector need not scan objects that live as long as the daemon
@@ -91,6 +96,15 @@ class Service:
         self._leave(loop)
 
     # --- start --------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _binding(self) -> Iterator[None]:
+        """Raise `SettingsError` where a socket cannot be bound below `runtime_dir`."""
+        try:
+            yield
+        except BindError as error:
+            where = f"cannot use {self.settings.source}: daemon.runtime_dir"
+            raise SettingsError(f"{where}: {error}") from None
 
     def _children(self, base: Bootstrap) -> Children:
         """Make the lifeline, and the children that hold it: only this process has its write end,

@@ -23,6 +23,7 @@ from typing import TypeAlias
 import msgspec
 from setproctitle import setproctitle
 
+from ..ipc.foreign_text import visible
 from ..ipc.messages.runs import ToWorker
 from ..ipc.messages.zygote import (
     Forked,
@@ -197,6 +198,12 @@ class Zygote:
             log.debug("Cannot answer, the supervisor is gone: %s", error)
 
 
+def _make_visible(record: logging.LogRecord) -> bool:
+    """Filter of records that have foreign text in them."""
+    record.msg, record.args = visible(record.getMessage()), ()
+    return True
+
+
 def _synchronise(name: str, endpoint: str, world: World) -> int:
     declare(world.runtime, Kind.SYNCHRONISER, name)
     # Not earlier: what it imports is large, and no worker needs it.
@@ -209,8 +216,12 @@ def _synchronise(name: str, endpoint: str, world: World) -> int:
 
 def main() -> None:
     options = msgspec.json.decode(sys.argv[1], type=Given)
+    handler = logging.StreamHandler()
+    handler.addFilter(_make_visible)
     logging.basicConfig(
-        level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+        level=options.log_level.upper(),
+        format="%(levelname)s %(name)s: %(message)s",
+        handlers=[handler],
     )
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from ... import __version__
+from .. import standard_streams
 from ..client import ClientError
 from . import commands
 from .exits import Exit, exit_of
@@ -61,6 +62,7 @@ cli = Verbs(
 
 def main() -> None:
     """Run the command `geosched-ctl`, and exit."""
+    standard_streams.complete()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -95,6 +97,6 @@ def _output_lost(error: OSError) -> int:
 
     A reader that left early is no failure: click ends on that earlier, without a message.
     """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    standard_streams.give_up(sys.stdout)
     complain(f"cannot write the output: {error.strerror or error}")
     return Exit.FAILED

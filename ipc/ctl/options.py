@@ -99,6 +99,30 @@ class Verb(click.Command):
         super().__init__(*args, **more)
         self.params.extend(shared_options(environment=False))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if hint := self._dash_hint(ctx, given):
+                raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
+            raise
+
+    def _dash_hint(self, ctx: click.Context, args: list[str]) -> str:
+        """Return a hint where a word that begins with a dash may be an id, and no option."""
+        arguments = [param for param in self.params if isinstance(param, click.Argument)]
+        known = {name for param in self.get_params(ctx) for name in (*param.opts, "--")}
+        odd = [
+            arg
+            for arg in args
+            if arg.startswith("-") and arg.partition("=")[0] not in known and not arg[1:].isdigit()
+        ]
+        if not arguments or not odd:
+            return ""
+        name = arguments[0].make_metavar(ctx).strip("[].")
+        told = f"{ctx.command_path} -- {odd[0]}"
+        return f"If that is the {name}: one that begins with a dash comes last, after --: {told}"
+
 
 def output_of(ctx: click.Context) -> OutputFormat:
     return OutputFormat(ctx.meta.get("output", OutputFormat.TABLE))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 import msgspec
 
+from ..foreign_text import visible_json
 from ..messages.control import SCHEMA_VERSION, Progress
 from .options import OutputFormat, output_of
 from .table import Block, Sheet, Table, fit, plain_lines
@@ -92,7 +93,7 @@ def show(ctx: click.Context, document: dict[str, Any], sheet: Sheet) -> None:
 
 def show_document(fields: dict[str, Any], output: OutputFormat) -> None:
     """Write one JSON document: indented for `json`, one line for `jsonl`."""
-    encoded = msgspec.json.encode({"schemaVersion": SCHEMA_VERSION, **fields})
+    encoded = visible_json(msgspec.json.encode({"schemaVersion": SCHEMA_VERSION, **fields}))
     if output is OutputFormat.JSON:
         encoded = msgspec.json.format(encoded, indent=2)
     write(encoded + b"\n")
@@ -100,7 +101,7 @@ def show_document(fields: dict[str, Any], output: OutputFormat) -> None:
 
 def show_line(value: msgspec.Struct) -> None:
     """Write one JSON object of many, on a line of its own."""
-    write(msgspec.json.encode(value) + b"\n")
+    write(visible_json(msgspec.json.encode(value)) + b"\n")
 
 
 def show_sheet(sheet: Sheet) -> None:

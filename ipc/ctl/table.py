@@ -8,15 +8,20 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 GAP = "  "
+#: The least width of a cell that is cut in its middle.
+TIGHT = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. It shrinks to `least` where space is short; None: it never shrinks."""
+    """One column. It shrinks to `least` where space is short; None: it never shrinks. Where that
+    is not enough, the column with the highest `spared` is left out, then the next; 0: never."""
 
     title: str
     least: int | None = None
     cut_middle: bool = False
+    cut_start: bool = False
+    spared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,12 @@ Sheet: TypeAlias = Sequence[Table | Block]
 
 
 def fit(table: Table, width: int) -> Table:
-    """Cut cells of the columns that may shrink, from the first on, until the table fits `width`."""
+    """Leave columns out that may be spared, and cut cells of those that may shrink, from the first
+    on, until the table fits `width`."""
+    while _least_width(table) > width and (found := _most_spared(table)) is not None:
+        table = _without(table, found)
+    if (missing := _least_width(table) - width) > 0:
+        table = replace(table, columns=tuple(_tighter(each, missing) for each in table.columns))
     widths = column_widths(table)
     excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
     for index, column in enumerate(table.columns):
@@ -50,8 +60,8 @@ def fit(table: Table, width: int) -> Table:
             widths[index] = min(widths[index], narrow)
     rows = tuple(
         tuple(
-            cut(cell, widths[index], middle=table.columns[index].cut_middle)
-            for index, cell in enumerate(row)
+            cut(cell, width, middle=column.cut_middle, start=column.cut_start)
+            for cell, width, column in zip(row, widths, table.columns, strict=True)
         )
         for row in table.rows
     )
@@ -59,11 +69,41 @@ def fit(table: Table, width: int) -> Table:
     return replace(table, rows=rows, widths=minimal)
 
 
-def cut(text: str, width: int, *, middle: bool = False) -> str:
-    """Shorten a text to `width` with an ellipsis, at its end or in its middle."""
+def _least_width(table: Table) -> int:
+    widths = [
+        width if column.least is None else min(width, column.least)
+        for width, column in zip(column_widths(table), table.columns, strict=True)
+    ]
+    return sum(widths) + len(GAP) * (len(widths) - 1)
+
+
+def _most_spared(table: Table) -> int | None:
+    """Return the index of the column to leave out next; None where each has to stay."""
+    index = max(range(len(table.columns)), key=lambda at: table.columns[at].spared)
+    return index if table.columns[index].spared else None
+
+
+def _tighter(column: Column, missing: int) -> Column:
+    """Let an id shrink by what is missing: its two ends still tell it from others."""
+    if column.least is None or not column.cut_middle:
+        return column
+    return replace(column, least=max(TIGHT, column.least - missing))
+
+
+def _without(table: Table, index: int) -> Table:
+    return replace(
+        table,
+        columns=table.columns[:index] + table.columns[index + 1 :],
+        rows=tuple(row[:index] + row[index + 1 :] for row in table.rows),
+        widths=table.widths[:index] + table.widths[index + 1 :],
+    )
+
+
+def cut(text: str, width: int, *, middle: bool = False, start: bool = False) -> str:
+    """Shorten a text to `width` with an ellipsis, at its end, its start or in its middle."""
     if len(text) <= width:
         return text
-    tail = (width - 1) // 2 if middle else 0
+    tail = width - 1 if start else (width - 1) // 2 if middle else 0
     return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 

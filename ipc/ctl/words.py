@@ -6,6 +6,7 @@ that is shown passes `clean`, which lets no control character through.
 
 import itertools
 
+from ..foreign_text import visible
 from ..instants import SECOND_US, parse_instant
 from ..messages.views import ActionView
 from .table import Block
@@ -51,10 +52,8 @@ _SIZES = ("B", "KiB", "MiB", "GiB")
 
 
 def clean(text: str) -> str:
-    """Replace what could move a cursor, hide or reverse text, or end a line."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    """Escape what could move a cursor, hide or reverse text, or end a line."""
+    return visible(text)
 
 
 def short_time(instant: str | None, now_us: int, *, seconds: bool = False) -> str:

@@ -78,6 +78,7 @@ class BackendView(View, frozen=True):
     quarantine: tuple[str, ...] = ()  # at most ten: "id: reason"
     ignored_terminal: int = 0  # ids used again after their end (SPEC S6)
     last_report_error: str | None = None
+    warnings: tuple[str, ...] = ()  # of its settings: who can read the token
 
 
 class OutboxView(View, frozen=True):
@@ -96,9 +97,14 @@ class IncidentView(View, frozen=True):
     backup: str | None = None
 
 
+#: State of a store whose files are not at their path any more, while they are still open.
+STORE_REMOVED = "removed"
+
+
 class StoreView(View, frozen=True):
     """daemonDB. `state` is `ok`, or the reason why it cannot be written: `map-full`, `full`,
-    `read-only`. `preallocated`: all the disk that it can ever need is allocated."""
+    `read-only`, or kept: `removed`. `preallocated`: all the disk that it can ever need is
+    allocated."""
 
     state: str
     used_bytes: int

@@ -5,6 +5,7 @@ for a protection. Types and ranges of single keys are those of the fields.
 """
 
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -38,6 +39,14 @@ def mistakes(backend: BackendSettings) -> Iterator[Mistake]:
     for key in _TEXTS:
         if not getattr(backend, key).isprintable():
             yield key, "has a control character in it"
+
+
+def exposures(backend: BackendSettings) -> Iterator[Mistake]:
+    """Yield what can be used, and lets others read a secret."""
+    parts = urlsplit(backend.url)
+    host = parts.hostname or ""
+    if backend.token_file and parts.scheme == "http" and not parsers.is_this_host(host):
+        yield "url", f"the token goes over plain http to {host}, and whoever is on the way reads it"
 
 
 def _address_mistakes(backend: BackendSettings) -> Iterator[Mistake]:

@@ -107,7 +107,7 @@ def check_oauth_url(url: str) -> None:
     """Check an address that secrets are sent to: over plain HTTP only on this host."""
     check_url(url)
     parts = urlsplit(url)
-    if parts.scheme != "https" and not _is_this_host(parts.hostname or ""):
+    if parts.scheme != "https" and not is_this_host(parts.hostname or ""):
         raise ValueError("expected https://…: secrets are sent there")
 
 
@@ -121,11 +121,15 @@ def check_proxy(url: str) -> None:
         raise ValueError("expected http:// with a host and a port")
 
 
-def _is_this_host(name: str) -> bool:
+def is_this_host(name: str) -> bool:
+    """A host's name or address cannot lead to another host."""
     try:
-        return ipaddress.ip_address(name).is_loopback
+        address = ipaddress.ip_address(name)
     except ValueError:
-        return name == "localhost"
+        plain = name.lower().removesuffix(".")
+        return plain == "localhost" or plain.endswith(".localhost")  # RFC 6761, 6.3
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def check_command(command: tuple[str, ...]) -> None:

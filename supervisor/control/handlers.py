@@ -59,6 +59,7 @@ from ...ipc.messages.control import (
     Synced,
 )
 from ...ipc.messages.views import (
+    STORE_REMOVED,
     ActionView,
     ClockView,
     DaemonView,
@@ -67,7 +68,7 @@ from ...ipc.messages.views import (
     StoreView,
 )
 from ...workers.runfiles.output import read_output
-from ..core.model import Instant, Null, Over, Record, RunRow, Waiting
+from ..core.model import Instant, Null, Over, Reason, Record, RunRow, Waiting
 from ..loop import Loop
 from ..runs.run_order import output_path
 from ..store.errors import StoreError
@@ -76,6 +77,7 @@ from ..store.repair import incidents
 from ..sync.report_sender import sequence_of
 from .views import action_view, event_view, incident_view, phase, report_view, run_view
 
+STORE_REMOVED_WORDS = "its files were removed or replaced"
 #: Added to the grace of a `stop` and to the time-out of a `sync`; half of it to the bound of
 #: a `shutdown`, which has a margin already (INTERFACE, "Commands").
 BOUND_MARGIN_SECONDS = 10.0
@@ -187,7 +189,8 @@ class Handlers:
     def _daemon(self) -> DaemonView:
         loop = self._loop
         uptime = loop.now.boot_seconds - self._started.boot_seconds
-        reasons = (loop.degraded, loop.parts.children.trouble)
+        removed = STORE_REMOVED_WORDS if loop.parts.db.removed else None
+        reasons = (loop.degraded, removed, loop.parts.children.trouble)
         return DaemonView(
             pid=os.getpid(),
             version=__version__,
@@ -202,7 +205,7 @@ class Handlers:
         db, backup = loop.parts.db, loop.parts.backup
         room = db.room()
         return StoreView(
-            state=loop.store_state,
+            state=STORE_REMOVED if db.removed else loop.store_state,
             used_bytes=room.used_bytes,
             map_bytes=room.map_bytes,
             file_system=self._file_system,
@@ -294,8 +297,9 @@ class Handlers:
         except OSError as error:
             live = self._loop.parts.pool.runs.get(row.run_id)
             lost = live is not None and live.output_lost_bytes > 0
-            if isinstance(error, FileNotFoundError) and not ended and not lost:
-                return LogChunk(row.run_id, row.attempt, 0, b"", ended=False)
+            never = row.reason is Reason.CANNOT_START  # then there never was any
+            if isinstance(error, FileNotFoundError) and (never or (not ended and not lost)):
+                return LogChunk(row.run_id, row.attempt, 0, b"", ended)
             return Refused(RefusalKind.FAILED, f"no output of run {row.attempt} is left: {error}")
         at_end = len(chunk.data) < LOG_CHUNK_BYTES_MAX
         return LogChunk(row.run_id, row.attempt, chunk.offset, chunk.data, ended and at_end)

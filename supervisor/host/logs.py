@@ -6,9 +6,11 @@ from typing import Any
 
 import msgspec
 
+from ...ipc.foreign_text import visible, visible_json
 from ...ipc.instants import format_instant
 
 LEVELS = ("debug", "info", "warning", "error")
+_LINE_FEED = "\n"
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
@@ -29,9 +31,9 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_at(record)} {record.levelname.lower():7} {record.getMessage()}"
+        line = f"{_at(record)} {record.levelname.lower():7} {visible(record.getMessage())}"
         if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
+            line = f"{line}\n{visible(self.formatException(record.exc_info), keep=_LINE_FEED)}"
         return line
 
 
@@ -45,4 +47,4 @@ class _Json(logging.Formatter):
         } | _extra(record)
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(fields, enc_hook=str).decode()
+        return visible_json(msgspec.json.encode(fields, enc_hook=str)).decode()

@@ -7,10 +7,19 @@ import time
 
 log = logging.getLogger(__name__)
 
+#: The loop tells no more often that it is alive, and no less.
+_ALIVE_SECONDS_MIN = 0.1
+_ALIVE_SECONDS_MAX = 60.0
+#: systemd's "infinity", which turns its watchdog off.
+_INFINITY_USEC = 2**64 - 1
+
 
 class ServiceManager:
     """The receiver at `NOTIFY_SOCKET`, if there is one. The variable is removed from the
-    environment, so that no child can send in the daemon's name."""
+    environment, so that no child can send in the daemon's name.
+
+    `alive_seconds` is the interval at which its watchdog has to be told, 0 for none.
+    """
 
     def __init__(self) -> None:
         address = os.environ.pop("NOTIFY_SOCKET", "")
@@ -18,7 +27,7 @@ class ServiceManager:
         for_us = os.environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
-        self.watchdog_seconds = int(usec) / 1e6 if usec.isdigit() and for_us else 0.0
+        self.alive_seconds = _alive_seconds(usec) if usec and for_us else 0.0
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
@@ -53,3 +62,22 @@ class ServiceManager:
             self._socket.sendto(text.encode(), self._address)
         except OSError as error:
             log.debug("Cannot notify the service manager: %s", error)
+
+
+def _alive_seconds(usec: str) -> float:
+    """Return the interval for a `WATCHDOG_USEC`: half of it, as sd_watchdog_enabled(3) wants."""
+    number = int(usec) if usec.isascii() and usec.isdigit() and len(usec) <= 20 else 0
+    if not 0 < number <= _INFINITY_USEC:
+        log.warning("WATCHDOG_USEC is no number of microseconds: %.60r", usec)
+        return 0.0
+    if number == _INFINITY_USEC:
+        return 0.0
+    half = number / 2e6
+    if half < _ALIVE_SECONDS_MIN:
+        log.warning(
+            "WATCHDOG_USEC=%d is shorter than this daemon can keep: it tells every %g s"
+            " that it is alive",
+            number,
+            _ALIVE_SECONDS_MIN,
+        )
+    return min(max(half, _ALIVE_SECONDS_MIN), _ALIVE_SECONDS_MAX)

@@ -13,10 +13,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...ipc.backends import BACKENDS
-from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
-from ...workers.host import trust
-from ...workers.host.execution import UnusableConditionsError, credentials_of, reserved
+from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime, status_journal
+from ...workers.host import programs, trust
+from ...workers.host.execution import (
+    Credentials,
+    UnusableConditionsError,
+    credentials_of,
+    reserved,
+)
+from ...workers.host.files import open_regular
 from ...workers.host.lookup import find_program
+from ...workers.host.programs import Surroundings
+from ..config.backend_checks import exposures
 from ..config.sections import (
     BackendSettings,
     DaemonSettings,
@@ -25,6 +33,7 @@ from ..config.sections import (
     SettingsError,
 )
 from ..runs.run_order import DEFAULT_PATH, conditions_of
+from . import kernel, storage_probe
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +44,25 @@ _MODES = {"state_dir": 0o700, "runtime_dir": 0o750, "log_dir": 0o750}
 
 def check(settings: Settings) -> list[str]:
     """Return the faults that would keep the daemon from its work, a line each; create nothing."""
+    if problems := [*_kernel_problems()]:
+        return problems  # the checks below need it, too
+    unusable = [*_directory_problems(settings.daemon)]
+    keys = {problem.partition(": ")[0] for problem in unusable}
     return [
-        *_directory_problems(settings.daemon),
+        *unusable,
         *_socket_problems(settings.daemon),
         *_backend_problems(settings.backend),
         *_token_problems(settings),
-        *_command_problems(settings),
+        *_command_problems(settings, users=True),
         *_operator_problems(settings),
         *_rights_problems(settings),
-        *_cwd_problems(settings),
+        *_cwd_problems(settings, users=True),
         *trust_problems(settings),
-        *_untrusted_directories(settings.daemon),
+        *(
+            each
+            for each in _untrusted_directories(settings.daemon)
+            if each.partition(": ")[0] not in keys
+        ),
     ]
 
 
@@ -54,10 +71,29 @@ def warnings(settings: Settings) -> list[str]:
 
     Looks up no user: a name service may hang, and the start of the daemon with it (law 2).
     """
-    exposed = (*_untrusted_directories(settings.daemon), *_exposed_secrets(settings.backend))
+    exposed = _untrusted_directories(settings.daemon)
+    scripts = (*_command_problems(settings), *_cwd_problems(settings))
+    return [*exposed, *remarks(settings), *scripts]
+
+
+def remarks(settings: Settings) -> Iterator[str]:
+    """Yield what is no fault, and that an operator may not have meant."""
+    yield from _exposed_secrets(settings.backend)
+    for key, reason in exposures(settings.backend):
+        yield f"backend.{key}: {reason}"
     if not settings.scripts:
-        return [*exposed, "scripts: none is configured, so every action fails with no-script"]
-    return [*exposed, *_command_problems(settings), *_cwd_problems(settings)]
+        yield "scripts: none is configured, so every action fails with no-script"
+
+
+def require_kernel() -> None:
+    """Raise `SettingsError` where the kernel refuses what no daemon can do without."""
+    for problem in _kernel_problems():
+        raise SettingsError(f"cannot work on this host: {problem}")
+
+
+def _kernel_problems() -> Iterator[str]:
+    if reason := kernel.why_not():
+        yield reason
 
 
 def trust_problems(settings: Settings) -> list[str]:
@@ -117,10 +153,12 @@ def _rights_problems(settings: Settings) -> Iterator[str]:
         yield from (f"scripts.{kind}.{problem}" for problem in reserved(wanted, who))
 
 
-def _cwd_problems(settings: Settings) -> Iterator[str]:
+def _cwd_problems(settings: Settings, *, users: bool = False) -> Iterator[str]:
     for kind, script in settings.scripts.items():
         if not os.path.isdir(script.cwd):  # unlike Path, never raises
             yield f"scripts.{kind}.cwd: {script.cwd} is not a directory"
+        elif not programs.may_search(script.cwd, _who(script) if users else None):
+            yield f"scripts.{kind}.cwd: {script.cwd} cannot be entered by its user"
 
 
 def prepare_directories(settings: Settings) -> None:
@@ -132,13 +170,15 @@ def prepare_directories(settings: Settings) -> None:
         raise SettingsError(f"cannot use {settings.source}: {problem}")
     for key, mode in _MODES.items():
         directory: Path = getattr(settings.daemon, key)
-        problem = _create(directory, mode) or _unusable(directory)
+        problem = _create(directory, mode) or _unusable(directory, key)
         if problem and key == "log_dir":
             log.warning(
                 "Output of runs is lost: %s: %s", directory, problem, extra={"event": "no-log-dir"}
             )
         elif problem:
             raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
+    for key, problem in storage_probe.misplaced(settings.daemon, all_of_them=False):
+        raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
 
 
 def _create(directory: Path, mode: int) -> str:
@@ -153,26 +193,35 @@ def _create(directory: Path, mode: int) -> str:
     return ""
 
 
-def _unusable(directory: Path) -> str:
+def _unusable(directory: Path, key: str) -> str:
     """Return the reason why nothing can be kept in an existing directory, or ""."""
     if not directory.is_dir():
         return f"{directory} is not a directory"
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         return f"{directory} is not writable"
-    return ""
+    return storage_probe.why_not(directory, key)
 
 
 def _directory_problems(daemon: DaemonSettings) -> Iterator[str]:
     for key in _MODES:
         directory: Path = getattr(daemon, key)
         present = os.path.lexists(directory)
-        problem = _unusable(directory if present else directory.parent)
+        place = directory if present else directory.parent
+        problem = _unusable(place, key) or storage_probe.full(place)
+        if not problem and key == "state_dir":
+            problem = storage_probe.no_place_for_a_store(place)
+        if not problem and key == "runtime_dir" and not [*_socket_problems(daemon)]:
+            problem = storage_probe.no_sockets(place)
         if problem:
             yield (
                 f"daemon.{key}: {problem}"
                 if present
                 else (f"daemon.{key}: cannot create {directory}: {problem}")
             )
+            continue
+        for place_of, misplaced in storage_probe.misplaced(daemon, all_of_them=True):
+            if place_of == key:
+                yield f"daemon.{key}: {misplaced}"
 
 
 def _socket_problems(daemon: DaemonSettings) -> Iterator[str]:
@@ -199,8 +248,43 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
     parent = Path(backend.path).parent
     if not parent.is_dir():
         yield f"backend.path: {parent} is not a directory"
-    elif backend.report and not _may(parent, os.W_OK | os.X_OK):
-        yield f"backend.path: reports cannot be kept beside it: {parent} is not writable"
+        return
+    if reason := _unreadable(Path(backend.path)):
+        yield f"backend.path: {reason}"
+    if backend.report:
+        yield from _journal_problems(status_journal(backend.path))
+
+
+def _journal_problems(journal: Path) -> Iterator[str]:
+    """Yield why reports cannot be appended to the file beside that of the actions."""
+    told = "backend.path: reports cannot be kept"
+    try:
+        found = journal.stat().st_mode
+    except FileNotFoundError:
+        if not _may(journal.parent, os.W_OK | os.X_OK):
+            yield f"{told} beside it: {journal.parent} is not writable"
+        elif reason := storage_probe.why_not(journal.parent, "log_dir"):
+            yield f"{told} beside it: {reason}"
+        return
+    except OSError as error:
+        yield f"{told} in {journal}: {error.strerror}"
+        return
+    if not stat.S_ISREG(found):
+        yield f"{told} in {journal}: it is not a regular file"
+    elif not _may(journal, os.W_OK):
+        yield f"{told} in {journal}: it is not writable"
+
+
+def _unreadable(path: Path) -> str:
+    """Return the reason why a file that is there cannot be read; "" also where none is there:
+    it may come later, as by a rename."""
+    try:
+        open_regular(path).close()
+    except FileNotFoundError:
+        return f"{path} is a link to nothing" if path.is_symlink() else ""
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror or error}"
+    return ""
 
 
 def _token_problems(settings: Settings) -> Iterator[str]:
@@ -214,6 +298,8 @@ def _token_problems(settings: Settings) -> Iterator[str]:
         yield f"backend.token_file: new tokens cannot be kept: {tokens.parent} is not writable"
     elif settings.backend.oauth_grant == "refresh_token" and not tokens.exists():
         yield f"backend.token_file: nobody has logged in yet: geosched-ctl login makes {tokens}"
+    elif reason := _unreadable(tokens):
+        yield f"backend.token_file: {reason}"
 
 
 def _exposed_secrets(backend: BackendSettings) -> Iterator[str]:
@@ -235,22 +321,36 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def _command_problems(settings: Settings) -> Iterator[str]:
+def _command_problems(settings: Settings, *, users: bool = False) -> Iterator[str]:
+    """Yield what an execution of each program would fail of; with `users`, for the user that the
+    script is to run as, who has to be looked up."""
     for kind, script in settings.scripts.items():
-        program = script.command[0]
-        if _found(script) is None:
-            reason = "is there, but not executable" if Path(program).is_file() else "is not there"
-            yield f"scripts.{kind}.command: {program} {reason}"
+        program, found = script.command[0], _found(script)
+        if found is None:
+            yield f"scripts.{kind}.command: {program} is not there"
+            continue
+        within = Surroundings(script.cwd, {"PATH": _path(script)}, _who(script) if users else None)
+        if reason := programs.why_not(found, within):
+            yield f"scripts.{kind}.command: {program} cannot be executed: {reason}"
+
+
+def _who(script: ScriptSettings) -> Credentials | None:
+    try:
+        return credentials_of(conditions_of(script))
+    except UnusableConditionsError:
+        return None  # `_rights_problems` says so
 
 
 def _found(script: ScriptSettings) -> str | None:
     """Return the program of a script, as its worker will look it up; None where there is none."""
     program = script.command[0]
     if os.path.dirname(program):
-        usable = os.access(program, os.X_OK) and not os.path.isdir(program)
-        return program if usable else None
-    path = script.env.get("PATH", os.environ.get("PATH", DEFAULT_PATH))
-    return find_program(program, {"PATH": path})
+        return program if os.path.lexists(program) else None
+    return find_program(program, {"PATH": _path(script)})
+
+
+def _path(script: ScriptSettings) -> str:
+    return script.env.get("PATH", os.environ.get("PATH", DEFAULT_PATH))
 
 
 def _operator_problems(settings: Settings) -> Iterator[str]:

@@ -82,6 +82,7 @@ class DaemonDB:
     ) -> None:
         self.store_dir = store_dir
         self.full_size = full_size
+        self._data_identity = files.data_identity(store_dir)
         self._env = env
         self._tables = tables
         self._damage = Damage()
@@ -134,6 +135,11 @@ class DaemonDB:
     def close(self) -> None:
         """Close the environment: nothing may be called any more."""
         self._env.close()
+
+    @property
+    def removed(self) -> bool:
+        """The open file is not at its path any more: what is written is lost with this process."""
+        return files.data_identity(self.store_dir) != self._data_identity
 
     def check_readers(self) -> None:
         """Remove readers that died from LMDB's table: they would pin pages (fact 7)."""

@@ -211,6 +211,16 @@ def data_bytes(store_dir: Path) -> int:
         return 0
 
 
+def data_identity(store_dir: Path) -> tuple[int, int] | None:
+    """Return device and inode of the file that has the path of the data file; None where none
+    has it."""
+    try:
+        found = (store_dir / "data.mdb").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def allocated_bytes(store_dir: Path) -> int:
     """Return the bytes of disk that the data file takes."""
     return (store_dir / "data.mdb").stat().st_blocks * 512
@@ -314,10 +324,15 @@ def free_bytes(directory: Path) -> int:
 
 
 def file_system(directory: Path) -> str:
-    """Return the type of file system a directory is on, by the longest mount point above it."""
+    """Return the type of file system a directory is on, by the longest mount point above it; ""
+    where the kernel does not tell."""
     path = os.fsencode(os.path.realpath(directory))
     longest, kind = b"", b""
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return ""
+    for line in mounts:
         fields = line.split()
         point = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), fields[4])
         inside = path == point or path.startswith(point.rstrip(b"/") + b"/")

@@ -15,6 +15,7 @@ from ...ipc.backends import BACKENDS
 from ...ipc.instants import format_optional
 from ...ipc.messages.sync import ErrorKind, Taken
 from ...ipc.messages.views import BackendView, SyncView
+from ..config.backend_checks import exposures
 from ..config.derived import address
 from ..config.sections import BackendSettings
 from ..core.model import Instant, Record
@@ -241,6 +242,7 @@ class SyncManager(Participant):
             quarantine=progress.quarantine,
             ignored_terminal=progress.ignored_terminal,
             last_report_error=self._reports.last_error,
+            warnings=tuple(f"backend.{key}: {why}" for key, why in exposures(self.settings)),
         )
 
     # --- exchanges ----------------------------------------------------------------------

@@ -48,7 +48,7 @@ STALL_US = 8 * SECOND_US
 class NoManager:
     """Stands for the service manager that nobody runs under here."""
 
-    watchdog_seconds = 0.0
+    alive_seconds = 0.0
 
     def status(self, text: str) -> None:
         """Nobody reads it."""

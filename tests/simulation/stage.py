@@ -137,6 +137,7 @@ def simulated(world: World) -> Iterator[None]:
             mock.patch.object(exchange, "give_memory_back"),
             mock.patch.object(loop_module, "IDLE_SECONDS_MAX", 400 * DAY),
             mock.patch.object(jobs, "HOUSEKEEPING_SECONDS", 3 * DAY),
+            mock.patch.object(jobs, "STORE_LOOK_SECONDS", 3 * DAY),
             mock.patch.object(jobs, "DAY_SECONDS", 3 * DAY),
             mock.patch.object(apply, "ENTRIES_PER_TURN_MIN", 4),
             mock.patch.object(apply, "ENTRIES_PER_TURN_MAX", 4),

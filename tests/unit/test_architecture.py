@@ -19,7 +19,7 @@ LINES_MAX = 450
 FLOORS = {
     "": ("ipc", "workers", "supervisor"),
     "ipc": (
-        "backends digests failpoints instants paths",
+        "backends digests failpoints foreign_text instants paths standard_streams thread_probe",
         "actions sockets",
         "messages",
         "client",

@@ -17,6 +17,16 @@ def at(boot_seconds: float) -> Instant:
     return Instant(0, boot_seconds, boot_seconds)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1e-9, 5e-7])
+def test_a_job_without_a_period_hangs_nobody(seconds: float):
+    jobs, done = PeriodicJobs(BEGUN), list[int]()
+    jobs.every(seconds, "often", lambda: done.append(1))
+    jobs.once(seconds, "once", lambda: done.append(2))
+    jobs.gather(News(), at(BEGUN + 1))
+    jobs.gather(News(), at(BEGUN + 2))
+    assert sorted(done) == [1, 1, 2]
+
+
 class Clock:
     """Jobs whose clock the test turns; `done` are the instants of the job "pull"."""
 

@@ -85,13 +85,22 @@ def reserved(conditions: Conditions, credentials: Credentials | None) -> Iterato
         yield "group: only root can run a script as somebody else"
     if conditions.nice and conditions.nice < _lowest_nice():
         yield f"nice: only root can go below {_lowest_nice()}"
-    score = int(_OOM_SCORE.read_text())
-    if conditions.oom_score_adj and conditions.oom_score_adj < score:
-        yield f"oom_score_adj: only root can go below {score}"
+    if conditions.oom_score_adj:
+        yield from _oom_score_reserved(conditions.oom_score_adj)
     for name, kind in (*_LIMITS, ("address_space_bytes", resource.RLIMIT_AS)):
         hard = resource.getrlimit(kind)[1]
         if hard != resource.RLIM_INFINITY and getattr(conditions.limits, name) > hard:
             yield f"{_limit_key(name)}: only root can go beyond {hard}"
+
+
+def _oom_score_reserved(wanted: int) -> Iterator[str]:
+    try:
+        score = int(_OOM_SCORE.read_text())
+    except OSError as error:
+        yield f"oom_score_adj: cannot read {_OOM_SCORE}: {error.strerror}"
+        return
+    if wanted < score:
+        yield f"oom_score_adj: only root can go below {score}"
 
 
 def limit(conditions: Conditions) -> None:

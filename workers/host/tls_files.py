@@ -5,7 +5,8 @@ daemon's processes only those that need it import it.
 """
 
 import ssl
-from pathlib import Path
+
+from .files import open_regular
 
 
 def why_not(ca_file: str, client_cert: str, client_key: str) -> str:
@@ -19,9 +20,9 @@ def why_not(ca_file: str, client_cert: str, client_key: str) -> str:
     ):
         try:
             if path:
-                Path(path).open("rb").close()
+                open_regular(path).close()  # OpenSSL would wait for the writer of a FIFO
         except OSError as error:
-            return f"{key}: cannot read {path}: {error.strerror}"
+            return f"{key}: cannot read {path}: {error.strerror or error}"
     try:
         if ca_file:
             context.load_verify_locations(ca_file)

@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...ipc.messages.runs import Run
-from ..host import execution, trust
+from ..host import execution, programs, trust
 from ..host.execution import Credentials, UnusableConditionsError
 from ..host.linux import HELD_AT_EXEC, let_run
 from ..host.lookup import find_program
+from ..host.programs import HEAD_BYTES, INTERPRETERS_MAX, Surroundings
 from .prefork import ExecError, ExecRequest, Preforked, become_script, trapped
 
 STRAYS_PER_ROUND_MAX = 1000
-#: The kernel follows this many interpreters, and reads this much of a first line.
-INTERPRETERS_MAX = 5
-INTERPRETER_LINE_BYTES_MAX = 256
+
+
+#: Errors of an exec whose reason is in the file, or in those that it names.
+_ABOUT_THE_FILE = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP)
 
 
 class CannotStartError(Exception):
@@ -168,7 +170,7 @@ def _gives_rights(program: str) -> bool:
     for _ in range(INTERPRETERS_MAX):
         try:
             with open(program, "rb") as file:
-                first = file.read(INTERPRETER_LINE_BYTES_MAX).split(b"\n", 1)[0]
+                first = file.read(HEAD_BYTES).split(b"\n", 1)[0]
                 if os.fstat(file.fileno()).st_mode & (stat.S_ISUID | stat.S_ISGID):
                     return True
         except OSError:
@@ -201,11 +203,9 @@ def _in_words(request: ExecRequest, error: ExecError) -> str:
     number, key = error
     if key:
         return f"{key}: {os.strerror(number) if number else 'out of range on this host'}"
-    path = Path(request.program)
-    if number == errno.ENOENT and path.exists():
-        return "the interpreter in its first line does not exist"
-    if number == errno.EACCES and path.is_dir():
-        return "it is a directory"
+    within = Surroundings(request.conditions.cwd, request.environment, request.credentials)
+    if number in _ABOUT_THE_FILE and (reason := programs.why_not(request.program, within)):
+        return reason
     user = request.conditions.user
     words = {
         errno.ENOENT: "no such file",
@@ -213,5 +213,6 @@ def _in_words(request: ExecRequest, error: ExecError) -> str:
         errno.EAGAIN: "its user has more processes than limits.processes",
         errno.E2BIG: "its arguments or environment are too long",
         errno.ENOEXEC: "it is no executable and has no #! line",
+        errno.ETXTBSY: "somebody has it open for writing",
     }
     return words.get(number) or os.strerror(number)

@@ -12,6 +12,7 @@ import time
 from setproctitle import setproctitle
 
 from ...ipc.failpoints import Step, step
+from ...ipc.foreign_text import visible
 from ...ipc.messages.runs import (
     Ack,
     EndCause,
@@ -205,7 +206,7 @@ class Worker:
         self._tell_begun()
         self._say_again_at_monotonic = now + order.heartbeat_seconds
         # Not earlier: it costs a moment, and wipes the environment that marks us (fact P16).
-        setproctitle(order.title)
+        setproctitle(visible(order.title))
         _merge_pages()
 
     def _tell_begun(self) -> None:

@@ -57,7 +57,10 @@ def main(name: str, endpoint: str, lifeline_fd: int) -> None:
     `lifeline_fd` is the read end of a pipe whose write end only the supervisor has.
     """
     setproctitle("geosched: synchroniser")
-    os.nice(NICER_BY)
+    try:
+        os.nice(NICER_BY)
+    except OSError as error:  # a seccomp profile; it then competes with what starts
+        log.debug("Cannot be nicer: %s", error.strerror)
     # A Ctrl-C or a service manager's signal to the group is the supervisor's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

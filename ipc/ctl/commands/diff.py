@@ -17,10 +17,10 @@ from ..words import clean
 
 COLUMNS = (
     Column("ID", 12, cut_middle=True),
-    Column("FIELD"),
-    Column("BACKEND", 12),
-    Column("DAEMON", 12),
-    Column("COUNTS"),
+    Column("FIELD", 8),
+    Column("BACKEND", 8),
+    Column("DAEMON", 8),
+    Column("COUNTS", spared=1),
 )
 
 

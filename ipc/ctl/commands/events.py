@@ -15,11 +15,11 @@ from ..words import clean, short_time, why
 #: The pause before the next request: a daemon with too many waiting clients answers at once.
 PAUSE_SECONDS = 0.3
 COLUMNS = (
-    Column("SEQ"),
+    Column("SEQ", spared=2),
     Column("AT (UTC)"),
     Column("ID", 12, cut_middle=True),
-    Column("CHANGE"),
-    Column("WHY", 8),
+    Column("CHANGE", 12, cut_start=True),
+    Column("WHY", 8, spared=1),
 )
 #: Wide enough for most events, so that rows printed one by one are aligned.
 WIDTHS = (5, 14, 18, 22, 0)

@@ -16,10 +16,10 @@ from ..words import clean, short_time, why
 COLUMNS = (
     Column("ID", 12, cut_middle=True),
     Column("FROM (UTC)"),
-    Column("TO (UTC)"),
-    Column("PHASE"),
+    Column("TO (UTC)", spared=2),
+    Column("PHASE", spared=1),
     Column("STATUS"),
-    Column("WHY", 8),
+    Column("WHY", 8, spared=3),
 )
 
 

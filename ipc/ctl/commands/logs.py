@@ -1,5 +1,6 @@
 """The verb `logs`: the output of a run, read in chunks and, with `-f`, to its end."""
 
+import codecs
 import sys
 import time
 from collections.abc import Iterator
@@ -7,9 +8,10 @@ from collections.abc import Iterator
 import click
 
 from ...client import Client
+from ...foreign_text import visible
 from ...messages.control import LOG_CHUNK_BYTES_MAX, LogChunk, ReadLog
 from ..options import OutputFormat, Verb, connect, output_of, possible_id
-from ..printing import show_document, write
+from ..printing import complain, show_document, write
 
 #: The interval at which a run that writes nothing is asked again.
 POLL_SECONDS = 0.3
@@ -22,11 +24,13 @@ POLL_SECONDS = 0.3
 )
 @click.option("-n", "lines", type=click.IntRange(0, 2**31), metavar="LINES", help="Only the last.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@click.option("--raw", is_flag=True, help="To a terminal, too, byte for byte.")
 @click.pass_context
 def command(
-    ctx: click.Context, id_: str, attempt: int | None, lines: int | None, follow: bool
+    ctx: click.Context, id_: str, attempt: int | None, lines: int | None, follow: bool, raw: bool
 ) -> None:
-    """Show the output of an action's latest run, byte for byte."""
+    """Show the output of an action's latest run: byte for byte, but to a terminal with escapes
+    for control characters."""
     output = output_of(ctx)
     if follow and output is not OutputFormat.TABLE:
         raise click.UsageError(f"cannot follow with -o {output}: output is no document", ctx)
@@ -37,11 +41,26 @@ def command(
             document = {"runId": log.run_id, "attempt": log.attempt, "output": text}
             show_document({**document, "ended": log.ended}, output)
             return
+        shown = write if raw or not sys.stdout.isatty() else _Visible().write
         if lines is not None:
-            write(log.so_far(lines))
+            shown(log.so_far(lines))
         if follow or lines is None:
             for data in log.rest(follow=follow):
-                write(data)
+                shown(data)
+        if log.is_empty:
+            complain(f"run {log.attempt} has printed nothing{'' if log.ended else ' yet'}")
+
+
+class _Visible:
+    """Output on a terminal: a script cannot move its cursor or change what it shows."""
+
+    def __init__(self) -> None:
+        # A character may come in two chunks.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def write(self, data: bytes) -> None:
+        text = self._decoder.decode(data).replace("\r\n", "\n")
+        write(visible(text, keep="\n\t").encode())
 
 
 class Log:
@@ -54,6 +73,7 @@ class Log:
         self.attempt = attempt
         self.run_id = ""
         self.ended = False
+        self.is_empty = True  # as far as it was read
         self._offset = 0
 
     def so_far(self, lines: int | None) -> bytes:
@@ -86,6 +106,7 @@ class Log:
         chunk = self._client.ask(ReadLog(self._action_id, self.attempt, offset), LogChunk)
         self.run_id, self.attempt, self.ended = chunk.run_id, chunk.attempt, chunk.ended
         self._offset = chunk.offset + len(chunk.data)
+        self.is_empty = self.is_empty and not self._offset
         return chunk
 
 

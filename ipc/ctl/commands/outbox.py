@@ -14,11 +14,11 @@ from ..table import Block, Column, Table
 from ..words import clean, short_time
 
 COLUMNS = (
-    Column("KEY"),
+    Column("KEY", spared=1),
     Column("AT (UTC)"),
     Column("ID", 12, cut_middle=True),
     Column("STATUS"),
-    Column("REFUSED"),
+    Column("REFUSED", spared=2),
 )
 
 

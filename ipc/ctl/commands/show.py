@@ -14,10 +14,10 @@ from ..words import NOTHING, action_block, clean, short_time, why
 COLUMNS = (
     Column("RUN"),
     Column("STARTED (UTC)"),
-    Column("ENDED (UTC)"),
+    Column("ENDED (UTC)", spared=2),
     Column("RESULT"),
-    Column("PIDS"),
-    Column("WHY", 8),
+    Column("PIDS", spared=3),
+    Column("WHY", 8, spared=1),
 )
 
 

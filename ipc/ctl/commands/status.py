@@ -3,7 +3,7 @@
 import click
 
 from ...messages.control import GetStatus, StatusIs
-from ...messages.views import BackendView, StatusView, StoreView
+from ...messages.views import STORE_REMOVED, BackendView, StatusView, StoreView
 from ..options import Verb, connect
 from ..printing import fields, now_us, show
 from ..table import Block, Sheet
@@ -13,6 +13,11 @@ from ..words import clean, from_now, full_time, size, span, with_detail
 FULL_SHARE = 0.8
 #: The state of a database that can be written.
 STORE_OK = "ok"
+
+_REMOVED = (
+    "the files of daemonDB were removed or replaced: what the daemon learns is lost when it ends."
+    " Stop it, let `db restore` bring a backup back, and start it (without a backup it begins anew)"
+)
 
 
 @click.command(cls=Verb)
@@ -49,8 +54,15 @@ def troubles(status: StatusView) -> list[str]:
     backend, outbox, store = status.backend, status.outbox, status.store
     found = [
         (status.daemon.shutting_down, "the daemon is shutting down"),
-        (status.daemon.degraded, f"degraded: {status.daemon.degraded}"),
-        (store.state != STORE_OK, f"daemonDB cannot be written: {store.state}"),
+        (
+            status.daemon.degraded and store.state != STORE_REMOVED,
+            f"degraded: {status.daemon.degraded}",
+        ),
+        (
+            store.state not in (STORE_OK, STORE_REMOVED),
+            f"daemonDB cannot be written: {store.state}",
+        ),
+        (store.state == STORE_REMOVED, _REMOVED),
         (store.backup_error, f"no backup could be made: {store.backup_error}"),
         (store.damaged_values, f"{store.damaged_values} values of daemonDB are damaged"),
         (_fills(store), f"daemonDB is {100 * store.used_bytes // store.map_bytes} % full"),
@@ -67,7 +79,7 @@ def troubles(status: StatusView) -> list[str]:
     happened = [f"daemonDB, {one.at[:16]}: {one.detail}" for one in store.incidents]
     if happened:
         happened.append("  (`geosched-ctl db acknowledge` says that you have seen this)")
-    told = [text for holds, text in found if holds]
+    told = [*backend.warnings, *(text for holds, text in found if holds)]
     return told + happened + [f"  {one}" for one in backend.quarantine]
 
 

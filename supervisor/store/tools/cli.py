@@ -9,7 +9,6 @@ that no daemon uses.
 import argparse
 import contextlib
 import errno
-import os
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from ....ipc import standard_streams
 from ....ipc.messages.control import SCHEMA_VERSION
 from ....workers.host.linux import set_parent_death_signal
 from ...host.locks import AlreadyRunningError, DirectoryLock
@@ -36,6 +36,7 @@ SECONDS_MAX = 3600
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    standard_streams.complete()
     options = _parser().parse_args(arguments)
     set_parent_death_signal(signal.SIGKILL)
     signal.alarm(SECONDS_MAX)
@@ -67,7 +68,7 @@ def _fail(why: str, code: int) -> None:
 
 def _leave(code: int) -> None:
     """Exit without flushing: the output may take no more, or never be read."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    standard_streams.give_up(sys.stdout)
     raise SystemExit(code)
 
 

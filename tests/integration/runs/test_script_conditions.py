@@ -203,7 +203,7 @@ def test_a_script_that_its_user_may_not_execute_says_so(daemon: Daemon):
     run(daemon, "", command=[hidden], user="nobody")
     failed = daemon.wait_status("a", "FAILED")
     assert failed["reason"] == "cannot-start"
-    assert "it is not executable for user nobody" in failed["detail"]
+    assert "private cannot be entered by user nobody" in failed["detail"]
 
 
 def test_a_user_with_too_many_processes_gets_no_other(daemon: Daemon):

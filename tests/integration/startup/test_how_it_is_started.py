@@ -106,3 +106,12 @@ def test_a_configuration_that_is_a_fifo_or_nested_too_deep_is_an_error(daemon: D
     daemon.config.write_text("x = " + "[" * 3000 + "]" * 3000)
     said = daemon.ctl(*words)
     assert (said.returncode, "nested too deep" in said.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("usec", ["1", "0", "-1", "soon", str(2**64)])
+def test_an_absurd_watchdog_of_the_service_manager_is_told_and_keeps_nobody_from_work(
+    daemon: Daemon, usec: str
+):
+    daemon.start(env={"WATCHDOG_USEC": usec})
+    assert "WATCHDOG_USEC" in daemon.log_text()
+    assert daemon.terminate() == 0

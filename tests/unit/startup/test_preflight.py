@@ -28,7 +28,7 @@ def test_a_command_must_be_there_and_executable(tmp_path: Path) -> None:
     )
     problems = [
         "scripts.a.command: /no/such/script is not there",
-        f"scripts.b.command: {tmp_path}/plain is there, but not executable",
+        f"scripts.b.command: {tmp_path}/plain cannot be executed: it is not executable",
         "scripts.c.command: no-such-command-anywhere is not there",
     ]
     assert preflight.check(settings) == problems
@@ -143,6 +143,7 @@ def test_what_the_daemon_may_not_write_is_a_problem(
         "daemon.log_dir",
         "backend.path",
         "scripts.default.command",
+        "scripts.default.cwd",
     ]
 
 

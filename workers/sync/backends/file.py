@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Send, Taken
+from ....ipc.paths import status_journal
 from ...host.files import fsync_path, open_regular
 from ..base import Backend, ExchangeError, Snapshot
 from ..bodies.snapshot import digest_of, read_snapshot
@@ -25,7 +26,7 @@ class FileBackend(Backend):
 
     def send(self, send: Send) -> Taken:
         """Append a line for each report; all are accepted once they are on the disk."""
-        path = Path(f"{send.backend.path}.status.jsonl")
+        path = status_journal(send.backend.path)
         lines = b"".join(msgspec.json.encode(as_json(report)) + b"\n" for report in send.reports)
         try:
             _append(path, lines)
