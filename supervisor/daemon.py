@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..ipc.paths import DEFAULT_CONFIG
-from .config.sections import Settings, SettingsError
+from .config.sections import SettingsError
 from .config.settings import load
 from .host import logs
 from .host.locks import AlreadyRunningError
@@ -30,8 +30,11 @@ EXIT_STOPPED, EXIT_ERROR, EXIT_SETTINGS, EXIT_ALREADY_RUNNING, EXIT_STORE = rang
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command `geoschedd`, and exit."""
     options = _options(arguments)
-    logs.set_up(options.log_level, options.log_format)
-    raise SystemExit(_run(options))
+    if options.check:
+        logs.set_up(options.log_level, options.log_format, logging.StreamHandler(sys.stderr))
+        raise SystemExit(_checked(options))
+    with logs.Log(options.log_level, options.log_format) as kept:
+        raise SystemExit(_run(options, kept))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -48,12 +51,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, kept: logs.Log) -> int:
     """Run the daemon; return the exit code, each error with one line that says what to do."""
     try:
         settings = load(options.config)
-        if options.check:
-            return _check(settings)
         preflight.refuse_untrusted(settings)
         for warning in preflight.warnings(settings):
             log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
@@ -63,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
             # Not earlier: its imports take as long as the sweep's pause, which they make use of.
             from .service import Service
 
-            Service(settings, opened, base, log_level=options.log_level).run()
+            Service(settings, opened, base, log_level=options.log_level, kept=kept).run()
         return EXIT_STOPPED
     except SettingsError as error:
         log.error("%s", error)
@@ -79,7 +80,13 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_ERROR
 
 
-def _check(settings: Settings) -> int:
+def _checked(options: argparse.Namespace) -> int:
+    """Check the configuration; return the exit code."""
+    try:
+        settings = load(options.config)
+    except SettingsError as error:
+        log.error("%s", error)
+        return EXIT_SETTINGS
     problems = preflight.check(settings)
     for problem in problems:
         print(f"geoschedd: {settings.source}: {problem}", file=sys.stderr)

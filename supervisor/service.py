@@ -24,6 +24,8 @@ from .control.handlers import Handlers
 from .control.server import Control
 from .host.children import Children
 from .host.clock import Clock
+from .host.helpers import Helpers
+from .host.logs import Log
 from .jobs import JobPlan
 from .loop import Loop, Parts
 from .periodic import PeriodicJobs
@@ -57,11 +59,13 @@ class Service:
         base: Bootstrap,
         *,
         log_level: str,
+        kept: Log,
     ) -> None:
         self.settings = settings
         self.manager = base.manager
         self._base = base
         self._log_level = log_level
+        self._log = kept
         self._opened = opened
 
     def run(self) -> None:
@@ -70,9 +74,12 @@ class Service:
         base.leftovers.sweep()
         children = self._children(base)
         children.start(time.monotonic())  # it begins while the store is waited for
+        self._log.relay_by(children)
         loop = self._loop(base, self._open_store(base), children)
+        loop.join(self._log)
+        helpers = self._helpers(loop)
         recover_runs(loop, base.leftovers)
-        self._open_control(loop, base)
+        self._open_control(loop, base, helpers)
         jobs = JobPlan(loop, self.manager)
         jobs.begin(self.settings)
         gc.freeze()  # the collector need not scan objects that live as long as the daemon
@@ -200,14 +207,23 @@ class Service:
             parts.poller.watch(parts.clock_set)
         return Loop(parts, settings, rules_of(settings, db.meta.generation))
 
-    def _open_control(self, loop: Loop, base: Bootstrap) -> None:
+    def _helpers(self, loop: Loop) -> Helpers:
+        """Make the helpers, which wait for the disk of `log_dir` in place of the loop."""
+        helpers = Helpers(loop.parts.children)
+        self._opened.callback(helpers.close)
+        loop.join(helpers)
+        loop.parts.poller.watch(helpers.fileno())
+        loop.parts.pool.cleanup.remove_by(lambda request: helpers.submit(request, loop.now))
+        return helpers
+
+    def _open_control(self, loop: Loop, base: Bootstrap, helpers: Helpers) -> None:
         context = new_context()
         self._opened.callback(context.term)
         server: Server[Call, Reply] = Server(
             context, base.runtime.control_socket, receives=Call, mode=0o660
         )
         self._opened.callback(server.close)
-        handlers = Handlers(loop, containment=base.leftovers.containment)
+        handlers = Handlers(loop, helpers, containment=base.leftovers.containment)
         self._control = Control(server, handlers, self.settings.control.operators)
         loop.join(self._control)
         loop.parts.poller.watch(server)

@@ -1,18 +1,27 @@
 """Clean-up after runs: process trees that no worker ends, kept results, locks, output."""
 
 import logging
-from collections.abc import Iterable
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ...ipc.messages.helper import RemoveFiles
 from ...ipc.messages.runs import RunResult
 from ...ipc.paths import Runtime
 from ...workers.host import process_tree
 from ...workers.host.cgroups import Containment
 from ...workers.runfiles import results
 from ...workers.runfiles.run_lock import RunLockedError, release_run_lock, take_run_lock
+from ..host.helpers import Job
 from .run_order import output_path
 
 log = logging.getLogger(__name__)
+
+#: Outputs that wait for their removal while log_dir hangs; the oldest of more are left there.
+OUTPUTS_LEFT_MAX = 10_000
+OUTPUTS_OF_A_JOB_MAX = 200
+REMOVE_AGAIN_SECONDS = 60.0
 
 
 class RunCleanup:
@@ -24,6 +33,15 @@ class RunCleanup:
         self._log_dir = log_dir
         self._runtime = runtime
         self._groups = groups
+        self._submit: Callable[[RemoveFiles], Job] | None = None
+        self._left: deque[str] = deque(maxlen=OUTPUTS_LEFT_MAX)
+        self._removal: Job | None = None
+        self._removed: tuple[str, ...] = ()
+        self._again_monotonic = 0.0
+
+    def remove_by(self, submit: Callable[[RemoveFiles], Job]) -> None:
+        """Have outputs removed by jobs of helpers: their disk may hang."""
+        self._submit = submit
 
     def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
         """Do one round of SIGKILL to a run's processes, its worker included. True once none is
@@ -46,13 +64,20 @@ class RunCleanup:
         self._drop_lock(run_id)
 
     def remove_output(self, run_ids: Iterable[str]) -> None:
-        """Remove the output of runs that are no longer in the history."""
-        for run_id in run_ids:
-            path = output_path(self._log_dir, run_id)
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("Cannot remove %s: %s", path, error, extra={"event": "output-left"})
+        """Have the output of runs removed that are no longer in the history. Call it every turn:
+        one job is at work at a time, and what a hung disk kept is tried again."""
+        self._left.extend(str(output_path(self._log_dir, run_id)) for run_id in run_ids)
+        job = self._removal
+        if job is not None and job.done:
+            self._removal = None
+            if job.answer is None:
+                self._left.extend(self._removed)
+                self._again_monotonic = job.deadline_monotonic + REMOVE_AGAIN_SECONDS
+        busy = self._removal is not None or time.monotonic() < self._again_monotonic
+        if self._left and not busy and self._submit is not None:
+            count = min(len(self._left), OUTPUTS_OF_A_JOB_MAX)
+            self._removed = tuple(self._left.popleft() for _ in range(count))
+            self._removal = self._submit(RemoveFiles(self._removed))
 
     def _drop_lock(self, run_id: str) -> None:
         """Remove the lock of a run whose worker died without doing so."""

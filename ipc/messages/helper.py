@@ -1,0 +1,42 @@
+"""Messages between the supervisor and its helpers, over one SEQPACKET socketpair each."""
+
+from typing import TypeAlias
+
+from .base import Message
+
+
+class ReadOutput(Message, tag="read-output", frozen=True):
+    """Read output of a run, as `read_output` does."""
+
+    path: str
+    offset: int
+    bytes_max: int
+
+
+class RemoveFiles(Message, tag="remove-files", frozen=True):
+    """Remove files. One that is not there is none to complain of."""
+
+    paths: tuple[str, ...]
+
+
+ToHelper: TypeAlias = ReadOutput | RemoveFiles
+
+
+class OutputRead(Message, tag="output-read", frozen=True):
+    """A part of the output; reading goes on at `offset + len(data)`."""
+
+    offset: int
+    data: bytes
+
+
+class FilesRemoved(Message, tag="files-removed", frozen=True):
+    """All that can be removed is."""
+
+
+class Failed(Message, tag="failed", frozen=True):
+    """The host refused; `detail` has its reason."""
+
+    detail: str
+
+
+FromHelper: TypeAlias = OutputRead | FilesRemoved | Failed
