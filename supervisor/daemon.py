@@ -15,11 +15,12 @@ from pathlib import Path
 
 from .. import __version__
 from ..ipc.paths import DEFAULT_CONFIG
-from .config.sections import SettingsError
+from .config.sections import Settings, SettingsError
 from .config.settings import load
 from .host import logs
 from .host.locks import AlreadyRunningError
 from .startup import bootstrap, preflight
+from .startup.apart import HangingError, called_apart
 from .store.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,7 @@ def _run(options: argparse.Namespace, kept: logs.Log) -> int:
     """Run the daemon; return the exit code, each error with one line that says what to do."""
     try:
         settings = load(options.config)
-        preflight.refuse_untrusted(settings)
-        for warning in preflight.warnings(settings):
-            log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
-        preflight.prepare_directories(settings)
+        _look_at_host(settings)
         with contextlib.ExitStack() as opened:
             base = bootstrap.prepare(settings, opened)
             # Not earlier: its imports take as long as the sweep's pause, which they make use of.
@@ -75,9 +73,37 @@ def _run(options: argparse.Namespace, kept: logs.Log) -> int:
     except StoreError as error:
         log.error("%s", error, extra={"event": "store-unusable"})
         return EXIT_STORE
+    except HangingError as error:
+        log.error("cannot look at what %s names: %s", options.config, error)
+        return EXIT_ERROR
     except Exception:
         log.exception("An unexpected error ended the daemon", extra={"event": "crash"})
         return EXIT_ERROR
+
+
+def _look_at_host(settings: Settings) -> None:
+    """Refuse what cannot be used, warn of what may be mended later. Its disks may hang: not the
+    daemon waits for them. Raises `SettingsError`, `HangingError` where trust cannot be told."""
+
+    def problems() -> list[str]:
+        try:
+            preflight.refuse_untrusted(settings)
+        except SettingsError as error:
+            return [str(error)]
+        return ["", *preflight.warnings(settings)]
+
+    refused, *warnings = called_apart(problems)
+    if refused:
+        raise SettingsError(refused)
+    for warning in warnings:
+        log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
+    preflight.prepare_directories(settings)
+    try:
+        lost = called_apart(lambda: preflight.prepare_log_dir(settings))
+    except HangingError as error:
+        lost = [f"{settings.daemon.log_dir}: {error}"]
+    for problem in lost:
+        log.warning("Output of runs is lost: %s", problem, extra={"event": "no-log-dir"})
 
 
 def _checked(options: argparse.Namespace) -> int:

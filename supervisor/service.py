@@ -19,10 +19,10 @@ from ..workers.host.liveness import JudgeClock
 from ..workers.zygote_client import ZygoteClient
 from .config.derived import address, rules_of
 from .config.sections import Settings, SettingsError
-from .config.settings import load, needs_restart
+from .config.settings import needs_restart
 from .control.handlers import Handlers
 from .control.server import Control
-from .host.children import Children
+from .host.children import Child, Children
 from .host.clock import Clock
 from .host.helpers import Helpers
 from .host.logs import Log
@@ -34,8 +34,8 @@ from .runs.run_order import live_run
 from .scheduler.agenda import Agenda
 from .scheduler.due import DueEvents
 from .scheduler.lookahead import Lookahead
-from .startup import preflight
 from .startup.bootstrap import Bootstrap
+from .startup.reread import Reread
 from .startup.sweep import Leftovers
 from .store.daemondb import DaemonDB
 from .store.errors import StoreError
@@ -66,6 +66,8 @@ class Service:
         self._base = base
         self._log_level = log_level
         self._log = kept
+        self._reread: Reread | None = None
+        self._rereads = 0
         self._opened = opened
 
     def run(self) -> None:
@@ -88,8 +90,7 @@ class Service:
         self.manager.ready(jobs.summary())
         while not loop.finished:
             loop.turn()
-            if loop.reload_wanted:
-                self._reload(loop, jobs)
+            self._reload(loop, jobs)
             if loop.leaving is not None and not loop.leaving.told:
                 loop.leaving.told = True
                 self.manager.stopping(loop.leaving.bound_seconds)
@@ -231,17 +232,30 @@ class Service:
     # --- reload and stop ----------------------------------------------------------------
 
     def _reload(self, loop: Loop, jobs: JobPlan) -> None:
-        """Reload all or nothing: an invalid file changes nothing."""
-        loop.reload_wanted = False
-        self.manager.reloading()
+        """Reload all or nothing: an invalid file changes nothing. Call it every turn."""
         try:
-            new = load(self.settings.source)
-            preflight.refuse_untrusted(new)
-        except SettingsError as error:
-            log.error("Not reloaded: %s", error, extra={"event": "reload-refused"})
-        else:
+            if self._reread is None:
+                if not loop.reload_wanted:
+                    return
+                loop.reload_wanted = False
+                self.manager.reloading()
+                self._begin_reread(loop)
+                return
+            new = self._reread.result()
+            if new is None:
+                return
             self._apply(loop, jobs, new)
+        except (SettingsError, OSError) as error:
+            log.error("Not reloaded: %s", error, extra={"event": "reload-refused"})
+        self._reread = None
         self.manager.ready(jobs.summary())
+
+    def _begin_reread(self, loop: Loop) -> None:
+        """Have the file read; the end of the child that does so begins a turn of the loop."""
+        self._reread = reread = Reread(self.settings.source)
+        self._rereads += 1
+        name = f"reread-{self._rereads}"
+        loop.parts.children.adopt(Child(name, reread.pid, os.dup(reread.pidfd)))
 
     def _apply(self, loop: Loop, jobs: JobPlan, new: Settings) -> None:
         kept = needs_restart(self.settings, new)

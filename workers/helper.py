@@ -6,6 +6,7 @@ takes too long, and asks another. It leaves when that socket is closed.
 
 import logging
 import os
+import pwd
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,12 @@ from ..ipc.messages.helper import (
     Failed,
     FilesRemoved,
     FromHelper,
+    NameUser,
     OutputRead,
     ReadOutput,
     RemoveFiles,
     ToHelper,
+    UserNamed,
 )
 from .runfiles.output import read_output
 
@@ -58,6 +61,10 @@ def carry_out(request: ToHelper) -> FromHelper:
                 for path in paths:
                     _remove(path)
                 return FilesRemoved()
+            case NameUser(uid):
+                return UserNamed(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return UserNamed("")
     except OSError as error:
         return Failed(str(error))
     assert_never(request)

@@ -19,7 +19,13 @@ class RemoveFiles(Message, tag="remove-files", frozen=True):
     paths: tuple[str, ...]
 
 
-ToHelper: TypeAlias = ReadOutput | RemoveFiles
+class NameUser(Message, tag="name-user", frozen=True):
+    """Look up the name of a user: a name service may have to be asked."""
+
+    uid: int
+
+
+ToHelper: TypeAlias = ReadOutput | RemoveFiles | NameUser
 
 
 class OutputRead(Message, tag="output-read", frozen=True):
@@ -27,6 +33,12 @@ class OutputRead(Message, tag="output-read", frozen=True):
 
     offset: int
     data: bytes
+
+
+class UserNamed(Message, tag="user-named", frozen=True):
+    """The name of a user, "" where there is none."""
+
+    name: str
 
 
 class FilesRemoved(Message, tag="files-removed", frozen=True):
@@ -39,4 +51,4 @@ class Failed(Message, tag="failed", frozen=True):
     detail: str
 
 
-FromHelper: TypeAlias = OutputRead | FilesRemoved | Failed
+FromHelper: TypeAlias = OutputRead | UserNamed | FilesRemoved | Failed

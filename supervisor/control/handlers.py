@@ -58,7 +58,7 @@ from ...ipc.messages.control import (
     Sync,
     Synced,
 )
-from ...ipc.messages.helper import Failed, OutputRead, ReadOutput
+from ...ipc.messages.helper import Failed, NameUser, OutputRead, ReadOutput
 from ...ipc.messages.views import (
     ActionView,
     ClockView,
@@ -68,7 +68,7 @@ from ...ipc.messages.views import (
     StoreView,
 )
 from ..core.model import Instant, Null, Over, Record, RunRow, Waiting
-from ..host.helpers import JOB_SECONDS_MAX, Helpers
+from ..host.helpers import JOB_SECONDS_MAX, Helpers, Job
 from ..loop import Loop
 from ..runs.run_order import output_path
 from ..store.errors import StoreError
@@ -115,6 +115,10 @@ class Handlers:
         self._containment = containment
         self._started: Instant = loop.now
         self._file_system = file_system(loop.parts.db.store_dir)
+
+    def name_user(self, uid: int) -> Job:
+        """Begin to look up the name of a user; a name service may hang."""
+        return self._helpers.submit(NameUser(uid), self._loop.now)
 
     def look(self, request: Looking) -> Answer | Later:
         """Answer a request that changes nothing."""

@@ -111,6 +111,8 @@ class Helpers(Participant):
         """Have all helpers leave."""
         for helper in self._helpers.values():
             _close(helper)
+            if helper.theirs is not None:
+                helper.theirs.close()
         self._epoll.close()
 
     def _hand_out(self) -> None:

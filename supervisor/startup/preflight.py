@@ -95,21 +95,22 @@ def _cwd_problems(settings: Settings) -> Iterator[str]:
 
 
 def prepare_directories(settings: Settings) -> None:
-    """Create those of the daemon's directories that are missing, never their parents.
-
-    Raises `SettingsError`, but not for `log_dir`: without it output is lost, never a run.
-    """
+    """Create `state_dir` and `runtime_dir` where they are missing, never their parents. Raises
+    `SettingsError`."""
     for problem in _socket_problems(settings.daemon):
         raise SettingsError(f"cannot use {settings.source}: {problem}")
-    for key, mode in _MODES.items():
+    for key in ("state_dir", "runtime_dir"):
         directory: Path = getattr(settings.daemon, key)
-        problem = _create(directory, mode) or _unusable(directory)
-        if problem and key == "log_dir":
-            log.warning(
-                "Output of runs is lost: %s: %s", directory, problem, extra={"event": "no-log-dir"}
-            )
-        elif problem:
+        if problem := _create(directory, _MODES[key]) or _unusable(directory):
             raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
+
+
+def prepare_log_dir(settings: Settings) -> list[str]:
+    """Create `log_dir` where it is missing; return what is wrong with it: without it output is
+    lost, never a run."""
+    directory = settings.daemon.log_dir
+    problem = _create(directory, _MODES["log_dir"]) or _unusable(directory)
+    return [f"{directory}: {problem}"] if problem else []
 
 
 def _create(directory: Path, mode: int) -> str:
