@@ -24,7 +24,7 @@ from .control.handlers import Handlers
 from .control.server import Control
 from .host.children import Child, Children
 from .host.clock import Clock
-from .host.helpers import Helpers
+from .host.helpers import JOB_UNWAITED_SECONDS_MAX, Helpers
 from .host.logs import Log
 from .jobs import JobPlan
 from .loop import Loop, Parts
@@ -214,7 +214,9 @@ class Service:
         self._opened.callback(helpers.close)
         loop.join(helpers)
         loop.parts.poller.watch(helpers.fileno())
-        loop.parts.pool.cleanup.remove_by(lambda request: helpers.submit(request, loop.now))
+        loop.parts.pool.cleanup.help_by(
+            lambda request: helpers.submit(request, loop.now, JOB_UNWAITED_SECONDS_MAX)
+        )
         return helpers
 
     def _open_control(self, loop: Loop, base: Bootstrap, helpers: Helpers) -> None:

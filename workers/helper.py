@@ -1,4 +1,4 @@
-"""Helper of the supervisor: makes calls that may wait for a disk, which the supervisor must not.
+"""Helper of the supervisor: makes calls that may wait, which the supervisor must not.
 
 One request at a time, over the socket that it was forked with; the supervisor kills a helper that
 takes too long, and asks another. It leaves when that socket is closed.
@@ -16,6 +16,7 @@ import msgspec
 from setproctitle import setproctitle
 
 from ..ipc.messages.helper import (
+    EndTree,
     Failed,
     FilesRemoved,
     FromHelper,
@@ -24,8 +25,11 @@ from ..ipc.messages.helper import (
     ReadOutput,
     RemoveFiles,
     ToHelper,
+    TreeEnded,
     UserNamed,
 )
+from .host.cgroups import Containment
+from .host.process_tree import end_tree
 from .runfiles.output import read_output
 
 log = logging.getLogger(__name__)
@@ -36,13 +40,13 @@ REQUEST_BYTES_MAX = 192 * 1024
 _Decode: TypeAlias = Callable[[bytes], ToHelper]
 
 
-def main(served: int) -> int:
+def main(served: int, instance: str, containment: Containment) -> int:
     """Serve the socket, in the calling process. Returns its exit status."""
     setproctitle("geosched: helper")
     decode: _Decode = msgspec.msgpack.Decoder(ToHelper).decode
     with socket.socket(fileno=served) as requests:
         while request := requests.recv(REQUEST_BYTES_MAX):
-            answer = carry_out(decode(request))
+            answer = carry_out(decode(request), instance, containment)
             try:
                 requests.send(msgspec.msgpack.encode(answer))
             except (BrokenPipeError, ConnectionResetError):
@@ -50,8 +54,9 @@ def main(served: int) -> int:
     return 0
 
 
-def carry_out(request: ToHelper) -> FromHelper:
-    """Carry out a request; it may wait for as long as the disk does."""
+def carry_out(request: ToHelper, instance: str, containment: Containment) -> FromHelper:
+    """Carry out a request for a daemon, whose `instance` marks its processes. It may wait: for a
+    disk, for a name service, for a process whose environment is read."""
     try:
         match request:
             case ReadOutput(path, offset, bytes_max):
@@ -63,6 +68,9 @@ def carry_out(request: ToHelper) -> FromHelper:
                 return FilesRemoved()
             case NameUser(uid):
                 return UserNamed(pwd.getpwuid(uid).pw_name)
+            case EndTree(run_id, script_pid, worker, adopter):
+                group = containment.group(worker) if worker else None
+                return TreeEnded(end_tree(instance, run_id, script_pid, group, adopter=adopter))
     except KeyError:
         return UserNamed("")
     except OSError as error:

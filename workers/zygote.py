@@ -200,7 +200,8 @@ class Zygote:
             case ForkLogRelay():
                 return partial(_relay_log, descriptors, self._world.lifeline)
             case ForkHelper():
-                return partial(helper.main, *descriptors)
+                world = self._world
+                return partial(helper.main, descriptors[0], world.instance, world.containment)
 
     def _tell_forked(self, asked: ToZygote, pid: int) -> None:
         pidfd = os.pidfd_open(pid)

@@ -25,7 +25,17 @@ class NameUser(Message, tag="name-user", frozen=True):
     uid: int
 
 
-ToHelper: TypeAlias = ReadOutput | RemoveFiles | NameUser
+class EndTree(Message, tag="end-tree", frozen=True):
+    """Do one round of SIGKILL to a run whose worker is dead or silent. `adopter` is the subreaper
+    to which its orphans come, `worker` "" where none is known."""
+
+    run_id: str
+    script_pid: int | None
+    worker: str
+    adopter: int
+
+
+ToHelper: TypeAlias = ReadOutput | RemoveFiles | NameUser | EndTree
 
 
 class OutputRead(Message, tag="output-read", frozen=True):
@@ -45,10 +55,16 @@ class FilesRemoved(Message, tag="files-removed", frozen=True):
     """All that can be removed is."""
 
 
+class TreeEnded(Message, tag="tree-ended", frozen=True):
+    """The round is done; `gone` tells that nothing was left of the run."""
+
+    gone: bool
+
+
 class Failed(Message, tag="failed", frozen=True):
     """The host refused; `detail` has its reason."""
 
     detail: str
 
 
-FromHelper: TypeAlias = OutputRead | UserNamed | FilesRemoved | Failed
+FromHelper: TypeAlias = OutputRead | UserNamed | FilesRemoved | TreeEnded | Failed

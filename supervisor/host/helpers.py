@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: Shorter than the silence after which a client gives up (5 s): it is told the reason.
 JOB_SECONDS_MAX = 3.0
+#: Of a job that no client waits for: a host that is slow needs longer, and is no disk that hangs.
+JOB_UNWAITED_SECONDS_MAX = 60.0
 #: Of each kind of job: one that hangs takes no helper from another kind.
 HELPERS_OF_A_KIND_MAX = 2
 JOBS_WAITING_OF_A_KIND_MAX = 32
@@ -70,9 +72,9 @@ class Helpers(Participant):
         """Return a descriptor that is readable when there is an answer."""
         return self._epoll.fileno()
 
-    def submit(self, request: ToHelper, now: Instant) -> Job:
+    def submit(self, request: ToHelper, now: Instant, seconds_max: float = JOB_SECONDS_MAX) -> Job:
         """Begin a job, which a later turn finds done. It is done at once where none can begin."""
-        job = Job(request, now.monotonic_seconds + JOB_SECONDS_MAX)
+        job = Job(request, now.monotonic_seconds + seconds_max)
         alike = [each for each in self._waiting if type(each.request) is type(request)]
         if len(alike) >= JOBS_WAITING_OF_A_KIND_MAX:
             job.why_not = f"{len(alike)} others wait already"
@@ -167,10 +169,10 @@ class Helpers(Participant):
         for job in [job for job in self._waiting if now >= job.deadline_monotonic]:
             self._waiting.remove(job)
             hung = [helper for helper in self._helpers.values() if helper.ours is None]
-            _fail(job, f"no helper was free for {JOB_SECONDS_MAX:g} s, {len(hung)} hang")
+            _fail(job, f"no helper was free in time, {len(hung)} hang")
         for helper in list(self._helpers.values()):
             if helper.job is not None and now >= helper.job.deadline_monotonic:
-                self._give_up(helper, f"the disk did not answer for {JOB_SECONDS_MAX:g} s")
+                self._give_up(helper, "what it asked did not answer in time")
             elif helper.job is None and now >= helper.idle_since_monotonic + IDLE_SECONDS_MAX:
                 _close(helper)
 

@@ -1,15 +1,15 @@
 """Clean-up after runs: process trees that no worker ends, kept results, locks, output."""
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ...ipc.messages.helper import RemoveFiles
+from ...ipc.messages.helper import EndTree, RemoveFiles, ToHelper, TreeEnded
 from ...ipc.messages.runs import RunResult
 from ...ipc.paths import Runtime
-from ...workers.host import process_tree
 from ...workers.host.cgroups import Containment
 from ...workers.runfiles import results
 from ...workers.runfiles.run_lock import RunLockedError, release_run_lock, take_run_lock
@@ -33,24 +33,36 @@ class RunCleanup:
         self._log_dir = log_dir
         self._runtime = runtime
         self._groups = groups
-        self._submit: Callable[[RemoveFiles], Job] | None = None
+        self._endings: dict[str, Job] = {}
+        self._submit: Callable[[ToHelper], Job] | None = None
         self._left: deque[str] = deque(maxlen=OUTPUTS_LEFT_MAX)
         self._removal: Job | None = None
         self._removed: tuple[str, ...] = ()
         self._again_monotonic = 0.0
 
-    def remove_by(self, submit: Callable[[RemoveFiles], Job]) -> None:
-        """Have outputs removed by jobs of helpers: their disk may hang."""
+    def help_by(self, submit: Callable[[ToHelper], Job]) -> None:
+        """Have helpers do what may wait."""
         self._submit = submit
 
     def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
-        """Do one round of SIGKILL to a run's processes, its worker included. True once none is
-        left."""
+        """Have a round of SIGKILL done to a run's processes, its worker included. True once a round
+        found none; the answer of each is that of the call after it.
+
+        The group is killed at once. A helper looks for what is not in it: to read the environment
+        of a process can take as long as that process waits for a disk.
+        """
         group = None if worker is None else self._groups.group(worker)
-        gone = process_tree.end_tree(self.instance, run_id, script_pid, group)
-        if gone:
+        if group is not None:
+            group.kill()
+        job = self._endings.pop(run_id, None)
+        if job is not None and isinstance(job.answer, TreeEnded) and job.answer.gone:
             self._drop_lock(run_id)
-        return gone
+            return True
+        if job is None or job.done:
+            assert self._submit is not None
+            job = self._submit(EndTree(run_id, script_pid, worker or "", os.getpid()))
+        self._endings[run_id] = job
+        return False
 
     def kept_result(self, run_id: str) -> RunResult | None:
         return results.load(self._runtime, run_id)
@@ -60,6 +72,7 @@ class RunCleanup:
 
     def forget_run(self, run_id: str) -> None:
         """Remove the files that a worker, which is gone, may have left of a settled run."""
+        self._endings.pop(run_id, None)
         self.forget_result(run_id)
         self._drop_lock(run_id)
 
