@@ -22,6 +22,7 @@ from .config.settings import load
 from .host import logs
 from .host.locks import AlreadyRunningError
 from .startup import bootstrap, preflight
+from .startup.apart import HangingError, called_apart
 from .store.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not standard_streams.reader_left(lost):
             _tell(f"cannot write the output: {lost.strerror}")
         raise SystemExit(EXIT_ERROR) from None
-    logs.set_up(options.log_level, options.log_format)
-    raise SystemExit(_run(options))
+    if options.check:
+        logs.set_up(options.log_level, options.log_format, logging.StreamHandler(sys.stderr))
+        raise SystemExit(_checked(options))
+    with logs.Log(options.log_level, options.log_format) as kept:
+        raise SystemExit(_run(options, kept))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -58,23 +62,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, kept: logs.Log) -> int:
     """Run the daemon; return the exit code, each error with one line that says what to do."""
     try:
         settings = load(options.config)
-        if options.check:
-            return _check(settings)
-        preflight.refuse_untrusted(settings)
         preflight.require_kernel()
-        for warning in preflight.warnings(settings):
-            log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
-        preflight.prepare_directories(settings)
+        _look_at_host(settings)
         with contextlib.ExitStack() as opened:
             base = _prepared(settings, opened)
             # Not earlier: its imports take as long as the sweep's pause, which they make use of.
             from .service import Service
 
-            Service(settings, opened, base, log_level=options.log_level).run()
+            Service(settings, opened, base, log_level=options.log_level, kept=kept).run()
         return EXIT_STOPPED
     except SettingsError as error:
         log.error("%s", error)
@@ -85,6 +84,9 @@ def _run(options: argparse.Namespace) -> int:
     except StoreError as error:
         log.error("%s", error, extra={"event": "store-unusable"})
         return EXIT_STORE
+    except HangingError as error:
+        log.error("cannot look at what %s names: %s", options.config, error)
+        return EXIT_ERROR
     except Exception:
         log.exception("An unexpected error ended the daemon", extra={"event": "crash"})
         return EXIT_ERROR
@@ -99,7 +101,38 @@ def _prepared(settings: Settings, opened: contextlib.ExitStack) -> bootstrap.Boo
         raise SettingsError(f"cannot use {settings.source}: {reason}") from None
 
 
-def _check(settings: Settings) -> int:
+def _look_at_host(settings: Settings) -> None:
+    """Refuse what cannot be used, warn of what may be mended later. Its disks may hang: not the
+    daemon waits for them. Raises `SettingsError`, `HangingError` where trust cannot be told."""
+
+    def problems() -> list[str]:
+        try:
+            preflight.refuse_untrusted(settings)
+        except SettingsError as error:
+            return [str(error)]
+        return ["", *preflight.warnings(settings)]
+
+    refused, *warnings = called_apart(problems)
+    if refused:
+        raise SettingsError(refused)
+    for warning in warnings:
+        log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
+    preflight.prepare_directories(settings)
+    try:
+        found = called_apart(lambda: preflight.prepare_log_dir(settings))
+    except HangingError as error:
+        found = [f"Output of runs is lost: {settings.daemon.log_dir}: {error}"]
+    for problem in found:
+        log.warning("%s", problem, extra={"event": "no-log-dir"})
+
+
+def _checked(options: argparse.Namespace) -> int:
+    """Check the configuration; return the exit code."""
+    try:
+        settings = load(options.config)
+    except SettingsError as error:
+        log.error("%s", error)
+        return EXIT_SETTINGS
     problems = preflight.check(settings)
     for problem in problems:
         _tell(f"{settings.source}: {problem}")

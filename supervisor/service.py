@@ -20,11 +20,13 @@ from ..workers.host.liveness import JudgeClock
 from ..workers.zygote_client import ZygoteClient
 from .config.derived import address, rules_of
 from .config.sections import Settings, SettingsError
-from .config.settings import load, needs_restart
+from .config.settings import needs_restart
 from .control.handlers import Handlers
 from .control.server import Control
-from .host.children import Children
+from .host.children import Child, Children
 from .host.clock import Clock
+from .host.helpers import JOB_UNWAITED_SECONDS_MAX, Helpers
+from .host.logs import Log
 from .host.runtime_dir import Listener, RuntimeDirWatch
 from .jobs import JobPlan
 from .loop import Loop, Parts
@@ -34,8 +36,8 @@ from .runs.run_order import live_run
 from .scheduler.agenda import Agenda
 from .scheduler.due import DueEvents
 from .scheduler.lookahead import Lookahead
-from .startup import preflight
 from .startup.bootstrap import Bootstrap
+from .startup.reread import Reread
 from .startup.sweep import Leftovers
 from .store.daemondb import DaemonDB
 from .store.errors import StoreError
@@ -59,11 +61,15 @@ class Service:
         base: Bootstrap,
         *,
         log_level: str,
+        kept: Log,
     ) -> None:
         self.settings = settings
         self.manager = base.manager
         self._base = base
         self._log_level = log_level
+        self._log = kept
+        self._reread: Reread | None = None
+        self._rereads = 0
         self._opened = opened
         self._listeners: list[Listener] = []
 
@@ -74,12 +80,15 @@ class Service:
         base.leftovers.sweep()
         children = self._children(base)
         children.start()  # it begins while the store is waited for
+        self._log.relay_by(children)
         db = self._open_store(base)
         with self._binding():
             loop = self._loop(base, db, children)
+        loop.join(self._log)
+        helpers = self._helpers(loop)
         recover_runs(loop, base.leftovers)
         with self._binding():
-            self._open_control(loop, base)
+            self._open_control(loop, base, helpers)
         jobs = JobPlan(loop, self.manager)
         jobs.begin(self.settings)
         gc.freeze()  # the collector need not scan objects that live as long as the daemon
@@ -88,8 +97,7 @@ class Service:
         self.manager.ready(jobs.summary())
         while not loop.finished:
             loop.turn()
-            if loop.reload_wanted:
-                self._reload(loop, jobs)
+            self._reload(loop, jobs)
             if loop.leaving is not None and not loop.leaving.told:
                 loop.leaving.told = True
                 self.manager.stopping(loop.leaving.bound_seconds)
@@ -218,14 +226,25 @@ class Service:
             parts.poller.watch(parts.clock_set)
         return Loop(parts, settings, rules)
 
-    def _open_control(self, loop: Loop, base: Bootstrap) -> None:
+    def _helpers(self, loop: Loop) -> Helpers:
+        """Make the helpers, which wait for the disk of `log_dir` in place of the loop."""
+        helpers = Helpers(loop.parts.children)
+        self._opened.callback(helpers.close)
+        loop.join(helpers)
+        loop.parts.poller.watch(helpers.fileno())
+        loop.parts.pool.cleanup.help_by(
+            lambda request: helpers.submit(request, loop.now, JOB_UNWAITED_SECONDS_MAX)
+        )
+        return helpers
+
+    def _open_control(self, loop: Loop, base: Bootstrap, helpers: Helpers) -> None:
         context = new_context()
         self._opened.callback(context.term)
         server: Server[Call, Reply] = Server(
             context, base.runtime.control_socket, receives=Call, mode=0o660
         )
         self._opened.callback(server.close)
-        handlers = Handlers(loop, containment=base.leftovers.containment)
+        handlers = Handlers(loop, helpers, containment=base.leftovers.containment)
         self._control = Control(server, handlers, self.settings.control.operators)
         loop.join(self._control)
         loop.parts.poller.watch(server)
@@ -239,17 +258,30 @@ class Service:
     # --- reload and stop ----------------------------------------------------------------
 
     def _reload(self, loop: Loop, jobs: JobPlan) -> None:
-        """Reload all or nothing: an invalid file changes nothing."""
-        loop.reload_wanted = False
-        self.manager.reloading()
+        """Reload all or nothing: an invalid file changes nothing. Call it every turn."""
         try:
-            new = load(self.settings.source)
-            preflight.refuse_untrusted(new)
-        except SettingsError as error:
-            log.error("Not reloaded: %s", error, extra={"event": "reload-refused"})
-        else:
+            if self._reread is None:
+                if not loop.reload_wanted:
+                    return
+                loop.reload_wanted = False
+                self.manager.reloading()
+                self._begin_reread(loop)
+                return
+            new = self._reread.result()
+            if new is None:
+                return
             self._apply(loop, jobs, new)
+        except (SettingsError, OSError) as error:
+            log.error("Not reloaded: %s", error, extra={"event": "reload-refused"})
+        self._reread = None
         self.manager.ready(jobs.summary())
+
+    def _begin_reread(self, loop: Loop) -> None:
+        """Have the file read; the end of the child that does so begins a turn of the loop."""
+        self._reread = reread = Reread(self.settings.source)
+        self._rereads += 1
+        name = f"reread-{self._rereads}"
+        loop.parts.children.adopt(Child(name, reread.pid, os.dup(reread.pidfd)))
 
     def _apply(self, loop: Loop, jobs: JobPlan, new: Settings) -> None:
         kept = needs_restart(self.settings, new)

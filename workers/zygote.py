@@ -28,6 +28,8 @@ from ..ipc.messages.runs import ToWorker
 from ..ipc.messages.zygote import (
     Forked,
     ForkFailed,
+    ForkHelper,
+    ForkLogRelay,
     ForkSynchroniser,
     ForkWorker,
     FromZygote,
@@ -35,8 +37,10 @@ from ..ipc.messages.zygote import (
     ZygoteReady,
 )
 from ..ipc.paths import Runtime
+from . import helper
 from .host.cgroups import Containment
 from .host.linux import raise_open_files
+from .host.log_relay import DroppingHandler, relay
 from .host.process_tree import end_instance
 from .host.procfs import descendants, process_table
 from .runfiles.processes import Kind, declare, forget_identity
@@ -47,10 +51,14 @@ from .zygote_client import Given
 log = logging.getLogger("geosched.workers.zygote")
 
 REQUEST_BYTES_MAX = 8192
+DESCRIPTORS_MAX = 2
 #: Orphaned workers have at most 3 s of grace, and 5 s after the daemon nothing may be left (S17).
 ORPHANED_WORKERS_SECONDS_MAX = 4.0
 #: Between the ends of the supervisor's socket and of the lifeline, which a slow host may part.
 LIFELINE_MILLISECONDS_MAX = 2000
+#: A child that was killed and waits for a disk all the same is left to whoever reaps orphans.
+KILLED_MILLISECONDS_MAX = 500
+_STDERR = 2
 #: Rounds of SIGKILL to what is then left of scripts.
 SCRIPT_ROUNDS_MAX = 20
 SCRIPT_ROUND_SECONDS = 0.02
@@ -72,6 +80,7 @@ class Zygote:
         self._world = world
         self._declared = declared
         self._children: dict[int, tuple[str, int]] = {}  # pidfd -> name, pid
+        self._relay_pidfds: set[int] = set()
         self._poll = select.poll()
         self._poll.register(requests, select.POLLIN)
         self._poll.register(world.lifeline, select.POLLIN)
@@ -87,24 +96,26 @@ class Zygote:
                 if descriptor != self._requests.fileno():
                     self._reap(descriptor)
                     continue
-                request = self._request()
+                request, descriptors = self._request()
                 if not request:
                     if self._supervisor_is_gone():
                         self._outlive_workers()
                     return None
-                child_main = self._answer(request)
+                child_main = self._answer(request, descriptors)
                 if child_main is not None:
                     return child_main
 
     def _supervisor_is_gone(self) -> bool:
         """The supervisor has ended, and not just replaced this zygote: then the lifeline ends, too,
         as soon as the socket."""
-        lifeline = select.poll()
-        lifeline.register(self._world.lifeline, select.POLLIN)
-        return bool(lifeline.poll(LIFELINE_MILLISECONDS_MAX))
+        return _ended(self._world.lifeline, LIFELINE_MILLISECONDS_MAX)
 
     def _outlive_workers(self) -> None:
-        """Wait while orphaned workers end their scripts, then end the workers that hang (S17)."""
+        """Wait while orphaned workers end their scripts, then end the workers that hang (S17). The
+        relay of the log outlives this process, whose last words it has yet to write."""
+        for pidfd in self._relay_pidfds & self._children.keys():
+            self._poll.unregister(pidfd)
+            del self._children[pidfd]
         deadline_monotonic = time.monotonic() + ORPHANED_WORKERS_SECONDS_MAX
         while self._children and (left := deadline_monotonic - time.monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left * 1000):
@@ -114,7 +125,8 @@ class Zygote:
                     self._poll.unregister(descriptor)
         for pidfd, (name, pid) in list(self._children.items()):
             self._end(name, pid)
-            self._reap(pidfd)
+            if _ended(pidfd):
+                self._reap(pidfd)
         if self._declared:
             self._end_scripts()
 
@@ -142,13 +154,26 @@ class Zygote:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member, signal.SIGKILL)
 
-    def _request(self) -> bytes:
+    def _request(self) -> tuple[bytes, list[int]]:
         try:
-            return self._requests.recv(REQUEST_BYTES_MAX)
+            data, descriptors, _, _ = socket.recv_fds(
+                self._requests, REQUEST_BYTES_MAX, DESCRIPTORS_MAX
+            )
         except ConnectionResetError:
-            return b""  # the supervisor left with an answer of ours unread
+            return b"", []  # the supervisor left with an answer of ours unread
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # CPython 3.11 drops MSG_CMSG_CLOEXEC
+        return data, descriptors
 
-    def _answer(self, request: bytes) -> ChildMain | None:
+    def _answer(self, request: bytes, descriptors: list[int]) -> ChildMain | None:
+        child_main = self._forked(request, descriptors)
+        if child_main is None:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return child_main
+
+    def _forked(self, request: bytes, descriptors: list[int]) -> ChildMain | None:
+        """Fork what is asked for. Returns the body of the child, in the child only."""
         try:
             asked = _decode(request)
         except ValueError as error:
@@ -160,11 +185,11 @@ class Zygote:
             self._say(ForkFailed(asked.name, f"cannot fork: {error.strerror}"))
             return None
         if pid == 0:
-            return self._in_child(asked)
-        self._tell_forked(asked.name, pid)
+            return self._in_child(asked, descriptors)
+        self._tell_forked(asked, pid)
         return None
 
-    def _in_child(self, asked: ToZygote) -> ChildMain:
+    def _in_child(self, asked: ToZygote, descriptors: list[int]) -> ChildMain:
         """Close what belongs to the zygote. Returns the body of the child."""
         self._requests.close()
         for pidfd in self._children:
@@ -174,15 +199,23 @@ class Zygote:
                 return partial(worker.main, name, endpoint, self._world, forks_ahead=forks_ahead)
             case ForkSynchroniser(name, endpoint):
                 return partial(_synchronise, name, endpoint, self._world)
+            case ForkLogRelay():
+                return partial(_relay_log, descriptors, self._world.lifeline)
+            case ForkHelper():
+                world = self._world
+                return partial(helper.main, descriptors[0], world.instance, world.containment)
 
-    def _tell_forked(self, name: str, pid: int) -> None:
+    def _tell_forked(self, asked: ToZygote, pid: int) -> None:
         pidfd = os.pidfd_open(pid)
-        self._children[pidfd] = (name, pid)
+        self._children[pidfd] = (asked.name, pid)
+        if isinstance(asked, ForkLogRelay):
+            self._relay_pidfds.add(pidfd)
         self._poll.register(pidfd, select.POLLIN)
-        self._say(Forked(name, pid), pidfd)
+        self._say(Forked(asked.name, pid), pidfd)
 
     def _reap(self, pidfd: int) -> None:
         name, pid = self._children.pop(pidfd)
+        self._relay_pidfds.discard(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
         os.waitpid(pid, 0)
@@ -214,9 +247,25 @@ def _synchronise(name: str, endpoint: str, world: World) -> int:
     return 0
 
 
+def _relay_log(descriptors: list[int], lifeline: int) -> int:
+    setproctitle("geosched: log")
+    source, target = descriptors
+    # Else it would hold the log open itself, and never see that nobody else does.
+    os.dup2(target, _STDERR)
+    relay(source, target, gone=partial(_ended, lifeline, milliseconds_max=0))
+    return 0
+
+
+def _ended(descriptor: int, milliseconds_max: int = KILLED_MILLISECONDS_MAX) -> bool:
+    """The process of a pidfd, or the writing end of a pipe, is gone."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(milliseconds_max))
+
+
 def main() -> None:
     options = msgspec.json.decode(sys.argv[1], type=Given)
-    handler = logging.StreamHandler()
+    handler = DroppingHandler(_STDERR)
     handler.addFilter(_make_visible)
     logging.basicConfig(
         level=options.log_level.upper(),

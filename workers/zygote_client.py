@@ -143,10 +143,11 @@ class ZygoteClient:
             os.close(self.pidfd)
             self.pidfd = -1
 
-    def ask(self, request: ToZygote) -> bool:
-        """Send a request. False where it was not taken; the answer comes by `receive`."""
+    def ask(self, request: ToZygote, *descriptors: int) -> bool:
+        """Send a request, and with it descriptors for the child. False where it was not taken; the
+        answer comes by `receive`."""
         try:
-            self._socket.send(msgspec.msgpack.encode(request))
+            socket.send_fds(self._socket, [msgspec.msgpack.encode(request)], descriptors)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return False  # stuck or gone, as its silence or its end will show
         return True

@@ -1,4 +1,7 @@
-"""Messages between the supervisor and the zygote, over one SEQPACKET socketpair."""
+"""Messages between the supervisor and the zygote, over one SEQPACKET socketpair.
+
+Descriptors that come with a request (SCM_RIGHTS) are the child's; the zygote keeps none.
+"""
 
 from typing import TypeAlias
 
@@ -21,7 +24,19 @@ class ForkSynchroniser(Message, tag="fork-synchroniser", frozen=True):
     endpoint: str
 
 
-ToZygote: TypeAlias = ForkWorker | ForkSynchroniser
+class ForkLogRelay(Message, tag="fork-log-relay", frozen=True):
+    """Fork the relay of the log. With it come the log's end to read, and standard error."""
+
+    name: str
+
+
+class ForkHelper(Message, tag="fork-helper", frozen=True):
+    """Fork a helper, which serves the socket that comes with the message."""
+
+    name: str
+
+
+ToZygote: TypeAlias = ForkWorker | ForkSynchroniser | ForkLogRelay | ForkHelper
 
 
 class Forked(Message, tag="forked", frozen=True):

@@ -41,11 +41,28 @@ def load(path: Path) -> Settings:
 
     Raises `SettingsError`.
     """
+    return parse(read(path), path)
+
+
+def read(path: Path) -> bytes:
+    """Return the content of the file. Raises `SettingsError`."""
     source = path.absolute()
     try:
-        return _settings(_document(source), source)
+        with open_regular(source) as file:
+            content = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise SettingsError(f"cannot read {source}: {error.strerror}") from None
+        raise SettingsError(f"cannot read {source}: {error.strerror or error}") from None
+    if len(content) > FILE_BYTES_MAX:
+        raise SettingsError(f"cannot use {source}: longer than {FILE_BYTES_MAX} bytes")
+    return content
+
+
+def parse(content: bytes, path: Path) -> Settings:
+    """Return the settings in the content of the file at `path`. Raises `SettingsError`."""
+    source = path.absolute()
+    try:
+        # Editors write a byte order mark.
+        return _settings(tomllib.loads(content.decode("utf-8-sig")), source)
     except ValueError as error:
         raise SettingsError(f"cannot use {source}: {error}") from None
     except RecursionError:
@@ -56,14 +73,6 @@ def needs_restart(old: Settings, new: Settings) -> list[str]:
     """Return the keys that differ and that a reload cannot change."""
     differs = [n for n in UNTIL_RESTART if getattr(old.daemon, n) != getattr(new.daemon, n)]
     return [f"daemon.{key_of(name)}" for name in differs]
-
-
-def _document(source: Path) -> dict[str, Any]:
-    with open_regular(source) as file:
-        content = file.read(FILE_BYTES_MAX + 1)
-    if len(content) > FILE_BYTES_MAX:
-        raise ValueError(f"longer than {FILE_BYTES_MAX} bytes")
-    return tomllib.loads(content.decode("utf-8-sig"))  # editors write a byte order mark
 
 
 def _settings(document: dict[str, Any], source: Path) -> Settings:

@@ -58,6 +58,7 @@ from ...ipc.messages.control import (
     Sync,
     Synced,
 )
+from ...ipc.messages.helper import Failed, NameUser, OutputRead, ReadOutput
 from ...ipc.messages.views import (
     STORE_REMOVED,
     ActionView,
@@ -67,8 +68,8 @@ from ...ipc.messages.views import (
     StatusView,
     StoreView,
 )
-from ...workers.runfiles.output import read_output
 from ..core.model import Instant, Null, Over, Reason, Record, RunRow, Waiting
+from ..host.helpers import JOB_SECONDS_MAX, Helpers, Job
 from ..loop import Loop
 from ..runs.run_order import output_path
 from ..store.errors import StoreError
@@ -109,12 +110,17 @@ class Handlers:
     counts the requests that could not be read.
     """
 
-    def __init__(self, loop: Loop, *, containment: str) -> None:
+    def __init__(self, loop: Loop, helpers: Helpers, *, containment: str) -> None:
         self.bad_messages = 0
         self._loop = loop
+        self._helpers = helpers
         self._containment = containment
         self._started: Instant = loop.now
         self._file_system = file_system(loop.parts.db.store_dir)
+
+    def name_user(self, uid: int) -> Job:
+        """Begin to look up the name of a user; a name service may hang."""
+        return self._helpers.submit(NameUser(uid), self._loop.now)
 
     def look(self, request: Looking) -> Answer | Later:
         """Answer a request that changes nothing."""
@@ -281,7 +287,7 @@ class Handlers:
             return None
         return self._loop.parts.db.run(record.action.id, record.attempt)
 
-    def _log(self, request: ReadLog) -> LogChunk | Refused:
+    def _log(self, request: ReadLog) -> Refused | Later:
         record = self._loop.parts.db.read(request.id)
         if record is None:
             return _no_such(request.id)
@@ -289,20 +295,35 @@ class Handlers:
         if row is None:
             which = f"run {request.attempt}" if request.attempt else "run"
             return Refused(RefusalKind.FAILED, f"action {request.id!r} has no {which}")
+        return Later(self._log_chunk(row, request.offset), 2 * JOB_SECONDS_MAX, accepted=False)
+
+    def _log_chunk(self, row: RunRow, offset: int) -> Polls:
+        """Have a helper read the output: its disk may hang."""
         path = output_path(self._log_dir, row.run_id)
         # Before the output is read: what is written in between is read next time.
         ended = row.ended_us is not None
-        try:
-            chunk = read_output(path, request.offset, LOG_CHUNK_BYTES_MAX)
-        except OSError as error:
-            live = self._loop.parts.pool.runs.get(row.run_id)
-            lost = live is not None and live.output_lost_bytes > 0
-            never = row.reason is Reason.CANNOT_START  # then there never was any
-            if isinstance(error, FileNotFoundError) and (never or (not ended and not lost)):
-                return LogChunk(row.run_id, row.attempt, 0, b"", ended)
-            return Refused(RefusalKind.FAILED, f"no output of run {row.attempt} is left: {error}")
-        at_end = len(chunk.data) < LOG_CHUNK_BYTES_MAX
-        return LogChunk(row.run_id, row.attempt, chunk.offset, chunk.data, ended and at_end)
+        request = ReadOutput(str(path), offset, LOG_CHUNK_BYTES_MAX)
+        job = self._helpers.submit(request, self._loop.now)
+        while not job.done:
+            yield None
+        match job.answer:
+            case OutputRead(start, data):
+                at_end = len(data) < LOG_CHUNK_BYTES_MAX
+                yield LogChunk(row.run_id, row.attempt, start, data, ended and at_end)
+            case Failed(missing=True) if self._has_no_output(row):
+                yield LogChunk(row.run_id, row.attempt, 0, b"", ended)
+            case Failed(detail):
+                detail = f"no output of run {row.attempt} is left: {detail}"
+                yield Refused(RefusalKind.FAILED, detail)
+            case _:
+                detail = f"cannot read the output of run {row.attempt} in log_dir: {job.why_not}"
+                yield Refused(RefusalKind.FAILED, detail)
+
+    def _has_no_output(self, row: RunRow) -> bool:
+        """Nothing has been written: it is still to come, or its script never began."""
+        live = self._loop.parts.pool.runs.get(row.run_id)
+        lost = live is not None and live.output_lost_bytes > 0
+        return row.reason is Reason.CANNOT_START or (row.ended_us is None and not lost)
 
     @property
     def _log_dir(self) -> Path:

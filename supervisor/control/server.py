@@ -7,7 +7,6 @@ act, everybody else who reaches the socket may look. Requests are carried out in
 
 import logging
 import os
-import pwd
 from collections.abc import Callable, Collection
 from functools import partial
 
@@ -24,6 +23,7 @@ from ...ipc.messages.control import (
     Reply,
     Request,
 )
+from ...ipc.messages.helper import UserNamed
 from ...ipc.sockets import Peer, ProtocolError, Server
 from ..core.model import Instant
 from ..participant import News, Participant
@@ -33,6 +33,8 @@ from .handlers import Handlers, Later, Polls
 log = logging.getLogger(__name__)
 
 REQUESTS_PER_TURN_MAX = 50
+#: Longer than a helper may take to look up a name.
+NAMED_SECONDS_MAX = 6.0
 #: Clients that wait for an answer that takes time.
 WAITING_MAX = 64
 #: A client that asks for the progress of its request is sent it at this interval at most.
@@ -90,7 +92,11 @@ class Control(Participant):
         still: list[_Waiting] = []
         for waiting in self._waiting:
             answer = self._carried_out(partial(next, waiting.polls))
-            if answer is not None and not isinstance(answer, Progress):
+            if isinstance(answer, Accepted):
+                self._reply(waiting.routing_id, waiting.number, answer)
+                waiting.until_monotonic = now.monotonic_seconds + 10 * answer.bound_seconds
+                still.append(waiting)
+            elif answer is not None and not isinstance(answer, Progress):
                 self._reply(waiting.routing_id, waiting.number, answer)
             elif now.monotonic_seconds < waiting.until_monotonic:
                 still.append(waiting)
@@ -107,11 +113,40 @@ class Control(Participant):
     def _answer(self, peer: Peer, request: Request) -> Answer | Later:
         if not isinstance(request, Acting):
             return self._handlers.look(request)
-        if not self._may_act(peer):
-            log.warning("Refused %s to uid %d", type(request).__name__, peer.uid)
-            return Refused(RefusalKind.NOT_PERMITTED, f"uid {peer.uid} may look, but not act")
+        if peer.uid in (0, os.geteuid()) or str(peer.uid) in self._operators:
+            return self._act(peer, request)
+        if all(operator.isdecimal() for operator in self._operators):
+            return self._refuse(peer, request)
+        polls = self._act_if_named(peer, request)
+        return Later(polls, NAMED_SECONDS_MAX, accepted=False)
+
+    def _act_if_named(self, peer: Peer, request: Acting) -> Polls:
+        """Carry out a request of somebody who may be an operator by name."""
+        job = self._handlers.name_user(peer.uid)
+        while not job.done:
+            yield None
+        match job.answer:
+            case UserNamed(name) if name in self._operators:
+                answer = self._act(peer, request)
+            case UserNamed():
+                answer = self._refuse(peer, request)
+            case _:
+                detail = f"cannot look up the name of uid {peer.uid}: {job.why_not or job.answer}"
+                answer = Refused(RefusalKind.FAILED, detail)
+        if not isinstance(answer, Later):
+            yield answer
+            return
+        if answer.accepted:
+            yield Accepted(answer.bound_seconds)
+        yield from answer.polls
+
+    def _act(self, peer: Peer, request: Acting) -> Answer | Later:
         log.info("Asked by uid %d: %.200r", peer.uid, request, extra={"event": "asked"})
         return self._handlers.act(request)
+
+    def _refuse(self, peer: Peer, request: Acting) -> Refused:
+        log.warning("Refused %s to uid %d", type(request).__name__, peer.uid)
+        return Refused(RefusalKind.NOT_PERMITTED, f"uid {peer.uid} may look, but not act")
 
     def _carried_out(self, work: Callable[[], Answer | None]) -> Answer | None:
         """Return the answer of `work`; an unexpected error costs the answer, not the daemon."""
@@ -144,14 +179,6 @@ class Control(Participant):
         return Accepted(later.bound_seconds) if later.accepted else None
 
     # --- peers --------------------------------------------------------------------------
-
-    def _may_act(self, peer: Peer) -> bool:
-        if peer.uid in (0, os.geteuid()) or str(peer.uid) in self._operators:
-            return True
-        try:
-            return pwd.getpwuid(peer.uid).pw_name in self._operators
-        except KeyError:
-            return False
 
     def _refuse_unreadable(self, peer: Peer, error: ProtocolError) -> None:
         """Tell the client of an unknown verb or a bad argument, under number 0."""

@@ -16,6 +16,8 @@ import msgspec
 from ...ipc.messages.zygote import (
     Forked,
     ForkFailed,
+    ForkHelper,
+    ForkLogRelay,
     ForkSynchroniser,
     ForkWorker,
     ToZygote,
@@ -82,6 +84,7 @@ class Children(Participant):
         self._by_pidfd: dict[int, str] = {}
         self._asked: set[str] = set()
         self._waiting: list[ToZygote] = []
+        self._descriptors: dict[str, tuple[int, ...]] = {}  # that go with a request, by its name
         self._now_monotonic = 0.0
         self._not_before_monotonic = 0.0
         self._zygote: ZygoteClient | None = None
@@ -117,9 +120,25 @@ class Children(Participant):
     def fork_synchroniser(self, name: str, endpoint: str) -> None:
         self._ask(ForkSynchroniser(name, endpoint))
 
+    def fork_log_relay(self, name: str, source: int, target: int) -> None:
+        self._descriptors[name] = (source, target)
+        self._ask(ForkLogRelay(name))
+
+    def fork_helper(self, name: str, served: int) -> None:
+        """Fork a helper that serves a socket; the caller keeps that open until it is told."""
+        self._descriptors[name] = (served,)
+        self._ask(ForkHelper(name))
+
     def adopt(self, child: Child) -> None:
         """Watch for the end of a process that was started elsewhere; take over its pidfd."""
         self._know(child)
+
+    def give_up(self, name: str) -> Child:
+        """Watch a process no longer; its pidfd is the caller's from now on."""
+        child = self._children.pop(name)
+        del self._by_pidfd[child.pidfd]
+        self._epoll.unregister(child.pidfd)
+        return child
 
     def get(self, name: str) -> Child | None:
         return self._children.get(name)
@@ -203,11 +222,12 @@ class Children(Participant):
         assert self._zygote is not None
         while self._waiting:
             request = self._waiting[0]
-            if not self._zygote.ask(request):
+            if not self._zygote.ask(request, *self._descriptors.get(request.name, ())):
                 # Its socket is full.
                 self._not_before_monotonic = self._now_monotonic + REQUEST_AGAIN_SECONDS
                 break
             self._asked.add(request.name)
+            self._descriptors.pop(request.name, None)
             self._waiting.pop(0)
         if self._answer is None:
             self._await_answer()
@@ -305,7 +325,4 @@ class Children(Participant):
         self._epoll.register(child.pidfd, select.EPOLLIN)
 
     def _forget(self, name: str) -> None:
-        child = self._children.pop(name)
-        del self._by_pidfd[child.pidfd]
-        self._epoll.unregister(child.pidfd)
-        os.close(child.pidfd)
+        os.close(self.give_up(name).pidfd)

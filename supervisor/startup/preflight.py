@@ -60,7 +60,7 @@ def check(settings: Settings) -> list[str]:
         *trust_problems(settings),
         *(
             each
-            for each in _untrusted_directories(settings.daemon)
+            for each in _untrusted_directories(settings.daemon, _MODES)
             if each.partition(": ")[0] not in keys
         ),
     ]
@@ -71,7 +71,7 @@ def warnings(settings: Settings) -> list[str]:
 
     Looks up no user: a name service may hang, and the start of the daemon with it (law 2).
     """
-    exposed = _untrusted_directories(settings.daemon)
+    exposed = _untrusted_directories(settings.daemon, ("state_dir", "runtime_dir"))
     scripts = (*_command_problems(settings), *_cwd_problems(settings))
     return [*exposed, *remarks(settings), *scripts]
 
@@ -108,7 +108,7 @@ def trust_problems(settings: Settings) -> list[str]:
     return found
 
 
-def _untrusted_directories(daemon: DaemonSettings) -> Iterator[str]:
+def _untrusted_directories(daemon: DaemonSettings, keys: Iterable[str]) -> Iterator[str]:
     """Yield the daemon's directories in which others could put their own files in the place of
     its files; those below them too, which an earlier daemon of another user may have left. For a
     daemon that is root only."""
@@ -121,9 +121,9 @@ def _untrusted_directories(daemon: DaemonSettings) -> Iterator[str]:
         "runtime_dir": (runtime.runs, runtime.results, runtime.processes),
         "log_dir": (daemon.log_dir,),
     }
-    for key, paths in wanted.items():
+    for key in keys:
         groups = log_groups if key == "log_dir" else (trust.ROOT,)
-        reasons = (trust.why_not(path, groups=groups, to_be_made=True) for path in paths)
+        reasons = (trust.why_not(path, groups=groups, to_be_made=True) for path in wanted[key])
         if reason := next(filter(None, reasons), ""):
             yield f"daemon.{key}: others can write it: {reason}"
 
@@ -162,23 +162,26 @@ def _cwd_problems(settings: Settings, *, users: bool = False) -> Iterator[str]:
 
 
 def prepare_directories(settings: Settings) -> None:
-    """Create those of the daemon's directories that are missing, never their parents.
-
-    Raises `SettingsError`, but not for `log_dir`: without it output is lost, never a run.
-    """
+    """Create `state_dir` and `runtime_dir` where they are missing, never their parents. Raises
+    `SettingsError`."""
     for problem in _socket_problems(settings.daemon):
         raise SettingsError(f"cannot use {settings.source}: {problem}")
-    for key, mode in _MODES.items():
+    for key in ("state_dir", "runtime_dir"):
         directory: Path = getattr(settings.daemon, key)
-        problem = _create(directory, mode) or _unusable(directory, key)
-        if problem and key == "log_dir":
-            log.warning(
-                "Output of runs is lost: %s: %s", directory, problem, extra={"event": "no-log-dir"}
-            )
-        elif problem:
+        if problem := _create(directory, _MODES[key]) or _unusable(directory, key):
             raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
     for key, problem in storage_probe.misplaced(settings.daemon, all_of_them=False):
         raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
+
+
+def prepare_log_dir(settings: Settings) -> list[str]:
+    """Create `log_dir` where it is missing; return sentences on what is wrong with it: without it
+    output is lost, never a run."""
+    directory = settings.daemon.log_dir
+    exposed = [*_untrusted_directories(settings.daemon, ("log_dir",))]
+    problem = _create(directory, _MODES["log_dir"]) or _unusable(directory, "log_dir")
+    lost = [f"Output of runs is lost: {directory}: {problem}"] if problem else []
+    return [*exposed, *lost]
 
 
 def _create(directory: Path, mode: int) -> str:

@@ -26,7 +26,7 @@ FLOORS = {
         "ctl",
     ),
     "ipc/ctl": ("exits options table", "words", "printing", "commands", "main"),
-    "workers": ("host zygote_client", "runfiles sync", "runs", "zygote"),
+    "workers": ("host zygote_client", "runfiles sync", "helper runs", "zygote"),
     "workers/sync": ("base", "bodies synchroniser", "http", "auth", "backends"),
     "supervisor": (
         "core",

@@ -4,7 +4,6 @@ Used by the worker, and by the supervisor for a run whose worker died. Each call
 that does not wait; its caller decides how often and how long.
 """
 
-import contextlib
 import errno
 import os
 import signal
@@ -34,7 +33,8 @@ class RunTree(msgspec.Struct, frozen=True):
     and detaches (`prctl(2)`, PR_SET_CHILD_SUBREAPER), so no other process on the host has to be
     looked at; and it keeps the script unreaped, so `script_pid` is no other process's. Without
     a keeper, members are found by marks, group and session, and `script_pid` is believed only
-    as far as the process table confirms it.
+    as far as the process table confirms it; `adopter` is then the subreaper to which orphans of
+    the run come, the calling process where it is None.
     """
 
     instance: str
@@ -42,6 +42,7 @@ class RunTree(msgspec.Struct, frozen=True):
     script_pid: int | None = None
     keeper: int | None = None
     group: Group | None = None
+    adopter: int | None = None
 
     def members(self) -> dict[int, Stat]:
         """Return all processes of the run that have not ended."""
@@ -109,18 +110,17 @@ class RunTree(msgspec.Struct, frozen=True):
             if not adopted:
                 return
             for pid in adopted:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+                if (found := procfs.stat(pid)) is not None:
+                    signal_process(found, signal.SIGKILL)
 
     def _adopted(self) -> set[int]:
-        """Return living children of this very process that are the run's. Nobody else waits for
-        them, so none of these pids can be another process's by now.
+        """Return living children of the subreaper that are the run's.
 
         Looked for repeatedly: one that ended meanwhile may have left a child of its own.
         """
         before: set[int] | None = None
         for _ in range(LOOKS_MAX):
-            newest_last = procfs.children(os.getpid())
+            newest_last = procfs.children(self.adopter or os.getpid())
             children = set(newest_last)
             if self.keeper is None:
                 living = procfs.marked(newest_last[-NEWEST_MAX:], self.instance, self.run_id)
@@ -141,10 +141,17 @@ class RunTree(msgspec.Struct, frozen=True):
         return found is not None and found.si_code != os.CLD_TRAPPED  # that one is held
 
 
-def end_tree(instance: str, run_id: str, script_pid: int | None, group: Group | None) -> bool:
+def end_tree(
+    instance: str,
+    run_id: str,
+    script_pid: int | None,
+    group: Group | None,
+    *,
+    adopter: int | None = None,
+) -> bool:
     """Do one round of SIGKILL to a run whose worker is dead or silent, for the supervisor; the
     worker ends with its group. True once the run is gone."""
-    if not RunTree(instance, run_id, script_pid, group=group).kill():
+    if not RunTree(instance, run_id, script_pid, group=group, adopter=adopter).kill():
         return False
     if group is not None:
         group.remove()

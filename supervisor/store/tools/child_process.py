@@ -84,6 +84,11 @@ class StoreChild:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
+    def abandon(self) -> None:
+        """Kill a child that nobody waits for any more, and close what it would have answered."""
+        self.kill()
+        self._close(0, "")
+
     def wait(self, seconds_max: float, still: Callable[[], None] = _nothing) -> None:
         """Wait for the end, and kill a child that hangs for `seconds_max`; `still` is called
         while it goes on. Raises `StoreError` for one that cannot be killed: its device does not

@@ -101,7 +101,7 @@ def handlers(tmp_path: Path, backend: Backend) -> Handlers:
         parts=SimpleNamespace(db=db, sync=backend),
         settings=SimpleNamespace(backend=SimpleNamespace(timeout_seconds=1.0), scripts={}),
     )
-    return Handlers(loop, containment="tree")  # type: ignore[arg-type]
+    return Handlers(loop, None, containment="tree")  # type: ignore[arg-type]
 
 
 class Asking:

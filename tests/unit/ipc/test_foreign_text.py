@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 
 import msgspec
@@ -62,7 +63,7 @@ def root_logger() -> Iterator[logging.Logger]:
 def test_the_log_shows_the_marks_that_an_id_hides(
     style: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.set_up("info", style)
+    logs.set_up("info", style, logging.StreamHandler(sys.stderr))
     logging.getLogger("geosched.test").info("Action %s", "a\u202eb\n", extra={"id": "a\u202eb"})
     line = capsys.readouterr().err
     assert line.count("\n") == 1

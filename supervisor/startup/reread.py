@@ -1,0 +1,68 @@
+"""The configuration file read again, for a reload, by a process of its own: its disk may hang, and
+those of the programs that it names.
+"""
+
+import select
+import sys
+import time
+from pathlib import Path
+
+from ..config.sections import Settings, SettingsError
+from ..config.settings import parse, read
+from ..store.tools.child_process import StoreChild
+from . import preflight
+
+#: A disk that has not answered by then is one that hangs.
+REREAD_SECONDS_MAX = 30.0
+_TOOL = "geosched.supervisor.startup.reread"
+
+
+class Reread:
+    """One reading of the file at `source`, begun with it. `pidfd` tells of its end."""
+
+    def __init__(self, source: Path) -> None:
+        """Raises `OSError`."""
+        self._source = source
+        self._child = StoreChild(source, tool=_TOOL)
+        self._kill_at_monotonic = time.monotonic() + REREAD_SECONDS_MAX
+        self._ended = select.poll()
+        self._ended.register(self._child.pidfd, select.POLLIN)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def pidfd(self) -> int:
+        return self._child.pidfd
+
+    def result(self) -> Settings | None:
+        """Return the settings once they are read. Raises `SettingsError`."""
+        if not self._ended.poll(0):
+            if time.monotonic() < self._kill_at_monotonic:
+                return None
+            self._child.abandon()
+            raise SettingsError(
+                f"cannot look at {self._source} and what it names: no answer for"
+                f" {REREAD_SECONDS_MAX:g} s"
+            )
+        answer = self._child.answer()
+        if answer.complaint or answer.died_of or not answer.output:
+            why = answer.complaint or f"its reader ended ({answer.died_of or answer.code})"
+            raise SettingsError(why)
+        return parse(answer.output, self._source)
+
+
+def main() -> None:
+    """Print the content of the file, or the reason why it cannot be used."""
+    path = Path(sys.argv[1])
+    try:
+        content = read(path)
+        preflight.refuse_untrusted(parse(content, path))
+    except SettingsError as error:
+        sys.exit(str(error))
+    sys.stdout.buffer.write(content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Jobs for helpers: how many are at work, and what becomes of those that hang."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from geosched.ipc.messages.helper import FilesRemoved, NameUser, RemoveFiles, ToHelper, UserNamed
+from geosched.supervisor.core.model import Instant
+from geosched.supervisor.host.helpers import (
+    HELPERS_OF_A_KIND_MAX,
+    IDLE_SECONDS_MAX,
+    JOB_SECONDS_MAX,
+    JOBS_WAITING_OF_A_KIND_MAX,
+    Helpers,
+)
+from geosched.supervisor.participant import News
+
+
+class Children:
+    """Forks nothing: the test plays the helpers."""
+
+    def __init__(self) -> None:
+        self.served: dict[str, socket.socket] = {}
+        self.killed: list[str] = []
+
+    def fork_helper(self, name: str, served: int) -> None:
+        self.served[name] = socket.socket(fileno=os.dup(served))
+        self.served[name].setblocking(False)
+
+    def kill(self, name: str) -> None:
+        self.killed.append(name)
+
+    def next_request(self, name: str) -> ToHelper | None:
+        data = self.served[name].recv(1 << 18)
+        return msgspec.msgpack.decode(data, type=ToHelper) if data else None
+
+    def answer(self, name: str, answer: object) -> None:
+        self.served[name].send(msgspec.msgpack.encode(answer))
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    made = Children()
+    yield made
+    for served in made.served.values():
+        served.close()
+
+
+@pytest.fixture
+def helpers(children: Children) -> Iterator[Helpers]:
+    made = Helpers(children)  # type: ignore[arg-type]
+    yield made
+    made.close()
+
+
+def at(seconds: float) -> Instant:
+    return Instant(0, seconds)
+
+
+def test_a_job_is_done_by_a_helper_which_is_kept_for_the_next(helpers: Helpers, children: Children):
+    for uid in range(3):
+        job = helpers.submit(NameUser(uid), at(0))
+        assert children.next_request("helper-1") == NameUser(uid)
+        children.answer("helper-1", UserNamed("anna"))
+        helpers.gather(News(forked={"helper-1": 1}), at(0))
+        assert job.answer == UserNamed("anna")
+    assert list(children.served) == ["helper-1"]
+
+
+def test_an_idle_helper_leaves(helpers: Helpers, children: Children):
+    helpers.submit(NameUser(1), at(0))
+    children.next_request("helper-1")
+    children.answer("helper-1", UserNamed("anna"))
+    helpers.gather(News(forked={"helper-1": 1}), at(1))
+    assert helpers.next_deadline(at(1)) == 1 + IDLE_SECONDS_MAX
+    helpers.gather(News(), at(1 + IDLE_SECONDS_MAX))
+    assert children.next_request("helper-1") is None
+    helpers.gather(News(gone=["helper-1"]), at(20))
+    assert helpers.next_deadline(at(20)) is None
+
+
+def test_hung_helpers_are_killed_counted_and_cost_no_other_kind_one(
+    helpers: Helpers, children: Children
+):
+    jobs = [helpers.submit(RemoveFiles((f"{n}",)), at(0)) for n in range(HELPERS_OF_A_KIND_MAX + 1)]
+    hung = list(children.served)
+    assert len(hung) == HELPERS_OF_A_KIND_MAX
+    helpers.gather(News(forked=dict.fromkeys(hung, 1)), at(0))
+    helpers.gather(News(), at(JOB_SECONDS_MAX))
+    assert all("did not answer" in job.why_not for job in jobs[:-1])
+    assert "no helper was free" in jobs[-1].why_not
+    assert children.killed == hung
+    later = helpers.submit(RemoveFiles(("x",)), at(4))
+    assert list(children.served) == hung  # the kernel holds them: no more are forked
+    other = helpers.submit(NameUser(1), at(4))
+    children.answer(list(children.served)[-1], UserNamed("anna"))
+    helpers.gather(News(), at(4))
+    assert other.answer == UserNamed("anna")
+    helpers.gather(News(gone=hung[:1]), at(5))  # the disk is back
+    children.answer(list(children.served)[-1], FilesRemoved())
+    helpers.gather(News(), at(5))
+    assert later.answer == FilesRemoved()
+
+
+def test_no_more_jobs_wait_than_may(helpers: Helpers):
+    most = HELPERS_OF_A_KIND_MAX + JOBS_WAITING_OF_A_KIND_MAX
+    jobs = [helpers.submit(NameUser(uid), at(0)) for uid in range(most + 1)]
+    assert [job.done for job in jobs] == [False] * most + [True]
+    assert "wait already" in jobs[-1].why_not
+
+
+@pytest.mark.parametrize("news", [News(failed=["helper-1"]), News(gone=["helper-1"])])
+def test_a_job_whose_helper_is_gone_is_told(helpers: Helpers, news: News):
+    job = helpers.submit(NameUser(1), at(0))
+    helpers.gather(news, at(0))
+    assert "killed" in job.why_not
+
+
+def test_a_helper_that_was_forked_too_late_is_killed(helpers: Helpers, children: Children):
+    job = helpers.submit(NameUser(1), at(0))
+    helpers.gather(News(), at(JOB_SECONDS_MAX))
+    assert job.done
+    children.killed.clear()
+    helpers.gather(News(forked={"helper-1": 1}), at(9))
+    assert children.killed == ["helper-1"]

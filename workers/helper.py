@@ -1,0 +1,87 @@
+"""Helper of the supervisor: makes calls that may wait, which the supervisor must not.
+
+One request at a time, over the socket that it was forked with; the supervisor kills a helper that
+takes too long, and asks another. It leaves when that socket is closed.
+"""
+
+import logging
+import os
+import pwd
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias, assert_never
+
+import msgspec
+from setproctitle import setproctitle
+
+from ..ipc.messages.helper import (
+    EndTree,
+    Failed,
+    FilesRemoved,
+    FromHelper,
+    NameUser,
+    OutputRead,
+    ReadOutput,
+    RemoveFiles,
+    ToHelper,
+    TreeEnded,
+    UserNamed,
+)
+from .host.cgroups import Containment
+from .host.process_tree import end_tree
+from .runfiles.output import read_output
+
+log = logging.getLogger(__name__)
+
+#: More than any request takes; the kernel's buffers hold no larger message.
+REQUEST_BYTES_MAX = 192 * 1024
+
+_Decode: TypeAlias = Callable[[bytes], ToHelper]
+
+
+def main(served: int, instance: str, containment: Containment) -> int:
+    """Serve the socket, in the calling process. Returns its exit status."""
+    setproctitle("geosched: helper")
+    decode: _Decode = msgspec.msgpack.Decoder(ToHelper).decode
+    with socket.socket(fileno=served) as requests:
+        while request := requests.recv(REQUEST_BYTES_MAX):
+            answer = carry_out(decode(request), instance, containment)
+            try:
+                requests.send(msgspec.msgpack.encode(answer))
+            except (BrokenPipeError, ConnectionResetError):
+                break  # the supervisor waits for it no longer
+    return 0
+
+
+def carry_out(request: ToHelper, instance: str, containment: Containment) -> FromHelper:
+    """Carry out a request for a daemon, whose `instance` marks its processes. It may wait: for a
+    disk, for a name service, for a process whose environment is read."""
+    try:
+        match request:
+            case ReadOutput(path, offset, bytes_max):
+                chunk = read_output(Path(path), offset, bytes_max)
+                return OutputRead(chunk.offset, chunk.data)
+            case RemoveFiles(paths):
+                for path in paths:
+                    _remove(path)
+                return FilesRemoved()
+            case NameUser(uid):
+                return UserNamed(pwd.getpwuid(uid).pw_name)
+            case EndTree(run_id, script_pid, worker, adopter):
+                group = containment.group(worker) if worker else None
+                return TreeEnded(end_tree(instance, run_id, script_pid, group, adopter=adopter))
+    except KeyError:
+        return UserNamed("")
+    except OSError as error:
+        return Failed(str(error), missing=isinstance(error, FileNotFoundError))
+    assert_never(request)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning("Cannot remove %s: %s", path, error, extra={"event": "output-left"})
