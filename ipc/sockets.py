@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -55,6 +55,18 @@ def new_context() -> "zmq.Context[zmq.Socket[bytes]]":
     return context
 
 
+def decoded(
+    frames: Sequence[bytes | memoryview], decode: Callable[[bytes | memoryview], Received]
+) -> Received | ProtocolError:
+    """Return a message, which is one frame; or the error where it cannot be read."""
+    if len(frames) != 1:
+        return ProtocolError(f"cannot read a message of {len(frames)} frames")
+    try:
+        return decode(frames[0])
+    except (ValueError, RecursionError) as error:
+        return ProtocolError(f"cannot read a message: {error}")
+
+
 class Server(Generic[Received, Sent]):
     """A ROUTER socket bound to a socket file, for any number of peers."""
 
@@ -77,7 +89,7 @@ class Server(Generic[Received, Sent]):
         self.socket.set(zmq.ROUTER_MANDATORY, 1)
         # A peer that connects again under its name replaces its dead connection.
         self.socket.set(zmq.ROUTER_HANDOVER, 1)
-        _bind(self.socket, path, mode)
+        bind_file(path, mode, lambda: self.socket.bind(self.endpoint))
 
     def send(self, routing_id: bytes, message: Sent) -> bool:
         """Send a message. Returns False where the peer has left or does not read."""
@@ -105,13 +117,7 @@ class Server(Generic[Received, Sent]):
                 yield peer, self._message(frames)
 
     def _message(self, frames: list[zmq.Frame]) -> Received | ProtocolError:
-        if len(frames) != 2:
-            return ProtocolError(f"cannot read a message of {len(frames)} frames")
-        try:
-            decoded: Received = self._decode(frames[1].buffer)
-        except (ValueError, RecursionError) as error:
-            return ProtocolError(f"cannot read a message: {error}")
-        return decoded
+        return decoded([frame.buffer for frame in frames[1:]], self._decode)
 
     def close(self) -> None:
         """Close the socket and remove its file; messages not sent within 200 ms are dropped."""
@@ -156,13 +162,10 @@ class Connection(Generic[Received, Sent]):
             frames = self.socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return None
-        if len(frames) != 1:
-            raise ProtocolError(f"cannot read a message of {len(frames)} frames")
-        try:
-            decoded: Received = self._decode(frames[0])
-        except (ValueError, RecursionError) as error:
-            raise ProtocolError(f"cannot read a message: {error}") from None
-        return decoded
+        message: Received | ProtocolError = decoded(frames, self._decode)
+        if isinstance(message, ProtocolError):
+            raise message
+        return message
 
     def close(self, *, linger_milliseconds: int = 500) -> None:
         self.socket.close(linger=linger_milliseconds)
@@ -234,11 +237,11 @@ def _bound(opened: "zmq.Socket[bytes]", frame_bytes_max: int) -> None:
     opened.set(zmq.RECONNECT_IVL_MAX, 2000)
 
 
-def _bind(opened: "zmq.Socket[bytes]", path: Path, mode: int) -> None:
-    """Bind, with the permissions there from the first moment.
+def bind_file(path: Path, mode: int, bind: Callable[[], object]) -> None:
+    """Have `bind` make a socket file, with the permissions there from the first moment.
 
-    libzmq unlinks whatever is at the path, a regular file included (fact Z3), and gives
-    the socket 0777 less the umask (fact Z4).
+    Raises `OSError` where a file that is no socket is there: libzmq would unlink it (fact Z3).
+    What `bind` makes has 0777 less the umask (fact Z4).
     """
     try:
         found = path.lstat().st_mode
@@ -248,7 +251,7 @@ def _bind(opened: "zmq.Socket[bytes]", path: Path, mode: int) -> None:
         raise OSError(f"cannot bind {path}: a file that is no socket is there")
     umask = os.umask(0o777 & ~mode)
     try:
-        opened.bind(endpoint(path))
+        bind()
     finally:
         os.umask(umask)
     group = path.parent.stat().st_gid  # who may enter the directory may connect, if we can say so

@@ -13,6 +13,7 @@ from .. import __version__
 from ..ipc.messages.control import Call, Reply
 from ..ipc.messages.runs import FromWorker, ToWorker
 from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
+from ..ipc.router import Router
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.host.liveness import JudgeClock
@@ -201,16 +202,12 @@ class Service:
         return Loop(parts, settings, rules_of(settings, db.meta.generation))
 
     def _open_control(self, loop: Loop, base: Bootstrap) -> None:
-        context = new_context()
-        self._opened.callback(context.term)
-        server: Server[Call, Reply] = Server(
-            context, base.runtime.control_socket, receives=Call, mode=0o660
-        )
+        server: Router[Call, Reply] = Router(base.runtime.control_socket, receives=Call, mode=0o660)
         self._opened.callback(server.close)
         handlers = Handlers(loop, containment=base.leftovers.containment)
         self._control = Control(server, handlers, self.settings.control.operators)
         loop.join(self._control)
-        loop.parts.poller.watch(server)
+        loop.parts.poller.watch(server.fileno())
 
     # --- reload and stop ----------------------------------------------------------------
 

@@ -24,7 +24,8 @@ from ...ipc.messages.control import (
     Reply,
     Request,
 )
-from ...ipc.sockets import Peer, ProtocolError, Server
+from ...ipc.router import Router
+from ...ipc.sockets import Peer, ProtocolError
 from ..core.model import Instant
 from ..participant import News, Participant
 from ..store.errors import StoreError
@@ -57,7 +58,7 @@ class Control(Participant):
     """
 
     def __init__(
-        self, server: Server[Call, Reply], handlers: Handlers, operators: Collection[str]
+        self, server: Router[Call, Reply], handlers: Handlers, operators: Collection[str]
     ) -> None:
         self._server = server
         self._handlers = handlers
@@ -82,8 +83,11 @@ class Control(Participant):
                 self._reply(peer.routing_id, call.number, answer)
 
     def next_deadline(self, _now: Instant) -> float | None:
-        """Return the monotonic instant at which the first wait ends, or None."""
-        return min((waiting.until_monotonic for waiting in self._waiting), default=None)
+        """Return the monotonic instant at which the first wait ends, or a connection needs
+        something, or None."""
+        deadlines = [waiting.until_monotonic for waiting in self._waiting]
+        deadlines += [instant for instant in (self._server.next_deadline(),) if instant is not None]
+        return min(deadlines, default=None)
 
     def after_turn(self, now: Instant) -> None:
         """Reply to the clients whose answer is there, and drop those whose time is over."""
@@ -96,6 +100,7 @@ class Control(Participant):
                 still.append(waiting)
                 self._tell(waiting, answer, now)
         self._waiting = still
+        self._server.expire({waiting.routing_id for waiting in still})
 
     def _tell(self, waiting: _Waiting, progress: Progress | None, now: Instant) -> None:
         if progress is not None and now.monotonic_seconds >= waiting.tell_at_monotonic:
