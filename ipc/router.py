@@ -33,9 +33,6 @@ from .sockets import (
 
 log = logging.getLogger(__name__)
 
-#: Connections in all, and of one user.
-CONNECTIONS_MAX = 64
-CONNECTIONS_OF_USER_MAX = 32
 #: A connection whose greeting takes longer goes, and one that has asked nothing for so long.
 HANDSHAKE_SECONDS_MAX = 10.0
 IDLE_SECONDS_MAX = 60.0
@@ -61,9 +58,6 @@ class Bounds(NamedTuple):
 
     in_all: int
     of_user: int
-
-
-BOUNDS = Bounds(CONNECTIONS_MAX, CONNECTIONS_OF_USER_MAX)
 
 
 class _Connection:
@@ -131,8 +125,8 @@ class Router(Generic[Received, Sent]):
         path: Path,
         *,
         receives: Any,
+        bounds: Bounds,
         mode: int = 0o600,
-        bounds: Bounds = BOUNDS,
         monotonic_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """Listen at `path`. Raises `OSError`, also where a file that is no socket is there."""

@@ -5,6 +5,7 @@ bound by default is set here (facts Z6 to Z13): nothing blocks, no queue is endl
 frame is larger than its limit, and every message is exactly one frame.
 """
 
+import contextlib
 import os
 import socket
 import stat
@@ -26,6 +27,8 @@ SYNC_FRAME_BYTES_MAX = 2 * 1024 * 1024
 QUEUED_MESSAGES_MAX = 64
 #: A peer that sends nothing after it connected is dropped after this time (fact Z6).
 HANDSHAKE_MILLISECONDS_MAX = 2000
+#: Descriptors of a context with one socket that is connected: seven by count.
+CONTEXT_DESCRIPTORS = 8
 
 Received = TypeVar("Received")
 Sent = TypeVar("Sent")
@@ -49,7 +52,13 @@ class Peer(NamedTuple):
 
 
 def new_context() -> "zmq.Context[zmq.Socket[bytes]]":
-    """Make a context with one I/O thread. Not to be called before a fork (fact Z1)."""
+    """Make a context with one I/O thread. Not to be called before a fork (fact Z1).
+
+    Raises `OSError` where its descriptors cannot be had: libzmq would end the process (fact Z6).
+    """
+    with contextlib.ExitStack() as tried:
+        for _ in range(CONTEXT_DESCRIPTORS):
+            tried.callback(os.close, os.eventfd(0))
     context = zmq.Context(io_threads=1)
     context.set(zmq.MAX_SOCKETS, 64)
     return context

@@ -6,7 +6,7 @@ are in `server.py`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
@@ -62,6 +62,7 @@ from ...ipc.messages.views import (
     ActionView,
     ClockView,
     DaemonView,
+    LimitsView,
     OutboxView,
     StatusView,
     StoreView,
@@ -103,14 +104,17 @@ class Later(msgspec.Struct):
 class Handlers:
     """All handlers, over one loop.
 
-    `containment` is the kind of containment of process trees on this host; `bad_messages`
-    counts the requests that could not be read.
+    `containment` is the kind of containment of process trees on this host, `limits` returns the
+    bounds of this process; `bad_messages` counts the requests that could not be read.
     """
 
-    def __init__(self, loop: Loop, *, containment: str) -> None:
+    def __init__(
+        self, loop: Loop, *, containment: str, limits: Callable[[], LimitsView] = LimitsView
+    ) -> None:
         self.bad_messages = 0
         self._loop = loop
         self._containment = containment
+        self._limits = limits
         self._started: Instant = loop.now
         self._file_system = file_system(loop.parts.db.store_dir)
 
@@ -182,6 +186,7 @@ class Handlers:
             output_lost_bytes=loop.output_lost_bytes + parts.pool.output_lost_bytes,
             lost_swaps=loop.lost_swaps,
             bad_messages=bad,
+            limits=self._limits(),
         )
 
     def _daemon(self) -> DaemonView:

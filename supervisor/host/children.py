@@ -40,6 +40,8 @@ REQUEST_AGAIN_SECONDS = 0.02
 #: More children than any turn can find ended.
 REAPED_PER_TURN_MAX = 100_000
 EVENTS_PER_TURN_MAX = 256
+#: Children at once, where nothing less is asked for.
+CHILDREN_MAX = 100_000
 
 
 class Child(msgspec.Struct):
@@ -63,15 +65,18 @@ class Children(Participant):
         self,
         start_zygote: Callable[[], ZygoteClient],
         *,
+        children_max: int = CHILDREN_MAX,
         monotonic_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._start_zygote = start_zygote
+        self._children_max = children_max
         self._monotonic_seconds = monotonic_seconds
         self._epoll = select.epoll()
         self._children: dict[str, Child] = {}
         self._by_pidfd: dict[int, str] = {}
         self._asked: set[str] = set()
         self._waiting: list[ToZygote] = []
+        self._held: list[ForkWorker] = []  # until others are gone
         self._now_monotonic = 0.0
         self._not_before_monotonic = 0.0
         self._zygote: ZygoteClient | None = None
@@ -88,7 +93,8 @@ class Children(Participant):
         self._zygote_deadline_monotonic = monotonic_seconds + 5 * ZYGOTE_SILENCE_SECONDS_MAX
 
     def fork_worker(self, name: str, endpoint: str, *, forks_ahead: bool) -> None:
-        self._ask(ForkWorker(name, endpoint, forks_ahead))
+        self._held.append(ForkWorker(name, endpoint, forks_ahead))
+        self._ask_for_held()
 
     def fork_synchroniser(self, name: str, endpoint: str) -> None:
         self._ask(ForkSynchroniser(name, endpoint))
@@ -123,6 +129,7 @@ class Children(Participant):
                 news.gone.append(name)
         self._judge_zygote(news)
         self._pass_on()
+        self._ask_for_held()
 
     def reap(self) -> None:
         """Reap every child that has ended: the zygote, and processes that were reparented to us
@@ -157,13 +164,27 @@ class Children(Participant):
         self._waiting.append(request)
         self._pass_on()
 
+    def _ask_for_held(self) -> None:
+        """Ask for no more workers than descriptors fit."""
+        while self._held and self._count < self._children_max:
+            self._ask(self._held.pop(0))
+
+    @property
+    def _count(self) -> int:
+        return len(self._children) + len(self._asked) + len(self._waiting)
+
     def _pass_on(self) -> None:
         if not self._waiting:
             return
         if self._zygote is None:
             if self._now_monotonic < self._not_before_monotonic:
                 return
-            self.start(self._monotonic_seconds())
+            try:
+                self.start(self._monotonic_seconds())
+            except OSError as error:
+                log.error("Cannot start a zygote: %s", error, extra={"event": "zygote-failed"})
+                self._not_before_monotonic = self._now_monotonic + ZYGOTE_RESTART_SECONDS
+                return
         assert self._zygote is not None
         while self._waiting:
             request = self._waiting[0]

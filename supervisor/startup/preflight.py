@@ -16,7 +16,9 @@ from ...ipc.backends import BACKENDS
 from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
 from ...workers.host import trust
 from ...workers.host.execution import UnusableConditionsError, credentials_of, reserved
+from ...workers.host.linux import open_files_max
 from ...workers.host.lookup import find_program
+from ..config.descriptors import shortage
 from ..config.sections import (
     BackendSettings,
     DaemonSettings,
@@ -42,6 +44,7 @@ def check(settings: Settings) -> list[str]:
         *_token_problems(settings),
         *_command_problems(settings),
         *_operator_problems(settings),
+        *_descriptor_problems(),
         *_rights_problems(settings),
         *_cwd_problems(settings),
         *trust_problems(settings),
@@ -232,6 +235,11 @@ def _operator_problems(settings: Settings) -> Iterator[str]:
             known = False
         if not known:
             yield f"control.operators: there is no user {operator!r}"
+
+
+def _descriptor_problems() -> Iterator[str]:
+    if reason := shortage(open_files_max(hard=True)):
+        yield reason
 
 
 def _may(path: Path, mode: int) -> bool:

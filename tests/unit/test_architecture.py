@@ -19,9 +19,9 @@ LINES_MAX = 450
 FLOORS = {
     "": ("ipc", "workers", "supervisor"),
     "ipc": (
-        "backends digests failpoints instants paths",
+        "backends digests failpoints instants paths zmtp",
         "actions sockets",
-        "messages",
+        "messages router",
         "client",
         "ctl",
     ),
@@ -55,6 +55,7 @@ FLOORS = {
 WORKERS_SHARED = {"host", "runfiles", "zygote_client"}
 #: These can read no clock, no file, no socket and no chance, wherever they lie.
 PURE = (
+    "ipc/zmtp.py",
     "supervisor/core",
     "supervisor/scheduler/queue.py",
     "workers/host/liveness.py",

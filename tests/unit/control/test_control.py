@@ -43,6 +43,7 @@ class Wire:
     def __init__(self) -> None:
         self.asked: list[tuple[Peer, Call]] = []
         self.said: list[Answer] = []
+        self.waiting: set[bytes] = set()
 
     def drain(self, _: int) -> Iterator[tuple[Peer, Call]]:
         while self.asked:
@@ -51,6 +52,12 @@ class Wire:
     def send(self, _: bytes, message: Reply) -> bool:
         self.said.append(message.answer)
         return True
+
+    def next_deadline(self) -> None:
+        return None
+
+    def expire(self, waiting: set[bytes]) -> None:
+        self.waiting = waiting
 
 
 class Backend:
