@@ -45,6 +45,8 @@ UNREAD_BYTES_IN_ALL_MAX = 16 * 1024**2
 STAYS_SECONDS = 1.0
 #: Where none can be accepted, it is tried again after this time.
 ACCEPT_AGAIN_SECONDS = 1.0
+#: Connections that are given up are told of no more often than this; all are counted.
+TELL_AGAIN_SECONDS = 10.0
 ACCEPTS_PER_TURN_MAX = 32
 #: Read from one peer in one turn.
 PIECE_BYTES_MAX = 64 * 1024
@@ -142,6 +144,7 @@ class Router(Generic[Received, Sent]):
         self._unread: deque[_Connection] = deque()
         self._waiting: Collection[bytes] = ()
         self._accept_at_monotonic: float | None = None
+        self._tell_at_monotonic = 0.0
         self._number = 0
         self._listener = self._listen()
 
@@ -303,7 +306,7 @@ class Router(Generic[Received, Sent]):
         credentials = opened.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
         pid, uid, gid = _PEERCRED.unpack(credentials)
         if not self._make_room(uid, now_monotonic):
-            self.refused += 1
+            self._tell(Peer(b"", uid, gid, pid), "too many are there")
             opened.close()
             return
         self._epoll.register(opened.fileno(), select.EPOLLIN)
@@ -382,10 +385,23 @@ class Router(Generic[Received, Sent]):
             self._close(connection)
 
     def _refuse(self, connection: _Connection, reason: str) -> None:
-        peer = connection.peer
-        log.debug("Closed a connection of uid %d, pid %d: %s", peer.uid, peer.pid, reason)
-        self.refused += 1
+        self._tell(connection.peer, reason)
         self._close(connection)
+
+    def _tell(self, peer: Peer, reason: str) -> None:
+        """Count a connection that is given up, and log it unless another was a moment ago."""
+        self.refused += 1
+        now_monotonic = self._monotonic_seconds()
+        if now_monotonic < self._tell_at_monotonic:
+            return
+        self._tell_at_monotonic = now_monotonic + TELL_AGAIN_SECONDS
+        log.warning(
+            "Closed a connection of uid %d, pid %d: %s",
+            peer.uid,
+            peer.pid,
+            reason,
+            extra={"event": "connection-refused"},
+        )
 
     def _close(self, connection: _Connection) -> None:
         if connection.socket.fileno() < 0:
