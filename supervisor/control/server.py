@@ -34,18 +34,20 @@ from .handlers import Handlers, Later, Polls
 log = logging.getLogger(__name__)
 
 REQUESTS_PER_TURN_MAX = 50
-#: Clients that wait for an answer that takes time.
+#: Clients that wait for an answer that takes time; and those of them that only look.
 WAITING_MAX = 64
+LOOKING_MAX = WAITING_MAX // 2
 #: A client that asks for the progress of its request is sent it at this interval at most.
 PROGRESS_SECONDS = 0.3
 
 
 class _Waiting(msgspec.Struct):
     """A client whose answer comes later, or never, after `until_monotonic`; it is told of
-    progress from `tell_at_monotonic` on."""
+    progress from `tell_at_monotonic` on. Unless it `acts`, it only looks."""
 
     routing_id: bytes
     number: int
+    acts: bool
     polls: Polls
     until_monotonic: float
     tell_at_monotonic: float = 0.0
@@ -137,7 +139,9 @@ class Control(Participant):
         later = self._answer(peer, call.request)
         if not isinstance(later, Later):
             return later
-        if len(self._waiting) >= WAITING_MAX:
+        looking = sum(not waiting.acts for waiting in self._waiting)
+        acts = isinstance(call.request, Acting)
+        if len(self._waiting) >= WAITING_MAX or (not acts and looking >= LOOKING_MAX):
             return later.crowded
         answer = next(later.polls)
         if answer is not None and not isinstance(answer, Progress):
@@ -145,7 +149,9 @@ class Control(Participant):
         # The request goes on when nobody waits any more: only its answer is dropped.
         patience_seconds = later.bound_seconds * (10 if later.accepted else 1)
         until_monotonic = now.monotonic_seconds + patience_seconds
-        self._waiting.append(_Waiting(peer.routing_id, call.number, later.polls, until_monotonic))
+        self._waiting.append(
+            _Waiting(peer.routing_id, call.number, acts, later.polls, until_monotonic)
+        )
         return Accepted(later.bound_seconds) if later.accepted else None
 
     # --- peers --------------------------------------------------------------------------

@@ -27,15 +27,34 @@ class RunCleanup:
 
     def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
         """Do one round of SIGKILL to a run's processes, its worker included. True once none is
-        left."""
+        left; what cannot be looked at may be left."""
         group = None if worker is None else self._groups.group(worker)
-        gone = process_tree.end_tree(self.instance, run_id, script_pid, group)
+        try:
+            gone = process_tree.end_tree(self.instance, run_id, script_pid, group)
+        except OSError as error:
+            log.warning(
+                "Cannot look for processes of run %s: %s",
+                run_id,
+                error,
+                extra={"event": "cannot-look", "runId": run_id},
+            )
+            return False
         if gone:
             self._drop_lock(run_id)
         return gone
 
     def kept_result(self, run_id: str) -> RunResult | None:
-        return results.load(self._runtime, run_id)
+        """Return the result that its worker kept; None where there is none, or none to be read."""
+        try:
+            return results.load(self._runtime, run_id)
+        except OSError as error:
+            log.error(
+                "Cannot read the result of run %s: %s",
+                run_id,
+                error,
+                extra={"event": "result-unreadable", "runId": run_id},
+            )
+            return None
 
     def forget_result(self, run_id: str) -> None:
         results.remove(self._runtime, run_id)

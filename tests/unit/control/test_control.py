@@ -21,7 +21,12 @@ from geosched.ipc.messages.control import (
 )
 from geosched.ipc.sockets import Peer
 from geosched.supervisor.control.handlers import BOUND_MARGIN_SECONDS, Handlers
-from geosched.supervisor.control.server import PROGRESS_SECONDS, WAITING_MAX, Control
+from geosched.supervisor.control.server import (
+    LOOKING_MAX,
+    PROGRESS_SECONDS,
+    WAITING_MAX,
+    Control,
+)
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.participant import News
 from geosched.supervisor.sync.compare import Comparison
@@ -201,6 +206,13 @@ def test_no_more_clients_wait_than_may(asking: Asking, backend: Backend):
         assert isinstance(answer, Refused)
         assert backend.wishes == 0
     assert asking.ask(control.ReadEvents(wait=True), 0) == [control.EventsAre(())]
+
+
+def test_those_who_only_look_leave_room_for_those_who_act(asking: Asking):
+    for _ in range(LOOKING_MAX):
+        assert asking.ask(control.ReadEvents(wait=True), STRANGER) == []
+    assert asking.ask(control.ReadEvents(wait=True), STRANGER) == [control.EventsAre(())]
+    assert asking.ask(control.Sync(), 0) == [Accepted(BOUND_SECONDS)]
 
 
 def test_nobody_waits_for_ever(asking: Asking):
