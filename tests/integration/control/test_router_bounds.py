@@ -211,6 +211,28 @@ def test_who_does_not_read_its_answers_is_read_from_no_more_and_goes(echo: Echo,
     assert open_ones([deaf, reads]) == [False, True]
 
 
+def test_a_peer_that_takes_its_answer_late_is_answered_what_it_asked_meanwhile(
+    echo: Echo, peers: Peers
+):
+    large = frame(msgspec.msgpack.encode(bytes(250_000)))
+    late = peers.raw()
+    late.setblocking(False)
+    stream = bytearray(HELLO + large + ASK * 3)
+    while stream:
+        with suppress(BlockingIOError):
+            del stream[: late.send(stream)]
+        echo.turn()
+    echo.settle()
+    assert len(echo.peers) == 1  # the others are not looked at before that is taken
+    expected = OPENING + large + ASK * 3
+    found = b""
+    for _ in range(1000):
+        with suppress(BlockingIOError):
+            found += late.recv(100_000)
+        echo.turn()
+    assert found == expected
+
+
 def test_what_is_left_unread_is_bounded_for_one_and_for_all(
     echo: Echo, peers: Peers, monkeypatch: pytest.MonkeyPatch
 ):
