@@ -47,11 +47,13 @@ STAYS_SECONDS = 1.0
 ACCEPT_AGAIN_SECONDS = 1.0
 #: Connections that are given up are told of no more often than this; all are counted.
 TELL_AGAIN_SECONDS = 10.0
-ACCEPTS_PER_TURN_MAX = 32
+#: As many as may wait to be accepted, so that a user that connects without end does not keep
+#: others waiting; one that is not let in costs some microseconds.
+ACCEPTS_PER_TURN_MAX = 512
 #: Read from one peer in one turn.
 PIECE_BYTES_MAX = 64 * 1024
 _EVENTS_PER_TURN_MAX = 256
-_BACKLOG = 128
+_BACKLOG = ACCEPTS_PER_TURN_MAX
 _PEERCRED = struct.Struct("iII")
 
 
@@ -141,6 +143,7 @@ class Router(Generic[Received, Sent]):
         self._epoll = select.epoll()
         self._connections: dict[bytes, _Connection] = {}
         self._by_descriptor: dict[int, _Connection] = {}
+        self._users: Counter[int] = Counter()  # connections of each uid
         self._unread: deque[_Connection] = deque()
         self._waiting: Collection[bytes] = ()
         self._accept_at_monotonic: float | None = None
@@ -272,6 +275,7 @@ class Router(Generic[Received, Sent]):
 
     def _accept(self, now_monotonic: float) -> None:
         """Let new peers in; where the system has no descriptor or no memory left, later."""
+        full: set[int] = set()
         for _ in range(ACCEPTS_PER_TURN_MAX):
             try:
                 opened, _ = self._listener.accept()
@@ -281,7 +285,7 @@ class Router(Generic[Received, Sent]):
                 self._accept_later(now_monotonic, error)
                 return
             try:
-                self._admit(opened, now_monotonic)
+                self._admit(opened, now_monotonic, full)
             except OSError as error:
                 opened.close()
                 self._accept_later(now_monotonic, error)
@@ -301,11 +305,13 @@ class Router(Generic[Received, Sent]):
             )
         self._accept_at_monotonic = now_monotonic + ACCEPT_AGAIN_SECONDS
 
-    def _admit(self, opened: socket.socket, now_monotonic: float) -> None:
+    def _admit(self, opened: socket.socket, now_monotonic: float, full: set[int]) -> None:
+        """Let a peer in. `full` are the users for whom no room was found in this turn."""
         opened.setblocking(False)
         credentials = opened.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
         pid, uid, gid = _PEERCRED.unpack(credentials)
-        if not self._make_room(uid, now_monotonic):
+        if uid in full or not self._make_room(uid, now_monotonic):
+            full.add(uid)
             self._tell(Peer(b"", uid, gid, pid), "too many are there")
             opened.close()
             return
@@ -315,33 +321,33 @@ class Router(Generic[Received, Sent]):
         connection = _Connection(opened, peer, FRAME_BYTES_MAX, now_monotonic)
         self._connections[peer.routing_id] = connection
         self._by_descriptor[opened.fileno()] = connection
+        self._users[uid] += 1
         self._flush(connection, now_monotonic)
 
     def _make_room(self, uid: int, now_monotonic: float) -> bool:
         """Have a place for one more connection of a user: at its own bound one of its own gives
         way, at the bound in all one of the user with the most; the one that has asked nothing
         for the longest time."""
-        counts = Counter(each.peer.uid for each in self._connections.values())
-        if counts[uid] >= self.bounds.of_user:
+        if self._users[uid] >= self.bounds.of_user:
             giver = uid
         elif len(self._connections) >= self.bounds.in_all:
-            giver = max(counts, key=lambda each: (counts[each], each == uid))
+            giver = max(self._users, key=lambda each: (self._users[each], each == uid))
         else:
             return True
-        has_more = counts[giver] > counts[uid] + 1
-        found = [
-            each
-            for each in self._connections.values()
-            if each.peer.uid == giver and (has_more or self._gives_way(each, now_monotonic))
-        ]
-        if not found:
+        theirs = [each for each in self._connections.values() if each.peer.uid == giver]
+        left = [each for each in theirs if each.left()]
+        for connection in left:
+            self._close(connection)
+        if left:
+            return True
+        if self._users[giver] <= self._users[uid] + 1:
+            theirs = [each for each in theirs if self._gives_way(each, now_monotonic)]
+        if not theirs:
             return False
-        self._refuse(min(found, key=lambda each: each.asked_monotonic), "gives way to another")
+        self._refuse(min(theirs, key=lambda each: each.asked_monotonic), "gives way to another")
         return True
 
     def _gives_way(self, connection: _Connection, now_monotonic: float) -> bool:
-        if connection.left():
-            return True
         if connection.peer.routing_id in self._waiting or connection.unread:
             return False
         return now_monotonic - connection.asked_monotonic >= STAYS_SECONDS
@@ -407,6 +413,8 @@ class Router(Generic[Received, Sent]):
         if connection.socket.fileno() < 0:
             return
         del self._connections[connection.peer.routing_id]
+        self._users[connection.peer.uid] -= 1
+        self._users += Counter()  # forgets who has none
         del self._by_descriptor[connection.socket.fileno()]
         self._epoll.unregister(connection.socket.fileno())
         connection.socket.close()
