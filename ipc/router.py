@@ -275,7 +275,7 @@ class Router(Generic[Received, Sent]):
 
     def _accept(self, now_monotonic: float) -> None:
         """Let new peers in; where the system has no descriptor or no memory left, later."""
-        full: set[int] = set()
+        came: Counter[int] = Counter()
         for _ in range(ACCEPTS_PER_TURN_MAX):
             try:
                 opened, _ = self._listener.accept()
@@ -285,7 +285,7 @@ class Router(Generic[Received, Sent]):
                 self._accept_later(now_monotonic, error)
                 return
             try:
-                self._admit(opened, now_monotonic, full)
+                self._admit(opened, now_monotonic, came)
             except OSError as error:
                 opened.close()
                 self._accept_later(now_monotonic, error)
@@ -305,16 +305,17 @@ class Router(Generic[Received, Sent]):
             )
         self._accept_at_monotonic = now_monotonic + ACCEPT_AGAIN_SECONDS
 
-    def _admit(self, opened: socket.socket, now_monotonic: float, full: set[int]) -> None:
-        """Let a peer in. `full` are the users for whom no room was found in this turn."""
-        opened.setblocking(False)
+    def _admit(self, opened: socket.socket, now_monotonic: float, came: Counter[int]) -> None:
+        """Let a peer in, unless too many of its user are there, or `came` in this turn."""
         credentials = opened.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
         pid, uid, gid = _PEERCRED.unpack(credentials)
-        if uid in full or not self._make_room(uid, now_monotonic):
-            full.add(uid)
+        came[uid] += 1
+        if came[uid] > self.bounds.of_user or not self._make_room(uid, now_monotonic):
+            came[uid] = self.bounds.of_user
             self._tell(Peer(b"", uid, gid, pid), "too many are there")
             opened.close()
             return
+        opened.setblocking(False)
         self._epoll.register(opened.fileno(), select.EPOLLIN)
         self._number += 1
         peer = Peer(self._number.to_bytes(8), uid, gid, pid)

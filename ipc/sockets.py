@@ -27,6 +27,10 @@ SYNC_FRAME_BYTES_MAX = 2 * 1024 * 1024
 QUEUED_MESSAGES_MAX = 64
 #: A peer that sends nothing after it connected is dropped after this time (fact Z6).
 HANDSHAKE_MILLISECONDS_MAX = 2000
+#: The pauses of a peer that cannot connect double between these. To begin with they are short:
+#: while somebody else fills the queue of a listener, each try is a matter of luck (fact Z16).
+RECONNECT_MILLISECONDS = 10
+RECONNECT_MILLISECONDS_MAX = 320
 #: Descriptors of a context with one socket that is connected: seven by count.
 CONTEXT_DESCRIPTORS = 8
 
@@ -242,8 +246,8 @@ def _bound(opened: "zmq.Socket[bytes]", frame_bytes_max: int) -> None:
     opened.set(zmq.RCVHWM, QUEUED_MESSAGES_MAX)
     opened.set(zmq.MAXMSGSIZE, frame_bytes_max)
     opened.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS_MAX)
-    opened.set(zmq.RECONNECT_IVL, 100)
-    opened.set(zmq.RECONNECT_IVL_MAX, 2000)
+    opened.set(zmq.RECONNECT_IVL, RECONNECT_MILLISECONDS)
+    opened.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MILLISECONDS_MAX)
 
 
 def bind_file(path: Path, mode: int, bind: Callable[[], object]) -> None:

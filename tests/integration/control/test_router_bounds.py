@@ -20,6 +20,7 @@ from geosched.ipc.router import (
     UNREAD_SECONDS_MAX,
     Bounds,
 )
+from geosched.ipc.sockets import RECONNECT_MILLISECONDS
 from geosched.ipc.zmtp import OPENING, frame
 from support.limits import no_descriptors
 from support.router import GREETING, HELLO, Echo, Peers, is_open
@@ -41,6 +42,9 @@ for each in held:
     except BrokenPipeError:
         pass  # it was not let in
 print("connected", flush=True)
+while {again}:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect(sys.argv[1])
 sys.stdin.read()
 """
 
@@ -50,12 +54,14 @@ def small(echoes: Callable[..., Echo]) -> Echo:
     return echoes(SMALL)
 
 
-def others(path: Path, uid: int, count: int, sent: bytes) -> "subprocess.Popen[bytes]":
+def others(
+    path: Path, uid: int, count: int, sent: bytes, *, again: bool = False
+) -> "subprocess.Popen[bytes]":
     if os.geteuid() != 0:
         pytest.skip("only root can connect as somebody else")
     path.parent.chmod(0o755)
     path.chmod(0o666)
-    code = _CONNECTS.format(uid=uid, count=count)
+    code = _CONNECTS.format(uid=uid, count=count, again=again)
     return subprocess.Popen(
         [sys.executable, "-S", "-c", code, str(path), sent.hex()],
         stdin=subprocess.PIPE,
@@ -126,6 +132,20 @@ def test_a_user_with_all_it_may_have_keeps_nobody_else_out(small: Echo, peers: P
         assert open_ones(mine) == [True] * 2 + [False]
         assert [peer.uid for peer in small.peers] == [0, 0]
         stranger.communicate(b"")
+
+
+def test_a_user_who_connects_without_end_keeps_nobody_else_out(
+    echo: Echo, peers: Peers, path: Path
+):
+    echo.serve()
+    with others(path, STRANGER, 1, HELLO, again=True) as stranger:
+        assert stranger.stdout is not None
+        stranger.stdout.readline()
+        for _ in range(3):
+            dealer = peers.zmq(RECONNECT_IVL=RECONNECT_MILLISECONDS)
+            dealer.send(msgspec.msgpack.encode(b"x"))
+            assert dealer.recv()
+        stranger.kill()
 
 
 def test_where_all_are_taken_the_user_with_the_most_gives_one_up(
