@@ -28,7 +28,7 @@ QUEUED_MESSAGES_MAX = 64
 #: A peer that sends nothing after it connected is dropped after this time (fact Z6).
 HANDSHAKE_MILLISECONDS_MAX = 2000
 #: The pauses of a peer that cannot connect double between these. To begin with they are short:
-#: while somebody else fills the queue of a listener, each try is a matter of luck (fact Z16).
+#: while somebody else fills the queue of a listener, each try is a matter of luck (fact Z18).
 RECONNECT_MILLISECONDS = 10
 RECONNECT_MILLISECONDS_MAX = 320
 #: Descriptors of a context with one socket that is connected: seven by count.
