@@ -26,6 +26,9 @@ from .thread_probe import thread_refused
 SILENCE_SECONDS_MAX = 5.0
 #: No request may take longer, whatever bound the daemon names.
 ACCEPTED_SECONDS_MAX = 86_400.0
+#: A connection that was not used for so long is replaced before it is used again: the daemon
+#: closes it after twice that time, and what is sent at that very moment would be lost.
+UNUSED_SECONDS_MAX = 30.0
 #: The number of the answer to a call that the daemon could not read.
 UNREADABLE_CALL = 0
 
@@ -73,16 +76,23 @@ class Client:
 
     def __init__(self, path: Path, *, timeout_seconds: float | None = None) -> None:
         """Connect. Raises `ClientError` where no process listens, `OSError` for a path too long."""
-        name = endpoint(path)
+        self._endpoint = endpoint(path)
         if refused := thread_refused():
             raise ClientError(f"cannot reach the daemon: {refused}, which a client needs")
-        _require_listener(path)
         self.path = path
         self._timeout_seconds = timeout_seconds
         self._numbers = itertools.count(1)
-        self._context = new_context()
-        self._connection: Connection[Reply, Call] = Connection(
-            self._context, name, receives=Reply, frame_bytes_max=SYNC_FRAME_BYTES_MAX
+        try:
+            _require_listener(path)
+            self._context = new_context()
+        except OSError as error:
+            raise ClientError(f"cannot reach the daemon: {error.strerror}") from None
+        self._connection = self._connected()
+        self._used_monotonic = time.monotonic()
+
+    def _connected(self) -> Connection[Reply, Call]:
+        return Connection(
+            self._context, self._endpoint, receives=Reply, frame_bytes_max=SYNC_FRAME_BYTES_MAX
         )
 
     def __enter__(self) -> Self:
@@ -114,8 +124,23 @@ class Client:
         time that the daemon may hold the answer back by agreement; its silence counts from
         then on. Raises `ClientError`.
         """
+        try:
+            return self._ask(request, expected, daemon_waits_seconds, on_progress)
+        finally:
+            self._used_monotonic = time.monotonic()
+
+    def _ask(
+        self,
+        request: Request,
+        expected: type[Wanted],
+        daemon_waits_seconds: float,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> Wanted:
         number = next(self._numbers)
         began_monotonic = time.monotonic()
+        if began_monotonic > self._used_monotonic + UNUSED_SECONDS_MAX:
+            self._connection.close(linger_milliseconds=0)
+            self._connection = self._connected()
         patience_seconds = self._patience_seconds + daemon_waits_seconds
         if not self._connection.send(Call(number, request)):
             raise NotAnsweringError(f"cannot reach the daemon: {self.path} takes no request")

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -27,6 +27,12 @@ SYNC_FRAME_BYTES_MAX = 2 * 1024 * 1024
 QUEUED_MESSAGES_MAX = 64
 #: A peer that sends nothing after it connected is dropped after this time (fact Z6).
 HANDSHAKE_MILLISECONDS_MAX = 2000
+#: The pauses of a peer that cannot connect double between these. To begin with they are short:
+#: while somebody else fills the queue of a listener, each try is a matter of luck (fact Z18).
+RECONNECT_MILLISECONDS = 10
+RECONNECT_MILLISECONDS_MAX = 320
+#: Descriptors of a context with one socket that is connected: seven by count.
+CONTEXT_DESCRIPTORS = 8
 
 Received = TypeVar("Received")
 Sent = TypeVar("Sent")
@@ -54,10 +60,28 @@ class Peer(NamedTuple):
 
 
 def new_context() -> "zmq.Context[zmq.Socket[bytes]]":
-    """Make a context with one I/O thread. Not to be called before a fork (fact Z1)."""
+    """Make a context with one I/O thread. Not to be called before a fork (fact Z1).
+
+    Raises `OSError` where its descriptors cannot be had: libzmq would end the process (fact Z6).
+    """
+    with contextlib.ExitStack() as tried:
+        for _ in range(CONTEXT_DESCRIPTORS):
+            tried.callback(os.close, os.eventfd(0))
     context = zmq.Context(io_threads=1)
     context.set(zmq.MAX_SOCKETS, 64)
     return context
+
+
+def decoded(
+    frames: Sequence[bytes | memoryview], decode: Callable[[bytes | memoryview], Received]
+) -> Received | ProtocolError:
+    """Return a message, which is one frame; or the error where it cannot be read."""
+    if len(frames) != 1:
+        return ProtocolError(f"cannot read a message of {len(frames)} frames")
+    try:
+        return decode(frames[0])
+    except (ValueError, RecursionError) as error:
+        return ProtocolError(f"cannot read a message: {error}")
 
 
 class Server(Generic[Received, Sent]):
@@ -91,16 +115,13 @@ class Server(Generic[Received, Sent]):
 
     def rebind(self) -> None:
         """Listen at `path`, once more where its file was removed: connections that exist go on,
-        and the old listener, which nobody can reach, stays open (fact Z14). Raises `OSError`."""
-        _bind(self.socket, self.path, self._mode)
+        and the old listener, which nobody can reach, stays open (fact Z14). Raises `BindError`."""
+        bind_file(self.path, self._mode, lambda: self.socket.bind(self.endpoint))
         self._bound = self.path.lstat()
 
     def in_place(self) -> bool:
         """The socket that this server has bound is at `path`. Raises `OSError`."""
-        try:
-            return os.path.samestat(self.path.lstat(), self._bound)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        return is_at(self.path, self._bound)
 
     def send(self, routing_id: bytes, message: Sent) -> bool:
         """Send a message. Returns False where the peer has left or does not read."""
@@ -128,13 +149,7 @@ class Server(Generic[Received, Sent]):
                 yield peer, self._message(frames)
 
     def _message(self, frames: list[zmq.Frame]) -> Received | ProtocolError:
-        if len(frames) != 2:
-            return ProtocolError(f"cannot read a message of {len(frames)} frames")
-        try:
-            decoded: Received = self._decode(frames[1].buffer)
-        except (ValueError, RecursionError) as error:
-            return ProtocolError(f"cannot read a message: {error}")
-        return decoded
+        return decoded([frame.buffer for frame in frames[1:]], self._decode)
 
     def close(self) -> None:
         """Close the socket and remove its file; messages not sent within 200 ms are dropped."""
@@ -181,13 +196,10 @@ class Connection(Generic[Received, Sent]):
             frames = self.socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return None
-        if len(frames) != 1:
-            raise ProtocolError(f"cannot read a message of {len(frames)} frames")
-        try:
-            decoded: Received = self._decode(frames[0])
-        except (ValueError, RecursionError) as error:
-            raise ProtocolError(f"cannot read a message: {error}") from None
-        return decoded
+        message: Received | ProtocolError = decoded(frames, self._decode)
+        if isinstance(message, ProtocolError):
+            raise message
+        return message
 
     def close(self, *, linger_milliseconds: int = 500) -> None:
         self.socket.close(linger=linger_milliseconds)
@@ -255,15 +267,24 @@ def _bound(opened: "zmq.Socket[bytes]", frame_bytes_max: int) -> None:
     opened.set(zmq.RCVHWM, QUEUED_MESSAGES_MAX)
     opened.set(zmq.MAXMSGSIZE, frame_bytes_max)
     opened.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS_MAX)
-    opened.set(zmq.RECONNECT_IVL, 100)
-    opened.set(zmq.RECONNECT_IVL_MAX, 2000)
+    opened.set(zmq.RECONNECT_IVL, RECONNECT_MILLISECONDS)
+    opened.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MILLISECONDS_MAX)
 
 
-def _bind(opened: "zmq.Socket[bytes]", path: Path, mode: int) -> None:
-    """Bind, with the permissions there from the first moment.
+def is_at(path: Path, bound: os.stat_result) -> bool:
+    """The socket file that was `bound` is at `path`. Raises `OSError`."""
+    try:
+        return os.path.samestat(path.lstat(), bound)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
-    libzmq unlinks whatever is at the path, a regular file included (fact Z3), and gives
-    the socket 0777 less the umask (fact Z4).
+
+def bind_file(path: Path, mode: int, bind: Callable[[], object]) -> None:
+    """Have `bind` make a socket file, with the permissions there from the first moment.
+
+    Raises `BindError`, also where a file that is no socket is there: libzmq would unlink it
+    (fact Z3).
+    What `bind` makes has 0777 less the umask (fact Z4).
     """
     try:
         found = path.lstat().st_mode
@@ -273,8 +294,8 @@ def _bind(opened: "zmq.Socket[bytes]", path: Path, mode: int) -> None:
         raise BindError(f"cannot bind {path}: a file that is no socket is there")
     umask = os.umask(0o777 & ~mode)
     try:
-        opened.bind(endpoint(path))
-    except zmq.ZMQError as error:
+        bind()
+    except (zmq.ZMQError, OSError) as error:
         raise BindError(f"cannot bind {path}: {error.strerror}") from None
     finally:
         os.umask(umask)

@@ -14,6 +14,8 @@ from .. import __version__
 from ..ipc.messages.control import Call, Reply
 from ..ipc.messages.runs import FromWorker, ToWorker
 from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
+from ..ipc.messages.views import LimitsView
+from ..ipc.router import Bounds, Router
 from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, BindError, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.host.liveness import JudgeClock
@@ -63,7 +65,7 @@ class Service:
         log_level: str,
         kept: Log,
     ) -> None:
-        self.settings = settings
+        self.settings = self._cut(base, settings)
         self.manager = base.manager
         self._base = base
         self._log_level = log_level
@@ -129,7 +131,7 @@ class Service:
                 open_files=base.open_files,
             )
 
-        children = Children(start_zygote)
+        children = Children(start_zygote, children_max=base.descriptors.children)
         self._opened.callback(children.close)
         # Before they are waited for: a child forked a moment ago learns of the end only by this.
         self._opened.callback(os.close, held)
@@ -238,22 +240,49 @@ class Service:
         return helpers
 
     def _open_control(self, loop: Loop, base: Bootstrap, helpers: Helpers) -> None:
-        context = new_context()
-        self._opened.callback(context.term)
-        server: Server[Call, Reply] = Server(
-            context, base.runtime.control_socket, receives=Call, mode=0o660
+        descriptors = base.descriptors
+        server: Router[Call, Reply] = Router(
+            base.runtime.control_socket,
+            receives=Call,
+            bounds=Bounds(descriptors.connections, descriptors.connections_of_user),
+            mode=0o660,
         )
         self._opened.callback(server.close)
-        handlers = Handlers(loop, helpers, containment=base.leftovers.containment)
+
+        def limits() -> LimitsView:
+            return LimitsView(
+                open_files=descriptors.open_files,
+                max_running=loop.settings.daemon.max_running,
+                max_running_asked=loop.settings.max_running_asked,
+                connections=len(server),
+                connections_max=descriptors.connections,
+                connections_refused=server.refused,
+            )
+
+        handlers = Handlers(loop, helpers, containment=base.leftovers.containment, limits=limits)
         self._control = Control(server, handlers, self.settings.control.operators)
         loop.join(self._control)
-        loop.parts.poller.watch(server)
+        loop.parts.poller.watch(server.fileno())
         self._listeners.append(server)
         watch = RuntimeDirWatch(base.runtime, base.runtime_lock, self._listeners)
         self._opened.callback(watch.close)
         loop.join(watch)
         if watch.readable is not None:
             loop.parts.poller.watch(watch.readable)
+
+    @staticmethod
+    def _cut(base: Bootstrap, settings: Settings) -> Settings:
+        """Return the settings with no more runs than descriptors allow."""
+        cut = base.descriptors.cut(settings)
+        if cut.max_running_asked is not None:
+            log.warning(
+                "max_running is %d, not %d: no more fit into %d open files",
+                cut.daemon.max_running,
+                cut.max_running_asked,
+                base.descriptors.open_files,
+                extra={"event": "max-running-cut"},
+            )
+        return cut
 
     # --- reload and stop ----------------------------------------------------------------
 
@@ -270,7 +299,7 @@ class Service:
             new = self._reread.result()
             if new is None:
                 return
-            self._apply(loop, jobs, new)
+            self._apply(loop, jobs, self._cut(self._base, new))
         except (SettingsError, OSError) as error:
             log.error("Not reloaded: %s", error, extra={"event": "reload-refused"})
         self._reread = None

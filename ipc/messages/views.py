@@ -122,6 +122,18 @@ class ClockView(View, frozen=True):
     detail: str = ""
 
 
+class LimitsView(View, frozen=True):
+    """Descriptors, and what they leave room for. `max_running` counts; `max_running_asked` is
+    that of the configuration where no more fit, else None."""
+
+    open_files: int = 0
+    max_running: int = 0
+    max_running_asked: int | None = None
+    connections: int = 0  # of the control socket, at once
+    connections_max: int = 0
+    connections_refused: int = 0  # for what they sent, or for want of room
+
+
 class StatusView(View, frozen=True):
     daemon: DaemonView
     counts: dict[str, int]
@@ -137,6 +149,7 @@ class StatusView(View, frozen=True):
     output_lost_bytes: int = 0
     lost_swaps: int = 0  # lost compare-and-swaps; normal, and rare
     bad_messages: int = 0
+    limits: LimitsView = LimitsView()
 
 
 class ReportView(View, frozen=True):

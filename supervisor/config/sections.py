@@ -103,13 +103,17 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings of one daemon. `scripts` is by action type, `source` the file."""
+    """All settings of one daemon. `scripts` is by action type, `source` the file.
+
+    `max_running_asked` is that of the file, where no more fit than `daemon.max_running`.
+    """
 
     daemon: DaemonSettings
     backend: BackendSettings
     scripts: Mapping[str, ScriptSettings]
     control: ControlSettings
     source: Path
+    max_running_asked: int | None = None
 
     def without_restart(self, other: "Settings") -> "Settings":
         """Return these settings with the fields that a daemon that began with `other` keeps."""

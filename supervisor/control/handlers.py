@@ -6,8 +6,7 @@ are in `server.py`.
 """
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TypeAlias, assert_never
 
 import msgspec
@@ -18,7 +17,6 @@ from ...ipc.instants import format_instant, format_optional
 from ...ipc.messages.control import (
     EVENTS_WAIT_SECONDS,
     LIST_PAGE_MAX,
-    LOG_CHUNK_BYTES_MAX,
     REPORTS_PAGE_MAX,
     RUNS_SHOWN_MAX,
     Acknowledged,
@@ -39,7 +37,6 @@ from ...ipc.messages.control import (
     ListActions,
     ListDifferences,
     ListReports,
-    LogChunk,
     Looking,
     Ping,
     Pong,
@@ -58,24 +55,25 @@ from ...ipc.messages.control import (
     Sync,
     Synced,
 )
-from ...ipc.messages.helper import Failed, NameUser, OutputRead, ReadOutput
+from ...ipc.messages.helper import NameUser
 from ...ipc.messages.views import (
     STORE_REMOVED,
     ActionView,
     ClockView,
     DaemonView,
+    LimitsView,
     OutboxView,
     StatusView,
     StoreView,
 )
-from ..core.model import Instant, Null, Over, Reason, Record, RunRow, Waiting
+from ..core.model import Instant, Null, Over, Record, RunRow, Waiting
 from ..host.helpers import JOB_SECONDS_MAX, Helpers, Job
 from ..loop import Loop
-from ..runs.run_order import output_path
 from ..store.errors import StoreError
 from ..store.files import file_system
 from ..store.repair import incidents
 from ..sync.report_sender import sequence_of
+from .run_output import read_run_output
 from .views import action_view, event_view, incident_view, phase, report_view, run_view
 
 STORE_REMOVED_WORDS = "its files were removed or replaced"
@@ -106,15 +104,23 @@ class Later(msgspec.Struct):
 class Handlers:
     """All handlers, over one loop.
 
-    `containment` is the kind of containment of process trees on this host; `bad_messages`
-    counts the requests that could not be read.
+    `containment` is the kind of containment of process trees on this host, `limits` returns the
+    bounds of this process; `bad_messages` counts the requests that could not be read.
     """
 
-    def __init__(self, loop: Loop, helpers: Helpers, *, containment: str) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        helpers: Helpers,
+        *,
+        containment: str,
+        limits: Callable[[], LimitsView] = LimitsView,
+    ) -> None:
         self.bad_messages = 0
         self._loop = loop
         self._helpers = helpers
         self._containment = containment
+        self._limits = limits
         self._started: Instant = loop.now
         self._file_system = file_system(loop.parts.db.store_dir)
 
@@ -190,6 +196,7 @@ class Handlers:
             output_lost_bytes=loop.output_lost_bytes + parts.pool.output_lost_bytes,
             lost_swaps=loop.lost_swaps,
             bad_messages=bad,
+            limits=self._limits(),
         )
 
     def _daemon(self) -> DaemonView:
@@ -295,39 +302,8 @@ class Handlers:
         if row is None:
             which = f"run {request.attempt}" if request.attempt else "run"
             return Refused(RefusalKind.FAILED, f"action {request.id!r} has no {which}")
-        return Later(self._log_chunk(row, request.offset), 2 * JOB_SECONDS_MAX, accepted=False)
-
-    def _log_chunk(self, row: RunRow, offset: int) -> Polls:
-        """Have a helper read the output: its disk may hang."""
-        path = output_path(self._log_dir, row.run_id)
-        # Before the output is read: what is written in between is read next time.
-        ended = row.ended_us is not None
-        request = ReadOutput(str(path), offset, LOG_CHUNK_BYTES_MAX)
-        job = self._helpers.submit(request, self._loop.now)
-        while not job.done:
-            yield None
-        match job.answer:
-            case OutputRead(start, data):
-                at_end = len(data) < LOG_CHUNK_BYTES_MAX
-                yield LogChunk(row.run_id, row.attempt, start, data, ended and at_end)
-            case Failed(missing=True) if self._has_no_output(row):
-                yield LogChunk(row.run_id, row.attempt, 0, b"", ended)
-            case Failed(detail):
-                detail = f"no output of run {row.attempt} is left: {detail}"
-                yield Refused(RefusalKind.FAILED, detail)
-            case _:
-                detail = f"cannot read the output of run {row.attempt} in log_dir: {job.why_not}"
-                yield Refused(RefusalKind.FAILED, detail)
-
-    def _has_no_output(self, row: RunRow) -> bool:
-        """Nothing has been written: it is still to come, or its script never began."""
-        live = self._loop.parts.pool.runs.get(row.run_id)
-        lost = live is not None and live.output_lost_bytes > 0
-        return row.reason is Reason.CANNOT_START or (row.ended_us is None and not lost)
-
-    @property
-    def _log_dir(self) -> Path:
-        return self._loop.settings.daemon.log_dir
+        polls = read_run_output(self._loop, self._helpers, row, request.offset)
+        return Later(polls, 2 * JOB_SECONDS_MAX, accepted=False)
 
     def _events(self, request: ReadEvents) -> EventsAre | Later:
         found = self._events_after(request.after)

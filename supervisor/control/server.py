@@ -24,7 +24,8 @@ from ...ipc.messages.control import (
     Request,
 )
 from ...ipc.messages.helper import UserNamed
-from ...ipc.sockets import Peer, ProtocolError, Server
+from ...ipc.router import Router
+from ...ipc.sockets import Peer, ProtocolError
 from ..core.model import Instant
 from ..participant import News, Participant
 from ..store.errors import StoreError
@@ -35,18 +36,20 @@ log = logging.getLogger(__name__)
 REQUESTS_PER_TURN_MAX = 50
 #: Longer than a helper may take to look up a name.
 NAMED_SECONDS_MAX = 6.0
-#: Clients that wait for an answer that takes time.
+#: Clients that wait for an answer that takes time; and those of them that only look.
 WAITING_MAX = 64
+LOOKING_MAX = WAITING_MAX // 2
 #: A client that asks for the progress of its request is sent it at this interval at most.
 PROGRESS_SECONDS = 0.3
 
 
 class _Waiting(msgspec.Struct):
     """A client whose answer comes later, or never, after `until_monotonic`; it is told of
-    progress from `tell_at_monotonic` on."""
+    progress from `tell_at_monotonic` on. Unless it `acts`, it only looks."""
 
     routing_id: bytes
     number: int
+    acts: bool
     polls: Polls
     until_monotonic: float
     tell_at_monotonic: float = 0.0
@@ -59,7 +62,7 @@ class Control(Participant):
     """
 
     def __init__(
-        self, server: Server[Call, Reply], handlers: Handlers, operators: Collection[str]
+        self, server: Router[Call, Reply], handlers: Handlers, operators: Collection[str]
     ) -> None:
         self._server = server
         self._handlers = handlers
@@ -84,8 +87,11 @@ class Control(Participant):
                 self._reply(peer.routing_id, call.number, answer)
 
     def next_deadline(self, _now: Instant) -> float | None:
-        """Return the monotonic instant at which the first wait ends, or None."""
-        return min((waiting.until_monotonic for waiting in self._waiting), default=None)
+        """Return the monotonic instant at which the first wait ends, or a connection needs
+        something, or None."""
+        deadlines = [waiting.until_monotonic for waiting in self._waiting]
+        deadlines += [instant for instant in (self._server.next_deadline(),) if instant is not None]
+        return min(deadlines, default=None)
 
     def after_turn(self, now: Instant) -> None:
         """Reply to the clients whose answer is there, and drop those whose time is over."""
@@ -102,6 +108,7 @@ class Control(Participant):
                 still.append(waiting)
                 self._tell(waiting, answer, now)
         self._waiting = still
+        self._server.expire({waiting.routing_id for waiting in still})
 
     def _tell(self, waiting: _Waiting, progress: Progress | None, now: Instant) -> None:
         if progress is not None and now.monotonic_seconds >= waiting.tell_at_monotonic:
@@ -167,7 +174,9 @@ class Control(Participant):
         later = self._answer(peer, call.request)
         if not isinstance(later, Later):
             return later
-        if len(self._waiting) >= WAITING_MAX:
+        looking = sum(not waiting.acts for waiting in self._waiting)
+        acts = isinstance(call.request, Acting)
+        if len(self._waiting) >= WAITING_MAX or (not acts and looking >= LOOKING_MAX):
             return later.crowded
         answer = next(later.polls)
         if answer is not None and not isinstance(answer, Progress):
@@ -175,7 +184,9 @@ class Control(Participant):
         # The request goes on when nobody waits any more: only its answer is dropped.
         patience_seconds = later.bound_seconds * (10 if later.accepted else 1)
         until_monotonic = now.monotonic_seconds + patience_seconds
-        self._waiting.append(_Waiting(peer.routing_id, call.number, later.polls, until_monotonic))
+        self._waiting.append(
+            _Waiting(peer.routing_id, call.number, acts, later.polls, until_monotonic)
+        )
         return Accepted(later.bound_seconds) if later.accepted else None
 
     # --- peers --------------------------------------------------------------------------

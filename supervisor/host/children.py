@@ -50,6 +50,8 @@ REQUEST_AGAIN_SECONDS = 0.02
 #: More children than any turn can find ended.
 REAPED_PER_TURN_MAX = 100_000
 EVENTS_PER_TURN_MAX = 256
+#: Children at once, where nothing less is asked for.
+CHILDREN_MAX = 100_000
 
 
 class Child(msgspec.Struct):
@@ -73,10 +75,12 @@ class Children(Participant):
         self,
         start_zygote: Callable[[], ZygoteClient],
         *,
+        children_max: int = CHILDREN_MAX,
         monotonic_seconds: Callable[[], float] = time.monotonic,
         activity: Callable[[int], Activity | None] = procfs.activity,
     ) -> None:
         self._start_zygote = start_zygote
+        self._children_max = children_max
         self._monotonic_seconds = monotonic_seconds
         self._activity = activity
         self._epoll = select.epoll()
@@ -85,6 +89,7 @@ class Children(Participant):
         self._asked: set[str] = set()
         self._waiting: list[ToZygote] = []
         self._descriptors: dict[str, tuple[int, ...]] = {}  # that go with a request, by its name
+        self._held: list[ForkWorker] = []  # until others are gone
         self._now_monotonic = 0.0
         self._not_before_monotonic = 0.0
         self._zygote: ZygoteClient | None = None
@@ -115,7 +120,8 @@ class Children(Participant):
         return f"cannot start processes: no answer of the zygote for {seconds:.0f} s{given_up}"
 
     def fork_worker(self, name: str, endpoint: str, *, forks_ahead: bool) -> None:
-        self._ask(ForkWorker(name, endpoint, forks_ahead))
+        self._held.append(ForkWorker(name, endpoint, forks_ahead))
+        self._ask_for_held()
 
     def fork_synchroniser(self, name: str, endpoint: str) -> None:
         self._ask(ForkSynchroniser(name, endpoint))
@@ -171,6 +177,7 @@ class Children(Participant):
                 news.gone.append(name)
         self._judge_zygote(news)
         self._pass_on()
+        self._ask_for_held()
 
     def reap(self) -> None:
         """Reap every child that has ended: the zygote, and processes that were reparented to us
@@ -206,6 +213,15 @@ class Children(Participant):
         if self._unanswered_since_monotonic is None:
             self._unanswered_since_monotonic = self._monotonic_seconds()
         self._pass_on()
+
+    def _ask_for_held(self) -> None:
+        """Ask for no more workers than descriptors fit."""
+        while self._held and self._count < self._children_max:
+            self._ask(self._held.pop(0))
+
+    @property
+    def _count(self) -> int:
+        return len(self._children) + len(self._asked) + len(self._waiting)
 
     def _pass_on(self) -> None:
         if not self._waiting:

@@ -139,8 +139,12 @@ class Helpers(Participant):
                 return helper
         return self._fork(kind) if len(alike) < HELPERS_OF_A_KIND_MAX else None
 
-    def _fork(self, kind: type[ToHelper]) -> _Helper:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def _fork(self, kind: type[ToHelper]) -> _Helper | None:
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:  # no descriptor is left; the job waits, or is failed in time
+            log.warning("Cannot have a helper: %s", error, extra={"event": "no-helper"})
+            return None
         ours.setblocking(False)
         helper = _Helper(f"helper-{next(self._numbers)}", kind, ours, theirs)
         self._helpers[helper.name] = helper

@@ -1,5 +1,6 @@
 """Clean-up after runs: process trees that no worker ends, kept results, locks, output."""
 
+import contextlib
 import logging
 import os
 import time
@@ -49,11 +50,13 @@ class RunCleanup:
         found none; the answer of each is that of the call after it.
 
         The group is killed at once. A helper looks for what is not in it: to read the environment
-        of a process can take as long as that process waits for a disk.
+        of a process can take as long as that process waits for a disk. What cannot be looked at,
+        for want of a descriptor perhaps, may be left.
         """
         group = None if worker is None else self._groups.group(worker)
         if group is not None:
-            group.kill()
+            with contextlib.suppress(OSError):  # the helper does so, too
+                group.kill()
         job = self._endings.pop(run_id, None)
         if job is not None and isinstance(job.answer, TreeEnded) and job.answer.gone:
             self._drop_lock(run_id)
@@ -65,7 +68,17 @@ class RunCleanup:
         return False
 
     def kept_result(self, run_id: str) -> RunResult | None:
-        return results.load(self._runtime, run_id)
+        """Return the result that its worker kept; None where there is none, or none to be read."""
+        try:
+            return results.load(self._runtime, run_id)
+        except OSError as error:
+            log.error(
+                "Cannot read the result of run %s: %s",
+                run_id,
+                error,
+                extra={"event": "result-unreadable", "runId": run_id},
+            )
+            return None
 
     def forget_result(self, run_id: str) -> None:
         results.remove(self._runtime, run_id)

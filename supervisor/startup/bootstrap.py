@@ -11,9 +11,10 @@ import signal
 import msgspec
 
 from ...ipc.paths import Runtime
-from ...workers.host.linux import become_subreaper, raise_open_files
+from ...workers.host.linux import become_subreaper, open_files_max, raise_open_files
 from ...workers.runfiles.processes import make_directories
-from ..config.sections import Settings
+from ..config.descriptors import Descriptors, shortage
+from ..config.sections import Settings, SettingsError
 from ..host.locks import DirectoryLock
 from ..host.sd_notify import ServiceManager
 from ..store.tools import child_process
@@ -24,7 +25,8 @@ from .sweep import Leftovers
 class Bootstrap(msgspec.Struct):
     """Locks, signals and processes that `prepare` opened.
 
-    `open_files` is the soft limit that this process was given, `wakeup` the read end of the
+    `open_files` is the soft limit that this process was given, `descriptors` what the raised
+    one leaves room for, `wakeup` the read end of the
     pipe that signals are written into, `examination` None where it could not be begun.
     """
 
@@ -32,6 +34,7 @@ class Bootstrap(msgspec.Struct):
     runtime: Runtime
     runtime_lock: DirectoryLock
     open_files: int
+    descriptors: Descriptors
     wakeup: int
     examination: StoreChild | None
     leftovers: Leftovers
@@ -40,9 +43,11 @@ class Bootstrap(msgspec.Struct):
 def prepare(settings: Settings, opened: contextlib.ExitStack) -> Bootstrap:
     """Take the locks and begin what takes long; `opened` closes all of it in reverse order.
 
-    Raises `AlreadyRunningError`, `OSError`.
+    Raises `AlreadyRunningError`, `OSError`, and `SettingsError` where the limit of descriptors
+    is too low for one run.
     """
     open_files = raise_open_files()[0]
+    descriptors = _descriptors()
     manager = ServiceManager()
     opened.callback(manager.close)
     daemon = settings.daemon
@@ -57,7 +62,16 @@ def prepare(settings: Settings, opened: contextlib.ExitStack) -> Bootstrap:
     leftovers = Leftovers(runtime, daemon.state_dir, daemon.log_dir)
     leftovers.begin_sweep()
     opened.callback(leftovers.close)
-    return Bootstrap(manager, runtime, lock, open_files, wakeup, examination, leftovers)
+    return Bootstrap(
+        manager, runtime, lock, open_files, descriptors, wakeup, examination, leftovers
+    )
+
+
+def _descriptors() -> Descriptors:
+    limit = open_files_max()
+    if reason := shortage(limit):
+        raise SettingsError(f"cannot start: {reason}")
+    return Descriptors.within(limit)
 
 
 def _record_signals(opened: contextlib.ExitStack) -> int:

@@ -22,9 +22,11 @@ from ...workers.host.execution import (
     reserved,
 )
 from ...workers.host.files import open_regular
+from ...workers.host.linux import open_files_max
 from ...workers.host.lookup import find_program
 from ...workers.host.programs import Surroundings
 from ..config.backend_checks import exposures
+from ..config.descriptors import shortage
 from ..config.sections import (
     BackendSettings,
     DaemonSettings,
@@ -55,6 +57,7 @@ def check(settings: Settings) -> list[str]:
         *_token_problems(settings),
         *_command_problems(settings, users=True),
         *_operator_problems(settings),
+        *_descriptor_problems(),
         *_rights_problems(settings),
         *_cwd_problems(settings, users=True),
         *trust_problems(settings),
@@ -364,6 +367,11 @@ def _operator_problems(settings: Settings) -> Iterator[str]:
             known = False
         if not known:
             yield f"control.operators: there is no user {operator!r}"
+
+
+def _descriptor_problems() -> Iterator[str]:
+    if reason := shortage(open_files_max(hard=True)):
+        yield reason
 
 
 def _may(path: Path, mode: int) -> bool:

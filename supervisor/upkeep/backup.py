@@ -82,7 +82,13 @@ class Backup(Participant):
         except OSError as error:
             self._failed(str(error))
             return
-        self._children.adopt(Child(_CHILD, child.pid, os.dup(child.pidfd)))
+        try:
+            watched = os.dup(child.pidfd)
+        except OSError as error:
+            child.abandon()
+            self._failed(str(error))
+            return
+        self._children.adopt(Child(_CHILD, child.pid, watched))
         self._child = child
         self._kill_at_monotonic = now.monotonic_seconds + patience_seconds(
             PERIODIC_BACKUP_SECONDS_MAX,

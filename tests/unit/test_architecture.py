@@ -19,9 +19,10 @@ LINES_MAX = 450
 FLOORS = {
     "": ("ipc", "workers", "supervisor"),
     "ipc": (
-        "backends digests failpoints foreign_text instants paths standard_streams thread_probe",
+        "backends digests failpoints foreign_text instants paths standard_streams"
+        " thread_probe zmtp",
         "actions sockets",
-        "messages",
+        "messages router",
         "client",
         "ctl",
     ),
@@ -55,6 +56,7 @@ FLOORS = {
 WORKERS_SHARED = {"host", "runfiles", "zygote_client"}
 #: These can read no clock, no file, no socket and no chance, wherever they lie.
 PURE = (
+    "ipc/zmtp.py",
     "supervisor/core",
     "supervisor/scheduler/queue.py",
     "workers/host/liveness.py",

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from .files import raise_shortage
+
 log = logging.getLogger(__name__)
 
 CGROUP2, CGROUP1, TREE = "cgroup2", "cgroup1", "tree"
@@ -68,9 +70,10 @@ class Group(msgspec.Struct, frozen=True):
         return _write(self.path.parent.parent / "cgroup.procs", "0")
 
     def pids(self) -> set[int]:
-        """Return all processes in it and in groups below it; none once it is removed."""
+        """Return all processes in it and in groups below it; none once it is removed. Raises
+        `OSError` where it cannot be looked at."""
         found: set[int] = set()
-        for directory, _, _ in os.walk(self.path):
+        for directory, _, _ in os.walk(self.path, onerror=raise_shortage):
             content = _read(Path(directory, "cgroup.procs"))
             found.update(int(line) for line in content.split())
         return found
@@ -224,7 +227,8 @@ def _locked(directory: Path, operation: int) -> int:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return ""
 
 

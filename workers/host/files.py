@@ -1,5 +1,6 @@
 """Atomic writes, waits for the disk, and safe opening of files that others may have made."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -7,6 +8,15 @@ from typing import IO
 
 #: The suffix of a file that is not complete yet.
 TEMPORARY = ".tmp"
+#: These say nothing about the file: there is no descriptor, or no memory, to look with.
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def raise_shortage(error: OSError) -> None:
+    """Raise an error that says nothing about what was to be opened: who takes it for the absence
+    of a process would start another beside it."""
+    if error.errno in _SHORTAGES:
+        raise error
 
 
 def fsync_path(path: Path) -> None:

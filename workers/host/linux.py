@@ -111,11 +111,18 @@ def _shared_maps() -> Iterator[tuple[int, int]]:
 
 
 def raise_open_files() -> tuple[int, int]:
-    """Raise the soft limit of descriptors to the hard one (fact 11: a daemon that runs out of
+    """Raise the soft limit of descriptors to the hard one (fact Z6: a daemon that runs out of
     them is aborted by its socket library). Returns the limits before, for scripts."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    with contextlib.suppress(ValueError, OSError):  # the system's own maximum is lower by now
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     return before
+
+
+def open_files_max(*, hard: bool = False) -> int:
+    """Return the limit of descriptors of this process; a `hard` one is what it can be raised to."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[hard]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def clock_synchronised() -> bool:

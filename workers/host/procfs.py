@@ -1,7 +1,7 @@
 """Processes as `/proc` shows them: identity, parents and children, marks, cost.
 
 Only reads. About a process that is gone every function returns None or nothing: that is normal,
-and no error.
+and no error. Without a descriptor to look with they raise `OSError`.
 """
 
 import os
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from .files import raise_shortage
 from .liveness import Activity
 
 INSTANCE_VARIABLE = "GEOSCHED_INSTANCE"
@@ -67,15 +68,16 @@ def children(pid: int) -> list[int]:
     CONFIG_PROC_CHILDREN. Cheap; complete only for the calling process."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return []
     found: list[int] = []
     for thread in threads:  # each lists the children that it forked
         try:
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
-        except OSError:
-            continue
+        except OSError as error:
+            raise_shortage(error)
     return found
 
 
@@ -176,7 +178,8 @@ def marks(pid: int) -> Marks | None:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             environment = file.read()
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return None  # gone, a kernel thread, or another user's: none of them is ours
     found = dict(
         entry.split(b"=", 1)

@@ -11,7 +11,7 @@ import msgspec
 
 from ...ipc.messages.runs import RunResult
 from ...ipc.paths import Runtime
-from ..host.files import TEMPORARY, open_regular, replace_whole
+from ..host.files import TEMPORARY, open_regular, raise_shortage, replace_whole
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ def keep(runtime: Runtime, result: RunResult) -> None:
 
 
 def load(runtime: Runtime, run_id: str) -> RunResult | None:
-    """Return the kept result of a run. One that cannot be read is logged, removed, and None."""
+    """Return the kept result of a run. One that cannot be read is logged, removed, and None.
+    Raises `OSError` where there is no descriptor to read it with."""
     path = runtime.results / run_id
     try:
         with open_regular(path, follow_links=False) as file:
@@ -43,6 +44,8 @@ def load(runtime: Runtime, run_id: str) -> RunResult | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise_shortage(error)
         log.warning(
             "Cannot read the kept result %s, dropping it: %s",
             path,

@@ -3,7 +3,7 @@
 import click
 
 from ...messages.control import GetStatus, StatusIs
-from ...messages.views import STORE_REMOVED, BackendView, StatusView, StoreView
+from ...messages.views import STORE_REMOVED, BackendView, LimitsView, StatusView, StoreView
 from ..options import Verb, connect
 from ..printing import fields, now_us, show
 from ..table import Block, Sheet
@@ -52,6 +52,7 @@ def status_sheet(status: StatusView, now_us: int) -> Sheet:
 def troubles(status: StatusView) -> list[str]:
     """Return what an operator must know and would not look for, one line each."""
     backend, outbox, store = status.backend, status.outbox, status.store
+    limits = status.limits
     found = [
         (status.daemon.shutting_down, "the daemon is shutting down"),
         (
@@ -63,6 +64,7 @@ def troubles(status: StatusView) -> list[str]:
             f"daemonDB cannot be written: {store.state}",
         ),
         (store.state == STORE_REMOVED, _REMOVED),
+        (limits.max_running_asked, _cut(limits)),
         (store.backup_error, f"no backup could be made: {store.backup_error}"),
         (store.damaged_values, f"{store.damaged_values} values of daemonDB are damaged"),
         (_fills(store), f"daemonDB is {100 * store.used_bytes // store.map_bytes} % full"),
@@ -81,6 +83,13 @@ def troubles(status: StatusView) -> list[str]:
         happened.append("  (`geosched-ctl db acknowledge` says that you have seen this)")
     told = [*backend.warnings, *(text for holds, text in found if holds)]
     return told + happened + [f"  {one}" for one in backend.quarantine]
+
+
+def _cut(limits: LimitsView) -> str:
+    return (
+        f"max_running is {limits.max_running}, not {limits.max_running_asked}:"
+        f" no more fit into {limits.open_files} open files (ulimit -Hn)"
+    )
 
 
 def backend_line(backend: BackendView, now_us: int) -> str:

@@ -64,20 +64,24 @@ class StoreChild:
 
     def __init__(self, *arguments: str | Path, tool: str = _TOOL) -> None:
         """Start it. Raises `OSError`."""
-        self._said = os.memfd_create("storetool")
-        self._complained = os.memfd_create("storetool")
-        self.pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-P", "-m", tool, *map(str, arguments)],
-            {k: v for k, v in os.environ.items() if k in CHILD_ENVIRONMENT_ALLOWED},
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, self._said, _STDOUT),
-                (os.POSIX_SPAWN_DUP2, self._complained, _STDERR),
-            ],
-            setsigmask=(),
-        )
-        self.pidfd = os.pidfd_open(self.pid)
+        with contextlib.ExitStack() as opened:
+            self._said = os.memfd_create("storetool")
+            opened.callback(os.close, self._said)
+            self._complained = os.memfd_create("storetool")
+            opened.callback(os.close, self._complained)
+            self.pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-P", "-m", tool, *map(str, arguments)],
+                {k: v for k, v in os.environ.items() if k in CHILD_ENVIRONMENT_ALLOWED},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, self._said, _STDOUT),
+                    (os.POSIX_SPAWN_DUP2, self._complained, _STDERR),
+                ],
+                setsigmask=(),
+            )
+            self.pidfd = os.pidfd_open(self.pid)
+            opened.pop_all()
 
     def kill(self) -> None:
         """Send SIGKILL, unless it has ended."""

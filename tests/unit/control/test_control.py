@@ -21,7 +21,12 @@ from geosched.ipc.messages.control import (
 )
 from geosched.ipc.sockets import Peer
 from geosched.supervisor.control.handlers import BOUND_MARGIN_SECONDS, Handlers
-from geosched.supervisor.control.server import PROGRESS_SECONDS, WAITING_MAX, Control
+from geosched.supervisor.control.server import (
+    LOOKING_MAX,
+    PROGRESS_SECONDS,
+    WAITING_MAX,
+    Control,
+)
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.participant import News
 from geosched.supervisor.sync.compare import Comparison
@@ -43,6 +48,7 @@ class Wire:
     def __init__(self) -> None:
         self.asked: list[tuple[Peer, Call]] = []
         self.said: list[Answer] = []
+        self.waiting: set[bytes] = set()
 
     def drain(self, _: int) -> Iterator[tuple[Peer, Call]]:
         while self.asked:
@@ -51,6 +57,12 @@ class Wire:
     def send(self, _: bytes, message: Reply) -> bool:
         self.said.append(message.answer)
         return True
+
+    def next_deadline(self) -> None:
+        return None
+
+    def expire(self, waiting: set[bytes]) -> None:
+        self.waiting = waiting
 
 
 class Backend:
@@ -194,6 +206,13 @@ def test_no_more_clients_wait_than_may(asking: Asking, backend: Backend):
         assert isinstance(answer, Refused)
         assert backend.wishes == 0
     assert asking.ask(control.ReadEvents(wait=True), 0) == [control.EventsAre(())]
+
+
+def test_those_who_only_look_leave_room_for_those_who_act(asking: Asking):
+    for _ in range(LOOKING_MAX):
+        assert asking.ask(control.ReadEvents(wait=True), STRANGER) == []
+    assert asking.ask(control.ReadEvents(wait=True), STRANGER) == [control.EventsAre(())]
+    assert asking.ask(control.Sync(), 0) == [Accepted(BOUND_SECONDS)]
 
 
 def test_nobody_waits_for_ever(asking: Asking):

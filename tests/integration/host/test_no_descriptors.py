@@ -1,0 +1,67 @@
+"""What cannot be looked at for want of a descriptor is not taken for gone."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from geosched.ipc.paths import Runtime
+from geosched.supervisor.runs.cleanup import RunCleanup
+from geosched.workers.host import cgroups, procfs
+from geosched.workers.host.cgroups import TREE, Containment
+from geosched.workers.runfiles import results
+from support.limits import no_descriptors
+
+INSTANCE, RUN_ID = "no-descriptors", "r1"
+
+
+@pytest.fixture
+def script() -> Iterator["subprocess.Popen[bytes]"]:
+    marks = {procfs.INSTANCE_VARIABLE: INSTANCE, procfs.RUN_ID_VARIABLE: RUN_ID}
+    with subprocess.Popen(["sleep", "60"], env=os.environ | marks, start_new_session=True) as one:
+        yield one
+        one.kill()
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        procfs.children,
+        procfs.marks,
+        procfs.stat,
+        lambda pid: cgroups._read(Path(f"/proc/{pid}/cgroup")),
+        lambda pid: cgroups.Group(Path(f"/proc/{pid}"), cgroups._UNIFIED).pids(),
+    ],
+    ids=("children", "marks", "stat", "group", "groups"),
+)
+def test_to_look_at_a_process_fails(
+    script: "subprocess.Popen[bytes]", look: Callable[[int], object]
+):
+    with no_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        look(script.pid)
+
+
+def test_a_run_is_not_gone_that_nobody_can_look_for(
+    tmp_path: Path, script: "subprocess.Popen[bytes]"
+):
+    cleanup = RunCleanup(Runtime(tmp_path), tmp_path, INSTANCE, Containment(TREE))
+    (tmp_path / "runs").mkdir()
+    with no_descriptors():
+        assert not cleanup.end_tree(RUN_ID, script.pid, None)
+    assert script.poll() is None
+    cleanup.end_tree(RUN_ID, script.pid, None)
+    assert script.wait(10) == -9
+    assert cleanup.end_tree(RUN_ID, script.pid, None)
+
+
+def test_a_kept_result_that_cannot_be_read_now_is_not_dropped(tmp_path: Path):
+    runtime = Runtime(tmp_path)
+    runtime.results.mkdir()
+    kept = runtime.results / RUN_ID
+    kept.write_bytes(b"what a worker kept")
+    with no_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        results.load(runtime, RUN_ID)
+    assert kept.exists()
+    assert results.load(runtime, RUN_ID) is None
+    assert not kept.exists()
