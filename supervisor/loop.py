@@ -192,7 +192,7 @@ class Loop:
         self._forget_clock_set()
         self.now = now = parts.clock.read()
         if parts.clock.stepped:
-            parts.agenda.look_again(now)
+            self._look_again()
             parts.lookahead.forget()
         self._take_signals()
         news = News()
@@ -334,7 +334,7 @@ class Loop:
                 if won:
                     self._perform_effects(change, at)
                 else:
-                    self.parts.agenda.look_again(self.now)
+                    self._look_again()
             self.parts.pool.hand_out()
             self._log_events(committed)
             self.parts.pool.cleanup.remove_output(committed.runs_forgotten)

@@ -142,7 +142,7 @@ class Pool(Participant):
             worker.acknowledged = run_id
             if self._send_ack(worker, run_id):
                 worker.run_id = None
-                self._is_to_leave(worker)
+                worker.leave(self.judge.seconds)
         elif run is not None and run.worker is not None:
             self.cleanup.forget_run(run_id)
         else:
@@ -191,7 +191,7 @@ class Pool(Participant):
             may_fork -= forked
             for worker in [w for w in there if w.ready][: max(0, len(there) - count)]:
                 self.server.send(worker.name.encode(), Release())
-                self._is_to_leave(worker)
+                worker.leave(self.judge.seconds)
 
     # --- gather -------------------------------------------------------------------------
 
@@ -276,7 +276,8 @@ class Pool(Participant):
         worker = self._workers.get(name)
         if worker is not None:
             worker.pid = pid
-            worker.expect(self.judge.seconds)
+            if not worker.ready:  # its READY may come first
+                worker.expect(self.judge.seconds)
 
     def _ready(self, worker: PooledWorker, peer: Peer, now: Instant) -> None:
         worker.claimed = peer
@@ -410,17 +411,12 @@ class Pool(Participant):
             with step(Step.SEND_RUN):
                 sent = self.server.send(worker.name.encode(), order)
             if not sent:
-                self._is_to_leave(worker)  # it does not read its messages
+                worker.leave(self.judge.seconds)  # it does not read its messages
                 continue
             self._waiting.pop(0)
             worker.ready, worker.run_id = False, run.run_id
             run.worker, run.worker_pid = worker.name, worker.pid
             run.last_beat = self.judge.seconds
-
-    def _is_to_leave(self, worker: PooledWorker) -> None:
-        worker.ready = False
-        worker.leaving = True
-        worker.expect(self.judge.seconds)
 
     def _judge_workers(self, now: Instant) -> None:
         """Kill workers that hang; their pidfds tell when they are gone. Silence alone is none."""
@@ -432,6 +428,8 @@ class Pool(Participant):
             if run is not None:
                 worker.expect_beat(self.judge.seconds, run.last_beat, run.beat_timeout_seconds)
             if worker.hangs(self.judge.seconds, self._activity_of):
+                log.warning("%s hangs; killing it", worker.name, extra={"event": "worker-hangs"})
+                worker.leave(self.judge.seconds)
                 self.children.kill(worker.name)
                 if run is not None:
                     self._give_up(run, now)

@@ -53,6 +53,12 @@ class PooledWorker(msgspec.Struct):
         """
         return self.pid is None or self.pid == peer.pid
 
+    def leave(self, judged_seconds: float) -> None:
+        """Promise no run to it any more, and judge it until it is gone."""
+        self.ready = False
+        self.leaving = True
+        self.expect(judged_seconds)
+
     def expect(self, judged_seconds: float, idle_seconds_max: float = IDLE_SECONDS_MAX) -> None:
         """Judge it from now on, by the pool's judge clock: something is expected of it."""
         self.judge = HangJudge(

@@ -12,7 +12,7 @@ from ...ipc.instants import SECOND_US
 from ..core.lifecycle import Rules
 from ..core.model import Hold, Instant, Null, Record, Waiting
 from ..core.restart import remaining_seconds
-from .queue import Need, Queue
+from .queue import STALE_MAX, Need, Queue
 
 
 class Agenda:
@@ -114,6 +114,8 @@ class Agenda:
         if self._end_of.get(action_id) != to_us:
             self._end_of[action_id] = to_us
             heapq.heappush(self._ends, (to_us, action_id))
+            if len(self._ends) > 2 * len(self._end_of) + STALE_MAX:
+                self._ends = sorted((end_us, i) for i, end_us in self._end_of.items())
 
     def _hold(self, action_id: str, hold: Hold, now: Instant) -> None:
         if action_id in self._held:

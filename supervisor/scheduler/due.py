@@ -88,12 +88,17 @@ class DueEvents(Participant):
 
     def _admit(self, turn: Turn, max_running: int) -> None:
         """Let actions begin their next attempt while there are slots and workers (S14)."""
+        passed_over: list[str] = []
         while True:
             slots = slots_free(max_running, turn.started) if turn.now.trusted else 0
             action_id = self._agenda.queue.take(slots=slots, workers=turn.workers)
             if action_id is None:
-                return
-            turn.happened(action_id, Due(slot_free=slots > 0, worker_free=turn.workers > 0))
+                break
+            due = Due(slot_free=slots > 0, worker_free=turn.workers > 0)
+            if turn.happened(action_id, due) is None:
+                passed_over.append(action_id)
+        for record in filter(None, map(turn.record, passed_over)):
+            self._agenda.release(record, turn.now)  # its window may be as good as over
 
     def _look_at_edges(self, turn: Turn) -> None:
         edges = self._db.due(self._agenda.cursor, turn.now.wall_us, EDGES_PER_TURN_MAX)

@@ -119,8 +119,9 @@ class Lookahead(Participant):
         edge_us = self._next_stored_us()
         if self._arm_at_us is None and most and edge_us is not None:
             self._arm_at_us = edge_us - horizon_us
-        near = min(free, count)
-        self._pool.arm(near + queued, min(free - near, self.settings.spare_workers))
+        near = min(max(0, free - queued), count)
+        spare = min(max(0, free - queued - near), self.settings.spare_workers)
+        self._pool.arm(near + queued, spare)
 
     def _near(self, now: Instant, horizon_us: int, most: int) -> tuple[int | None, list[int]]:
         """Return the first edge within the horizon, and the edges at which a run may start. Those

@@ -8,6 +8,9 @@ import heapq
 from collections import Counter
 from typing import NamedTuple
 
+#: A heap with more stale entries than this, and more than others, is made anew.
+STALE_MAX = 64
+
 
 def slots_free(max_running: int, started: int) -> int:
     """Return how many more actions may be STARTED; a lowered `max_running` stops none."""
@@ -51,7 +54,12 @@ class Queue:
         self.discard(action_id)
         self._members[action_id] = member
         self._counts[need] += 1
-        heapq.heappush(self._by_start.setdefault(need, []), (from_us, action_id))
+        heap = self._by_start.setdefault(need, [])
+        heapq.heappush(heap, (from_us, action_id))
+        if len(heap) > 2 * self._counts[need] + STALE_MAX:
+            heap[:] = sorted(
+                (start, i) for i, (start, other) in self._members.items() if other == need
+            )
 
     def discard(self, action_id: str) -> None:
         member = self._members.pop(action_id, None)

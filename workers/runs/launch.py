@@ -67,14 +67,17 @@ class Script:
         return ScriptExit(None, found.si_status)
 
     def let_run(self) -> bool:
-        """Let it begin where it is held. True once it has; its exec may not be over yet."""
+        """Let it begin where it is held. True once it has, or was killed there; its exec may not be
+        over yet."""
         status, now_us = trapped(self.pid), time.time_ns() // 1000
         if status is not None:
             with contextlib.suppress(ProcessLookupError):
                 let_run(self.pid, status)
-        if status == HELD_AT_EXEC or self.ended() is not None:
+        if status == HELD_AT_EXEC:
             self.held = False
             self.began_us = now_us
+        elif self.ended() is not None:
+            self.held = False  # it was killed before its first instruction
         return not self.held
 
     def call_off(self) -> None:

@@ -6,6 +6,7 @@ import pytest
 from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.core.model import Hold, Instant, Null, Record, Waiting
 from geosched.supervisor.scheduler.agenda import Agenda
+from geosched.supervisor.scheduler.queue import STALE_MAX
 from support.build import HOUR_US, NOW_US, RULES, record, running
 
 FROM_US, TO_US = NOW_US - HOUR_US, NOW_US + HOUR_US
@@ -210,6 +211,14 @@ def test_s10_the_window_of_what_is_held_ends_all_the_same():
     assert agenda.next_deadline(None, at()) == at(3600).monotonic_seconds
     assert agenda.take_ended(at(3599)) == []
     assert agenda.take_ended(at(3600)) == ["a"]
+
+
+def test_an_action_that_is_restarted_again_and_again_takes_no_more_room():
+    agenda = noted()
+    for number in range(1000):
+        agenda.note(held(1.0, since=float(number)), at(number))
+        agenda.note(running(), at(number + 0.5))
+    assert len(agenda._ends) <= STALE_MAX + 1
 
 
 def test_an_untrusted_clock_ends_no_window_of_what_is_held():

@@ -1,7 +1,7 @@
 """Who may begin, and in which order (SPEC S14)."""
 
 import pytest
-from geosched.supervisor.scheduler.queue import Need, Queue, slots_free
+from geosched.supervisor.scheduler.queue import STALE_MAX, Need, Queue, slots_free
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,6 +108,15 @@ def test_what_is_started_stays_when_the_rest_is_looked_up_again():
     queue.clear_without_slot()
     assert queue.without_slot == 0
     assert taken(queue) == ["b"]
+
+
+def test_what_leaves_and_comes_back_again_and_again_takes_no_more_room():
+    queue = queue_of()
+    for _ in range(1000):
+        for number in range(10):
+            queue.add(str(number), number, FIRST)
+        queue.clear_without_slot()
+    assert sum(map(len, queue._by_start.values())) <= 2 * 10 + STALE_MAX + 10
 
 
 IDS = st.sampled_from("abcde")
