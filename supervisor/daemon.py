@@ -41,9 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not standard_streams.reader_left(lost):
             _tell(f"cannot write the output: {lost.strerror}")
         raise SystemExit(EXIT_ERROR) from None
+    logs.set_up(options.log_level, options.log_format, logging.StreamHandler(sys.stderr))
     if options.check:
-        logs.set_up(options.log_level, options.log_format, logging.StreamHandler(sys.stderr))
         raise SystemExit(_checked(options))
+    try:
+        preflight.require_kernel()  # the log needs it, too
+    except SettingsError as error:
+        log.error("%s", error)
+        raise SystemExit(EXIT_SETTINGS) from None
     with logs.Log(options.log_level, options.log_format) as kept:
         raise SystemExit(_run(options, kept))
 
@@ -66,7 +71,6 @@ def _run(options: argparse.Namespace, kept: logs.Log) -> int:
     """Run the daemon; return the exit code, each error with one line that says what to do."""
     try:
         settings = load(options.config)
-        preflight.require_kernel()
         _look_at_host(settings)
         with contextlib.ExitStack() as opened:
             base = _prepared(settings, opened)
@@ -123,7 +127,7 @@ def _look_at_host(settings: Settings) -> None:
     except HangingError as error:
         found = [f"Output of runs is lost: {settings.daemon.log_dir}: {error}"]
     for problem in found:
-        log.warning("%s", problem, extra={"event": "no-log-dir"})
+        log.warning("%s: %s", settings.source, problem, extra={"event": "no-log-dir"})
 
 
 def _checked(options: argparse.Namespace) -> int:

@@ -171,7 +171,7 @@ def mutated(mutation: Mutation) -> types.ModuleType:
     return module
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_fault_in_the_rules_is_found_within_fifty_years(
     mutation: Mutation, directory: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,7 @@ from geosched.ipc.actions import Action
 from geosched.ipc.instants import SECOND_US
 from geosched.ipc.messages.runs import EndCause, RunResult
 from geosched.supervisor.core.lifecycle import Rules, new_run_id
-from geosched.supervisor.core.model import Instant, Null, OpenRun, Record, Running, State
+from geosched.supervisor.core.model import Due, Instant, Null, OpenRun, Record, Running, State
 
 #: 2026-11-23T08:00:00Z, the middle of every window built here.
 NOW_US = 1_795_420_800 * SECOND_US
@@ -16,6 +16,8 @@ BEFORE = Instant(NOW_US - 2 * HOUR_US)
 AFTER = Instant(NOW_US + 2 * HOUR_US)
 GENERATION = "0123456789abcdef"
 RULES = Rules(GENERATION)
+#: A slot and a worker are free.
+DUE = Due(slot_free=True, worker_free=True)
 
 
 def action(action_id: str = "a", **changes: Any) -> Action:

@@ -360,7 +360,7 @@ def turn_of(random: Random, name: str, still_open: dict[str, Record]) -> list[Ch
 def event_for(random: Random, record: Record) -> Event:
     match record.state:
         case Null() if random.random() < 0.8:
-            return Due(slot_free=True)
+            return Due(slot_free=True, worker_free=True)
         case Running(run) if run.stop is not None or random.random() < 0.6:
             exit_code = random.choice((0, 1))
             return RunEnded(result(run_id=run.run_id, exit_code=exit_code))

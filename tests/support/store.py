@@ -57,7 +57,7 @@ def decided(db: DaemonDB, action_id: str, event: Any, now: Any = NOW) -> Change:
 
 def start(db: DaemonDB, *ids: str) -> None:
     for action_id in ids:
-        happen(db, action_id, Due(slot_free=True))
+        happen(db, action_id, Due(slot_free=True, worker_free=True))
 
 
 def all_edges(db: DaemonDB) -> list[tuple[int, bytes]]:

@@ -113,5 +113,5 @@ def test_an_absurd_watchdog_of_the_service_manager_is_told_and_keeps_nobody_from
     daemon: Daemon, usec: str
 ):
     daemon.start(env={"WATCHDOG_USEC": usec})
-    assert "WATCHDOG_USEC" in daemon.log_text()
+    wait_for(lambda: "WATCHDOG_USEC" in daemon.log_text())
     assert daemon.terminate() == 0

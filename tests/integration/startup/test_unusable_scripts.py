@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.daemon import Daemon, commands, daemon_installation, entry, installation_for_everybody
 from support.mounts import mounted
+from support.wait import wait_for
 
 SCRIPTS = {
     "cr-lf": (b"#!/bin/sh\r\necho x\r\n", "its first line ends with CR LF: #!/bin/sh\\r"),
@@ -58,7 +59,7 @@ def test_a_check_and_a_run_say_the_same_of_an_unusable_script(daemon: Daemon) ->
     for name, (_, reason) in SCRIPTS.items():
         line = f"scripts.{name}.command: {scripts[name]} cannot be executed: {reason}"
         assert line in said
-        assert line in daemon.log_text()
+        wait_for(lambda line=line: line in daemon.log_text(), what=line)
         assert detail_of_a_run(daemon, name) == f"cannot start {scripts[name]}: {reason}"
 
 

@@ -22,7 +22,7 @@ from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
 from geosched.supervisor.store.tables.codec import action_key
 from geosched.supervisor.store.tables.history import EVENTS_KEPT, RUNS_KEPT
 from msgspec.structs import replace
-from support.build import AFTER, BEFORE, HOUR_US, NOW, NOW_US, RULES, action, result
+from support.build import AFTER, BEFORE, DUE, HOUR_US, NOW, NOW_US, RULES, action, result
 from support.store import (
     LONG_NAMES,
     add,
@@ -47,7 +47,7 @@ def test_a_change_wins_on_the_record_it_was_decided_over(db):
 
 def test_of_two_changes_decided_over_the_same_record_the_second_loses(db):
     add(db, "a")
-    started = decided(db, "a", Due(slot_free=True))
+    started = decided(db, "a", DUE)
     withdrawn = decided(db, "a", Absent())
     committed = db.commit([started, withdrawn], report=True)
     assert committed.won == (True, False)
@@ -73,7 +73,7 @@ def test_a_new_action_loses_where_its_id_is_known(db):
 
 def test_a_change_of_an_unknown_action_loses(db):
     never_stored = seen("a").after
-    change = decide(never_stored, Due(slot_free=True), NOW, RULES)
+    change = decide(never_stored, DUE, NOW, RULES)
     assert db.commit([change], report=True).won == (False,)
     assert db.read("a") is None
     assert all_edges(db) == []
@@ -81,7 +81,7 @@ def test_a_change_of_an_unknown_action_loses(db):
 
 def test_changes_of_one_action_follow_one_another_in_one_turn(db):
     new = seen("a")
-    started = decide(new.after, Due(slot_free=True), NOW, RULES)
+    started = decide(new.after, DUE, NOW, RULES)
     asked = decide(started.after, StopAsked(), NOW, RULES)
     committed = db.commit([new, started, asked], report=True)
     assert committed.won == (True, True, True)
@@ -110,7 +110,7 @@ def test_a_turn_without_change_does_not_even_ask_for_the_write_lock(db, monkeypa
 def test_all_changes_of_a_turn_are_one_transaction(db):
     add(db, "a", "b")
     before = transactions(db)
-    changes = [decided(db, i, Due(slot_free=True)) for i in ("a", "b")]
+    changes = [decided(db, i, DUE) for i in ("a", "b")]
     db.commit(changes, report=True, meta=MetaUpdate(etag="x", clock_mark_us=NOW_US))
     assert transactions(db) == before + 1
 
@@ -276,8 +276,8 @@ def test_a_run_that_never_was_is_none(db, attempt):
 def test_the_last_hundred_events_are_kept_in_order(db):
     ids = [f"id-{n}" for n in range(EVENTS_KEPT + 30)]
     add(db, *ids)
-    db.commit([decided(db, i, Due(slot_free=True)) for i in ids[:40]], report=False)
-    db.commit([decided(db, i, Due(slot_free=True)) for i in ids[40:]], report=False)
+    db.commit([decided(db, i, DUE) for i in ids[:40]], report=False)
+    db.commit([decided(db, i, DUE) for i in ids[40:]], report=False)
     events = db.events(0)
     assert [sequence for sequence, _ in events] == list(range(31, EVENTS_KEPT + 31))
     assert [change.action_id for _, change in events] == ids[30:]

@@ -11,13 +11,13 @@ import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor.core.lifecycle import decide, first_seen
-from geosched.supervisor.core.model import Due, RunEnded
+from geosched.supervisor.core.model import RunEnded
 from geosched.supervisor.store import files
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
 from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 from geosched.supervisor.store.tables import migrations
 from geosched.supervisor.store.tables.codec import action_key, number_key
-from support.build import AFTER, HOUR_US, NOW, NOW_US, RULES, action, result
+from support.build import AFTER, DUE, HOUR_US, NOW, NOW_US, RULES, action, result
 from support.store import (
     LONG_NAMES,
     Opener,
@@ -199,7 +199,7 @@ def test_a_damaged_record_costs_that_record_and_is_told_once(opened, state_dir, 
 
 def test_a_change_over_a_damaged_record_loses(opened, state_dir):
     closed_store(opened)
-    change = decide(seen("a").after, Due(slot_free=True), NOW, RULES)
+    change = decide(seen("a").after, DUE, NOW, RULES)
     flip("actions", action_key("a"), state_dir)
     assert opened().commit([change], report=True).won == (False,)
 
@@ -384,7 +384,7 @@ def test_errors_are_told_apart_by_code(db, monkeypatch, code, full, kind, fatal)
 def test_a_failed_commit_changes_nothing_in_memory_either(opened, monkeypatch):
     db = opened()
     add(db, "a")
-    change = decided(db, "a", Due(slot_free=True))
+    change = decided(db, "a", DUE)
     with monkeypatch.context() as broken:
         broken.setattr(db._history, "put_runs", fail)
         with pytest.raises(StoreError):

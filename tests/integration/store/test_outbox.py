@@ -2,10 +2,10 @@
 
 import pytest
 from geosched.ipc.actions import ExecutionStatus
-from geosched.supervisor.core.model import Absent, Change, Due, Null, RunEnded
+from geosched.supervisor.core.model import Absent, Change, Null, RunEnded
 from geosched.supervisor.store.tables.outbox import REFUSALS_MAX
 from msgspec.structs import replace
-from support.build import NOW_US, result
+from support.build import DUE, NOW_US, result
 from support.store import add, decided, happen, start, transactions
 
 
@@ -23,7 +23,7 @@ def test_reports_are_recorded_with_the_change_and_oldest_first(db):
 
 def test_nothing_is_recorded_for_a_backend_that_takes_no_reports(db):
     add(db, "a")
-    db.commit([decided(db, "a", Due(slot_free=True))], report=False)
+    db.commit([decided(db, "a", DUE)], report=False)
     assert (db.outbox_depth, db.outbox_oldest_us, len(db.events(0))) == (0, None, 1)
 
 

@@ -11,7 +11,7 @@ from geosched.supervisor.core.lifecycle import decide
 from geosched.supervisor.core.model import Absent, Due, Record, RunEnded, Sent, StopAsked
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
 from geosched.supervisor.store.tables.codec import action_key
-from support.build import BEFORE, GENERATION, NOW, NOW_US, RULES, action, result
+from support.build import BEFORE, DUE, GENERATION, NOW, NOW_US, RULES, action, result
 from support.paths import TESTS
 from support.store import (
     LONG_NAMES,
@@ -141,7 +141,7 @@ def test_a_change_of_status_does_not_write_long_configuration_again(opened, stat
     on_disk(state_dir, "details", take_away)
     assert len(lost[0]) > 1000
     db = opened()
-    change = decide(record, Due(slot_free=True), NOW, RULES)
+    change = decide(record, DUE, NOW, RULES)
     assert db.commit([change], report=True).won == (True,)
     db.close()
     on_disk(

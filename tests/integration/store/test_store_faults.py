@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor.core.lifecycle import Rules, first_seen
-from geosched.supervisor.core.model import Absent, Due, Event, RunEnded, Running, Sent
+from geosched.supervisor.core.model import Absent, Event, RunEnded, Running, Sent
 from geosched.supervisor.core.restart import RestartMode, RestartPolicy
 from geosched.supervisor.core.turn import Turn
 from geosched.supervisor.store import files
@@ -22,7 +22,7 @@ from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
 from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 from geosched.supervisor.store.tables import history, meta, outbox
 from geosched.supervisor.store.tables.codec import action_key
-from support.build import GENERATION, HOUR_US, NOW, NOW_US, action, result
+from support.build import DUE, GENERATION, HOUR_US, NOW, NOW_US, action, result
 from support.failing_lmdb import FAULTS, Fault, Trouble, opened
 from support.store import LONG_NAMES, contents, data_file, flip, on_disk
 
@@ -96,7 +96,10 @@ def first_pull(db: DaemonDB) -> None:
 def what_is_due_starts(db: DaemonDB) -> None:
     assert db.next_edge_after(NOW_US) is not None
     due = db.read_keys([key for _, key in db.due(None, NOW_US, 10)])
-    commit(db, *((record.action.id, Due(slot_free=True)) for record in due if record is not None))
+    commit(
+        db,
+        *((record.action.id, DUE) for record in due if record is not None),
+    )
 
 
 def ends_a_withdrawal_and_another_configuration(db: DaemonDB) -> None:
@@ -115,7 +118,12 @@ def the_backend_takes_some_and_refuses_some(db: DaemonDB) -> None:
 
 
 def the_stopped_run_ends_and_another_begins(db: DaemonDB) -> None:
-    commit(db, ended(db, "long", 0), ("again", Due(slot_free=True)), ("later", Absent()))
+    commit(
+        db,
+        ended(db, "long", 0),
+        ("again", DUE),
+        ("later", Absent()),
+    )
 
 
 def the_backend_refuses_them(db: DaemonDB) -> None:
@@ -127,7 +135,7 @@ def a_run_more_than_are_kept(db: DaemonDB) -> None:
 
 
 def it_is_tried_again(db: DaemonDB) -> None:
-    commit(db, ("again", Due(slot_free=True)))
+    commit(db, ("again", DUE))
 
 
 def more_reports_than_the_outbox_holds(db: DaemonDB) -> None:

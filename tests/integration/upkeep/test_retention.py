@@ -8,13 +8,13 @@ from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.instants import SECOND_US
 from geosched.supervisor.config.sections import DaemonSettings
 from geosched.supervisor.core.lifecycle import first_seen
-from geosched.supervisor.core.model import Absent, Due, Instant, RunEnded, Sent, StopAsked
+from geosched.supervisor.core.model import Absent, Instant, RunEnded, Sent, StopAsked
 from geosched.supervisor.participant import News
 from geosched.supervisor.store.daemondb import DaemonDB
 from geosched.supervisor.store.tables.codec import action_key
 from geosched.supervisor.store.tables.ended import ROWS_PER_TURN_MAX
 from geosched.supervisor.upkeep.retention import SOFT_LIMIT, Retention
-from support.build import AFTER, HOUR_US, NOW_US, RULES, action, result
+from support.build import AFTER, DUE, HOUR_US, NOW_US, RULES, action, result
 from support.daemon import Daemon, daemon_installation, entry
 from support.store import Opener, add, decided, happen, start, transactions
 from support.wait import wait_for
@@ -290,5 +290,5 @@ def test_output_goes_with_the_rows_of_runs_that_made_room(db):
         happen(db, "a", Sent(action("a", app_names=(str(db.read("a").attempt),))))
         happen(db, "a", RunEnded(result(run_id=db.read("a").state.run.run_id)))
     first = db.runs("a", 20)[-1].run_id
-    committed = db.commit([decided(db, "a", Due(slot_free=True))], report=True)
+    committed = db.commit([decided(db, "a", DUE)], report=True)
     assert committed.runs_forgotten == (first,)
