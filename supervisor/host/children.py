@@ -282,7 +282,7 @@ class Children(Participant):
                             "Cannot watch %s: no pidfd came", name, extra={"event": "no-pidfd"}
                         )
                         self._asked.discard(name)
-                        news.failed.append(name)
+                        news.failed[name] = "no descriptor is left to watch it by"
                     else:
                         self._know(Child(name, pid, pidfd))
                         news.forked[name] = pid
@@ -290,7 +290,7 @@ class Children(Participant):
                     self._answered()
                     log.error("Cannot fork %s: %s", name, detail, extra={"event": "fork-failed"})
                     self._asked.discard(name)
-                    news.failed.append(name)
+                    news.failed[name] = detail
                 case ZygoteReady():
                     self._zygote_ready = True  # which is no answer to a request yet
         if not self._asked:
@@ -322,7 +322,7 @@ class Children(Participant):
         self._zygote.close()
         self._zygote = self._answer = None
         self._give_up_zygote()
-        news.failed.extend(self._asked)
+        news.failed |= dict.fromkeys(self._asked, f"the zygote {why}")
         self._asked.clear()
 
     def _give_up_zygote(self) -> None:

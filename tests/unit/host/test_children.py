@@ -108,7 +108,7 @@ class Host:
         while self.seconds < until:
             due = self.children.next_deadline(Instant(0, self.seconds))
             self.seconds = until if due is None else min(until, max(self.seconds, due) + 0.001)
-            failed += self.turn().failed
+            failed += self.turn().failed.keys()
         return failed
 
     def until_replaced(self) -> float:
@@ -183,7 +183,7 @@ def test_an_answer_to_a_request_takes_patience_back_to_the_first(
     host.until_replaced()
     for message in (ZygoteReady(), answer):
         host.zygote.say(message)
-    assert host.turn().failed == (["worker-1"] if isinstance(answer, ForkFailed) else [])
+    assert list(host.turn().failed) == (["worker-1"] if isinstance(answer, ForkFailed) else [])
     assert host.children.trouble is None
     host.wait(1)  # it has other things to do
     host.ask("worker-2")
@@ -252,7 +252,7 @@ def test_a_daemon_that_was_stopped_together_with_its_zygote_does_not_replace_it(
     host.ask()
     host.wait(ZYGOTE_SILENCE_SECONDS_MAX / 2)
     host.seconds += 3600
-    assert host.turn().failed == []
+    assert host.turn().failed == {}
     assert not host.zygote.killed
 
 

@@ -111,7 +111,9 @@ def test_no_more_jobs_wait_than_may(helpers: Helpers):
     assert "wait already" in jobs[-1].why_not
 
 
-@pytest.mark.parametrize("news", [News(failed=["helper-1"]), News(gone=["helper-1"])])
+@pytest.mark.parametrize(
+    "news", [News(failed={"helper-1": "cannot fork: no memory"}), News(gone=["helper-1"])]
+)
 def test_a_job_whose_helper_is_gone_is_told(helpers: Helpers, news: News):
     job = helpers.submit(NameUser(1), at(0))
     helpers.gather(news, at(0))
