@@ -27,7 +27,7 @@ from .control.handlers import Handlers
 from .control.server import Control
 from .host.children import Child, Children
 from .host.clock import Clock
-from .host.helpers import JOB_UNWAITED_SECONDS_MAX, Helpers
+from .host.helpers import Helpers
 from .host.logs import Log
 from .host.runtime_dir import Listener, RuntimeDirWatch
 from .jobs import JobPlan
@@ -235,7 +235,7 @@ class Service:
         loop.join(helpers)
         loop.parts.poller.watch(helpers.fileno())
         loop.parts.pool.cleanup.help_by(
-            lambda request: helpers.submit(request, loop.now, JOB_UNWAITED_SECONDS_MAX)
+            lambda request: helpers.submit(request, loop.now, waited=False)
         )
         return helpers
 
