@@ -106,6 +106,7 @@ class Service(Participant):
             self._reload(loop, jobs)
             if loop.leaving is not None and not loop.leaving.told:
                 loop.leaving.told = True
+                children.drop_held()
                 self.manager.stopping(loop.leaving.bound_seconds)
         self._leave(loop)
 

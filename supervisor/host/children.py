@@ -45,6 +45,9 @@ CHILDREN_LEAVE_SECONDS_MAX = 0.5
 #: A zygote that dies at once is started again no more often than this; doubled in the same way.
 ZYGOTE_RESTART_SECONDS = 1.0
 ZYGOTE_RESTART_SECONDS_MAX = 60.0
+#: Nobody misses an answer any more when nothing was asked for this long after a zygote was given
+#: up: those who still want something ask again within seconds.
+UNASKED_SECONDS_MAX = 10.0
 #: A request that the zygote's full socket did not take is sent again after this time.
 REQUEST_AGAIN_SECONDS = 0.02
 #: More children than any turn can find ended.
@@ -97,6 +100,7 @@ class Children(Participant):
         self._zygotes_given_up = 0  # since one last answered
         self._answer: AnswerWait | None = None  # the one that the zygote owes
         self._unanswered_since_monotonic: float | None = None
+        self._given_up_at_monotonic = 0.0
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is news."""
@@ -122,6 +126,10 @@ class Children(Participant):
     def fork_worker(self, name: str, endpoint: str, *, forks_ahead: bool) -> None:
         self._held.append(ForkWorker(name, endpoint, forks_ahead))
         self._ask_for_held()
+
+    def drop_held(self) -> None:
+        """Ask for no workers that wait until others are gone: the daemon leaves."""
+        self._held.clear()
 
     def fork_synchroniser(self, name: str, endpoint: str) -> None:
         self._ask(ForkSynchroniser(name, endpoint))
@@ -168,6 +176,9 @@ class Children(Participant):
     def gather(self, news: News, now: Instant) -> None:
         """Fill in the news of this turn."""
         self._now_monotonic = now.monotonic_seconds
+        unasked_seconds = now.monotonic_seconds - self._given_up_at_monotonic
+        if not self._asked and not self._waiting and unasked_seconds > UNASKED_SECONDS_MAX:
+            self._unanswered_since_monotonic = None
         for descriptor, _ in self._epoll.poll(0, EVENTS_PER_TURN_MAX):
             name = self._by_pidfd.get(descriptor)
             if name is None:
@@ -332,6 +343,7 @@ class Children(Participant):
             longest=ZYGOTE_RESTART_SECONDS_MAX,
         )
         self._not_before_monotonic = self._now_monotonic + pause_seconds
+        self._given_up_at_monotonic = self._now_monotonic
         self._zygotes_given_up += 1
 
     def _know(self, child: Child) -> None:

@@ -8,6 +8,7 @@ import pytest
 from geosched.ipc.messages.zygote import Forked, ForkFailed, FromZygote, ToZygote, ZygoteReady
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.children import (
+    UNASKED_SECONDS_MAX,
     ZYGOTE_CPU_SECONDS_MAX,
     ZYGOTE_PATIENCE_SECONDS_MAX,
     ZYGOTE_SILENCE_SECONDS_MAX,
@@ -282,3 +283,13 @@ def test_a_zygote_that_cannot_be_started_is_tried_again_and_told(host: Host) -> 
     host.fails = False
     host.wait(60)
     assert len(host.zygotes) == 2
+
+
+def test_a_zygote_that_nobody_asks_for_anything_is_no_trouble(host: Host) -> None:
+    host.ask()
+    host.wait(ZYGOTE_SILENCE_SECONDS_MAX + 0.1)
+    assert host.zygote.killed
+    assert host.children.trouble is not None
+    for _ in range(int(UNASKED_SECONDS_MAX) + 1):
+        host.wait(1)
+    assert host.children.trouble is None

@@ -98,3 +98,18 @@ def test_a_zygote_that_cannot_be_started_is_tried_again(zygote: Zygote):
     assert list(turn(children, due).forked) == []
     assert list(turn(children, due).forked) == ["worker-1"]
     children.close()
+
+
+def test_no_worker_is_asked_for_after_those_that_waited_were_dropped(zygote: Zygote):
+    children = Children(lambda: zygote, children_max=CHILDREN_MAX)
+    children.start()
+    for number in range(CHILDREN_MAX + 2):
+        children.fork_worker(f"worker-{number}", "ipc://nowhere", forks_ahead=False)
+    turn(children)
+    children.drop_held()
+    for _ in range(2):
+        os.kill(zygote.forked[0], 9)
+        os.waitpid(zygote.forked.pop(0), 0)
+        turn(children)
+    assert len(zygote.forked) == CHILDREN_MAX - 2
+    children.close()
