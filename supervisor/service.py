@@ -21,6 +21,7 @@ from ..workers.host.linux import open_clock_set_timer
 from ..workers.host.liveness import JudgeClock
 from ..workers.zygote_client import ZygoteClient
 from .config.derived import address, rules_of
+from .config.descriptors import OF_A_CHILD
 from .config.sections import Settings, SettingsError
 from .config.settings import needs_restart
 from .control.handlers import Handlers
@@ -272,7 +273,13 @@ class Service(Participant):
         loop.join(self._control)
         loop.parts.poller.watch(server.fileno())
         self._listeners.append(server)
-        watch = RuntimeDirWatch(base.runtime, base.runtime_lock, self._listeners)
+        children = loop.parts.children
+        watch = RuntimeDirWatch(
+            base.runtime,
+            base.runtime_lock,
+            self._listeners,
+            lambda count: children.have_room_for_fewer(-(-count // OF_A_CHILD)),
+        )
         self._opened.callback(watch.close)
         loop.join(watch)
         if watch.readable is not None:

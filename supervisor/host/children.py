@@ -53,8 +53,10 @@ REQUEST_AGAIN_SECONDS = 0.02
 #: More children than any turn can find ended.
 REAPED_PER_TURN_MAX = 100_000
 EVENTS_PER_TURN_MAX = 256
-#: Children at once, where nothing less is asked for.
+#: Children at once, where nothing less is asked for; and the fewest that are of any use: a worker,
+#: one that leaves, the synchroniser, the relay of the log.
 CHILDREN_MAX = 100_000
+CHILDREN_MIN = 4
 
 
 class Child(msgspec.Struct):
@@ -83,7 +85,7 @@ class Children(Participant):
         activity: Callable[[int], Activity | None] = procfs.activity,
     ) -> None:
         self._start_zygote = start_zygote
-        self._children_max = children_max
+        self._children_max = self._children_max_at_first = children_max
         self._monotonic_seconds = monotonic_seconds
         self._activity = activity
         self._epoll = select.epoll()
@@ -126,6 +128,14 @@ class Children(Participant):
     def fork_worker(self, name: str, endpoint: str, *, forks_ahead: bool) -> None:
         self._held.append(ForkWorker(name, endpoint, forks_ahead))
         self._ask_for_held()
+
+    def have_room_for_fewer(self, fewer: int) -> bool:
+        """Fork no more workers than the bound of the start less so many. False, and nothing has
+        changed, where that would be less than `CHILDREN_MIN`."""
+        if self._children_max_at_first - fewer < CHILDREN_MIN:
+            return False
+        self._children_max = self._children_max_at_first - fewer
+        return True
 
     def drop_held(self) -> None:
         """Ask for no workers that wait until others are gone: the daemon leaves."""
