@@ -97,6 +97,8 @@ class IncidentView(View, frozen=True):
     backup: str | None = None
 
 
+#: State of a store that can be written.
+STORE_OK = "ok"
 #: State of a store whose files are not at their path any more, while they are still open.
 STORE_REMOVED = "removed"
 #: What `degraded` of the daemon then says of it.

@@ -5,6 +5,7 @@ import click
 from ...messages.control import GetStatus, StatusIs
 from ...messages.views import (
     REASONS_JOINED_BY,
+    STORE_OK,
     STORE_REMOVED,
     STORE_REMOVED_WORDS,
     BackendView,
@@ -19,8 +20,6 @@ from ..words import clean, from_now, full_time, size, span, with_detail
 
 #: A database that is fuller than this share is worth an operator's attention.
 FULL_SHARE = 0.8
-#: The state of a database that can be written.
-STORE_OK = "ok"
 
 _REMOVED = (
     "the files of daemonDB were removed or replaced: what the daemon learns is lost when it ends."
