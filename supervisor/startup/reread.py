@@ -11,7 +11,7 @@ from ...workers.host import procfs
 from ...workers.host.liveness import AnswerWait
 from ..config.sections import Settings, SettingsError
 from ..config.settings import parse, read
-from ..store.tools.child_process import StoreChild
+from ..store.tools.child_process import ChildProcess
 from . import preflight
 
 #: A reader hangs that did nothing for so long, or has used so much processor time (law 17): it
@@ -27,7 +27,7 @@ class Reread:
     def __init__(self, source: Path) -> None:
         """Raises `OSError`."""
         self._source = source
-        self._child = StoreChild(source, tool=_TOOL)
+        self._child = ChildProcess(source, tool=_TOOL)
         self._awaited = AnswerWait(
             time.monotonic(),
             procfs.activity(self._child.pid),

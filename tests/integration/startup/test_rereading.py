@@ -10,7 +10,7 @@ import pytest
 from geosched.supervisor.config.sections import SettingsError
 from geosched.supervisor.startup import reread
 from geosched.supervisor.startup.reread import Reread
-from geosched.supervisor.store.tools.child_process import StoreChild
+from geosched.supervisor.store.tools.child_process import ChildProcess
 from support.daemon import Daemon, daemon_installation, entry
 
 SLOW = "import time; any(map(time.sleep, [0.1] * 30))"
@@ -28,8 +28,8 @@ def outcome(monkeypatch: pytest.MonkeyPatch, does: str) -> str:
     monkeypatch.setattr(reread, "REREAD_IDLE_SECONDS_MAX", 1.0)
     monkeypatch.setattr(
         reread,
-        "StoreChild",
-        lambda *_, **__: StoreChild("-n", "1", "-r", "1", does, tool="timeit"),
+        "ChildProcess",
+        lambda *_, **__: ChildProcess("-n", "1", "-r", "1", does, tool="timeit"),
     )
     reading = Reread(Path("/some/where.toml"))
     while True:
