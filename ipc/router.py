@@ -125,6 +125,8 @@ class Router(Generic[Received, Sent]):
     `refused` counts connections that were given up for what they sent, or for a bound.
     """
 
+    rebind_leaves_descriptors = 0
+
     def __init__(
         self,
         path: Path,

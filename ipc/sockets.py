@@ -85,7 +85,10 @@ def decoded(
 
 
 class Server(Generic[Received, Sent]):
-    """A ROUTER socket bound to a socket file, for any number of peers."""
+    """A ROUTER socket bound to a socket file, for any number of peers. Each `rebind` leaves one
+    descriptor open until it is closed: to end the old listener would end its connections."""
+
+    rebind_leaves_descriptors = 1
 
     def __init__(
         self,

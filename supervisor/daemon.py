@@ -22,7 +22,7 @@ from .config.settings import load
 from .host import logs
 from .host.locks import AlreadyRunningError
 from .startup import bootstrap, preflight
-from .startup.apart import HangingError, called_apart
+from .startup.apart import CallError, called_apart
 from .store.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace, kept: logs.Log) -> int:
     except StoreError as error:
         log.error("%s", error, extra={"event": "store-unusable"})
         return EXIT_STORE
-    except HangingError as error:
+    except CallError as error:
         log.error("cannot look at what %s names: %s", options.config, error)
         return EXIT_ERROR
     except Exception:
@@ -107,7 +107,7 @@ def _prepared(settings: Settings, opened: contextlib.ExitStack) -> bootstrap.Boo
 
 def _look_at_host(settings: Settings) -> None:
     """Refuse what cannot be used, warn of what may be mended later. Its disks may hang: not the
-    daemon waits for them. Raises `SettingsError`, `HangingError` where trust cannot be told."""
+    daemon waits for them. Raises `SettingsError`, `CallError` where trust cannot be told."""
 
     def problems() -> list[str]:
         try:
@@ -124,7 +124,7 @@ def _look_at_host(settings: Settings) -> None:
     preflight.prepare_directories(settings)
     try:
         found = called_apart(lambda: preflight.prepare_log_dir(settings))
-    except HangingError as error:
+    except CallError as error:
         found = [f"Output of runs is lost: {settings.daemon.log_dir}: {error}"]
     for problem in found:
         log.warning("%s: %s", settings.source, problem, extra={"event": "no-log-dir"})

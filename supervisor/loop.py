@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from ..ipc.actions import ExecutionStatus
 from ..ipc.failpoints import Step, step
 from ..ipc.messages.runs import EndCause, RunResult, StopReason
+from ..ipc.messages.views import STORE_OK
 from ..ipc.sockets import Poller
 from .config.sections import Settings
 from .core.lifecycle import Rules
@@ -51,7 +52,6 @@ from .upkeep.retention import Retention
 
 log = logging.getLogger(__name__)
 
-STORE_OK = "ok"
 #: With nothing ahead the loop still wakes at this interval, to compare the clocks.
 IDLE_SECONDS_MAX = 30.0
 #: A store that could not be written is tried again at this interval.

@@ -16,13 +16,13 @@ from .core.model import Instant
 class News(msgspec.Struct):
     """Changes among the child processes since the last turn, by their names.
 
-    `forked` has their pids; `failed` could not be forked. The first participant, `Children`,
-    fills it in; the others read it.
+    `forked` has their pids; `failed` has the reasons why others could not be forked. The first
+    participant, `Children`, fills it in; the others read it.
     """
 
     forked: dict[str, int] = msgspec.field(default_factory=dict)
     gone: list[str] = msgspec.field(default_factory=list)
-    failed: list[str] = msgspec.field(default_factory=list)
+    failed: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Participant(ABC):

@@ -21,17 +21,20 @@ from ..workers.host.linux import open_clock_set_timer
 from ..workers.host.liveness import JudgeClock
 from ..workers.zygote_client import ZygoteClient
 from .config.derived import address, rules_of
+from .config.descriptors import OF_A_CHILD
 from .config.sections import Settings, SettingsError
 from .config.settings import needs_restart
 from .control.handlers import Handlers
 from .control.server import Control
+from .core.model import Instant
 from .host.children import Child, Children
 from .host.clock import Clock
-from .host.helpers import JOB_UNWAITED_SECONDS_MAX, Helpers
+from .host.helpers import Helpers
 from .host.logs import Log
 from .host.runtime_dir import Listener, RuntimeDirWatch
 from .jobs import JobPlan
 from .loop import Loop, Parts
+from .participant import Participant
 from .periodic import PeriodicJobs
 from .runs.pool import Pool
 from .runs.run_order import live_run
@@ -53,8 +56,9 @@ from .upkeep.retention import Retention
 log = logging.getLogger(__name__)
 
 
-class Service:
-    """One run of the daemon, from its bootstrap on; `opened` closes in reverse what it opens."""
+class Service(Participant):
+    """One run of the daemon, from its bootstrap on; `opened` closes in reverse what it opens. Of
+    the loop's turns it wants those in which a reading of its file has to be looked at."""
 
     def __init__(
         self,
@@ -87,6 +91,7 @@ class Service:
         with self._binding():
             loop = self._loop(base, db, children)
         loop.join(self._log)
+        loop.join(self)
         helpers = self._helpers(loop)
         recover_runs(loop, base.leftovers)
         with self._binding():
@@ -102,8 +107,12 @@ class Service:
             self._reload(loop, jobs)
             if loop.leaving is not None and not loop.leaving.told:
                 loop.leaving.told = True
+                children.drop_held()
                 self.manager.stopping(loop.leaving.bound_seconds)
         self._leave(loop)
+
+    def next_deadline(self, _now: Instant) -> float | None:
+        return None if self._reread is None else self._reread.next_look()
 
     # --- start --------------------------------------------------------------------------
 
@@ -235,7 +244,7 @@ class Service:
         loop.join(helpers)
         loop.parts.poller.watch(helpers.fileno())
         loop.parts.pool.cleanup.help_by(
-            lambda request: helpers.submit(request, loop.now, JOB_UNWAITED_SECONDS_MAX)
+            lambda request: helpers.submit(request, loop.now, waited=False)
         )
         return helpers
 
@@ -264,7 +273,13 @@ class Service:
         loop.join(self._control)
         loop.parts.poller.watch(server.fileno())
         self._listeners.append(server)
-        watch = RuntimeDirWatch(base.runtime, base.runtime_lock, self._listeners)
+        children = loop.parts.children
+        watch = RuntimeDirWatch(
+            base.runtime,
+            base.runtime_lock,
+            self._listeners,
+            lambda count: children.have_room_for_fewer(-(-count // OF_A_CHILD)),
+        )
         self._opened.callback(watch.close)
         loop.join(watch)
         if watch.readable is not None:
@@ -288,6 +303,9 @@ class Service:
 
     def _reload(self, loop: Loop, jobs: JobPlan) -> None:
         """Reload all or nothing: an invalid file changes nothing. Call it every turn."""
+        if loop.leaving is not None:
+            self._abandon_reread()
+            return
         try:
             if self._reread is None:
                 if not loop.reload_wanted:
@@ -310,7 +328,18 @@ class Service:
         self._reread = reread = Reread(self.settings.source)
         self._rereads += 1
         name = f"reread-{self._rereads}"
-        loop.parts.children.adopt(Child(name, reread.pid, os.dup(reread.pidfd)))
+        try:
+            watched = os.dup(reread.pidfd)
+        except OSError:
+            self._abandon_reread()
+            raise
+        loop.parts.children.adopt(Child(name, reread.pid, watched))
+
+    def _abandon_reread(self) -> None:
+        """A daemon that leaves takes no other settings, and is not ready again."""
+        if self._reread is not None:
+            self._reread.abandon()
+            self._reread = None
 
     def _apply(self, loop: Loop, jobs: JobPlan, new: Settings) -> None:
         kept = needs_restart(self.settings, new)

@@ -67,15 +67,21 @@ def carry_out(request: ToHelper, instance: str, containment: Containment) -> Fro
                     _remove(path)
                 return FilesRemoved()
             case NameUser(uid):
-                return UserNamed(pwd.getpwuid(uid).pw_name)
+                return UserNamed(_name_of(uid))
             case EndTree(run_id, script_pid, worker, adopter):
                 group = containment.group(worker) if worker else None
                 return TreeEnded(end_tree(instance, run_id, script_pid, group, adopter=adopter))
-    except KeyError:
-        return UserNamed("")
     except OSError as error:
         return Failed(str(error), missing=isinstance(error, FileNotFoundError))
     assert_never(request)
+
+
+def _name_of(uid: int) -> str:
+    """Return the name of a user, "" for none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
 
 
 def _remove(path: str) -> None:

@@ -97,8 +97,14 @@ class IncidentView(View, frozen=True):
     backup: str | None = None
 
 
+#: State of a store that can be written.
+STORE_OK = "ok"
 #: State of a store whose files are not at their path any more, while they are still open.
 STORE_REMOVED = "removed"
+#: What `degraded` of the daemon then says of it.
+STORE_REMOVED_WORDS = "its files were removed or replaced"
+#: Between the reasons in `degraded`.
+REASONS_JOINED_BY = "; "
 
 
 class StoreView(View, frozen=True):

@@ -57,7 +57,9 @@ from ...ipc.messages.control import (
 )
 from ...ipc.messages.helper import NameUser
 from ...ipc.messages.views import (
+    REASONS_JOINED_BY,
     STORE_REMOVED,
+    STORE_REMOVED_WORDS,
     ActionView,
     ClockView,
     DaemonView,
@@ -76,7 +78,6 @@ from ..sync.report_sender import sequence_of
 from .run_output import read_run_output
 from .views import action_view, event_view, incident_view, phase, report_view, run_view
 
-STORE_REMOVED_WORDS = "its files were removed or replaced"
 #: Added to the grace of a `stop` and to the time-out of a `sync`; half of it to the bound of
 #: a `shutdown`, which has a margin already (INTERFACE, "Commands").
 BOUND_MARGIN_SECONDS = 10.0
@@ -210,7 +211,7 @@ class Handlers:
             started_at=format_instant(self._started.wall_us),
             uptime_seconds=round(uptime, 3),
             shutting_down=loop.leaving is not None,
-            degraded="; ".join(reason for reason in reasons if reason) or None,
+            degraded=REASONS_JOINED_BY.join(reason for reason in reasons if reason) or None,
         )
 
     def _store(self) -> StoreView:

@@ -45,13 +45,18 @@ CHILDREN_LEAVE_SECONDS_MAX = 0.5
 #: A zygote that dies at once is started again no more often than this; doubled in the same way.
 ZYGOTE_RESTART_SECONDS = 1.0
 ZYGOTE_RESTART_SECONDS_MAX = 60.0
+#: Nobody misses an answer any more when nothing was asked for this long after a zygote was given
+#: up: those who still want something ask again within seconds.
+UNASKED_SECONDS_MAX = 10.0
 #: A request that the zygote's full socket did not take is sent again after this time.
 REQUEST_AGAIN_SECONDS = 0.02
 #: More children than any turn can find ended.
 REAPED_PER_TURN_MAX = 100_000
 EVENTS_PER_TURN_MAX = 256
-#: Children at once, where nothing less is asked for.
+#: Children at once, where nothing less is asked for; and the fewest that are of any use: a worker,
+#: one that leaves, the synchroniser, the relay of the log.
 CHILDREN_MAX = 100_000
+CHILDREN_MIN = 4
 
 
 class Child(msgspec.Struct):
@@ -80,7 +85,7 @@ class Children(Participant):
         activity: Callable[[int], Activity | None] = procfs.activity,
     ) -> None:
         self._start_zygote = start_zygote
-        self._children_max = children_max
+        self._children_max = self._children_max_at_first = children_max
         self._monotonic_seconds = monotonic_seconds
         self._activity = activity
         self._epoll = select.epoll()
@@ -97,6 +102,7 @@ class Children(Participant):
         self._zygotes_given_up = 0  # since one last answered
         self._answer: AnswerWait | None = None  # the one that the zygote owes
         self._unanswered_since_monotonic: float | None = None
+        self._given_up_at_monotonic = 0.0
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is news."""
@@ -122,6 +128,18 @@ class Children(Participant):
     def fork_worker(self, name: str, endpoint: str, *, forks_ahead: bool) -> None:
         self._held.append(ForkWorker(name, endpoint, forks_ahead))
         self._ask_for_held()
+
+    def have_room_for_fewer(self, fewer: int) -> bool:
+        """Fork no more workers than the bound of the start less so many. False, and nothing has
+        changed, where that would be less than `CHILDREN_MIN`."""
+        if self._children_max_at_first - fewer < CHILDREN_MIN:
+            return False
+        self._children_max = self._children_max_at_first - fewer
+        return True
+
+    def drop_held(self) -> None:
+        """Ask for no workers that wait until others are gone: the daemon leaves."""
+        self._held.clear()
 
     def fork_synchroniser(self, name: str, endpoint: str) -> None:
         self._ask(ForkSynchroniser(name, endpoint))
@@ -168,6 +186,9 @@ class Children(Participant):
     def gather(self, news: News, now: Instant) -> None:
         """Fill in the news of this turn."""
         self._now_monotonic = now.monotonic_seconds
+        unasked_seconds = now.monotonic_seconds - self._given_up_at_monotonic
+        if not self._asked and not self._waiting and unasked_seconds > UNASKED_SECONDS_MAX:
+            self._unanswered_since_monotonic = None
         for descriptor, _ in self._epoll.poll(0, EVENTS_PER_TURN_MAX):
             name = self._by_pidfd.get(descriptor)
             if name is None:
@@ -282,7 +303,7 @@ class Children(Participant):
                             "Cannot watch %s: no pidfd came", name, extra={"event": "no-pidfd"}
                         )
                         self._asked.discard(name)
-                        news.failed.append(name)
+                        news.failed[name] = "no descriptor is left to watch it by"
                     else:
                         self._know(Child(name, pid, pidfd))
                         news.forked[name] = pid
@@ -290,7 +311,7 @@ class Children(Participant):
                     self._answered()
                     log.error("Cannot fork %s: %s", name, detail, extra={"event": "fork-failed"})
                     self._asked.discard(name)
-                    news.failed.append(name)
+                    news.failed[name] = detail
                 case ZygoteReady():
                     self._zygote_ready = True  # which is no answer to a request yet
         if not self._asked:
@@ -322,7 +343,7 @@ class Children(Participant):
         self._zygote.close()
         self._zygote = self._answer = None
         self._give_up_zygote()
-        news.failed.extend(self._asked)
+        news.failed |= dict.fromkeys(self._asked, f"the zygote {why}")
         self._asked.clear()
 
     def _give_up_zygote(self) -> None:
@@ -332,6 +353,7 @@ class Children(Participant):
             longest=ZYGOTE_RESTART_SECONDS_MAX,
         )
         self._not_before_monotonic = self._now_monotonic + pause_seconds
+        self._given_up_at_monotonic = self._now_monotonic
         self._zygotes_given_up += 1
 
     def _know(self, child: Child) -> None:

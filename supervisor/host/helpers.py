@@ -13,6 +13,7 @@ import socket
 import msgspec
 
 from ...ipc.messages.helper import FromHelper, ToHelper
+from ...workers.host.liveness import AnswerWait
 from ..core.model import Instant
 from ..participant import News, Participant
 from .children import Children
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Shorter than the silence after which a client gives up (5 s): it is told the reason.
 JOB_SECONDS_MAX = 3.0
-#: Of a job that no client waits for: a host that is slow needs longer, and is no disk that hangs.
+#: Of a job that no client waits for: its helper hangs when it did nothing for so long since it was
+#: forked, or used so much processor time (law 17). A host that is slow is no disk that hangs.
 JOB_UNWAITED_SECONDS_MAX = 60.0
 #: Of each kind of job: one that hangs takes no helper from another kind.
 HELPERS_OF_A_KIND_MAX = 2
@@ -34,10 +36,12 @@ _decode = msgspec.msgpack.Decoder(FromHelper).decode
 
 
 class Job(msgspec.Struct):
-    """A request to a helper; in the end it has an `answer`, or `why_not`."""
+    """A request to a helper; in the end it has an `answer`, or `why_not`. Where no client has
+    `waited` for it, a helper that is at work has it beyond its deadline."""
 
     request: ToHelper
     deadline_monotonic: float
+    waited: bool = True
     answer: FromHelper | None = None
     why_not: str = ""
 
@@ -55,6 +59,7 @@ class _Helper(msgspec.Struct):
     theirs: socket.socket | None  # until it is forked
     job: Job | None = None
     idle_since_monotonic: float = 0.0
+    judge: AnswerWait | None = None  # of a job that nobody waits for, from the fork on
 
 
 class Helpers(Participant):
@@ -72,9 +77,11 @@ class Helpers(Participant):
         """Return a descriptor that is readable when there is an answer."""
         return self._epoll.fileno()
 
-    def submit(self, request: ToHelper, now: Instant, seconds_max: float = JOB_SECONDS_MAX) -> Job:
+    def submit(self, request: ToHelper, now: Instant, *, waited: bool = True) -> Job:
         """Begin a job, which a later turn finds done. It is done at once where none can begin."""
-        job = Job(request, now.monotonic_seconds + seconds_max)
+        seconds_max = JOB_SECONDS_MAX if waited else JOB_UNWAITED_SECONDS_MAX
+        job = Job(request, now.monotonic_seconds + seconds_max, waited)
+        self._now_monotonic = now.monotonic_seconds
         alike = [each for each in self._waiting if type(each.request) is type(request)]
         if len(alike) >= JOBS_WAITING_OF_A_KIND_MAX:
             job.why_not = f"{len(alike)} others wait already"
@@ -90,22 +97,28 @@ class Helpers(Participant):
             if helper.name in news.forked and helper.theirs is not None:
                 helper.theirs.close()
                 helper.theirs = None
+                self._await_answer(helper)
             if helper.ours is not None:
                 self._hear(helper)
             elif helper.name in news.forked:
                 self._children.kill(helper.name)  # too late: it was given up meanwhile
             if helper.name in news.gone or helper.name in news.failed:
-                self._forget(helper)
+                why = news.failed.get(helper.name)
+                self._forget(helper, f"no helper: {why}" if why else "its helper was killed")
         self._give_up_late()
         self._hand_out()
 
     def next_deadline(self, _now: Instant) -> float | None:
-        """Return when the next job, or an idle helper, is given up."""
-        deadlines = [job.deadline_monotonic for job in self._waiting]
+        """Return when the next job, or an idle helper, is given up, or a helper is looked at."""
+        deadlines = [
+            job.deadline_monotonic for job in self._waiting if job.waited or self._no_hope(job)
+        ]
         for helper in self._helpers.values():
-            if helper.job is not None:
+            if helper.judge is not None:
+                deadlines.append(helper.judge.next_look())
+            elif helper.job is not None and helper.job.waited:
                 deadlines.append(helper.job.deadline_monotonic)
-            elif helper.ours is not None:
+            elif helper.job is None and helper.ours is not None:
                 deadlines.append(helper.idle_since_monotonic + IDLE_SECONDS_MAX)
         return min(deadlines, default=None)
 
@@ -124,6 +137,7 @@ class Helpers(Participant):
                 continue
             self._waiting.remove(job)
             helper.job = job
+            self._await_answer(helper)
             assert helper.ours is not None
             try:
                 # Before it is forked, too: the socket holds the request meanwhile.
@@ -160,7 +174,7 @@ class Helpers(Participant):
             return
         except OSError:
             data = b""
-        job, helper.job = helper.job, None
+        job, helper.job, helper.judge = helper.job, None, None
         helper.idle_since_monotonic = self._now_monotonic
         if job is not None and data:
             job.answer = _decode(data)
@@ -170,27 +184,53 @@ class Helpers(Participant):
 
     def _give_up_late(self) -> None:
         now = self._now_monotonic
-        for job in [job for job in self._waiting if now >= job.deadline_monotonic]:
+        late = [job for job in self._waiting if now >= job.deadline_monotonic]
+        for job in [job for job in late if job.waited or self._no_hope(job)]:
             self._waiting.remove(job)
             hung = [helper for helper in self._helpers.values() if helper.ours is None]
             _fail(job, f"no helper was free in time, {len(hung)} hang")
         for helper in list(self._helpers.values()):
-            if helper.job is not None and now >= helper.job.deadline_monotonic:
+            if helper.job is not None and self._is_late(helper, helper.job):
                 self._give_up(helper, "what it asked did not answer in time")
             elif helper.job is None and now >= helper.idle_since_monotonic + IDLE_SECONDS_MAX:
                 _close(helper)
+
+    def _no_hope(self, job: Job) -> bool:
+        """No helper of the kind is at work or being forked that could be free for it in the end."""
+        kind = type(job.request)
+        return not any(
+            helper.kind is kind and helper.ours is not None for helper in self._helpers.values()
+        )
+
+    def _await_answer(self, helper: _Helper) -> None:
+        """Have a helper judged from now on, where it is there and nobody waits for its answer."""
+        if helper.job is None or helper.job.waited or helper.theirs is not None:
+            return
+        helper.judge = AnswerWait(
+            self._now_monotonic,
+            self._children.activity(helper.name),
+            idle_seconds_max=JOB_UNWAITED_SECONDS_MAX,
+            cpu_seconds_max=JOB_UNWAITED_SECONDS_MAX,
+        )
+
+    def _is_late(self, helper: _Helper, job: Job) -> bool:
+        if job.waited:
+            return self._now_monotonic >= job.deadline_monotonic
+        if helper.judge is None:
+            return False  # it is being forked, which `children` judges
+        return helper.judge.hangs(self._now_monotonic, self._children.activity(helper.name))
 
     def _give_up(self, helper: _Helper, why: str) -> None:
         """Kill a helper. Until the kernel lets go of it, it counts."""
         if helper.job is not None:
             _fail(helper.job, why)
-        helper.job = None
+        helper.job = helper.judge = None
         _close(helper)
         self._children.kill(helper.name)
 
-    def _forget(self, helper: _Helper) -> None:
+    def _forget(self, helper: _Helper, why: str) -> None:
         if helper.job is not None:
-            _fail(helper.job, "its helper was killed, or could not be forked")
+            _fail(helper.job, why)
         _close(helper)
         if helper.theirs is not None:
             helper.theirs.close()

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,12 +30,16 @@ LOOK_SECONDS = 10.0
 SETTLE_SECONDS = 1.0
 SETTLE_SECONDS_MAX = 5.0
 _EVENTS_BYTES = 64 * 1024
+#: Descriptors that sockets made anew may have left open before children give room for more, and
+#: before that is told: as many are always spare.
+DESCRIPTORS_LEFT_SPARE = 8
 
 
 class Listener(Protocol):
     """A server that listens at a socket file."""
 
     path: Path
+    rebind_leaves_descriptors: int
 
     def in_place(self) -> bool:
         """Its own socket is at `path`."""
@@ -48,16 +52,24 @@ class RuntimeDirWatch(Participant):
     """A look at `runtime_dir` whenever something is removed from it.
 
     `readable` is a descriptor that is readable then, None where the host gives none. What cannot
-    be made is told once, and tried again with each look.
+    be made is told once, and tried again with each look. `set_aside` keeps so many descriptors, in
+    all, from children; False where they would be too few.
     """
 
     def __init__(
-        self, runtime: Runtime, lock: DirectoryLock, listeners: Sequence[Listener]
+        self,
+        runtime: Runtime,
+        lock: DirectoryLock,
+        listeners: Sequence[Listener],
+        set_aside: Callable[[int], bool],
     ) -> None:
         self.readable = _removal_watch()
         self._runtime = runtime
         self._lock = lock
-        self._listeners = listeners
+        # In this order: a daemon that can listen for no more workers can still be asked.
+        self._listeners = sorted(listeners, key=lambda each: each.rebind_leaves_descriptors)
+        self._set_aside = set_aside
+        self._descriptors_left = 0
         self._made = os.stat(runtime.dir)
         self._store_lock = _inode(runtime.store_lock)
         self._told = ""
@@ -141,8 +153,26 @@ class RuntimeDirWatch(Participant):
             made.append("lock")
         for listener in self._listeners:
             if not listener.in_place():
-                listener.rebind()
+                self._rebind(listener)
                 made.append(listener.path.name)
+
+    def _rebind(self, listener: Listener) -> None:
+        """Raises `OSError`, also where that would leave too few descriptors for children: with
+        none, libzmq ends the process (fact Z6)."""
+        left = self._descriptors_left + listener.rebind_leaves_descriptors
+        beyond = left - DESCRIPTORS_LEFT_SPARE
+        if listener.rebind_leaves_descriptors and beyond > 0 and not self._set_aside(beyond):
+            raise OSError(f"{listener.path} was removed too often: start the daemon anew")
+        listener.rebind()
+        if left > self._descriptors_left and beyond > 0:
+            log.warning(
+                "%d descriptors are lost to sockets that others removed from %s: find out who does"
+                " that; only a start of the daemon brings them back",
+                left,
+                self._runtime.dir,
+                extra={"event": "descriptors-lost", "descriptors": left},
+            )
+        self._descriptors_left = left
 
     def _refuse_others(self) -> None:
         """Use another directory than that of the start only where nobody else can write it, as at

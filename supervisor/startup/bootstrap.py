@@ -18,7 +18,7 @@ from ..config.sections import Settings, SettingsError
 from ..host.locks import DirectoryLock
 from ..host.sd_notify import ServiceManager
 from ..store.tools import child_process
-from ..store.tools.child_process import StoreChild
+from ..store.tools.child_process import ChildProcess
 from .sweep import Leftovers
 
 
@@ -36,7 +36,7 @@ class Bootstrap(msgspec.Struct):
     open_files: int
     descriptors: Descriptors
     wakeup: int
-    examination: StoreChild | None
+    examination: ChildProcess | None
     leftovers: Leftovers
 
 

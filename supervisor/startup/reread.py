@@ -7,13 +7,17 @@ import sys
 import time
 from pathlib import Path
 
+from ...workers.host import procfs
+from ...workers.host.liveness import AnswerWait
 from ..config.sections import Settings, SettingsError
 from ..config.settings import parse, read
-from ..store.tools.child_process import StoreChild
+from ..store.tools.child_process import ChildProcess
 from . import preflight
 
-#: A disk that has not answered by then is one that hangs.
-REREAD_SECONDS_MAX = 30.0
+#: A reader hangs that did nothing for so long, or has used so much processor time (law 17): it
+#: waits for a disk.
+REREAD_IDLE_SECONDS_MAX = 30.0
+REREAD_CPU_SECONDS_MAX = 60.0
 _TOOL = "geosched.supervisor.startup.reread"
 
 
@@ -23,8 +27,13 @@ class Reread:
     def __init__(self, source: Path) -> None:
         """Raises `OSError`."""
         self._source = source
-        self._child = StoreChild(source, tool=_TOOL)
-        self._kill_at_monotonic = time.monotonic() + REREAD_SECONDS_MAX
+        self._child = ChildProcess(source, tool=_TOOL)
+        self._awaited = AnswerWait(
+            time.monotonic(),
+            procfs.activity(self._child.pid),
+            idle_seconds_max=REREAD_IDLE_SECONDS_MAX,
+            cpu_seconds_max=REREAD_CPU_SECONDS_MAX,
+        )
         self._ended = select.poll()
         self._ended.register(self._child.pidfd, select.POLLIN)
 
@@ -36,16 +45,21 @@ class Reread:
     def pidfd(self) -> int:
         return self._child.pidfd
 
+    def next_look(self) -> float:
+        """Return the monotonic instant at which to ask for the result again."""
+        return self._awaited.next_look()
+
+    def abandon(self) -> None:
+        """Have no result: nobody wants it any more."""
+        self._child.abandon()
+
     def result(self) -> Settings | None:
         """Return the settings once they are read. Raises `SettingsError`."""
         if not self._ended.poll(0):
-            if time.monotonic() < self._kill_at_monotonic:
+            if not self._awaited.hangs(time.monotonic(), procfs.activity(self.pid)):
                 return None
-            self._child.abandon()
-            raise SettingsError(
-                f"cannot look at {self._source} and what it names: no answer for"
-                f" {REREAD_SECONDS_MAX:g} s"
-            )
+            self.abandon()
+            raise SettingsError(f"cannot look at {self._source} and what it names: no answer")
         answer = self._child.answer()
         if answer.complaint or answer.died_of or not answer.output:
             why = answer.complaint or f"its reader ended ({answer.died_of or answer.code})"

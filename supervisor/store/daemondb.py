@@ -138,8 +138,12 @@ class DaemonDB:
 
     @property
     def removed(self) -> bool:
-        """The open file is not at its path any more: what is written is lost with this process."""
-        return files.data_identity(self.store_dir) != self._data_identity
+        """The open file is not at its path any more: what is written is lost with this process.
+        Where nobody can look, it counts as there: a commit will tell of a disk that fails."""
+        try:
+            return files.data_identity(self.store_dir) != self._data_identity
+        except OSError:
+            return False
 
     def check_readers(self) -> None:
         """Remove readers that died from LMDB's table: they would pin pages (fact 7)."""

@@ -213,10 +213,10 @@ def data_bytes(store_dir: Path) -> int:
 
 def data_identity(store_dir: Path) -> tuple[int, int] | None:
     """Return device and inode of the file that has the path of the data file; None where none
-    has it."""
+    has it. Raises `OSError` where that cannot be told."""
     try:
         found = (store_dir / "data.mdb").stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
 

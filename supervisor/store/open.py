@@ -21,7 +21,7 @@ from .repair import incidents
 from .repair.findings import Condition, Examination
 from .repair.incidents import Incident
 from .tools import child_process
-from .tools.child_process import StoreChild
+from .tools.child_process import ChildProcess
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def open_store(
     map_bytes: int = MAP_BYTES,
     lock: Path | None = None,
     say: Say = lambda *_: None,
-    begun: StoreChild | None = None,
+    begun: ChildProcess | None = None,
 ) -> DaemonDB:
     """Open the store below `state_dir`, repaired, replaced or migrated as needed.
 

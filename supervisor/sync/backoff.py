@@ -86,10 +86,11 @@ class Backoff:
         self.cap_seconds = RETRY_CAP_SECONDS
         self.pull_base_seconds = RETRY_BASE_SECONDS
         self._path = path
+        self._boot_id = boot_id()  # once: where descriptors are short it cannot be read
         self._chance = chance
         self._source = ""
         self._pull = self._report = _NO_WAIT
-        self._kept = _read(path, now)
+        self._kept = _read(path, self._boot_id, now)
 
     def turn_to(self, source: str) -> None:
         """Apply to the backend `source` from now on; for "" nothing is kept."""
@@ -145,7 +146,7 @@ class Backoff:
     def _keep(self) -> None:
         """Write the waits where they differ from the file; without any failure there is none."""
         failing = (self._pull, self._report) != (_NO_WAIT, _NO_WAIT)
-        kept = Kept(boot_id(), self._source, self._pull, self._report)
+        kept = Kept(self._boot_id, self._source, self._pull, self._report)
         wanted = kept if self._source and failing else None
         if wanted == self._kept:
             return
@@ -160,17 +161,17 @@ class Backoff:
             self._kept = wanted
 
 
-def _read(path: Path, now: Instant) -> Kept | None:
+def _read(path: Path, this_boot: str, now: Instant) -> Kept | None:
     """Return what an earlier daemon of this boot kept, None where nothing of it can be used."""
     try:
         with open_regular(path, follow_links=False) as file:
             kept = _decode(file.read(KEPT_BYTES_MAX))
         until = max(kept.pull.until_boot_seconds, kept.report.until_boot_seconds)
-        if kept.boot_id == boot_id() and until > now.boot_seconds + RETRY_AFTER_SECONDS_MAX:
+        if kept.boot_id == this_boot and until > now.boot_seconds + RETRY_AFTER_SECONDS_MAX:
             raise ValueError("it would wait for longer than any back-off is")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         log.warning("Ignored %s: %s", path, error, extra={"event": "backoff-ignored"})
         return None
-    return kept if kept.boot_id == boot_id() else None
+    return kept if kept.boot_id == this_boot else None

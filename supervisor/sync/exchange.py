@@ -47,8 +47,8 @@ EXCHANGE_MARGIN_SECONDS = 3.0
 EXCHANGE_MARGIN_SECONDS_MAX = 600.0
 #: The most that one may be late, whatever it does.
 EXCHANGE_LATE_SECONDS_MAX = 600.0
-#: Synchronisers that may end during one exchange: a response that ends each of them is not
-#: requested again and again until the deadline.
+#: Synchronisers that may end during one exchange, or cannot be forked for it: a response that
+#: ends each of them is not requested again and again until the deadline.
 READERS_PER_EXCHANGE_MAX = 2
 #: A synchroniser leaves after this long with nothing to do, and its memory is free again.
 LINGER_SECONDS = 10.0
@@ -162,9 +162,10 @@ class ExchangeRunner:
         outcome = self._hear(now)
         if self._exchange is not None and self._name in news.forked:
             self._begin_time(self._exchange)
-        if self._name in news.gone or self._name in news.failed:
+        if self._name is not None and (self._name in news.gone or self._name in news.failed):
+            why = news.failed.get(self._name)
             self._name, self._connected = None, False
-            outcome = outcome or self._reader_lost(now)
+            outcome = outcome or self._reader_lost(why, now)
         outcome = outcome or self._judge(now)
         if outcome is None and self._exchange is not None:
             self._carry_on()
@@ -268,14 +269,18 @@ class ExchangeRunner:
             case ExchangeFailed(_, kind, detail, retry_after_seconds):
                 return self._failed(kind, detail, now, retry_after_seconds)
 
-    def _reader_lost(self, now: Instant) -> Outcome | None:
-        """Order it from another synchroniser: the first may have ended before it read the order."""
+    def _reader_lost(self, why_not_forked: str | None, now: Instant) -> Outcome | None:
+        """Order it from another synchroniser: the first may have ended before it read the order.
+        Then the back-off paces who is tried next: a host that cannot fork is not asked without
+        end, and it can be seen why nothing is exchanged."""
         exchange = self._exchange
-        if exchange is None or not exchange.sent:
+        if exchange is None:
             return None
         exchange.readers_lost += 1
         if exchange.readers_lost < READERS_PER_EXCHANGE_MAX:
             return None
+        if why_not_forked is not None:
+            return self._failed(ErrorKind.LOCAL, f"no synchroniser: {why_not_forked}", now)
         return self._failed(ErrorKind.LOCAL, "its synchroniser ended before it answered", now)
 
     def _judge(self, now: Instant) -> Outcome | None:

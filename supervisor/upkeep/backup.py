@@ -15,7 +15,7 @@ from ..participant import News, Participant
 from ..store.daemondb import DaemonDB
 from ..store.files import StorePaths
 from ..store.tools import backups
-from ..store.tools.child_process import StoreChild
+from ..store.tools.child_process import ChildProcess
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Backup(Participant):
         self._db = db
         self._children = children
         self._paths = StorePaths(settings.state_dir)
-        self._child: StoreChild | None = None
+        self._child: ChildProcess | None = None
         self._kill_at_monotonic = 0.0
         self._failures = 0  # since the last that was made
         self._copied_transaction: int | None = None
@@ -78,7 +78,7 @@ class Backup(Participant):
     def _begin(self, now: Instant) -> None:
         self._copied_transaction = self._db.last_transaction
         try:
-            child = StoreChild("backup-own", self._paths.state_dir)
+            child = ChildProcess("backup-own", self._paths.state_dir)
         except OSError as error:
             self._failed(str(error))
             return
@@ -96,7 +96,7 @@ class Backup(Participant):
             longest=PERIODIC_BACKUP_SECONDS_LONGEST,
         )
 
-    def _done(self, child: StoreChild, now: Instant) -> None:
+    def _done(self, child: ChildProcess, now: Instant) -> None:
         self._child = None
         answer = child.answer()
         self._db.check_readers()  # one that was killed would pin its pages (fact 7)

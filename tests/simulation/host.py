@@ -177,7 +177,7 @@ class Children(Participant):
                 self._known[name] = Child(name, pid, -1)
             news.forked |= line.news.forked
             news.gone += line.news.gone
-            news.failed += line.news.failed
+            news.failed |= line.news.failed
             line.news = News()
         for name in news.gone:
             self._known.pop(name, None)
@@ -209,7 +209,7 @@ class Children(Participant):
         """What was asked of it and has not come yet, never will."""
         for name in self._asked:
             line = self._exchanges if name.startswith("sync") else self._workers
-            line.news.failed.append(name)
+            line.news.failed[name] = "cannot fork"
             self._world.awake = True
         self._asked.clear()
 
@@ -225,7 +225,7 @@ class Children(Participant):
             del self._asked[name]
             self._world.awake = True
             if chance > 0.99:
-                line.news.failed.append(name)
+                line.news.failed[name] = "cannot fork"
                 return
             pid = next(self._host.pids)
             line.processes[name] = make(pid)

@@ -24,7 +24,7 @@ from geosched.supervisor.store.open import open_store
 from geosched.supervisor.store.repair import incidents as told
 from geosched.supervisor.store.repair.examine import examine
 from geosched.supervisor.store.tools import child_process, cli, examiner
-from geosched.supervisor.store.tools.child_process import StoreChild
+from geosched.supervisor.store.tools.child_process import ChildProcess
 
 from support.build import NOW, NOW_US, RULES
 from support.paths import TESTS
@@ -51,7 +51,7 @@ class Opened(msgspec.Struct):
     modes: list[str] = []  # files that others could read
 
 
-class ForkedChild(StoreChild):
+class ForkedChild(ChildProcess):
     def __init__(self, *arguments: str | Path, tool: str = cli.__name__) -> None:
         self._said = os.memfd_create("storetool")
         self._complained = os.memfd_create("storetool")
@@ -166,7 +166,7 @@ class Openings:
 def main() -> None:
     if "--exec" not in sys.argv:
         forked: Any = ForkedChild
-        child_process.StoreChild = forked
+        child_process.ChildProcess = forked
     for line in sys.stdin:
         word, _, place = line.rstrip("\n").partition(" ")
         answer = msgspec.json.encode(open_and_look(Path(place), use=word == "use"))

@@ -12,10 +12,15 @@ TEMPORARY = ".tmp"
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
+def is_shortage(error: OSError) -> bool:
+    """The error says nothing about what was to be opened."""
+    return error.errno in _SHORTAGES
+
+
 def raise_shortage(error: OSError) -> None:
     """Raise an error that says nothing about what was to be opened: who takes it for the absence
     of a process would start another beside it."""
-    if error.errno in _SHORTAGES:
+    if is_shortage(error):
         raise error
 
 

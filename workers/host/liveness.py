@@ -58,6 +58,10 @@ class Activity(NamedTuple):
     runnable: bool  # its first thread has a processor, or waits for one
 
 
+#: In place of what a process has done, where nobody could look: no descriptor is left, perhaps.
+UNSEEN = Activity(switches=-1, cpu_seconds=0.0, runnable=False)
+
+
 class HangJudge:
     """Judges a process that owes an answer: whether it hangs, or is only slow.
 
@@ -77,12 +81,16 @@ class HangJudge:
         """The answer is owed from now on."""
         self._idle_seconds_max = idle_seconds_max
         self._cpu_seconds_max = cpu_seconds_max
-        self._first = self._last = activity
+        self._first = self._last = None if activity is UNSEEN else activity
         self._active_at_seconds = now_seconds
 
     def hangs(self, now_seconds: float, activity: Activity | None) -> bool:
         """Look at the process: often, for one that is paused again and again is not idle. One
-        whose activity is not known (None) is judged by its silence alone."""
+        whose activity is not known (None) is judged by its silence alone; a time in which nobody
+        could look at it (`UNSEEN`) is not its silence."""
+        if activity is UNSEEN:
+            self._active_at_seconds = now_seconds
+            return False
         ran = activity and self._last and activity.switches != self._last.switches
         if ran or (activity and activity.runnable):
             self._active_at_seconds = now_seconds

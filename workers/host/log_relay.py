@@ -96,7 +96,8 @@ class DroppingHandler(logging.StreamHandler[_Sink]):
 
 
 def relay(source: int, target: int, gone: Callable[[], bool]) -> None:
-    """Copy records from `source` to `target`, until nobody can write any more. Both may block.
+    """Copy records from `source` to `target`, until nobody can write any more. Both may block. A
+    record for which a target has no reader is dropped.
 
     `gone` tells that the daemon is: then a target that takes nothing for `ORPHANED_SECONDS_MAX`
     ends the calling process, for what else could end a wait in write(2)?
@@ -111,6 +112,8 @@ def relay(source: int, target: int, gone: Callable[[], bool]) -> None:
                 rest = rest[os.write(target, rest) :]
             except BlockingIOError:  # whoever started the daemon made it so
                 _wait_for_room(target)
+            except BrokenPipeError:  # nobody reads it: only the next record may find somebody
+                break
             except OSError:
                 if _hung_up(source):
                     return

@@ -1,7 +1,7 @@
 """Processes as `/proc` shows them: identity, parents and children, marks, cost.
 
 Only reads. About a process that is gone every function returns None or nothing: that is normal,
-and no error. Without a descriptor to look with they raise `OSError`.
+and no error. Without a descriptor to look with they raise `OSError`, but for `activity`.
 """
 
 import os
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from .files import raise_shortage
-from .liveness import Activity
+from .files import is_shortage, raise_shortage
+from .liveness import UNSEEN, Activity
 
 INSTANCE_VARIABLE = "GEOSCHED_INSTANCE"
 RUN_ID_VARIABLE = "GEOSCHED_RUN_ID"
@@ -124,7 +124,8 @@ def stat(pid: int) -> Stat | None:
 
 
 def activity(pid: int) -> Activity | None:
-    """Return what a process has done so far; None for one that is gone.
+    """Return what a process has done so far; `UNSEEN` where nothing is left to look with, None for
+    one that is gone or that this host does not show. It raises nothing: a judge looks again.
 
     Of context switches every kernel keeps count, of other things not (fact P29).
     """
@@ -133,8 +134,8 @@ def activity(pid: int) -> Activity | None:
             line = file.read()
         with open(f"/proc/{pid}/status", "rb") as file:
             status = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    except OSError as error:
+        return UNSEEN if is_shortage(error) else None
     fields = line[line.rindex(b")") + 2 :].split()
     switches = re.findall(rb"^(?:non)?voluntary_ctxt_switches:\s*(\d+)", status, re.MULTILINE)
     return Activity(

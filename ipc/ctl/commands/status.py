@@ -3,7 +3,16 @@
 import click
 
 from ...messages.control import GetStatus, StatusIs
-from ...messages.views import STORE_REMOVED, BackendView, LimitsView, StatusView, StoreView
+from ...messages.views import (
+    REASONS_JOINED_BY,
+    STORE_OK,
+    STORE_REMOVED,
+    STORE_REMOVED_WORDS,
+    BackendView,
+    LimitsView,
+    StatusView,
+    StoreView,
+)
 from ..options import Verb, connect
 from ..printing import fields, now_us, show
 from ..table import Block, Sheet
@@ -11,8 +20,6 @@ from ..words import clean, from_now, full_time, size, span, with_detail
 
 #: A database that is fuller than this share is worth an operator's attention.
 FULL_SHARE = 0.8
-#: The state of a database that can be written.
-STORE_OK = "ok"
 
 _REMOVED = (
     "the files of daemonDB were removed or replaced: what the daemon learns is lost when it ends."
@@ -53,12 +60,10 @@ def troubles(status: StatusView) -> list[str]:
     """Return what an operator must know and would not look for, one line each."""
     backend, outbox, store = status.backend, status.outbox, status.store
     limits = status.limits
+    degraded = _degraded(status)
     found = [
         (status.daemon.shutting_down, "the daemon is shutting down"),
-        (
-            status.daemon.degraded and store.state != STORE_REMOVED,
-            f"degraded: {status.daemon.degraded}",
-        ),
+        (degraded, f"degraded: {degraded}"),
         (
             store.state not in (STORE_OK, STORE_REMOVED),
             f"daemonDB cannot be written: {store.state}",
@@ -83,6 +88,15 @@ def troubles(status: StatusView) -> list[str]:
         happened.append("  (`geosched-ctl db acknowledge` says that you have seen this)")
     told = [*backend.warnings, *(text for holds, text in found if holds)]
     return told + happened + [f"  {one}" for one in backend.quarantine]
+
+
+def _degraded(status: StatusView) -> str:
+    """Return the reasons for which the daemon is degraded, without that of a removed database,
+    which has a line of its own."""
+    reasons = (status.daemon.degraded or "").split(REASONS_JOINED_BY)
+    if status.store.state == STORE_REMOVED:
+        reasons = [reason for reason in reasons if reason != STORE_REMOVED_WORDS]
+    return REASONS_JOINED_BY.join(reasons)
 
 
 def _cut(limits: LimitsView) -> str:

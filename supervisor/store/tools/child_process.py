@@ -1,4 +1,5 @@
-"""Child processes that run `cli.py` or `examiner.py` on a store, and their answers.
+"""Child processes that run a command of the daemon's own (`cli.py` or `examiner.py` on a store,
+the reader of a reload), and their answers.
 
 At start and stop the daemon may wait for one; while it works it never does (law 2): then
 `pidfd` tells of the end, and the answer is read from memory afterwards. Decides nothing.
@@ -59,15 +60,15 @@ class Answer(msgspec.Struct, frozen=True):
         return self.died_of in [each.name for each in _KILLED_BY_DAMAGE]
 
 
-class StoreChild:
+class ChildProcess:
     """A command in a process of its own; it has ended when `pidfd` is readable."""
 
     def __init__(self, *arguments: str | Path, tool: str = _TOOL) -> None:
         """Start it. Raises `OSError`."""
         with contextlib.ExitStack() as opened:
-            self._said = os.memfd_create("storetool")
+            self._said = os.memfd_create("geosched-child")
             opened.callback(os.close, self._said)
-            self._complained = os.memfd_create("storetool")
+            self._complained = os.memfd_create("geosched-child")
             opened.callback(os.close, self._complained)
             self.pid = os.posix_spawn(
                 sys.executable,
@@ -139,7 +140,7 @@ def _output(
     verb: str, state_dir: Path, *arguments: str, seconds_max: float, still: Callable[[], None]
 ) -> bytes:
     """Run a command on the store below `state_dir`; return its output. Raises `StoreError`."""
-    child = StoreChild(verb, state_dir, *arguments)
+    child = ChildProcess(verb, state_dir, *arguments)
     child.wait(seconds_max, still)
     answer = _checked(child.answer(), verb, state_dir)
     if answer.damage:
@@ -164,22 +165,22 @@ def _why(answer: Answer, verb: str, store_dir: Path) -> str:
 
 def examine(store_dir: Path, still: Callable[[], None] = _nothing) -> Examination:
     """Examine a store, in a process that its file may kill. Raises `StoreError`."""
-    return examination(StoreChild(store_dir, tool=_EXAMINER), store_dir, still)
+    return examination(ChildProcess(store_dir, tool=_EXAMINER), store_dir, still)
 
 
-def begin_to_examine(state_dir: Path) -> StoreChild | None:
+def begin_to_examine(state_dir: Path) -> ChildProcess | None:
     """Begin the examination of a store, to be waited for by `examination`. None where that
     fails: opening the store will raise the reason."""
     paths = StorePaths(state_dir)
     try:
         paths.prepare()
-        return StoreChild(paths.store, tool=_EXAMINER)
+        return ChildProcess(paths.store, tool=_EXAMINER)
     except (StoreError, OSError):
         return None
 
 
 def examination(
-    child: StoreChild, store_dir: Path, still: Callable[[], None] = _nothing
+    child: ChildProcess, store_dir: Path, still: Callable[[], None] = _nothing
 ) -> Examination:
     """Wait for a child that examines, and return its finding. Raises `StoreError`."""
     child.wait(EXAMINE_SECONDS_MAX, still)

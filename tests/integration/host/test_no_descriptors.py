@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from geosched.ipc.paths import Runtime
+from geosched.supervisor.core.model import Instant
 from geosched.supervisor.runs.cleanup import RunCleanup
+from geosched.supervisor.sync.backoff import Backoff
 from geosched.workers.host import cgroups, procfs
 from geosched.workers.host.cgroups import TREE, Containment
+from geosched.workers.host.liveness import UNSEEN
 from geosched.workers.runfiles import results
 from support.limits import no_descriptors
 
@@ -65,3 +68,20 @@ def test_a_kept_result_that_cannot_be_read_now_is_not_dropped(tmp_path: Path):
     assert kept.exists()
     assert results.load(runtime, RUN_ID) is None
     assert not kept.exists()
+
+
+def test_a_process_that_cannot_be_looked_at_is_not_judged(script: "subprocess.Popen[bytes]"):
+    with no_descriptors():
+        assert procfs.activity(script.pid) is UNSEEN
+        assert procfs.activity(2**30) is UNSEEN
+    assert procfs.activity(script.pid) not in (None, UNSEEN)
+    assert procfs.activity(2**30) is None
+
+
+def test_a_back_off_that_cannot_be_kept_holds_all_the_same(tmp_path: Path):
+    now = Instant(0, 1.0, 1.0)
+    backoff = Backoff(tmp_path / "backoff", now, chance=lambda: 0.5)
+    backoff.turn_to("http https://backend.example")
+    with no_descriptors():
+        backoff.failed(pull=True, now=now)
+    assert not backoff.may(pull=True, now=now)

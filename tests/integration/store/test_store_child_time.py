@@ -1,12 +1,12 @@
 """The time of a process that works on a store: one that hangs is killed, one that is slow not."""
 
-from geosched.supervisor.store.tools.child_process import StoreChild
+from geosched.supervisor.store.tools.child_process import ChildProcess
 
 HANGS_SECONDS = 0.5
 
 
-def running(python: str) -> StoreChild:
-    return StoreChild("-n", "1", "-r", "1", f"import time; {python}", tool="timeit")
+def running(python: str) -> ChildProcess:
+    return ChildProcess("-n", "1", "-r", "1", f"import time; {python}", tool="timeit")
 
 
 def test_a_child_that_does_nothing_is_killed():

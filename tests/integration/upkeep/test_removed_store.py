@@ -70,3 +70,18 @@ def test_the_log_says_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         assert caplog.text.count("were removed or replaced") == 1
     finally:
         db.close()
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_removal(tmp_path: Path, monkeypatch: Any) -> None:
+    db: DaemonDB = open_store(tmp_path, now_us=time.time_ns() // 1000)
+    try:
+        for code, removed in ((5, False), (12, False), (2, True), (20, True)):
+
+            def stat(*_: Any, code: int = code, **__: Any) -> Any:
+                raise OSError(code, "as the kernel says")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(Path, "stat", stat)
+                assert db.removed is removed
+    finally:
+        db.close()

@@ -12,6 +12,9 @@ from geosched.ipc.ctl.table import Column, Sheet, Table, cut, fit, plain_lines
 from geosched.ipc.ctl.words import clean, short_time, span
 from geosched.ipc.instants import parse_instant
 from geosched.ipc.messages.views import (
+    REASONS_JOINED_BY,
+    STORE_REMOVED,
+    STORE_REMOVED_WORDS,
     ActionView,
     BackendView,
     ClockView,
@@ -202,6 +205,25 @@ def test_status_draws_attention_to_what_an_operator_would_not_look_for() -> None
     assert "4 waiting, the oldest of 1 h ago" in shown
     assert "3 reports dropped" in shown
     assert "1 reports refused" in shown
+
+
+def test_a_removed_database_hides_no_other_reason_for_which_the_daemon_is_degraded() -> None:
+    reasons = REASONS_JOINED_BY.join((STORE_REMOVED_WORDS, "no answer of the zygote"))
+    shown = text(
+        status_sheet(
+            status(
+                daemon=DaemonView(7, "1", "", 1.0, degraded=reasons),
+                store=StoreView(STORE_REMOVED, 4 * 2**20, 64 * 2**20, "ext4", True),
+            ),
+            NOW,
+        )
+    )
+    assert "degraded: no answer of the zygote" in shown
+    assert STORE_REMOVED_WORDS not in shown
+    assert shown.count("degraded") == 1
+    alone = DaemonView(7, "1", "", 1.0, degraded=STORE_REMOVED_WORDS)
+    removed = StoreView(STORE_REMOVED, 4 * 2**20, 64 * 2**20, "ext4", True)
+    assert "degraded" not in text(status_sheet(status(daemon=alone, store=removed), NOW))
 
 
 def test_a_failing_backend_says_since_when_and_why() -> None:

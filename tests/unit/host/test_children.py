@@ -8,6 +8,7 @@ import pytest
 from geosched.ipc.messages.zygote import Forked, ForkFailed, FromZygote, ToZygote, ZygoteReady
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.children import (
+    UNASKED_SECONDS_MAX,
     ZYGOTE_CPU_SECONDS_MAX,
     ZYGOTE_PATIENCE_SECONDS_MAX,
     ZYGOTE_SILENCE_SECONDS_MAX,
@@ -108,7 +109,7 @@ class Host:
         while self.seconds < until:
             due = self.children.next_deadline(Instant(0, self.seconds))
             self.seconds = until if due is None else min(until, max(self.seconds, due) + 0.001)
-            failed += self.turn().failed
+            failed += self.turn().failed.keys()
         return failed
 
     def until_replaced(self) -> float:
@@ -183,7 +184,7 @@ def test_an_answer_to_a_request_takes_patience_back_to_the_first(
     host.until_replaced()
     for message in (ZygoteReady(), answer):
         host.zygote.say(message)
-    assert host.turn().failed == (["worker-1"] if isinstance(answer, ForkFailed) else [])
+    assert list(host.turn().failed) == (["worker-1"] if isinstance(answer, ForkFailed) else [])
     assert host.children.trouble is None
     host.wait(1)  # it has other things to do
     host.ask("worker-2")
@@ -252,7 +253,7 @@ def test_a_daemon_that_was_stopped_together_with_its_zygote_does_not_replace_it(
     host.ask()
     host.wait(ZYGOTE_SILENCE_SECONDS_MAX / 2)
     host.seconds += 3600
-    assert host.turn().failed == []
+    assert host.turn().failed == {}
     assert not host.zygote.killed
 
 
@@ -282,3 +283,13 @@ def test_a_zygote_that_cannot_be_started_is_tried_again_and_told(host: Host) -> 
     host.fails = False
     host.wait(60)
     assert len(host.zygotes) == 2
+
+
+def test_a_zygote_that_nobody_asks_for_anything_is_no_trouble(host: Host) -> None:
+    host.ask()
+    host.wait(ZYGOTE_SILENCE_SECONDS_MAX + 0.1)
+    assert host.zygote.killed
+    assert host.children.trouble is not None
+    for _ in range(int(UNASKED_SECONDS_MAX) + 1):
+        host.wait(1)
+    assert host.children.trouble is None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from geosched.ipc.messages.zygote import Forked, FromZygote, ToZygote
 from geosched.supervisor.core.model import Instant
-from geosched.supervisor.host.children import ZYGOTE_RESTART_SECONDS, Children
+from geosched.supervisor.host.children import CHILDREN_MIN, ZYGOTE_RESTART_SECONDS, Children
 from geosched.supervisor.participant import News
 
 CHILDREN_MAX = 3
@@ -97,4 +97,31 @@ def test_a_zygote_that_cannot_be_started_is_tried_again(zygote: Zygote):
     assert due == 1.0 + ZYGOTE_RESTART_SECONDS
     assert list(turn(children, due).forked) == []
     assert list(turn(children, due).forked) == ["worker-1"]
+    children.close()
+
+
+def test_no_worker_is_asked_for_after_those_that_waited_were_dropped(zygote: Zygote):
+    children = Children(lambda: zygote, children_max=CHILDREN_MAX)
+    children.start()
+    for number in range(CHILDREN_MAX + 2):
+        children.fork_worker(f"worker-{number}", "ipc://nowhere", forks_ahead=False)
+    turn(children)
+    children.drop_held()
+    for _ in range(2):
+        os.kill(zygote.forked[0], 9)
+        os.waitpid(zygote.forked.pop(0), 0)
+        turn(children)
+    assert len(zygote.forked) == CHILDREN_MAX - 2
+    children.close()
+
+
+def test_room_for_fewer_children_is_kept_but_never_for_too_few(zygote: Zygote):
+    children = Children(lambda: zygote, children_max=CHILDREN_MIN + 1)
+    children.start()
+    assert not children.have_room_for_fewer(2)
+    assert children.have_room_for_fewer(1)
+    assert children.have_room_for_fewer(1)  # in all, not beside what was kept before
+    for number in range(CHILDREN_MIN + 1):
+        children.fork_worker(f"worker-{number}", "ipc://nowhere", forks_ahead=False)
+    assert len(zygote.forked) == CHILDREN_MIN
     children.close()

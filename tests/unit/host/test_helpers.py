@@ -12,10 +12,14 @@ from geosched.supervisor.host.helpers import (
     HELPERS_OF_A_KIND_MAX,
     IDLE_SECONDS_MAX,
     JOB_SECONDS_MAX,
+    JOB_UNWAITED_SECONDS_MAX,
     JOBS_WAITING_OF_A_KIND_MAX,
     Helpers,
 )
 from geosched.supervisor.participant import News
+from geosched.workers.host.liveness import Activity
+
+ASLEEP = Activity(7, 1.0, runnable=False)
 
 
 class Children:
@@ -24,10 +28,14 @@ class Children:
     def __init__(self) -> None:
         self.served: dict[str, socket.socket] = {}
         self.killed: list[str] = []
+        self.does = ASLEEP
 
     def fork_helper(self, name: str, served: int) -> None:
         self.served[name] = socket.socket(fileno=os.dup(served))
         self.served[name].setblocking(False)
+
+    def activity(self, _name: str) -> Activity | None:
+        return self.does
 
     def kill(self, name: str) -> None:
         self.killed.append(name)
@@ -111,11 +119,18 @@ def test_no_more_jobs_wait_than_may(helpers: Helpers):
     assert "wait already" in jobs[-1].why_not
 
 
-@pytest.mark.parametrize("news", [News(failed=["helper-1"]), News(gone=["helper-1"])])
-def test_a_job_whose_helper_is_gone_is_told(helpers: Helpers, news: News):
+@pytest.mark.parametrize(
+    ("news", "why"),
+    [
+        (News(failed={"helper-1": "cannot fork: no memory"}), "no helper: cannot fork: no memory"),
+        (News(gone=["helper-1"]), "its helper was killed"),
+    ],
+    ids=("failed", "gone"),
+)
+def test_a_job_whose_helper_is_gone_is_told_how(helpers: Helpers, news: News, why: str):
     job = helpers.submit(NameUser(1), at(0))
     helpers.gather(news, at(0))
-    assert "killed" in job.why_not
+    assert job.why_not == why
 
 
 def test_a_helper_that_was_forked_too_late_is_killed(helpers: Helpers, children: Children):
@@ -125,3 +140,57 @@ def test_a_helper_that_was_forked_too_late_is_killed(helpers: Helpers, children:
     children.killed.clear()
     helpers.gather(News(forked={"helper-1": 1}), at(9))
     assert children.killed == ["helper-1"]
+
+
+def look(helpers: Helpers, begin: float, seconds: float) -> float:
+    """Turn when the helpers want it to; return the instant of the last turn."""
+    now = begin
+    while now < begin + seconds:
+        due = helpers.next_deadline(at(now))
+        now = begin + seconds if due is None else min(begin + seconds, max(now, due) + 0.001)
+        helpers.gather(News(), at(now))
+    return now
+
+
+def test_the_time_of_a_job_that_nobody_waits_for_begins_when_its_helper_is_there(
+    helpers: Helpers,
+):
+    jobs = [
+        helpers.submit(NameUser(uid), at(0), waited=False)
+        for uid in range(HELPERS_OF_A_KIND_MAX + 1)
+    ]
+    now = look(helpers, 0, 10 * JOB_UNWAITED_SECONDS_MAX)
+    assert not any(job.done for job in jobs)  # no fork yet: which is for others to judge
+    names = [f"helper-{number + 1}" for number in range(HELPERS_OF_A_KIND_MAX)]
+    helpers.gather(News(forked=dict.fromkeys(names, 1)), at(now))
+    now = look(helpers, now, JOB_UNWAITED_SECONDS_MAX - 1)
+    assert not any(job.done for job in jobs)
+    look(helpers, now, 3)
+    assert ["did not answer" in job.why_not for job in jobs[:-1]] == [True] * len(names)
+    assert "no helper was free" in jobs[-1].why_not
+
+
+def test_a_helper_that_waits_for_a_processor_goes_on(helpers: Helpers, children: Children):
+    children.does = Activity(7, 1.0, runnable=True)
+    job, *waiting = [
+        helpers.submit(NameUser(uid), at(0), waited=False)
+        for uid in range(HELPERS_OF_A_KIND_MAX + 1)
+    ]
+    helpers.gather(News(forked={"helper-1": 1, "helper-2": 2}), at(0))
+    now = look(helpers, 0, 20 * JOB_UNWAITED_SECONDS_MAX)
+    assert not any(each.done for each in (job, *waiting))
+    children.answer("helper-1", UserNamed("anna"))
+    helpers.gather(News(), at(now))
+    assert job.answer == UserNamed("anna")
+    children.does = ASLEEP  # from here on the others hang
+    look(helpers, now, JOB_UNWAITED_SECONDS_MAX + 3)
+    assert all("did not answer" in each.why_not for each in waiting)
+
+
+def test_a_turn_is_not_wanted_again_and_again_for_a_job_that_may_be_late(helpers: Helpers):
+    for uid in range(HELPERS_OF_A_KIND_MAX + 1):
+        helpers.submit(NameUser(uid), at(0), waited=False)
+    late = at(2 * JOB_UNWAITED_SECONDS_MAX)
+    helpers.gather(News(), late)
+    due = helpers.next_deadline(late)
+    assert due is None or due > late.monotonic_seconds + 0.5

@@ -3,6 +3,7 @@
 import pytest
 from geosched.workers.host.liveness import (
     LONG_GAP_COUNTED_SECONDS,
+    UNSEEN,
     Activity,
     HangJudge,
     JudgeClock,
@@ -122,3 +123,14 @@ def test_a_process_of_which_nothing_is_known_is_judged_by_its_silence():
 def test_a_process_that_is_hidden_now_and_then_is_judged_by_what_was_seen():
     looks = [(0, None), (1.9, asleep(5)), (1.95, asleep(6)), (3.9, None), (4.1, None)]
     assert judged(*looks) == [False, False, False, True]
+
+
+def test_a_process_that_nobody_can_look_at_is_not_judged():
+    """However long: and what was not seen is neither its silence nor its processor time."""
+    unseen = [(now, UNSEEN) for now in range(1, 100)]
+    later = [(101.0, asleep()), (101.1, asleep())]
+    assert judged((0, asleep()), *unseen, *later) == [False] * 100 + [True]
+    assert judged((0, UNSEEN), (1, asleep(cpu_seconds=100)), (3.1, asleep(cpu_seconds=100))) == [
+        False,
+        True,
+    ]

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import resource
+import select
 import signal
 import threading
 import time
@@ -134,21 +136,51 @@ def fill(ends: Ends) -> None:
 
 
 def test_the_relay_goes_on_once_a_target_that_fails_takes_it_again(ends: Ends, tmp_path: Path):
-    """A full disk, say: here the reader is gone, and comes back."""
+    """A full disk, say: here a file that may not grow, and is emptied."""
+    target = tmp_path / "log"
+    writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    pid = relay_process(ends, writer)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (4, resource.RLIM_INFINITY))
+    ends.say("kept")
+    wait_for(lambda: target.read_bytes() == b"kept")
+    time.sleep(2 * log_relay.WRITE_AGAIN_SECONDS)
+    target.write_bytes(b"")
+    wait_for(lambda: target.read_bytes() == b"\n")
+    ends.sink.close()
+    assert has_left(pid)
+    os.close(writer)
+
+
+def test_what_nobody_reads_is_dropped_and_the_next_reader_hears_what_comes_then(
+    ends: Ends, tmp_path: Path
+):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     writer = os.open(fifo, os.O_WRONLY)
     os.close(reader)
     pid = relay_process(ends, writer)
-    ends.say("kept meanwhile")
-    time.sleep(2 * log_relay.WRITE_AGAIN_SECONDS)
+    for _ in range(1000):  # several times what the log holds
+        ends.say("x" * 1000)
+        while ends.handler.dropped_records:
+            ends.handler._sink.refused_records = 0
+            time.sleep(0.001)
+            ends.say("x" * 1000)
+    wait_for(lambda: not pending(ends), what="a log that is empty")
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    assert wait_for(lambda: ready(reader)) == b"kept meanwhile\n"
+    ends.say("heard")
+    assert wait_for(lambda: ready(reader)) == b"heard\n"
     ends.sink.close()
     assert has_left(pid)
     for descriptor in (reader, writer):
         os.close(descriptor)
+
+
+def pending(ends: Ends) -> bool:
+    """A record waits for the relay."""
+    poll = select.poll()
+    poll.register(ends.source, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def ready(reader: int) -> bytes:

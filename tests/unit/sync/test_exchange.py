@@ -20,6 +20,7 @@ from geosched.supervisor.sync.backoff import Backoff
 from geosched.supervisor.sync.exchange import (
     EXCHANGE_LATE_SECONDS_MAX,
     EXCHANGE_MARGIN_SECONDS,
+    READERS_PER_EXCHANGE_MAX,
     ExchangeRunner,
     Failed,
     Outcome,
@@ -92,6 +93,15 @@ class Side:
         self._living.add(name)
         self._news.forked[name] = 7
         self.say(Connected())
+
+    def not_forked(self, why: str) -> None:
+        """The zygote cannot fork the newest."""
+        self._news.failed[self.forking[-1]] = why
+
+    def ends_at_once(self) -> None:
+        """The newest is forked, and ends before it connects."""
+        self._news.forked[self.forking[-1]] = 7
+        self._news.gone.append(self.forking[-1])
 
     def say(self, message: FromSynchroniser) -> None:
         self._said.append((Peer(self.forking[-1].encode(), 0, 0, 7), message))
@@ -185,3 +195,23 @@ def test_the_time_counts_from_the_fork_which_is_not_the_backends_to_answer_for(
     side.answer()
     assert side.wait(1) == PullDone(None)
     assert len(side.forking) == 1
+
+
+@pytest.mark.parametrize("how", ["cannot fork", "ends at once"])
+def test_a_synchroniser_that_cannot_be_had_ends_the_exchange_with_the_reason(
+    side: Side, how: str
+) -> None:
+    side.pull()
+    outcome = None
+    for _ in range(READERS_PER_EXCHANGE_MAX):
+        assert outcome is None
+        if how == "cannot fork":
+            side.not_forked("cannot fork: no memory")
+        else:
+            side.ends_at_once()
+        outcome = side.wait(0)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is ErrorKind.LOCAL
+    assert ("cannot fork: no memory" if how == "cannot fork" else "ended") in outcome.detail
+    assert not side.runner.may(pull=True, now=side.now)
+    assert len(side.forking) == READERS_PER_EXCHANGE_MAX

@@ -59,7 +59,7 @@ class Host:
 def test_a_backup_that_takes_too_long_has_twice_as_long_the_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backup, "StoreChild", Copying)
+    monkeypatch.setattr(backup, "ChildProcess", Copying)
     monkeypatch.setattr(backup.os, "dup", lambda _descriptor: -1)
     host = Host(tmp_path)
     slow = 3 * PERIODIC_BACKUP_SECONDS_MAX

@@ -1,0 +1,25 @@
+"""Requests that a helper carries out, each with its own answer."""
+
+import os
+
+import pytest
+from geosched.ipc.messages.helper import EndTree, NameUser, UserNamed
+from geosched.workers import helper
+from geosched.workers.helper import carry_out
+from geosched.workers.host.cgroups import TREE, Containment
+
+
+def test_a_user_without_a_name_has_none() -> None:
+    assert carry_out(NameUser(2**31 - 7), "i", Containment(TREE)) == UserNamed("")
+    assert carry_out(NameUser(os.getuid()), "i", Containment(TREE)) != UserNamed("")
+
+
+def test_a_fault_of_other_requests_is_no_user_without_a_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object, **__: object) -> bool:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(helper, "end_tree", fails)
+    with pytest.raises(KeyError):
+        carry_out(EndTree("r", None, "", 1), "i", Containment(TREE))
