@@ -100,6 +100,7 @@ class _Entry(msgspec.Struct, rename="camel"):
 
 _DATES = ("fromDate", "toDate")
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
+_MORE_DIGITS = re.compile(rb"\.[0-9]{7}")
 _LEAP_SECOND = re.compile(r"(?<=:[0-5]\d):60(?=[.Zz+-])")
 _decode_entry = msgspec.json.Decoder(_Entry).decode
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
@@ -138,15 +139,27 @@ def parse_entry(raw: bytes | memoryview | msgspec.Raw) -> Action:
 
 def _decoded(raw: bytes | memoryview | msgspec.Raw) -> _Entry:
     try:
-        return _decode_entry(raw)
+        entry = _decode_entry(raw)
     except msgspec.ValidationError as error:
-        fields = msgspec.json.decode(raw)
-        if not isinstance(fields, dict):
-            raise
-        plain = {name: _plain_date(fields[name]) for name in _DATES if name in fields}
-        if all(plain[name] == fields[name] for name in plain):
+        mended = _with_plain_dates(raw)
+        if mended is None:
             raise error from None
-        return _decode_entry(msgspec.json.encode(fields | plain))
+        return _decode_entry(mended)
+    if _MORE_DIGITS.search(raw) is None:
+        return entry
+    mended = _with_plain_dates(raw)  # else they are rounded (fact B9)
+    return entry if mended is None else _decode_entry(mended)
+
+
+def _with_plain_dates(raw: bytes | memoryview | msgspec.Raw) -> bytes | None:
+    """Return an entry whose dates were rewritten by `_plain_date`; None where none needs it."""
+    fields = msgspec.json.decode(raw)
+    if not isinstance(fields, dict):
+        return None
+    plain = {name: _plain_date(fields[name]) for name in _DATES if name in fields}
+    if all(plain[name] == fields[name] for name in plain):
+        return None
+    return msgspec.json.encode(fields | plain)
 
 
 def _plain_date(text: Any) -> Any:

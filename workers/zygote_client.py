@@ -23,7 +23,7 @@ _MESSAGE_BYTES_MAX = 8192
 _STDIN = 0
 
 #: Variables of the daemon's environment that its own children get; scripts get another set.
-CHILD_ENVIRONMENT_ALLOWED = frozenset(
+_ALLOWED = frozenset(
     {
         failpoints.VARIABLE,
         "HOME",
@@ -39,6 +39,15 @@ CHILD_ENVIRONMENT_ALLOWED = frozenset(
         "TZ",
     }
 )
+
+#: With none at all no process gets a title (fact P38).
+_LEAST_ENVIRONMENT = {"PATH": os.defpath}
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what of the daemon's environment its own children get."""
+    return {name: text for name, text in environment.items() if name in _ALLOWED}
+
 
 _decode: Callable[[bytes], FromZygote] = msgspec.msgpack.Decoder(FromZygote).decode
 
@@ -88,7 +97,7 @@ class ZygoteClient:
                     *(sys.executable, "-P", "-m", "geosched.workers.zygote"),
                     msgspec.json.encode(given).decode(),
                 ],
-                {k: v for k, v in environment.items() if k in CHILD_ENVIRONMENT_ALLOWED},
+                child_environment(environment) or _LEAST_ENVIRONMENT,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
                     # Onto itself: that removes the close-on-exec mark, in the child only.

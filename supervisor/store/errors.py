@@ -26,7 +26,7 @@ KIND_OF_CODE = {
     errno.EFBIG: StoreErrorKind.FULL,
     errno.ENOMEM: StoreErrorKind.FULL,  # no room for a larger map
     errno.EROFS: StoreErrorKind.READ_ONLY,
-    errno.EIO: StoreErrorKind.IO,  # or a full disk: see `lmdb_env.py`
+    errno.EIO: StoreErrorKind.IO,  # or a file that may not grow: see `lmdb_env.py`
 }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...workers.host import procfs
 from ...workers.host.files import fsync_path
-from ...workers.host.linux import shared_bytes, unshare_blocks
+from ...workers.host.linux import forbid_copy_on_write, shared_bytes, unshare_blocks
 from .errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ REFUSED_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "jffs2"})
 FORGETFUL_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "overlay"})
 #: Below this a file system has no room for a commit: LMDB then often says EIO (fact 5).
 FREE_BYTES_MIN = 64 * 1024
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: The size LMDB gives its lock file. A sparse one is SIGBUS on a full disk (fact 4).
 LOCK_BYTES = 8192
 #: Blocks allocated to a file here can be written at any time (fact L15). Others copy on
@@ -186,7 +187,7 @@ def ready(store_dir: Path) -> None:
         if initialised(store_dir):
             raise StoreError(f"cannot use {data}: it is missing or empty, and it was not before")
         data.unlink(missing_ok=True)  # left by a full disk at the very first start (fact L15)
-    _fill_lock_file(store_dir / "lock.mdb")
+    fill_lock_file(store_dir / "lock.mdb")
 
 
 def keep_lock_at(store_dir: Path, lock: Path) -> None:
@@ -201,6 +202,20 @@ def keep_lock_at(store_dir: Path, lock: Path) -> None:
         return
     link.unlink(missing_ok=True)
     link.symlink_to(lock)
+
+
+def require_lock_file(store_dir: Path) -> None:
+    """Raise `StoreError` where the lock file of a store that is in use cannot be written: LMDB
+    would read without a lock, or make another lock file, and the writer would change the pages
+    of what is read (fact L35)."""
+    lock = (store_dir / "lock.mdb").resolve()
+    if not lock.exists():
+        why = f"{lock} is not there"
+    elif os.statvfs(lock).f_flag & os.ST_RDONLY:
+        why = f"{lock} is on a read-only mount"
+    else:
+        return
+    raise StoreError(f"cannot read {store_dir} while a daemon writes to it: {why}")
 
 
 def data_bytes(store_dir: Path) -> int:
@@ -310,11 +325,19 @@ def _descriptors(store_dir: Path) -> list[int]:
 
 
 def is_full(store_dir: Path) -> bool:
-    """The file system is full; False also where it does not even tell."""
+    """The file system takes no more, or only not from this process: a quota, a limit of file
+    sizes. False also where it does not even tell."""
     try:
-        return free_bytes(store_dir) < FREE_BYTES_MIN
-    except OSError:
-        return False
+        if free_bytes(store_dir) < FREE_BYTES_MIN:
+            return True
+        descriptor = os.open(store_dir, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        try:  # as LMDB writes, behind what is there
+            written = os.pwrite(descriptor, bytes(FREE_BYTES_MIN), data_bytes(store_dir))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return error.errno in _NO_ROOM
+    return written < FREE_BYTES_MIN
 
 
 def free_bytes(directory: Path) -> int:
@@ -357,7 +380,7 @@ def _marker(store_dir: Path) -> Path:
     return store_dir / "initialised"
 
 
-def _fill_lock_file(lock: Path) -> None:
+def fill_lock_file(lock: Path) -> None:
     """Allocate the blocks of the lock file while no process uses it.
 
     One that has them is not opened: opening and closing it in a process that holds the
@@ -367,6 +390,7 @@ def _fill_lock_file(lock: Path) -> None:
         return
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        forbid_copy_on_write(descriptor)  # else its blocks promise nothing on btrfs (fact L36)
         os.posix_fallocate(descriptor, 0, LOCK_BYTES)
     finally:
         os.close(descriptor)

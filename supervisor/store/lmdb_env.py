@@ -8,6 +8,7 @@ than a turn of the loop may.
 
 import contextlib
 import errno
+import os
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -49,7 +50,10 @@ def _store_error(error: Exception, store_dir: Path, otherwise: StoreErrorKind) -
     kind = KIND_OF_CODE.get(code or 0, otherwise)
     if code == errno.EIO and files.is_full(store_dir):
         kind = StoreErrorKind.FULL  # a short write (fact 5)
-    return StoreError(f"cannot use {store_dir}: {error}", kind=kind)
+    # Readers lock LMDB's lock file at their own pids (fact L34).
+    taken = f" (a process that has pid {os.getpid()} in another PID namespace reads it)"
+    told = taken if code == errno.EAGAIN else ""
+    return StoreError(f"cannot use {store_dir}: {error}{told}", kind=kind)
 
 
 def tells_of_damage(error: StoreError) -> bool:
@@ -102,6 +106,8 @@ def _open_with(store_dir: Path, *, live: bool, map_bytes: int) -> Environment:
 def reading(store_dir: Path, *, live: bool) -> Iterator[Environment]:
     """Open an environment for a block. Raises `StoreError`, also for LMDB's errors in the block."""
     with errors(store_dir):
+        if live:
+            files.require_lock_file(store_dir)
         env = _open_for_reading(store_dir, live=live)
     with env:
         try:

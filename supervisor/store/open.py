@@ -68,6 +68,7 @@ def open_store(
             case Condition.OLDER:
                 backing_up = partial(say, "backing daemonDB up", MIGRATION_BACKUP_SECONDS_MAX)
                 backing_up()
+                files.fill_lock_file(paths.store / "lock.mdb")  # no reader does without
                 child_process.back_up(
                     state_dir, seconds_max=MIGRATION_BACKUP_SECONDS_MAX, still=backing_up
                 )

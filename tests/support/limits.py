@@ -22,3 +22,14 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for each in taken:
             os.close(each)
+
+
+@contextmanager
+def file_size(most_bytes: int) -> Iterator[None]:
+    """No file of this process can be written beyond so many bytes; Python ignores SIGXFSZ."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -3,6 +3,7 @@
 Each function is one call; its callers decide what to use it for.
 """
 
+import array
 import contextlib
 import ctypes
 import fcntl
@@ -31,6 +32,10 @@ _IN_ONLYDIR = 0x01000000
 
 _FALLOC_FL_UNSHARE_RANGE = 0x40
 _FS_IOC_FIEMAP = 0xC020660B
+#: Their numbers have the size of a long in them; the kernel reads an int.
+_FS_IOC_GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
+_FS_IOC_SETFLAGS = 0x40006602 | struct.calcsize("l") << 16
+_FS_NOCOW_FL = 0x00800000
 _FIEMAP_FLAG_SYNC = 1
 _FIEMAP_EXTENT_LAST = 0x1
 _FIEMAP_EXTENT_SHARED = 0x2000
@@ -197,6 +202,19 @@ def unshare_blocks(descriptor: int, size_bytes: int) -> None:
     arguments = (_FALLOC_FL_UNSHARE_RANGE, ctypes.c_int64(0), ctypes.c_int64(size_bytes))
     if fallocate(descriptor, *arguments) != 0:
         raise _last_error("fallocate")
+
+
+def forbid_copy_on_write(descriptor: int) -> bool:
+    """Have an empty file be written in place, where its file system would copy (btrfs). False
+    where it knows of no such thing, as most do not."""
+    flags = array.array("i", [0, 0])
+    try:
+        fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, flags)
+        flags[0] |= _FS_NOCOW_FL
+        fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, flags)
+    except OSError:
+        return False
+    return True
 
 
 def hold_at_exec(child: int) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from ....workers.host import procfs
 from ....workers.host.liveness import LOOK_SECONDS_MAX, AnswerWait
-from ....workers.zygote_client import CHILD_ENVIRONMENT_ALLOWED
+from ....workers.zygote_client import child_environment
 from ..errors import StoreError, StoreErrorKind
 from ..files import StorePaths
 from ..repair.findings import Condition, Examination
@@ -73,7 +73,7 @@ class ChildProcess:
             self.pid = os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-P", "-m", tool, *map(str, arguments)],
-                {k: v for k, v in os.environ.items() if k in CHILD_ENVIRONMENT_ALLOWED},
+                child_environment(os.environ),
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, self._said, _STDOUT),

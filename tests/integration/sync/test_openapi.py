@@ -7,7 +7,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema_rs as jsonschema
 import pytest
+import schemathesis
+import yaml
 from geosched.ipc import actions
 from geosched.ipc.actions import EntryError, ExecutionStatus, parse_entry
 from geosched.supervisor.store.tables.outbox import REFUSALS_MAX
@@ -17,10 +20,6 @@ from support.backend import BackendServer
 from support.daemon import Daemon, daemon_installation, entry
 from support.paths import DOCS
 from support.wait import wait_for
-
-schemathesis = pytest.importorskip("schemathesis", reason="pip install geosched[dev]")
-jsonschema = pytest.importorskip("jsonschema_rs", reason="comes with schemathesis")
-yaml = pytest.importorskip("yaml", reason="comes with schemathesis")
 
 DOCUMENT = DOCS / "openapi.yaml"
 SPEC: dict[str, Any] = yaml.safe_load(DOCUMENT.read_text())

@@ -22,6 +22,22 @@ def test_the_greatest_instant_of_net_and_java_is_cut_to_the_microsecond(digits: 
 
 
 @pytest.mark.parametrize(
+    ("fraction", "microseconds"),
+    [("1234567", "123456"), ("9999999", "999999"), ("1234564999", "123456"), ("0000009", "000000")],
+)
+def test_more_than_six_digits_of_a_second_are_cut_and_not_rounded(fraction: str, microseconds: str):
+    """S19; a window that ends with the year does not end in the next one."""
+    cut = parse_instant(f"2030-12-31T23:59:59.{microseconds}Z")
+    assert parsed_to_us(f"2030-12-31T23:59:59.{fraction}Z") == cut
+    assert parsed_to_us(f"2031-01-01T01:59:59.{fraction}+02:00") == cut
+
+
+def test_long_fractions_elsewhere_in_an_entry_stay_as_they_are():
+    fields = entry("a", 0, 60) | {"args": {"at": "12.34567891", "x": 0.12345678912}}
+    assert json.loads(parse_entry(json.dumps(fields).encode()).args) == fields["args"]
+
+
+@pytest.mark.parametrize(
     ("text", "after"),
     [
         ("2030-12-31T23:59:60Z", "2031-01-01T00:00:00Z"),
