@@ -3,13 +3,7 @@
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages.helper import (
-    EndTree,
-    FilesRemoved,
-    RemoveFiles,
-    ToHelper,
-    TreeEnded,
-)
+from geosched.ipc.messages.helper import FilesRemoved, RemoveFiles, ToHelper
 from geosched.ipc.paths import Runtime
 from geosched.supervisor.host.helpers import Job
 from geosched.supervisor.runs import cleanup as cleanup_module
@@ -38,23 +32,6 @@ class Helped:
 @pytest.fixture
 def helped(tmp_path: Path) -> Helped:
     return Helped(tmp_path)
-
-
-def test_a_run_is_gone_once_a_round_of_a_helper_found_nothing(helped: Helped):
-    def gone() -> bool:
-        return helped.cleanup.end_tree("r", 7, "worker")
-
-    assert not gone()
-    assert not gone()  # it is at work
-    (job,) = helped.jobs
-    assert isinstance(job.request, EndTree)
-    job.answer = TreeEnded(gone=False)
-    assert not gone()  # another round begins
-    helped.jobs[1].why_not = "its helper hangs"
-    assert not gone()
-    helped.jobs[2].answer = TreeEnded(gone=True)
-    assert gone()
-    assert len(helped.jobs) == 3
 
 
 def test_outputs_are_removed_by_one_job_at_a_time(helped: Helped):
