@@ -235,7 +235,8 @@ class Service:
         loop.join(helpers)
         loop.parts.poller.watch(helpers.fileno())
         loop.parts.pool.cleanup.help_by(
-            lambda request: helpers.submit(request, loop.now, JOB_UNWAITED_SECONDS_MAX)
+            lambda request: helpers.submit(request, loop.now, JOB_UNWAITED_SECONDS_MAX),
+            helpers.keep,
         )
         return helpers
 

@@ -143,8 +143,8 @@ class Zygote:
             time.sleep(SCRIPT_ROUND_SECONDS)
 
     def _end(self, name: str, pid: int) -> None:
-        """Kill a worker and all below it."""
-        log.error("Worker %s hangs; ending it and its script", name, extra={"event": "hung"})
+        """Kill a child and all below it."""
+        log.error("%s hangs; ending it and all below it", name, extra={"event": "hung"})
         table = process_table()
         below = descendants(table, [pid])
         group = self._world.containment.group(name)

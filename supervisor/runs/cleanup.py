@@ -5,8 +5,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
-from ...ipc.messages.helper import RemoveFiles, ToHelper
+from ...ipc.messages.helper import EndTrees, RemoveFiles, ToHelper
 from ...ipc.messages.runs import RunResult
 from ...ipc.paths import Runtime
 from ...workers.host.cgroups import Containment
@@ -25,6 +26,12 @@ OUTPUTS_OF_A_JOB_MAX = 200
 REMOVE_AGAIN_SECONDS = 60.0
 
 
+class Keep(Protocol):
+    """Keeps a helper ready for jobs of a kind, or no longer."""
+
+    def __call__(self, kind: type[ToHelper], *, ready: bool) -> None: ...
+
+
 class RunCleanup:
     """Cleans up what an instance's runs leave behind: processes, cgroups, files in `runtime_dir`
     and `log_dir`. `instance` marks this boot and state directory."""
@@ -35,14 +42,15 @@ class RunCleanup:
         self._runtime = runtime
         self._trees = LostTrees(groups)
         self._submit: Callable[[ToHelper], Job] | None = None
+        self._keep: Keep | None = None
         self._left: deque[str] = deque(maxlen=OUTPUTS_LEFT_MAX)
         self._removal: Job | None = None
         self._removed: tuple[str, ...] = ()
         self._again_monotonic = 0.0
 
-    def help_by(self, submit: Callable[[ToHelper], Job]) -> None:
-        """Have helpers do what may wait."""
-        self._submit = submit
+    def help_by(self, submit: Callable[[ToHelper], Job], keep: Keep) -> None:
+        """Have helpers do what may wait, of which one is kept ready to end trees."""
+        self._submit, self._keep = submit, keep
         self._trees.help_by(submit)
 
     def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> LostTree:
@@ -57,8 +65,11 @@ class RunCleanup:
         self._trees.forget(run_id)
         self._drop_lock(run_id)
 
-    def gather(self, now: Instant) -> None:
-        """Go on ending trees: every turn, after what was lost in it."""
+    def gather(self, now: Instant, *, runs: bool) -> None:
+        """Go on ending trees: every turn, after what was lost in it. `runs`: there are some, and
+        when one is lost nothing may be forked any more."""
+        if self._keep is not None:
+            self._keep(EndTrees, ready=runs)
         self._trees.gather(now.monotonic_seconds)
 
     def next_deadline(self, now: Instant) -> float | None:

@@ -344,7 +344,7 @@ class Pool(Participant):
         if lost:
             self.children.reap()  # after many forks, zombies would make every look slow
         trees = [self.cleanup.end_tree(run.run_id, run.script_pid, run.worker) for run in lost]
-        self.cleanup.gather(now)
+        self.cleanup.gather(now, runs=bool(self.runs))
         for run, tree in zip(lost, trees, strict=True):
             worker_lives = run.worker is not None and self.children.get(run.worker) is not None
             if tree.gone and not worker_lives:

@@ -267,7 +267,7 @@ class Leftovers:
     def tree_is_gone(self, run_id: str) -> None:
         self.forget_tree(run_id)
 
-    def gather(self, now: Instant) -> None:
+    def gather(self, now: Instant, *, runs: bool) -> None:
         """Do a round. Sometimes the last process is seen to be gone only in the next."""
         for run_id, tree in self._trees.items():
             if tree.gone or now.monotonic_seconds < tree.round_at_monotonic:

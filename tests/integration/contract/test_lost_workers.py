@@ -7,13 +7,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import pytest
 from support.contract import LONG, configure, hit, row, rows
 from support.daemon import Daemon, daemon_installation, entry, lives
-from support.processes import zygote
+from support.processes import helpers, zygote
 from support.wait import wait_for
 
 KILL = signal.SIGKILL
@@ -36,10 +37,40 @@ def daemon() -> Iterator[Daemon]:
         yield installed
 
 
-def bound_processes(pid: int, most: str) -> None:
-    """Bound the processes that another process of `SOMEBODY` sees when it forks."""
-    command = ("prlimit", "--pid", str(pid), f"--nproc={most}:")
-    subprocess.run([*AS_SOMEBODY, *command], check=True)
+@pytest.fixture
+def somebodys(daemon: Daemon) -> Daemon:
+    """A daemon that is to run as somebody, and has no control groups."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can be somebody of whom no other process runs")
+    return daemon
+
+
+def begin(daemon: Daemon, body: str) -> dict[str, Any]:
+    """Begin a run that leaves something when it is lost."""
+    script = daemon.script("default", f"note began\n{body.format(root=daemon.root)}")
+    daemon.configure(scripts={"default": {"command": [script]}})
+    daemon.send([entry("a", -1, LONG)])
+    for path in (daemon.root, *daemon.root.iterdir()):
+        os.chown(path, SOMEBODY, SOMEBODY)
+    daemon.start(by=(*AS_SOMEBODY, *MAY_READ_ALL))
+    assert daemon.json("status")["containment"] == "tree"
+    run = run_of(daemon, "a")
+    wait_for((daemon.root / "written").exists)
+    return run
+
+
+@contextmanager
+def nothing_forked(daemon: Daemon) -> Iterator[None]:
+    """Let the zygote fork nothing."""
+
+    def bound(most: str) -> None:
+        command = ("prlimit", "--pid", str(zygote(daemon)), f"--nproc={most}:")
+        subprocess.run([*AS_SOMEBODY, *command], check=True)
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    bound("1")
+    yield
+    bound("unlimited" if hard == resource.RLIM_INFINITY else str(hard))
 
 
 def seconds_of(shown: str) -> float:
@@ -62,9 +93,9 @@ def run_of(daemon: Daemon, action_id: str) -> dict[str, Any]:
 def test_a_worker_that_is_lost_just_before_the_window_ends_is_lost(
     daemon: Daemon, with_zygote: bool
 ):
+    daemon.start()
     action = entry("a", -1, WINDOW_SECONDS)
     daemon.send([action])
-    daemon.start()
     run = run_of(daemon, "a")
     zygotes = [zygote(daemon)] if with_zygote else []
     to_seconds = seconds_of(action["toDate"])
@@ -98,23 +129,31 @@ def test_many_workers_killed_at_once_are_settled_together(daemon: Daemon):
     assert "stuck" not in daemon.stderr.read_text()
 
 
-@row("worker-killed-zygote-cannot-fork")
-def test_what_a_lost_run_left_is_ended_where_nothing_can_be_forked(daemon: Daemon):
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("only root can be somebody of whom no other process runs")
-    writes = f"note began\n(while echo x >> {daemon.root}/written; do sleep 0.05; done) & wait"
-    daemon.configure(scripts={"default": {"command": [daemon.script("default", writes)]}})
-    daemon.send([entry("a", -1, LONG)])
-    for path in (daemon.root, *daemon.root.iterdir()):
-        os.chown(path, SOMEBODY, SOMEBODY)
-    daemon.start(by=(*AS_SOMEBODY, *MAY_READ_ALL))
-    run = run_of(daemon, "a")
-    assert daemon.json("status")["containment"] == "tree"
-    assert daemon.left_of("a")
-    bound_processes(zygote(daemon), "1")
-    hit(KILL, run["workerPid"])
-    wait_for(lambda: not daemon.left_of("a"), seconds=ENDED_SECONDS)
-    assert "cannot fork" in daemon.stderr.read_text().lower()
-    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    bound_processes(zygote(daemon), "unlimited" if hard == resource.RLIM_INFINITY else str(hard))
+WRITES = "while echo x >> {root}/written; do sleep 0.05; done"
+
+
+@rows("leaves", {"worker-killed-zygote-cannot-fork": f"({WRITES}) & wait"})
+@pytest.mark.parametrize("helper", [True, False], ids=["helper", "no-helper"])
+def test_what_a_lost_run_left_is_ended_where_nothing_can_be_forked(
+    somebodys: Daemon, leaves: str, helper: bool
+):
+    daemon = somebodys
+    run = begin(daemon, leaves)
+    (kept,) = wait_for(lambda: helpers(daemon))
+    with nothing_forked(daemon):
+        if not helper:
+            hit(KILL, kept)
+            wait_for(lambda: not lives(kept))
+        hit(KILL, run["workerPid"])
+        wait_for(lambda: not daemon.left_of("a"), seconds=ENDED_SECONDS)
+        if helper:
+            assert daemon.wait_status("a", "FAILED")["reason"] == "worker-lost"
     assert daemon.wait_status("a", "FAILED")["reason"] == "worker-lost"
+
+
+def test_what_left_the_session_of_a_script_is_ended_where_nothing_can_be_forked(somebodys: Daemon):
+    run = begin(somebodys, f"setsid sh -c '{WRITES}' & wait")
+    wait_for(lambda: helpers(somebodys))
+    with nothing_forked(somebodys):
+        hit(KILL, run["workerPid"])
+        wait_for(lambda: not somebodys.left_of("a"), seconds=ENDED_SECONDS)

@@ -13,6 +13,7 @@ from geosched.supervisor.host.helpers import (
     IDLE_SECONDS_MAX,
     JOB_SECONDS_MAX,
     JOBS_WAITING_OF_A_KIND_MAX,
+    KEPT_AGAIN_SECONDS,
     Helpers,
 )
 from geosched.supervisor.participant import News
@@ -111,11 +112,14 @@ def test_no_more_jobs_wait_than_may(helpers: Helpers):
     assert "wait already" in jobs[-1].why_not
 
 
-@pytest.mark.parametrize("news", [News(failed=["helper-1"]), News(gone=["helper-1"])])
-def test_a_job_whose_helper_is_gone_is_told(helpers: Helpers, news: News):
+@pytest.mark.parametrize(
+    ("news", "word"),
+    [(News(failed=["helper-1"]), "could not be forked"), (News(gone=["helper-1"]), "was killed")],
+)
+def test_a_job_whose_helper_is_gone_is_told(helpers: Helpers, news: News, word: str):
     job = helpers.submit(NameUser(1), at(0))
     helpers.gather(news, at(0))
-    assert "killed" in job.why_not
+    assert word in job.why_not
 
 
 def test_a_helper_that_was_forked_too_late_is_killed(helpers: Helpers, children: Children):
@@ -125,3 +129,34 @@ def test_a_helper_that_was_forked_too_late_is_killed(helpers: Helpers, children:
     children.killed.clear()
     helpers.gather(News(forked={"helper-1": 1}), at(9))
     assert children.killed == ["helper-1"]
+
+
+def test_a_helper_that_is_kept_is_there_before_its_job_and_stays(
+    helpers: Helpers, children: Children
+):
+    helpers.keep(NameUser, ready=True)
+    helpers.gather(News(), at(1))
+    assert list(children.served) == ["helper-1"]
+    helpers.gather(News(forked={"helper-1": 1}), at(1))
+    assert helpers.next_deadline(at(1)) is None
+    helpers.gather(News(), at(1 + 2 * IDLE_SECONDS_MAX))
+    helpers.submit(NameUser(7), at(30))
+    assert children.next_request("helper-1") == NameUser(7)
+    children.answer("helper-1", UserNamed("anna"))
+    helpers.gather(News(), at(30))
+    helpers.keep(NameUser, ready=False)
+    assert helpers.next_deadline(at(30)) == 30 + IDLE_SECONDS_MAX
+    helpers.gather(News(), at(30 + IDLE_SECONDS_MAX))
+    assert children.next_request("helper-1") is None
+
+
+def test_a_helper_that_is_kept_and_cannot_be_forked_is_asked_for_after_a_pause(
+    helpers: Helpers, children: Children
+):
+    helpers.keep(NameUser, ready=True)
+    helpers.gather(News(), at(1))
+    helpers.gather(News(failed=["helper-1"]), at(1.1))
+    assert list(children.served) == ["helper-1"]
+    assert helpers.next_deadline(at(1.1)) == 1 + KEPT_AGAIN_SECONDS
+    helpers.gather(News(), at(1 + KEPT_AGAIN_SECONDS))
+    assert list(children.served) == ["helper-1", "helper-2"]

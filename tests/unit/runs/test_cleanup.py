@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages.helper import FilesRemoved, RemoveFiles, ToHelper
+from geosched.ipc.messages.helper import EndTrees, FilesRemoved, RemoveFiles, ToHelper
 from geosched.ipc.paths import Runtime
+from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.helpers import Job
 from geosched.supervisor.runs import cleanup as cleanup_module
 from geosched.supervisor.runs.cleanup import OUTPUTS_OF_A_JOB_MAX, RunCleanup
@@ -16,12 +17,16 @@ class Helped:
     def __init__(self, root: Path) -> None:
         make_directories(Runtime(root))
         self.jobs: list[Job] = []
+        self.kept: dict[type[ToHelper], bool] = {}
         self.cleanup = RunCleanup(Runtime(root), root / "log", "instance", Containment("tree"))
-        self.cleanup.help_by(self.submit)
+        self.cleanup.help_by(self.submit, self.keep)
 
     def submit(self, request: ToHelper) -> Job:
         self.jobs.append(Job(request, 0.0))
         return self.jobs[-1]
+
+    def keep(self, kind: type[ToHelper], *, ready: bool) -> None:
+        self.kept[kind] = ready
 
     def removed(self) -> list[int]:
         """How many outputs each job was to remove."""
@@ -59,3 +64,9 @@ def test_outputs_that_a_hung_disk_kept_are_removed_later(
     seconds = cleanup_module.REMOVE_AGAIN_SECONDS + 1
     helped.cleanup.remove_output([])
     assert helped.removed() == [2, 3]
+
+
+def test_a_helper_is_kept_to_end_trees_while_there_are_runs(helped: Helped):
+    for runs in (True, False):
+        helped.cleanup.gather(Instant(0, 0.0), runs=runs)
+        assert helped.kept == {EndTrees: runs}
