@@ -65,6 +65,7 @@ class DueEvents(Participant):
         self._check_at_monotonic = now + STUCK_CHECK_SECONDS
         for run_id, record in list(self.stuck.items()):
             if self._cleanup.end_tree(run_id, None, None).gone:
+                self._cleanup.tree_is_gone(run_id)
                 kept = self._cleanup.kept_result(run_id)
                 turn.happened(record.action.id, DaemonStarted(kept))
 
