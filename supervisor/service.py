@@ -244,7 +244,8 @@ class Service(Participant):
         loop.join(helpers)
         loop.parts.poller.watch(helpers.fileno())
         loop.parts.pool.cleanup.help_by(
-            lambda request: helpers.submit(request, loop.now, waited=False)
+            lambda request: helpers.submit(request, loop.now, waited=False),
+            helpers.keep,
         )
         return helpers
 

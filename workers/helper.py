@@ -16,20 +16,21 @@ import msgspec
 from setproctitle import setproctitle
 
 from ..ipc.messages.helper import (
-    EndTree,
+    EndTrees,
     Failed,
     FilesRemoved,
     FromHelper,
+    LostRun,
     NameUser,
     OutputRead,
     ReadOutput,
     RemoveFiles,
     ToHelper,
-    TreeEnded,
+    TreesEnded,
     UserNamed,
 )
 from .host.cgroups import Containment
-from .host.process_tree import end_tree
+from .host.process_tree import RunTree, end_trees
 from .runfiles.output import read_output
 
 log = logging.getLogger(__name__)
@@ -68,9 +69,9 @@ def carry_out(request: ToHelper, instance: str, containment: Containment) -> Fro
                 return FilesRemoved()
             case NameUser(uid):
                 return UserNamed(_name_of(uid))
-            case EndTree(run_id, script_pid, worker, adopter):
-                group = containment.group(worker) if worker else None
-                return TreeEnded(end_tree(instance, run_id, script_pid, group, adopter=adopter))
+            case EndTrees(runs, adopter):
+                trees = [_tree(run, instance, containment, adopter) for run in runs]
+                return TreesEnded(tuple(end_trees(trees)))
     except OSError as error:
         return Failed(str(error), missing=isinstance(error, FileNotFoundError))
     assert_never(request)
@@ -82,6 +83,11 @@ def _name_of(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return ""
+
+
+def _tree(run: LostRun, instance: str, containment: Containment, adopter: int) -> RunTree:
+    group = containment.group(run.worker) if run.worker else None
+    return RunTree(instance, run.run_id, run.script_pid, group=group, adopter=adopter)
 
 
 def _remove(path: str) -> None:

@@ -25,17 +25,23 @@ class NameUser(Message, tag="name-user", frozen=True):
     uid: int
 
 
-class EndTree(Message, tag="end-tree", frozen=True):
-    """Do one round of SIGKILL to a run whose worker is dead or silent. `adopter` is the subreaper
-    to which its orphans come, `worker` "" where none is known."""
+class LostRun(Message, tag="lost-run", frozen=True):
+    """A run whose worker is dead or silent. `worker` is "" where none is known."""
 
     run_id: str
     script_pid: int | None
     worker: str
+
+
+class EndTrees(Message, tag="end-trees", frozen=True):
+    """Do one round of SIGKILL to lost runs. `adopter` is the subreaper to which their orphans
+    come."""
+
+    runs: tuple[LostRun, ...]
     adopter: int
 
 
-ToHelper: TypeAlias = ReadOutput | RemoveFiles | NameUser | EndTree
+ToHelper: TypeAlias = ReadOutput | RemoveFiles | NameUser | EndTrees
 
 
 class OutputRead(Message, tag="output-read", frozen=True):
@@ -55,10 +61,10 @@ class FilesRemoved(Message, tag="files-removed", frozen=True):
     """All that can be removed is."""
 
 
-class TreeEnded(Message, tag="tree-ended", frozen=True):
-    """The round is done; `gone` tells that nothing was left of the run."""
+class TreesEnded(Message, tag="trees-ended", frozen=True):
+    """The round is done; `gone` has the ids of the runs of which nothing was left."""
 
-    gone: bool
+    gone: tuple[str, ...]
 
 
 class Failed(Message, tag="failed", frozen=True):
@@ -68,4 +74,4 @@ class Failed(Message, tag="failed", frozen=True):
     missing: bool = False
 
 
-FromHelper: TypeAlias = OutputRead | UserNamed | FilesRemoved | TreeEnded | Failed
+FromHelper: TypeAlias = OutputRead | UserNamed | FilesRemoved | TreesEnded | Failed

@@ -17,6 +17,9 @@ BASE = 64
 OF_A_CHILD = 2
 #: Children besides workers: the synchroniser, the relay of the log.
 OTHER_CHILDREN = 2
+#: And the helper that is kept while there are runs: what it has open is part of `BASE`, and so
+#: would be a worker's in its place.
+HELPERS_KEPT = 1
 #: Of the workers one in so many, at least one, is none with a run, but leaves or gets ready.
 WORKERS_BESIDES_RUNS = 8
 #: Connections of the control socket are a quarter of what is left, within these; and one user
@@ -52,8 +55,8 @@ class Descriptors(NamedTuple):
         """Share a limit that has no `shortage`."""
         free = open_files - BASE
         connections = min(max(CONNECTIONS_MIN, free // 4), CONNECTIONS_MAX)
-        children = (free - connections) // OF_A_CHILD
-        workers = children - OTHER_CHILDREN
+        children = (free - connections) // OF_A_CHILD + HELPERS_KEPT
+        workers = children - OTHER_CHILDREN - HELPERS_KEPT
         runs = workers - max(1, workers // WORKERS_BESIDES_RUNS)
         return cls(open_files, connections, connections // 2, children, runs)
 

@@ -30,6 +30,8 @@ HELPERS_OF_A_KIND_MAX = 2
 JOBS_WAITING_OF_A_KIND_MAX = 32
 #: A helper with nothing to do leaves after this time.
 IDLE_SECONDS_MAX = 10.0
+#: One that is kept ready and is not there is forked no more often than this.
+KEPT_AGAIN_SECONDS = 10.0
 _ANSWER_BYTES_MAX = 192 * 1024
 
 _decode = msgspec.msgpack.Decoder(FromHelper).decode
@@ -71,6 +73,8 @@ class Helpers(Participant):
         self._numbers = itertools.count(1)
         self._helpers: dict[str, _Helper] = {}
         self._waiting: list[Job] = []
+        self._kept: set[type[ToHelper]] = set()
+        self._keep_at_monotonic = 0.0
         self._now_monotonic = 0.0
 
     def fileno(self) -> int:
@@ -90,6 +94,11 @@ class Helpers(Participant):
             self._hand_out()
         return job
 
+    def keep(self, kind: type[ToHelper], *, ready: bool) -> None:
+        """Keep a helper ready for jobs of a kind, or no longer: what forks one only when there is a
+        job cannot do it while nothing can be forked."""
+        (self._kept.add if ready else self._kept.discard)(kind)
+
     def gather(self, news: News, now: Instant) -> None:
         """Take answers; give up what takes too long."""
         self._now_monotonic = now.monotonic_seconds
@@ -102,23 +111,28 @@ class Helpers(Participant):
                 self._hear(helper)
             elif helper.name in news.forked:
                 self._children.kill(helper.name)  # too late: it was given up meanwhile
-            if helper.name in news.gone or helper.name in news.failed:
-                why = news.failed.get(helper.name)
-                self._forget(helper, f"no helper: {why}" if why else "its helper was killed")
+            if helper.name in news.gone:
+                self._forget(helper, "its helper was killed")
+            elif helper.name in news.failed:
+                why = news.failed[helper.name]
+                self._forget(helper, f"its helper could not be forked: {why}")
         self._give_up_late()
         self._hand_out()
+        self._fork_kept()
 
     def next_deadline(self, _now: Instant) -> float | None:
         """Return when the next job, or an idle helper, is given up, or a helper is looked at."""
         deadlines = [
             job.deadline_monotonic for job in self._waiting if job.waited or self._no_hope(job)
         ]
+        if self._kept_lacking():
+            deadlines.append(self._keep_at_monotonic)
         for helper in self._helpers.values():
             if helper.judge is not None:
                 deadlines.append(helper.judge.next_look())
             elif helper.job is not None and helper.job.waited:
                 deadlines.append(helper.job.deadline_monotonic)
-            elif helper.job is None and helper.ours is not None:
+            elif helper.job is None and helper.ours is not None and helper.kind not in self._kept:
                 deadlines.append(helper.idle_since_monotonic + IDLE_SECONDS_MAX)
         return min(deadlines, default=None)
 
@@ -161,10 +175,22 @@ class Helpers(Participant):
             return None
         ours.setblocking(False)
         helper = _Helper(f"helper-{next(self._numbers)}", kind, ours, theirs)
+        helper.idle_since_monotonic = self._now_monotonic
         self._helpers[helper.name] = helper
         self._epoll.register(ours, select.EPOLLIN)
         self._children.fork_helper(helper.name, theirs.fileno())
         return helper
+
+    def _kept_lacking(self) -> list[type[ToHelper]]:
+        """Return the kinds of which one helper is to be ready and none is there, hung or not."""
+        return [kind for kind in self._kept if kind not in {h.kind for h in self._helpers.values()}]
+
+    def _fork_kept(self) -> None:
+        lacking = self._kept_lacking()
+        if lacking and self._now_monotonic >= self._keep_at_monotonic:
+            self._keep_at_monotonic = self._now_monotonic + KEPT_AGAIN_SECONDS
+            for kind in lacking:
+                self._fork(kind)
 
     def _hear(self, helper: _Helper) -> None:
         assert helper.ours is not None
@@ -192,7 +218,11 @@ class Helpers(Participant):
         for helper in list(self._helpers.values()):
             if helper.job is not None and self._is_late(helper, helper.job):
                 self._give_up(helper, "what it asked did not answer in time")
-            elif helper.job is None and now >= helper.idle_since_monotonic + IDLE_SECONDS_MAX:
+            elif (
+                helper.job is None
+                and helper.kind not in self._kept
+                and now >= helper.idle_since_monotonic + IDLE_SECONDS_MAX
+            ):
                 _close(helper)
 
     def _no_hope(self, job: Job) -> bool:

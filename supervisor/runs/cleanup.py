@@ -1,20 +1,21 @@
 """Clean-up after runs: process trees that no worker ends, kept results, locks, output."""
 
-import contextlib
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
-from ...ipc.messages.helper import EndTree, RemoveFiles, ToHelper, TreeEnded
+from ...ipc.messages.helper import EndTrees, RemoveFiles, ToHelper
 from ...ipc.messages.runs import RunResult
 from ...ipc.paths import Runtime
 from ...workers.host.cgroups import Containment
 from ...workers.runfiles import results
 from ...workers.runfiles.run_lock import RunLockedError, release_run_lock, take_run_lock
+from ..core.model import Instant
 from ..host.helpers import Job
+from .lost_trees import LostTree, LostTrees
 from .run_order import output_path
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,12 @@ OUTPUTS_OF_A_JOB_MAX = 200
 REMOVE_AGAIN_SECONDS = 60.0
 
 
+class Keep(Protocol):
+    """Keeps a helper ready for jobs of a kind, or no longer."""
+
+    def __call__(self, kind: type[ToHelper], *, ready: bool) -> None: ...
+
+
 class RunCleanup:
     """Cleans up what an instance's runs leave behind: processes, cgroups, files in `runtime_dir`
     and `log_dir`. `instance` marks this boot and state directory."""
@@ -33,39 +40,40 @@ class RunCleanup:
         self.instance = instance
         self._log_dir = log_dir
         self._runtime = runtime
-        self._groups = groups
-        self._endings: dict[str, Job] = {}
+        self._trees = LostTrees(groups)
         self._submit: Callable[[ToHelper], Job] | None = None
+        self._keep: Keep | None = None
         self._left: deque[str] = deque(maxlen=OUTPUTS_LEFT_MAX)
         self._removal: Job | None = None
         self._removed: tuple[str, ...] = ()
         self._again_monotonic = 0.0
 
-    def help_by(self, submit: Callable[[ToHelper], Job]) -> None:
-        """Have helpers do what may wait."""
-        self._submit = submit
+    def help_by(self, submit: Callable[[ToHelper], Job], keep: Keep) -> None:
+        """Have helpers do what may wait, of which one is kept ready to end trees."""
+        self._submit, self._keep = submit, keep
+        self._trees.help_by(submit)
 
-    def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> bool:
-        """Have a round of SIGKILL done to a run's processes, its worker included. True once a round
-        found none; the answer of each is that of the call after it.
+    def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> LostTree:
+        """Have a run's processes ended, its worker included; it is `gone` once nothing is left."""
+        return self._trees.end(run_id, script_pid, worker)
 
-        The group is killed at once. A helper looks for what is not in it: to read the environment
-        of a process can take as long as that process waits for a disk. What cannot be looked at,
-        for want of a descriptor perhaps, may be left.
-        """
-        group = None if worker is None else self._groups.group(worker)
-        if group is not None:
-            with contextlib.suppress(OSError):  # the helper does so, too
-                group.kill()
-        job = self._endings.pop(run_id, None)
-        if job is not None and isinstance(job.answer, TreeEnded) and job.answer.gone:
-            self._drop_lock(run_id)
-            return True
-        if job is None or job.done:
-            assert self._submit is not None
-            job = self._submit(EndTree(run_id, script_pid, worker or "", os.getpid()))
-        self._endings[run_id] = job
-        return False
+    def forget_tree(self, run_id: str) -> None:
+        self._trees.forget(run_id)
+
+    def tree_is_gone(self, run_id: str) -> None:
+        """Forget a tree that is gone, and remove the lock that its worker left."""
+        self._trees.forget(run_id)
+        self._drop_lock(run_id)
+
+    def gather(self, now: Instant, *, runs: bool) -> None:
+        """Go on ending trees: every turn, after what was lost in it. `runs`: there are some, and
+        when one is lost nothing may be forked any more."""
+        if self._keep is not None:
+            self._keep(EndTrees, ready=runs)
+        self._trees.gather(now.monotonic_seconds)
+
+    def next_deadline(self, now: Instant) -> float | None:
+        return self._trees.next_deadline(now.monotonic_seconds)
 
     def kept_result(self, run_id: str) -> RunResult | None:
         """Return the result that its worker kept; None where there is none, or none to be read."""
@@ -85,7 +93,7 @@ class RunCleanup:
 
     def forget_run(self, run_id: str) -> None:
         """Remove the files that a worker, which is gone, may have left of a settled run."""
-        self._endings.pop(run_id, None)
+        self._trees.forget(run_id)
         self.forget_result(run_id)
         self._drop_lock(run_id)
 

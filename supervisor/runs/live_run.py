@@ -1,5 +1,6 @@
 """A live run, as the pool knows it. None of it is stored."""
 
+import logging
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -9,6 +10,9 @@ from ...ipc.instants import SECOND_US, restated_us
 from ...ipc.messages.runs import EndCause, Run, RunResult, StopReason
 from ...workers.host.liveness import look_seconds
 from ..core.model import Instant, RunRow
+from .lost_trees import STUCK_AFTER_SECONDS
+
+log = logging.getLogger(__name__)
 
 
 class LiveRun(msgspec.Struct):
@@ -17,8 +21,9 @@ class LiveRun(msgspec.Struct):
     `order` is None where no script is configured for the action's type. `begun_us` is the
     instant of its script's first instruction, at which the boot clock read
     `begun_boot_seconds`. `last_beat` is a reading of the judge's clock, in seconds.
-    `stop_at_monotonic` is when its next stop or kill is due; from `stuck_at_monotonic` on it
-    counts as stuck.
+    `stop_at_monotonic` is when its stop is due, for the first time or again; from
+    `stuck_at_monotonic` on it counts as stuck. `ending` is there from `lose` on, with the
+    instant at which that was seen.
     """
 
     run_id: str
@@ -42,6 +47,8 @@ class LiveRun(msgspec.Struct):
     stuck_at_monotonic: float | None = None
     stuck: bool = False
     ending: EndCause | None = None  # its worker is lost or silent: the pool ends the tree
+    lost_us: int = 0
+    lost_boot_seconds: float = 0.0
     detail: str = ""
     result: RunResult | None = None
 
@@ -62,26 +69,51 @@ class LiveRun(msgspec.Struct):
 
     def begun(self, now: Instant) -> int | None:
         """Return the instant at which its script began, restated where the clock was set back."""
-        if self.begun_us is None:
-            return None
-        return restated_us(
-            self.begun_us,
-            self.begun_boot_seconds,
-            now_us=now.read_us,
-            now_boot_seconds=now.boot_seconds - now.ahead_us / SECOND_US,
+        return (
+            None
+            if self.begun_us is None
+            else _restated(self.begun_us, self.begun_boot_seconds, now)
         )
 
-    def end(self, cause: EndCause, detail: str, now: Instant) -> None:
-        """End it without a result from its worker."""
+    def lose(self, cause: EndCause, detail: str, now: Instant) -> None:
+        """Take its worker for lost or silent: this instant is that of its end (S12, S13), however
+        long it takes until nothing is left of it."""
+        self.ending, self.detail = cause, detail
+        self.lost_us, self.lost_boot_seconds = now.wall_us, now.boot_seconds
+        self.stop_at_monotonic = self.stuck_at_monotonic = None
+
+    def end_lost(self, now: Instant) -> None:
+        """End it once nothing is left of it."""
+        assert self.ending is not None
+        self.end(
+            self.ending, self.detail, now, _restated(self.lost_us, self.lost_boot_seconds, now)
+        )
+
+    def end(self, cause: EndCause, detail: str, now: Instant, ended_us: int | None = None) -> None:
+        """End it without a result from its worker: now, where no other instant is given."""
         self.result = RunResult(
             self.run_id,
             cause,
-            now.wall_us,
+            now.wall_us if ended_us is None else ended_us,
             stop_reason=self.stop if cause is EndCause.STOPPED else None,
             detail=detail,
             script_pid=self.script_pid,
             status_text=self.status_text,
             begun_us=self.begun(now),
+        )
+
+    def notice_stuck(self, now: Instant) -> None:
+        """Report it once as stuck, where its time is over."""
+        due_monotonic = self.stuck_at_monotonic
+        if self.stuck or due_monotonic is None or now.monotonic_seconds < due_monotonic:
+            return
+        self.stuck = True
+        log.error(
+            "Run %s of action %s is stuck: it is not gone %g s after its grace",
+            self.run_id,
+            self.action_id,
+            STUCK_AFTER_SECONDS,
+            extra={"event": "run-stuck", "id": self.action_id, "runId": self.run_id},
         )
 
     def completed(self, row: RunRow) -> RunRow:
@@ -103,6 +135,16 @@ class LiveRun(msgspec.Struct):
             yield self.stop_at_monotonic
         if self.worker is not None:
             yield look_at  # law 16
+
+
+def _restated(at_us: int, at_boot_seconds: float, now: Instant) -> int:
+    """Restate an instant where the clock was set back since."""
+    return restated_us(
+        at_us,
+        at_boot_seconds,
+        now_us=now.read_us,
+        now_boot_seconds=now.boot_seconds - now.ahead_us / SECOND_US,
+    )
 
 
 def looks_of(runs: Iterable[LiveRun]) -> float:

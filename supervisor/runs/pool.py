@@ -35,6 +35,7 @@ from ..participant import News, Participant
 from .cleanup import RunCleanup
 from .fork_pace import ForkPace
 from .live_run import LiveRun, looks_of
+from .lost_trees import KILL_AGAIN_SECONDS, STUCK_AFTER_SECONDS
 from .pooled_worker import ActivityOf, PooledWorker
 
 log = logging.getLogger(__name__)
@@ -43,12 +44,6 @@ MESSAGES_PER_TURN_MAX = 500
 #: Runs that wait for workers begin together, in one commit, with those that are ready within
 #: this time.
 TOGETHER_SECONDS = 0.01
-#: A run that is not gone this long after its grace is stuck (S13a), and killed again at this
-#: interval.
-STUCK_AFTER_GRACE_SECONDS = 5.0
-KILL_AGAIN_SECONDS = 30.0
-#: Between rounds of killing what is left of a run's tree.
-TREE_ROUND_SECONDS = 0.05
 #: Workers keep still this long after an instant, for each script that begins at it: their own
 #: work would make the last scripts late.
 STILL_SECONDS_EACH = 0.0007
@@ -112,10 +107,12 @@ class Pool(Participant):
         run = self.runs.get(run_id)
         if run is None or run.result is not None:
             return
-        grace = run.stop_grace_seconds
         run.stop = reason
+        if run.ending is not None:
+            return  # there is no worker to ask, and its tree is ended at once
+        grace = run.stop_grace_seconds
         run.stop_at_monotonic = now.monotonic_seconds
-        run.stuck_at_monotonic = now.monotonic_seconds + grace + STUCK_AFTER_GRACE_SECONDS
+        run.stuck_at_monotonic = now.monotonic_seconds + grace + STUCK_AFTER_SECONDS
         if reason is StopReason.WINDOW_OVER and now.monotonic_seconds > self._now_monotonic:
             return  # `_watch` does it at that instant
         if run.worker is None:
@@ -203,9 +200,10 @@ class Pool(Participant):
         heard = self._hear(now)
         self._now_monotonic = now.monotonic_seconds
         for name in (*news.gone, *news.failed):
-            self._lost(name)
+            self._lost(name, now)
         self.judge.tick(now.monotonic_seconds, looks_of(self.runs.values()))
         self._judge_workers(now)
+        self._end_lost(now)
         for run in list(self.runs.values()):
             self._watch(run, now)
         self.hand_out()
@@ -221,7 +219,8 @@ class Pool(Participant):
         deadlines = [due for run in self.runs.values() for due in run.deadlines(look_at)]
         if any(worker.judge is not None for worker in self._workers.values()):
             deadlines.append(self._look_at_monotonic)
-        waits = (self._promise_at_monotonic, self._pace.next_deadline(now.monotonic_seconds))
+        pace_due = self._pace.next_deadline(now.monotonic_seconds)
+        waits = (self._promise_at_monotonic, pace_due, self.cleanup.next_deadline(now))
         return min([*deadlines, *(due for due in waits if due is not None)], default=None)
 
     @property
@@ -301,7 +300,7 @@ class Pool(Participant):
                 run.rss_bytes, run.cpu_seconds = beat.rss_bytes, beat.cpu_seconds
             run.output_lost_bytes = beat.output_lost_bytes
 
-    def _lost(self, name: str) -> None:
+    def _lost(self, name: str, now: Instant) -> None:
         worker = self._workers.pop(name, None)
         if worker is not None and worker.usable and not worker.ready:
             self._pace.failed(self._now_monotonic)
@@ -311,21 +310,18 @@ class Pool(Participant):
             return
         run = self.runs.get(worker.run_id)
         if run is not None and run.result is None and run.ending is None:
-            run.ending, run.stop_at_monotonic = EndCause.WORKER_LOST, None
-            run.detail = "its worker was killed or crashed"
+            self._lose(run, EndCause.WORKER_LOST, "its worker was killed or crashed", now)
 
     # --- watch --------------------------------------------------------------------------
 
     def _watch(self, run: LiveRun, now: Instant) -> None:
-        if run.result is not None:
+        if run.result is not None or run.stop_at_monotonic is None:
             return
-        if run.ending is not None:
-            if run.stop_at_monotonic is None or now.monotonic_seconds >= run.stop_at_monotonic:
-                self._end_tree(run, now)
-        elif run.worker is None:
-            if run.stop_at_monotonic is not None and now.monotonic_seconds >= run.stop_at_monotonic:
-                run.end(EndCause.STOPPED, NOT_STARTED, now)
-        elif run.stop_at_monotonic is not None and now.monotonic_seconds >= run.stop_at_monotonic:
+        if now.monotonic_seconds < run.stop_at_monotonic:
+            return
+        if run.worker is None:
+            run.end(EndCause.STOPPED, NOT_STARTED, now)
+        else:
             self._send_stop(run, now)
 
     def _give_up(self, run: LiveRun, now: Instant) -> None:
@@ -336,58 +332,49 @@ class Pool(Participant):
             run.action_id,
             extra={"event": "worker-silent", "id": run.action_id, "runId": run.run_id},
         )
-        run.ending, run.stop_at_monotonic = EndCause.WORKER_SILENT, None
-        run.detail = f"its worker was silent for {run.heartbeat_timeout_seconds:g} s"
-        self._end_tree(run, now)
+        detail = f"its worker was silent for {run.heartbeat_timeout_seconds:g} s"
+        self._lose(run, EndCause.WORKER_SILENT, detail, now)
 
-    def _end_tree(self, run: LiveRun, now: Instant) -> None:
-        """Do one round of SIGKILL to what is left of a run, which has ended once nothing is."""
-        assert run.ending is not None
-        if run.stuck_at_monotonic is None:
-            run.stuck_at_monotonic = now.monotonic_seconds + STUCK_AFTER_GRACE_SECONDS
-        worker_lives = run.worker is not None and self.children.get(run.worker) is not None
-        self.children.reap()  # after many forks, zombies would make every look slow
-        if not self.cleanup.end_tree(run.run_id, run.script_pid, run.worker) or worker_lives:
-            self._notice_stuck(run, now)
-            again = KILL_AGAIN_SECONDS if run.stuck else TREE_ROUND_SECONDS
-            run.stop_at_monotonic = now.monotonic_seconds + again
-            return
-        # The worker may have kept a result just before it died: it saw the script's end.
-        kept = self.cleanup.kept_result(run.run_id)
-        if kept is not None:
-            run.result = kept
-        else:
-            run.end(run.ending, run.detail, now)
+    def _lose(self, run: LiveRun, cause: EndCause, detail: str, now: Instant) -> None:
+        self.cleanup.forget_tree(run.run_id)  # it may have been killed before, with its worker
+        run.lose(cause, detail, now)
+
+    def _end_lost(self, now: Instant) -> None:
+        """Have what is left of lost runs ended; each has ended once nothing is."""
+        lost = [run for run in self.runs.values() if run.ending and run.result is None]
+        if lost:
+            self.children.reap()  # after many forks, zombies would make every look slow
+        trees = [self.cleanup.end_tree(run.run_id, run.script_pid, run.worker) for run in lost]
+        self.cleanup.gather(now, runs=bool(self.runs))
+        for run, tree in zip(lost, trees, strict=True):
+            worker_lives = run.worker is not None and self.children.get(run.worker) is not None
+            if tree.gone and not worker_lives:
+                self._settle_lost(run, now)
+            elif tree.looked_monotonic is not None:
+                run.stuck_at_monotonic = tree.looked_monotonic + STUCK_AFTER_SECONDS
+                run.notice_stuck(now)
+
+    def _settle_lost(self, run: LiveRun, now: Instant) -> None:
+        """The worker may have kept a result just before it died: it saw the script's end."""
+        self.cleanup.tree_is_gone(run.run_id)
+        run.result = self.cleanup.kept_result(run.run_id)
+        if run.result is None:
+            run.end_lost(now)
 
     def _send_stop(self, run: LiveRun, now: Instant) -> None:
         assert run.worker is not None
         assert run.stop is not None
         with step(Step.SEND_STOP):
             sent = self.server.send(run.worker.encode(), Stop(run.run_id, run.stop))
-        self._notice_stuck(run, now)
+        run.notice_stuck(now)
         if not sent:
             run.stop_at_monotonic = now.monotonic_seconds + RESEND_SECONDS
         elif run.stuck:
+            self.cleanup.forget_tree(run.run_id)
             self.cleanup.end_tree(run.run_id, run.script_pid, run.worker)
             run.stop_at_monotonic = now.monotonic_seconds + KILL_AGAIN_SECONDS
         else:
             run.stop_at_monotonic = run.stuck_at_monotonic
-
-    def _notice_stuck(self, run: LiveRun, now: Instant) -> None:
-        if (
-            run.stuck
-            or run.stuck_at_monotonic is None
-            or now.monotonic_seconds < run.stuck_at_monotonic
-        ):
-            return
-        run.stuck = True
-        log.error(
-            "Run %s of action %s is stuck: it is not gone %g s after its grace",
-            run.run_id,
-            run.action_id,
-            STUCK_AFTER_GRACE_SECONDS,
-            extra={"event": "run-stuck", "id": run.action_id, "runId": run.run_id},
-        )
 
     # --- workers ------------------------------------------------------------------------
 

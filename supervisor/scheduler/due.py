@@ -55,6 +55,7 @@ class DueEvents(Participant):
             newest = self._db.read(record.action.id)
             if newest is None or not _has_run(newest, run_id):
                 del self.stuck[run_id]
+                self._cleanup.forget_tree(run_id)
 
     def stuck_runs(self, turn: Turn) -> None:
         """Settle actions whose runs could not be ended, once those are gone (S1)."""
@@ -63,7 +64,8 @@ class DueEvents(Participant):
             return
         self._check_at_monotonic = now + STUCK_CHECK_SECONDS
         for run_id, record in list(self.stuck.items()):
-            if self._cleanup.end_tree(run_id, None, None):
+            if self._cleanup.end_tree(run_id, None, None).gone:
+                self._cleanup.tree_is_gone(run_id)
                 kept = self._cleanup.kept_result(run_id)
                 turn.happened(record.action.id, DaemonStarted(kept))
 

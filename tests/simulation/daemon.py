@@ -145,7 +145,8 @@ class WatchedPool(Pool):
             for due in run.deadlines(once_a_second)
             if due != once_a_second
         ]
-        waits = (self._promise_at_monotonic, self._pace.next_deadline(now.monotonic_seconds))
+        pace_due = self._pace.next_deadline(now.monotonic_seconds)
+        waits = (self._promise_at_monotonic, pace_due, self.cleanup.next_deadline(now))
         return min((due for due in (*every, *waits) if due is not None), default=None)
 
 

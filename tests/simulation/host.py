@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+from geosched.ipc.messages.helper import LostRun
 from geosched.ipc.messages.runs import (
     FromWorker,
     Ready,
@@ -22,6 +23,7 @@ from geosched.ipc.sockets import Peer
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.children import Child
 from geosched.supervisor.participant import News, Participant
+from geosched.supervisor.runs.lost_trees import ROUND_SECONDS, LostTree
 from geosched.workers.host.liveness import Activity
 
 from .workers import Script, Worker, ready
@@ -243,6 +245,7 @@ class Leftovers:
         self.alive: frozenset[str] = frozenset()
         self.cleanup = self
         self._host = host
+        self._trees: dict[str, LostTree] = {}
 
     def sweep(self) -> None:
         """S1: everything that an earlier daemon left is ended, or found not to be."""
@@ -254,13 +257,32 @@ class Leftovers:
         host.world.go_by(SWEEP_SECONDS_MAX if host.scripts else SWEEP_SECONDS)
         self.alive = frozenset(host.scripts)
 
-    def end_tree(self, run_id: str, _script_pid: int | None, _worker: str | None) -> bool:
-        self._host.step()
-        script = self._host.scripts.get(run_id)
-        if script is not None:
-            script.worker.kill(script)
-        # Sometimes its last process is seen to be gone only in the next round.
-        return run_id not in self._host.scripts and self._host.world.chance(0.8)
+    def end_tree(self, run_id: str, script_pid: int | None, worker: str | None) -> LostTree:
+        run = LostRun(run_id, script_pid, worker or "")
+        return self._trees.setdefault(run_id, LostTree(run))
+
+    def forget_tree(self, run_id: str) -> None:
+        self._trees.pop(run_id, None)
+
+    def tree_is_gone(self, run_id: str) -> None:
+        self.forget_tree(run_id)
+
+    def gather(self, now: Instant, *, runs: bool) -> None:
+        """Do a round. Sometimes the last process is seen to be gone only in the next."""
+        for run_id, tree in self._trees.items():
+            if tree.gone or now.monotonic_seconds < tree.round_at_monotonic:
+                continue
+            self._host.step()
+            script = self._host.scripts.get(run_id)
+            if script is not None:
+                script.worker.kill(script)
+            tree.looked_monotonic = tree.looked_monotonic or now.monotonic_seconds
+            tree.round_at_monotonic = now.monotonic_seconds + ROUND_SECONDS
+            tree.gone = run_id not in self._host.scripts and self._host.world.chance(0.8)
+
+    def next_deadline(self, _now: Instant) -> float | None:
+        rounds = [tree.round_at_monotonic for tree in self._trees.values() if not tree.gone]
+        return min(rounds, default=None)
 
     def kept_results(self) -> dict[str, RunResult]:
         return dict(self._host.kept)
@@ -273,6 +295,7 @@ class Leftovers:
         self._host.kept.pop(run_id, None)
 
     def forget_run(self, run_id: str) -> None:
+        self.forget_tree(run_id)
         self.forget_result(run_id)
 
     def remove_output(self, run_ids: Iterable[str]) -> None:

@@ -128,10 +128,17 @@ class Daemon:
 
     # --- commands -----------------------------------------------------------------------
 
-    def start(self, *arguments: str, wait: bool = True, env: dict[str, str] | None = None) -> None:
+    def start(
+        self,
+        *arguments: str,
+        wait: bool = True,
+        env: dict[str, str] | None = None,
+        by: Sequence[str] = (),
+    ) -> None:
+        """Start the daemon; `by` is a command that executes it."""
         with self.stderr.open("ab") as log:
             self.process = subprocess.Popen(
-                [commands() / "geoschedd", "--config", self.config, *arguments],
+                [*by, commands() / "geoschedd", "--config", self.config, *arguments],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env=os.environ | (env or {}),

@@ -18,6 +18,10 @@ def synchronisers(daemon: Daemon) -> list[int]:
     return [pid for pid in children_of(zygote(daemon)) if _is(pid, b"synchroniser")]
 
 
+def helpers(daemon: Daemon) -> list[int]:
+    return [pid for pid in children_of(zygote(daemon)) if _is(pid, b"helper")]
+
+
 def armed_workers(daemon: Daemon) -> list[int]:
     """Workers without a run: they have no title of a run, and no script."""
     workers = [pid for pid in children_of(zygote(daemon)) if _is(pid, b"geosched: worker")]

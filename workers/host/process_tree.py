@@ -7,7 +7,8 @@ that does not wait; its caller decides how often and how long.
 import errno
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -20,9 +21,45 @@ from .procfs import Identity, Stat
 _NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 #: Rounds of killing processes that become this one's children meanwhile, and looks in each.
 CHASES_MAX = 100
+CHASES_OF_SESSIONS_MAX = 5  # the supervisor does that itself
 LOOKS_MAX = 20
-#: Only the newest children of the supervisor are looked at; the process table shows older ones.
+#: Of the supervisor's children only so many for each run are looked at, the newest; the process
+#: table shows older ones.
 NEWEST_MAX = 32
+#: A run is gone that is not to be seen in so many looks at the process table in a row.
+LOOKS_WITHOUT_A_MEMBER = 2
+
+Found = TypeVar("Found", dict[int, str], set[int])
+
+
+class ProcessLook(msgspec.Struct, frozen=True):
+    """One look at all processes of the host, in which the runs of many are found."""
+
+    table: dict[int, Stat]
+    marked: dict[str, set[int]]  # by their run id
+    led: dict[int, set[int]]  # by the leader of their group, and of their session
+    children: dict[int, set[int]]
+
+    @staticmethod
+    def take(instance: str) -> "ProcessLook":
+        look = ProcessLook(procfs.process_table(), {}, {}, {})
+        for pid, run_id in procfs.marked(look.table, instance).items():
+            look.marked.setdefault(run_id, set()).add(pid)
+        for found in look.table.values():
+            for leader in (found.pid, found.pgid, found.session):
+                look.led.setdefault(leader, set()).add(found.pid)
+            look.children.setdefault(found.ppid, set()).add(found.pid)
+        return look
+
+    def below(self, roots: Iterable[int]) -> set[int]:
+        """Return all descendants of `roots`, without these."""
+        below: set[int] = set()
+        rest = list(roots)
+        while rest:
+            new = self.children.get(rest.pop(), set()) - below
+            below |= new
+            rest.extend(new)
+        return below
 
 
 class RunTree(msgspec.Struct, frozen=True):
@@ -44,9 +81,9 @@ class RunTree(msgspec.Struct, frozen=True):
     group: Group | None = None
     adopter: int | None = None
 
-    def members(self) -> dict[int, Stat]:
-        """Return all processes of the run that have not ended."""
-        found = self._kept() if self.keeper is not None else self._searched()
+    def members(self, look: ProcessLook | None = None) -> dict[int, Stat]:
+        """Return all processes of the run that have not ended; without a keeper, in `look`."""
+        found = self._kept() if self.keeper is not None else self._searched(look)
         return {pid: member for pid, member in found.items() if not member.ended}
 
     def _kept(self) -> dict[int, Stat]:
@@ -60,17 +97,17 @@ class RunTree(msgspec.Struct, frozen=True):
                     found[pid] = member
         return found
 
-    def _searched(self) -> dict[int, Stat]:
-        table = procfs.process_table()
-        found = procfs.marked(table, self.instance, self.run_id)
+    def _searched(self, look: ProcessLook | None = None) -> dict[int, Stat]:
+        look = look or ProcessLook.take(self.instance)
+        found = set(look.marked.get(self.run_id, ()))
         if self.group is not None:
-            found |= (self.group.pids() & table.keys()) - {self.keeper}
+            found |= (self.group.pids() & look.table.keys()) - {self.keeper}
         if self.keeper is not None:
-            found |= procfs.descendants(table, [self.keeper])
-        if self.script_pid is not None and self._script_is_ours(table, found):
-            found |= _led_by(table, self.script_pid)
-        found |= procfs.descendants(table, found)
-        return {pid: table[pid] for pid in found}
+            found |= look.below([self.keeper])
+        if self.script_pid is not None and self._script_is_ours(look.table, found):
+            found |= look.led.get(self.script_pid, set())
+        found |= look.below(found)
+        return {pid: look.table[pid] for pid in found}
 
     def _script_is_ours(self, table: Mapping[int, Stat], found: set[int]) -> bool:
         """No other process has `script_pid` now: none can, while members of its session live."""
@@ -85,53 +122,28 @@ class RunTree(msgspec.Struct, frozen=True):
 
     def kill(self) -> bool:
         """Do one round of SIGKILL. True if nothing is left."""
-        if self.group is not None and (self.keeper is None or self.group.leave()):
+        if self.keeper is None:
+            return bool(end_trees([self]))
+        if self.group is not None and self.group.leave():
             self.group.kill()
         for member in self.members().values():
             signal_process(member, signal.SIGKILL)
         if self.group is None:
-            self._chase()
+            _chase(self._adopted)
         return self.gone()
 
     def gone(self) -> bool:
         """Nothing is left. The group and the list of children are asked first: a chain of processes
         that fork the next and end can be missed by any number of looks at the process table."""
+        if self.keeper is None:
+            return bool(_gone([self]))
         if self.group is not None and self.group.pids() - {self.keeper}:
             return False
-        if (self.group is None or self.keeper is not None) and self._adopted():
-            return False
-        return not self.members() and not self.members()
-
-    def _chase(self) -> None:
-        """Kill processes that have just become children of this one, before they fork again: an
-        orphan comes to its subreaper, so a chain of short-lived processes passes here."""
-        for _ in range(CHASES_MAX):
-            adopted = self._adopted()
-            if not adopted:
-                return
-            for pid in adopted:
-                if (found := procfs.stat(pid)) is not None:
-                    signal_process(found, signal.SIGKILL)
+        return not self._adopted() and not self.members() and not self.members()
 
     def _adopted(self) -> set[int]:
-        """Return living children of the subreaper that are the run's.
-
-        Looked for repeatedly: one that ended meanwhile may have left a child of its own.
-        """
-        before: set[int] | None = None
-        for _ in range(LOOKS_MAX):
-            newest_last = procfs.children(self.adopter or os.getpid())
-            children = set(newest_last)
-            if self.keeper is None:
-                living = procfs.marked(newest_last[-NEWEST_MAX:], self.instance, self.run_id)
-            elif children == before:
-                return set()  # all had ended before this look, and left us nothing
-            else:
-                living = {pid for pid in children if not self._reaped(pid)}
-            if living:
-                return living
-            before = children
-        return set()
+        """Return living children of the keeper."""
+        return _adopted(os.getpid(), lambda found: {pid for pid in found if not self._reaped(pid)})
 
     def _reaped(self, child: int) -> bool:
         """A child of the keeper has ended. It is reaped then, but for the script, whose exit status
@@ -141,21 +153,95 @@ class RunTree(msgspec.Struct, frozen=True):
         return found is not None and found.si_code != os.CLD_TRAPPED  # that one is held
 
 
-def end_tree(
-    instance: str,
-    run_id: str,
-    script_pid: int | None,
-    group: Group | None,
-    *,
-    adopter: int | None = None,
-) -> bool:
-    """Do one round of SIGKILL to a run whose worker is dead or silent, for the supervisor; the
-    worker ends with its group. True once the run is gone."""
-    if not RunTree(instance, run_id, script_pid, group=group, adopter=adopter).kill():
-        return False
-    if group is not None:
-        group.remove()
-    return True
+def end_trees(trees: Sequence[RunTree]) -> list[str]:
+    """Do one round of SIGKILL to runs of an instance whose workers are dead or silent; a worker
+    ends with its group. Returns the ids of the runs that are gone."""
+    if not trees:
+        return []
+    look = ProcessLook.take(trees[0].instance)
+    for tree in trees:
+        if tree.group is not None:
+            tree.group.kill()
+        for member in tree.members(look).values():
+            signal_process(member, signal.SIGKILL)
+    _chase(lambda: _orphans(trees).keys())
+    gone = _gone(trees)
+    for tree in gone:
+        if tree.group is not None:
+            tree.group.remove()
+    return [tree.run_id for tree in gone]
+
+
+def end_sessions(leaders: Collection[int]) -> None:
+    """Do one round of SIGKILL to orphans of scripts that have ended, by their sessions, and to all
+    below them: to those that came to the calling process, the subreaper. It reads no environment,
+    so it waits for nobody; what has left the session is for `end_trees` to find."""
+
+    def left() -> set[int]:
+        children = (procfs.stat(pid) for pid in procfs.children(os.getpid()))
+        alive = {found for found in children if found is not None and not found.ended}
+        theirs = {found.session for found in alive} & set(leaders)
+        over = {pid for pid in theirs if (leader := procfs.stat(pid)) is None or leader.ended}
+        roots = [found.pid for found in alive if found.session in over]
+        return {pid for root in roots for pid in (root, *procfs.below(root))}
+
+    _chase(left, CHASES_OF_SESSIONS_MAX)
+
+
+def _gone(trees: Sequence[RunTree]) -> list[RunTree]:
+    """Return those of which nothing is left, as `RunTree.gone` looks."""
+    orphans = set(_orphans(trees).values())
+    left = [
+        tree
+        for tree in trees
+        if tree.run_id not in orphans and not (tree.group is not None and tree.group.pids())
+    ]
+    for _ in range(LOOKS_WITHOUT_A_MEMBER):
+        if left:
+            look = ProcessLook.take(left[0].instance)
+            left = [tree for tree in left if not tree.members(look)]
+    return left
+
+
+def _orphans(trees: Sequence[RunTree]) -> dict[int, str]:
+    """Return living children of the adopter that are of runs without a group, with their runs."""
+    loose = {tree.run_id for tree in trees if tree.group is None}
+    if not loose:
+        return {}
+    newest_max = NEWEST_MAX * len(loose)
+
+    def living(newest_last: list[int]) -> dict[int, str]:
+        found = procfs.marked(newest_last[-newest_max:], trees[0].instance)
+        return {pid: run_id for pid, run_id in found.items() if run_id in loose}
+
+    return _adopted(trees[0].adopter or os.getpid(), living)
+
+
+def _chase(living: Callable[[], Collection[int]], chases_max: int = CHASES_MAX) -> None:
+    """Kill processes that have just become children of the subreaper, before they fork again: an
+    orphan comes to it, so a chain of short-lived processes passes there."""
+    for _ in range(chases_max):
+        adopted = living()
+        if not adopted:
+            return
+        for pid in adopted:
+            if (found := procfs.stat(pid)) is not None:
+                signal_process(found, signal.SIGKILL)
+
+
+def _adopted(adopter: int, living: Callable[[list[int]], Found]) -> Found:
+    """Return the living of a subreaper's children, of which the newest is last.
+
+    Looked for repeatedly: one that ended meanwhile may have left a child of its own.
+    """
+    before: set[int] | None = None
+    for _ in range(LOOKS_MAX):
+        newest_last = procfs.children(adopter)
+        found = living(newest_last)
+        if found or set(newest_last) == before:
+            break  # where none lives, all had ended before this look, and left us nothing
+        before = set(newest_last)
+    return found
 
 
 def end_instance(
@@ -172,7 +258,7 @@ def end_instance(
             group.kill()
     table = procfs.process_table()
     grouped = {pid for group in groups for pid in group.pids()}
-    found = procfs.marked(table, instance) | (grouped & table.keys())
+    found = procfs.marked(table, instance).keys() | (grouped & table.keys())
     found |= procfs.descendants(table, found)
     found -= {os.getpid(), *spared}
     alive = {pid for pid in found if not table[pid].ended}
@@ -184,12 +270,6 @@ def end_instance(
         for group in groups:
             group.remove()
     return remaining
-
-
-def _led_by(table: Mapping[int, Stat], leader: int) -> set[int]:
-    return {
-        found.pid for found in table.values() if leader in (found.pid, found.pgid, found.session)
-    }
 
 
 def signal_process(known: Stat | Identity, number: int) -> None:

@@ -195,14 +195,12 @@ def marks(pid: int) -> Marks | None:
     return Marks(os.fsdecode(instance), os.fsdecode(run_id))
 
 
-def marked(table: Iterable[int], instance: str, run_id: str | None = None) -> set[int]:
-    """Return the processes in `table` that carry the mark of an instance, or of one of its runs."""
+def marked(table: Iterable[int], instance: str) -> dict[int, str]:
+    """Return the processes in `table` that carry the mark of an instance, with their run ids."""
     return {
-        pid
+        pid: found.run_id
         for pid in table
-        if (found := marks(pid)) is not None
-        and found.instance == instance
-        and run_id in (None, found.run_id)
+        if (found := marks(pid)) is not None and found.instance == instance
     }
 
 

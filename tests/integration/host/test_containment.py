@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from geosched.workers.host import cgroups, procfs
 from geosched.workers.host.cgroups import Containment, Group
-from geosched.workers.host.process_tree import RunTree, end_instance, end_tree
+from geosched.workers.host.process_tree import RunTree, end_instance
 from support.wait import wait_for
 
 INSTANCE = f"test-containment-{os.getpid()}"
@@ -75,7 +75,7 @@ def test_a_group_ends_even_what_has_no_mark_no_session_and_no_parent(
     start(f"({BARE}); exit 0", group).wait()
     bare = pid_in(tmp_path / "bare")
     assert bare in group.pids()
-    wait_for(lambda: end_tree(INSTANCE, "r", None, held.group("r")))
+    wait_for(lambda: RunTree(INSTANCE, "r", group=held.group("r")).kill())
     assert not lives(bare)
     assert not group.path.exists()
 
@@ -90,7 +90,7 @@ def test_groups_that_a_script_made_in_its_own_go_too(
     start(f"mkdir {inner}; echo $$ > {inner}/cgroup.procs; echo $$ > $HERE/pid; sleep 600", group)
     pid = pid_in(tmp_path / "pid")
     assert pid in group.pids()
-    wait_for(lambda: end_tree(INSTANCE, "r", None, held.group("r")))
+    wait_for(lambda: RunTree(INSTANCE, "r", group=held.group("r")).kill())
     assert not lives(pid)
     assert not group.path.exists()
 
@@ -132,13 +132,13 @@ def test_the_session_of_a_script_that_is_gone_is_still_its_run(start: Start, tmp
     script = start("env -i sh -c 'echo $$ > $0; sleep 600' $HERE/left & exit 0")
     left = pid_in(tmp_path / "left")
     script.wait()
-    wait_for(lambda: end_tree(INSTANCE, "r", script.pid, None))
+    wait_for(lambda: RunTree(INSTANCE, "r", script.pid).kill())
     assert not lives(left)
 
 
 def test_a_stranger_with_the_pid_of_a_script_of_old_is_left_alone(start: Start):
     stranger = start("sleep 600", run="somebody-else")
-    assert end_tree(INSTANCE, "r", stranger.pid, None)
+    assert RunTree(INSTANCE, "r", stranger.pid).kill()
     assert stranger.poll() is None
 
 

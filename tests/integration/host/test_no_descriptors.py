@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from geosched.ipc.messages.helper import EndTrees, Failed, LostRun, TreesEnded
 from geosched.ipc.paths import Runtime
 from geosched.supervisor.core.model import Instant
-from geosched.supervisor.runs.cleanup import RunCleanup
+from geosched.supervisor.host.helpers import Job
+from geosched.supervisor.runs.lost_trees import LostTrees
 from geosched.supervisor.sync.backoff import Backoff
+from geosched.workers.helper import carry_out
 from geosched.workers.host import cgroups, procfs
 from geosched.workers.host.cgroups import TREE, Containment
 from geosched.workers.host.liveness import UNSEEN
@@ -45,17 +48,26 @@ def test_to_look_at_a_process_fails(
         look(script.pid)
 
 
-def test_a_run_is_not_gone_that_nobody_can_look_for(
-    tmp_path: Path, script: "subprocess.Popen[bytes]"
-):
-    cleanup = RunCleanup(Runtime(tmp_path), tmp_path, INSTANCE, Containment(TREE))
-    (tmp_path / "runs").mkdir()
+def test_a_run_is_not_gone_that_nobody_can_look_for(script: "subprocess.Popen[bytes]"):
+    request = EndTrees((LostRun(RUN_ID, script.pid, ""),), os.getpid())
     with no_descriptors():
-        assert not cleanup.end_tree(RUN_ID, script.pid, None)
+        assert isinstance(carry_out(request, INSTANCE, Containment(TREE)), Failed)
     assert script.poll() is None
-    cleanup.end_tree(RUN_ID, script.pid, None)
+    carry_out(request, INSTANCE, Containment(TREE))
     assert script.wait(10) == -9
-    assert cleanup.end_tree(RUN_ID, script.pid, None)
+    assert carry_out(request, INSTANCE, Containment(TREE)) == TreesEnded((RUN_ID,))
+
+
+def test_what_a_lost_run_left_is_looked_for_once_there_are_descriptors(
+    script: "subprocess.Popen[bytes]",
+):
+    trees = LostTrees(Containment(TREE))
+    trees.help_by(lambda request: Job(request, 0.0))
+    tree = trees.end(RUN_ID, script.pid, None)
+    with no_descriptors():
+        trees.gather(0.0)
+    assert not tree.gone
+    assert trees.next_deadline(0.0) is not None
 
 
 def test_a_kept_result_that_cannot_be_read_now_is_not_dropped(tmp_path: Path):

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from geosched.ipc.messages.helper import EndTree, NameUser, UserNamed
+from geosched.ipc.messages.helper import EndTrees, LostRun, NameUser, UserNamed
 from geosched.workers import helper
 from geosched.workers.helper import carry_out
 from geosched.workers.host.cgroups import TREE, Containment
@@ -20,6 +20,6 @@ def test_a_fault_of_other_requests_is_no_user_without_a_name(
     def fails(*_: object, **__: object) -> bool:
         raise KeyError("a fault of ours")
 
-    monkeypatch.setattr(helper, "end_tree", fails)
+    monkeypatch.setattr(helper, "end_trees", fails)
     with pytest.raises(KeyError):
-        carry_out(EndTree("r", None, "", 1), "i", Containment(TREE))
+        carry_out(EndTrees((LostRun("r", None, ""),), 1), "i", Containment(TREE))

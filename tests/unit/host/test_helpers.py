@@ -14,6 +14,7 @@ from geosched.supervisor.host.helpers import (
     JOB_SECONDS_MAX,
     JOB_UNWAITED_SECONDS_MAX,
     JOBS_WAITING_OF_A_KIND_MAX,
+    KEPT_AGAIN_SECONDS,
     Helpers,
 )
 from geosched.supervisor.participant import News
@@ -122,7 +123,7 @@ def test_no_more_jobs_wait_than_may(helpers: Helpers):
 @pytest.mark.parametrize(
     ("news", "why"),
     [
-        (News(failed={"helper-1": "cannot fork: no memory"}), "no helper: cannot fork: no memory"),
+        (News(failed={"helper-1": "no memory"}), "its helper could not be forked: no memory"),
         (News(gone=["helper-1"]), "its helper was killed"),
     ],
     ids=("failed", "gone"),
@@ -194,3 +195,34 @@ def test_a_turn_is_not_wanted_again_and_again_for_a_job_that_may_be_late(helpers
     helpers.gather(News(), late)
     due = helpers.next_deadline(late)
     assert due is None or due > late.monotonic_seconds + 0.5
+
+
+def test_a_helper_that_is_kept_is_there_before_its_job_and_stays(
+    helpers: Helpers, children: Children
+):
+    helpers.keep(NameUser, ready=True)
+    helpers.gather(News(), at(1))
+    assert list(children.served) == ["helper-1"]
+    helpers.gather(News(forked={"helper-1": 1}), at(1))
+    assert helpers.next_deadline(at(1)) is None
+    helpers.gather(News(), at(1 + 2 * IDLE_SECONDS_MAX))
+    helpers.submit(NameUser(7), at(30))
+    assert children.next_request("helper-1") == NameUser(7)
+    children.answer("helper-1", UserNamed("anna"))
+    helpers.gather(News(), at(30))
+    helpers.keep(NameUser, ready=False)
+    assert helpers.next_deadline(at(30)) == 30 + IDLE_SECONDS_MAX
+    helpers.gather(News(), at(30 + IDLE_SECONDS_MAX))
+    assert children.next_request("helper-1") is None
+
+
+def test_a_helper_that_is_kept_and_cannot_be_forked_is_asked_for_after_a_pause(
+    helpers: Helpers, children: Children
+):
+    helpers.keep(NameUser, ready=True)
+    helpers.gather(News(), at(1))
+    helpers.gather(News(failed={"helper-1": "no memory"}), at(1.1))
+    assert list(children.served) == ["helper-1"]
+    assert helpers.next_deadline(at(1.1)) == 1 + KEPT_AGAIN_SECONDS
+    helpers.gather(News(), at(1 + KEPT_AGAIN_SECONDS))
+    assert list(children.served) == ["helper-1", "helper-2"]

@@ -3,14 +3,9 @@
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages.helper import (
-    EndTree,
-    FilesRemoved,
-    RemoveFiles,
-    ToHelper,
-    TreeEnded,
-)
+from geosched.ipc.messages.helper import EndTrees, FilesRemoved, RemoveFiles, ToHelper
 from geosched.ipc.paths import Runtime
+from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.helpers import Job
 from geosched.supervisor.runs import cleanup as cleanup_module
 from geosched.supervisor.runs.cleanup import OUTPUTS_OF_A_JOB_MAX, RunCleanup
@@ -22,12 +17,16 @@ class Helped:
     def __init__(self, root: Path) -> None:
         make_directories(Runtime(root))
         self.jobs: list[Job] = []
+        self.kept: dict[type[ToHelper], bool] = {}
         self.cleanup = RunCleanup(Runtime(root), root / "log", "instance", Containment("tree"))
-        self.cleanup.help_by(self.submit)
+        self.cleanup.help_by(self.submit, self.keep)
 
     def submit(self, request: ToHelper) -> Job:
         self.jobs.append(Job(request, 0.0))
         return self.jobs[-1]
+
+    def keep(self, kind: type[ToHelper], *, ready: bool) -> None:
+        self.kept[kind] = ready
 
     def removed(self) -> list[int]:
         """How many outputs each job was to remove."""
@@ -38,23 +37,6 @@ class Helped:
 @pytest.fixture
 def helped(tmp_path: Path) -> Helped:
     return Helped(tmp_path)
-
-
-def test_a_run_is_gone_once_a_round_of_a_helper_found_nothing(helped: Helped):
-    def gone() -> bool:
-        return helped.cleanup.end_tree("r", 7, "worker")
-
-    assert not gone()
-    assert not gone()  # it is at work
-    (job,) = helped.jobs
-    assert isinstance(job.request, EndTree)
-    job.answer = TreeEnded(gone=False)
-    assert not gone()  # another round begins
-    helped.jobs[1].why_not = "its helper hangs"
-    assert not gone()
-    helped.jobs[2].answer = TreeEnded(gone=True)
-    assert gone()
-    assert len(helped.jobs) == 3
 
 
 def test_outputs_are_removed_by_one_job_at_a_time(helped: Helped):
@@ -82,3 +64,9 @@ def test_outputs_that_a_hung_disk_kept_are_removed_later(
     seconds = cleanup_module.REMOVE_AGAIN_SECONDS + 1
     helped.cleanup.remove_output([])
     assert helped.removed() == [2, 3]
+
+
+def test_a_helper_is_kept_to_end_trees_while_there_are_runs(helped: Helped):
+    for runs in (True, False):
+        helped.cleanup.gather(Instant(0, 0.0), runs=runs)
+        assert helped.kept == {EndTrees: runs}

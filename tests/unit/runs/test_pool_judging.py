@@ -40,6 +40,13 @@ class Children:
         self.killed.append(name)
 
 
+class Cleanup:
+    """There is nothing to clean up after workers without a run."""
+
+    def gather(self, _now: Instant, *, runs: bool) -> None:
+        assert not runs
+
+
 class Played:
     """A pool with one worker that was asked for, and does nothing unless it is told to."""
 
@@ -50,7 +57,7 @@ class Played:
         self.pool = Pool(
             self.server,
             self.children,
-            None,
+            Cleanup(),
             JudgeClock(0.0),
             activity_of=lambda _pid: self.activity,
         )
