@@ -67,6 +67,7 @@ def _run(options: argparse.Namespace, kept: logs.Log) -> int:
     try:
         settings = load(options.config)
         preflight.require_kernel()
+        preflight.require_address_space(settings)
         _look_at_host(settings)
         with contextlib.ExitStack() as opened:
             base = _prepared(settings, opened)

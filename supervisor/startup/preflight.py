@@ -53,6 +53,7 @@ def check(settings: Settings) -> list[str]:
     return [
         *unusable,
         *_socket_problems(settings.daemon),
+        *_map_problems(settings.daemon),
         *_backend_problems(settings.backend),
         *_token_problems(settings),
         *_command_problems(settings, users=True),
@@ -97,6 +98,17 @@ def require_kernel() -> None:
 def _kernel_problems() -> Iterator[str]:
     if reason := kernel.why_not():
         yield reason
+
+
+def require_address_space(settings: Settings) -> None:
+    """Raise `SettingsError` where this process cannot map the store."""
+    for problem in _map_problems(settings.daemon):
+        raise SettingsError(f"cannot use {settings.source}: {problem}")
+
+
+def _map_problems(daemon: DaemonSettings) -> Iterator[str]:
+    if reason := storage_probe.no_address_space(daemon.map_size_bytes):
+        yield f"daemon.map_size: {reason}"
 
 
 def trust_problems(settings: Settings) -> list[str]:
