@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from .base import Message
+from .base import Message, Pid
 
 
 class ReadOutput(Message, tag="read-output", frozen=True):
@@ -30,9 +30,9 @@ class EndTree(Message, tag="end-tree", frozen=True):
     to which its orphans come, `worker` "" where none is known."""
 
     run_id: str
-    script_pid: int | None
+    script_pid: Pid | None
     worker: str
-    adopter: int
+    adopter: Pid
 
 
 ToHelper: TypeAlias = ReadOutput | RemoveFiles | NameUser | EndTree

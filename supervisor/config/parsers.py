@@ -79,6 +79,8 @@ def check_person(name: str) -> None:
     """Check a user or group, by name or number; it need not exist."""
     if not name.isprintable():
         raise ValueError("has a control character in it")
+    if name.isdecimal() and not name.isascii():
+        raise ValueError("expected the digits 0 to 9")
     if re.fullmatch(r"-?[0-9]+", name) and not 0 <= int(name) <= ID_MAX:
         raise ValueError(f"expected a name or a number from 0 to {ID_MAX}, got {name:.60}")
 

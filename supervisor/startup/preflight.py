@@ -374,7 +374,8 @@ def _path(script: ScriptSettings) -> str:
 def _operator_problems(settings: Settings) -> Iterator[str]:
     for operator in settings.control.operators:
         try:
-            known = operator.isdecimal() or bool(pwd.getpwnam(operator))
+            number = operator.isascii() and operator.isdecimal()
+            known = number or bool(pwd.getpwnam(operator))
         except (KeyError, ValueError):
             known = False
         if not known:
