@@ -121,7 +121,7 @@ def _look_at_host(settings: Settings) -> None:
     preflight.prepare_directories(settings)
     try:
         found = called_apart(lambda: preflight.prepare_log_dir(settings))
-    except HangingError as error:
+    except (HangingError, OSError) as error:
         found = [f"Output of runs is lost: {settings.daemon.log_dir}: {error}"]
     for problem in found:
         log.warning("%s", problem, extra={"event": "no-log-dir"})

@@ -4,12 +4,15 @@ Only before the store and any socket are opened: this process forks itself here.
 helpers (`host/helpers.py`).
 """
 
+import logging
 import os
 import select
 import signal
 from collections.abc import Callable
 
 import msgspec
+
+log = logging.getLogger(__name__)
 
 #: A disk that has not answered by then is one that hangs.
 CALL_SECONDS_MAX = 5.0
@@ -29,6 +32,8 @@ def called_apart(work: Callable[[], list[str]]) -> list[str]:
         try:
             os.write(writer, msgspec.json.encode(work()))
             status = 0
+        except Exception:
+            log.exception("Cannot look at the host", extra={"event": "look-failed"})
         finally:
             os._exit(status)
     os.close(writer)
@@ -40,4 +45,6 @@ def called_apart(work: Callable[[], list[str]]) -> list[str]:
             raise HangingError(f"no answer for {CALL_SECONDS_MAX:g} s")
         told = answer.read(_ANSWER_BYTES_MAX)
     os.waitpid(pid, 0)
+    if not told:
+        raise OSError("the process that was to look at it has failed")
     return msgspec.json.decode(told, type=list[str])

@@ -1,13 +1,12 @@
 """Pages of a damaged file that could not have been written, read without LMDB."""
 
-import struct
 from pathlib import Path
 
 from geosched.supervisor.store import lmdb_env
 from geosched.supervisor.store.repair import lmdb_pages
 
 PAGE_BYTES, BRANCH = 4096, 1
-PAGE = struct.Struct("=QHHHH")
+PAGE = lmdb_pages._PAGE
 
 
 def test_a_branch_without_children_costs_what_is_below_it_and_no_more(tmp_path: Path):
