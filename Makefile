@@ -5,18 +5,20 @@ MINUTES ?= 10
 SEED ?=
 SEEDS ?= 1000
 FIRST ?= 1
+INPUTS ?= 1000000
 BENCH ?=
 JOBS ?= 2
 BIN := .venv/bin
 SET_UP := .venv/.complete
 
-.PHONY: help demo picture test check unit integration acceptance soak simulate bench clean
+.PHONY: help demo picture test check unit integration acceptance fuzz soak simulate bench clean
 
 help:
 	@echo "make demo    the main job, live in the terminal (under 40 s), and its last screen in build/demo.svg"
 	@echo "make picture a demo, and its last screen as the picture in the README"
 	@echo "make test    all checks but benchmarks, JOBS=2 tests at a time"
 	@echo "make soak    everything killed, stopped and broken at random, MINUTES=10 [SEED=...]"
+	@echo "make fuzz    foreign values at every edge, INPUTS=1000000 for each decoder [SEED=1]"
 	@echo "make simulate  years of a simulated host, SEEDS=1000"
 	@echo "make bench   figures, beside their goals and other software (12 min; BENCH=--quick)"
 	@echo "make clean   remove what the others made"
@@ -54,6 +56,11 @@ unit integration acceptance: $(SET_UP)
 # A simulated host lives through a year with each seed; SEEDS=1 FIRST=32 lives one again.
 simulate: $(SET_UP)
 	GEOSCHED_SIMULATION_SEEDS=$(SEEDS) GEOSCHED_SIMULATION_FIRST=$(FIRST) $(BIN)/python -m pytest --timeout 0 tests/simulation/test_simulation.py
+
+# The same seed tries the same inputs, on any host.
+fuzz: $(SET_UP)
+	GEOSCHED_FUZZ_INPUTS=$(INPUTS) GEOSCHED_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest --timeout 0 \
+		--numprocesses $(JOBS) --dist worksteal tests/fuzz
 
 # A seed in the output of one soak makes the next take the same steps.
 soak: $(SET_UP)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from .instants import LAST_US, to_us
+from .instants import LAST_US, InstantUs, to_us
 
 ID_CHARS_MAX = 200
 APP_NAMES_MAX = 1000
@@ -53,8 +53,8 @@ class Action(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     id: str
-    from_us: int
-    to_us: int
+    from_us: InstantUs
+    to_us: InstantUs
     should_be_executed: bool
     app_names: tuple[str, ...] = ()
     type: str = DEFAULT_TYPE

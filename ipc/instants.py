@@ -5,6 +5,9 @@ a time zone. Durations are seconds (`float`), and not converted here.
 """
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated, TypeAlias
+
+import msgspec
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -13,8 +16,11 @@ SECOND_US = 1_000_000
 #: A wall clock that moves by this much against the others was stepped. Reading two clocks is
 #: never exact, and slewing is no step (fact P20: noise < 25 µs).
 STEP_SECONDS_MIN = 0.5
-#: The last instant of a `datetime`; with its offset, a valid text can lie beyond it.
+#: The first and the last instant of a `datetime`; with its offset, a valid text can lie beyond.
+FIRST_US = (datetime.min.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
 LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
+#: An instant that was received or stored: any that can be shown.
+InstantUs: TypeAlias = Annotated[int, msgspec.Meta(ge=FIRST_US, le=LAST_US)]
 
 
 def to_us(instant: datetime) -> int:
@@ -29,8 +35,8 @@ def to_datetime(instant_us: int) -> datetime:
 
 def format_instant(instant_us: int) -> str:
     """Format as `YYYY-MM-DDTHH:MM:SS.mmmZ`, cut (not rounded) to milliseconds."""
-    moment = to_datetime(instant_us)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    moment = to_datetime(instant_us).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='milliseconds')}Z"
 
 
 def format_optional(instant_us: int | None) -> str | None:
@@ -50,4 +56,7 @@ def parse_instant(text: str) -> int:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"cannot read the instant {text!r}: it has no time zone")
-    return to_us(moment)
+    instant_us = to_us(moment)
+    if not FIRST_US <= instant_us <= LAST_US:
+        raise ValueError(f"cannot read the instant {text!r}: its year is out of range")
+    return instant_us

@@ -71,6 +71,7 @@ def _run(options: argparse.Namespace, kept: logs.Log) -> int:
     """Run the daemon; return the exit code, each error with one line that says what to do."""
     try:
         settings = load(options.config)
+        preflight.require_address_space(settings)
         _look_at_host(settings)
         with contextlib.ExitStack() as opened:
             base = _prepared(settings, opened)

@@ -29,6 +29,7 @@ from ..ipc.messages.helper import (
     TreesEnded,
     UserNamed,
 )
+from ..ipc.sockets import ProtocolError, decoded
 from .host.cgroups import Containment
 from .host.process_tree import RunTree, end_trees
 from .runfiles.output import read_output
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 #: More than any request takes; the kernel's buffers hold no larger message.
 REQUEST_BYTES_MAX = 192 * 1024
 
-_Decode: TypeAlias = Callable[[bytes], ToHelper]
+_Decode: TypeAlias = Callable[[bytes | memoryview], ToHelper]
 
 
 def main(served: int, instance: str, containment: Containment) -> int:
@@ -47,7 +48,11 @@ def main(served: int, instance: str, containment: Containment) -> int:
     decode: _Decode = msgspec.msgpack.Decoder(ToHelper).decode
     with socket.socket(fileno=served) as requests:
         while request := requests.recv(REQUEST_BYTES_MAX):
-            answer = carry_out(decode(request), instance, containment)
+            asked = decoded([request], decode)
+            if isinstance(asked, ProtocolError):
+                answer: FromHelper = Failed(str(asked))
+            else:
+                answer = carry_out(asked, instance, containment)
             try:
                 requests.send(msgspec.msgpack.encode(answer))
             except (BrokenPipeError, ConnectionResetError):

@@ -37,6 +37,7 @@ from ..ipc.messages.zygote import (
     ZygoteReady,
 )
 from ..ipc.paths import Runtime
+from ..ipc.sockets import ProtocolError, decoded
 from . import helper
 from .host.cgroups import Containment
 from .host.linux import raise_open_files
@@ -68,7 +69,7 @@ _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: The body of a forked child. Returns its exit status.
 ChildMain: TypeAlias = Callable[[], int]
 
-_decode: Callable[[bytes], ToZygote] = msgspec.msgpack.Decoder(ToZygote).decode
+_decode: Callable[[bytes | memoryview], ToZygote] = msgspec.msgpack.Decoder(ToZygote).decode
 
 
 class Zygote:
@@ -174,10 +175,9 @@ class Zygote:
 
     def _forked(self, request: bytes, descriptors: list[int]) -> ChildMain | None:
         """Fork what is asked for. Returns the body of the child, in the child only."""
-        try:
-            asked = _decode(request)
-        except ValueError as error:
-            log.error("Cannot read a request: %s", error, extra={"event": "bad-message"})
+        asked = decoded([request], _decode)
+        if isinstance(asked, ProtocolError):
+            log.error("Refused a request: %s", asked, extra={"event": "bad-message"})
             return None
         try:
             pid = os.fork()

@@ -17,6 +17,7 @@ import msgspec
 
 from ..ipc import failpoints
 from ..ipc.messages.zygote import Forked, FromZygote, ToZygote
+from ..ipc.sockets import ProtocolError, decoded
 
 MESSAGES_PER_TURN_MAX = 256
 _MESSAGE_BYTES_MAX = 8192
@@ -49,7 +50,7 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in environment.items() if name in _ALLOWED}
 
 
-_decode: Callable[[bytes], FromZygote] = msgspec.msgpack.Decoder(FromZygote).decode
+_decode: Callable[[bytes | memoryview], FromZygote] = msgspec.msgpack.Decoder(FromZygote).decode
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -114,7 +115,7 @@ class ZygoteClient:
 
     def receive(self) -> list[tuple[FromZygote, int | None]]:
         """Return its messages, each with the pidfd that came along, for the caller to close.
-        Raises `EOFError` when the zygote is gone, `OSError`.
+        Raises `EOFError` when the zygote is gone, `ProtocolError`, `OSError`.
         """
         heard: list[tuple[FromZygote, int | None]] = []
         while len(heard) < MESSAGES_PER_TURN_MAX:
@@ -128,7 +129,11 @@ class ZygoteClient:
                 break  # the next call raises
             if not data:
                 raise EOFError("the zygote closed its socket")
-            heard.append(_with_pidfd(_decode(data), descriptors))
+            message = decoded([data], _decode)
+            if isinstance(message, ProtocolError):
+                _close_all(descriptors)
+                raise message
+            heard.append(_with_pidfd(message, descriptors))
         return heard
 
     def kill(self) -> None:
@@ -165,6 +170,10 @@ class ZygoteClient:
 def _with_pidfd(message: FromZygote, descriptors: list[int]) -> tuple[FromZygote, int | None]:
     if isinstance(message, Forked) and descriptors:
         return message, descriptors[0]
+    _close_all(descriptors)
+    return message, None
+
+
+def _close_all(descriptors: list[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
-    return message, None

@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from .base import Message
+from .base import Message, Pid
 
 
 class ReadOutput(Message, tag="read-output", frozen=True):
@@ -29,7 +29,7 @@ class LostRun(Message, tag="lost-run", frozen=True):
     """A run whose worker is dead or silent. `worker` is "" where none is known."""
 
     run_id: str
-    script_pid: int | None
+    script_pid: Pid | None
     worker: str
 
 
@@ -38,7 +38,7 @@ class EndTrees(Message, tag="end-trees", frozen=True):
     come."""
 
     runs: tuple[LostRun, ...]
-    adopter: int
+    adopter: Pid
 
 
 ToHelper: TypeAlias = ReadOutput | RemoveFiles | NameUser | EndTrees

@@ -6,7 +6,8 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from .base import AbsolutePath, Message
+from ..instants import InstantUs
+from .base import AbsolutePath, CInt, Count, Message, Pid
 
 _GIB = 1024**3
 
@@ -45,15 +46,15 @@ class RunResult(msgspec.Struct, frozen=True):
 
     run_id: str
     cause: EndCause
-    ended_us: int
-    exit_code: int | None = None
-    signal: int | None = None
+    ended_us: InstantUs
+    exit_code: CInt | None = None
+    signal: CInt | None = None
     stop_reason: StopReason | None = None
     detail: str = ""
-    script_pid: int | None = None
+    script_pid: Pid | None = None
     status_text: str = ""
-    output_lost_bytes: int = 0
-    begun_us: int | None = None
+    output_lost_bytes: Count = 0
+    begun_us: InstantUs | None = None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -105,7 +106,7 @@ class Run(Message, tag="run", frozen=True):
     output_path: str
     output_bytes_max: int
     conditions: Conditions = Conditions()
-    not_before_us: int = 0
+    not_before_us: InstantUs = 0
     still_seconds: float = 0.0
 
 
@@ -138,8 +139,8 @@ class Started(Message, tag="started", frozen=True):
     """The script executed its first instruction, at `at_us` by the wall clock."""
 
     run_id: str
-    script_pid: int
-    at_us: int
+    script_pid: Pid
+    at_us: InstantUs
 
 
 class Heartbeat(Message, tag="heartbeat", frozen=True):
@@ -148,10 +149,10 @@ class Heartbeat(Message, tag="heartbeat", frozen=True):
     that a failing log directory has cost."""
 
     run_id: str
-    rss_bytes: int = 0
-    cpu_seconds: float = 0.0
+    rss_bytes: Count = 0
+    cpu_seconds: Annotated[float, Meta(ge=0)] = 0.0
     status_text: str = ""
-    output_lost_bytes: int = 0
+    output_lost_bytes: Count = 0
 
 
 class Ended(Message, tag="ended", frozen=True):

@@ -7,7 +7,8 @@ import msgspec
 from msgspec import Meta
 
 from ..actions import Action
-from .base import AbsolutePath, Message
+from ..instants import InstantUs
+from .base import AbsolutePath, CInt, Count, Message
 
 #: Bounds of what a backend asks for by `Retry-After` (fact B8): a wrong header must silence a
 #: device neither for ever nor not at all.
@@ -63,10 +64,10 @@ class Report(msgspec.Struct, frozen=True):
     key: str
     action_id: str
     status: str
-    at_us: int
-    attempt: int
+    at_us: InstantUs
+    attempt: Count
     run_id: str | None
-    exit_code: int | None
+    exit_code: CInt | None
     signal: str | None
     reason: str
 
@@ -76,7 +77,7 @@ class Pull(Message, tag="pull", frozen=True):
 
     exchange: int
     backend: BackendAddress
-    now_us: int
+    now_us: InstantUs
     etag: str = ""
     digest: str = ""
 
@@ -144,13 +145,13 @@ class Pulled(Message, tag="pulled", frozen=True):
     """
 
     exchange: int
-    total: int
+    total: Count
     etag: str
     digest: str
     set_aside: tuple[SetAside, ...] = ()
     set_aside_ids: tuple[str, ...] = ()
-    set_aside_total: int = 0
-    unreadable_ids: int = 0
+    set_aside_total: Count = 0
+    unreadable_ids: Count = 0
 
 
 class Taken(Message, tag="taken", frozen=True):

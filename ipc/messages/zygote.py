@@ -5,7 +5,7 @@ Descriptors that come with a request (SCM_RIGHTS) are the child's; the zygote ke
 
 from typing import TypeAlias
 
-from .base import Message
+from .base import Message, Pid
 
 
 class ForkWorker(Message, tag="fork-worker", frozen=True):
@@ -44,7 +44,7 @@ class Forked(Message, tag="forked", frozen=True):
     end."""
 
     name: str
-    pid: int
+    pid: Pid
 
 
 class ForkFailed(Message, tag="fork-failed", frozen=True):

@@ -7,6 +7,7 @@ knows.
 import ipaddress
 import re
 import signal
+import struct
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ COMMAND_BYTES_MAX = 64 * 1024
 ENV_BYTES_MAX = 64 * 1024
 #: The id above it means "unchanged" to the kernel.
 ID_MAX = 2**32 - 2
+POINTER_BYTES = struct.calcsize("P")
 #: Signals that end a program, or that programs take as the request to end.
 STOP_SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "ALRM", "WINCH", "ABRT", "KILL")
 PLACEHOLDERS = ("id", "type", "apps", "from", "to", "run", "attempt")
@@ -44,6 +46,13 @@ def size_bytes(value: object) -> int:
     return int(found[1]) * _BYTES[found[2]]
 
 
+def check_map_size(size_bytes: int, pointer_bytes: int = POINTER_BYTES) -> None:
+    """Check the size of the store for a process whose pointers have so many bytes: where these
+    are four, LMDB opens no file of 2 GiB or more (fact L37)."""
+    if pointer_bytes < 8 and size_bytes >= 2 * _BYTES["GiB"]:
+        raise ValueError("expected less than 2GiB, the most for a 32-bit Python")
+
+
 def stop_signal(value: object) -> int:
     """Return the number of a signal, given as `"TERM"` or `"SIGTERM"`."""
     name = value.removeprefix("SIG") if isinstance(value, str) else None
@@ -70,6 +79,8 @@ def check_person(name: str) -> None:
     """Check a user or group, by name or number; it need not exist."""
     if not name.isprintable():
         raise ValueError("has a control character in it")
+    if name.isdecimal() and not name.isascii():
+        raise ValueError("expected the digits 0 to 9")
     if re.fullmatch(r"-?[0-9]+", name) and not 0 <= int(name) <= ID_MAX:
         raise ValueError(f"expected a name or a number from 0 to {ID_MAX}, got {name:.60}")
 

@@ -92,6 +92,7 @@ def _settings(document: dict[str, Any], source: Path) -> Settings:
 
 def _daemon(table: object, base: Path) -> DaemonSettings:
     daemon = _section("daemon", table, DaemonSettings, base)
+    _require("daemon.map_size", parsers.check_map_size, daemon.map_size_bytes)
     taken: dict[str, str] = {}
     for key in DIRECTORIES:
         # Locks and files of one directory would be taken for another's.

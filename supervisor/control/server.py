@@ -200,5 +200,11 @@ class Control(Participant):
         self._reply(peer.routing_id, 0, Refused(RefusalKind.BAD_REQUEST, str(error)))
 
     def _reply(self, routing_id: bytes, number: int, answer: Answer) -> None:
-        if not self._server.send(routing_id, Reply(number, answer)):
+        """Send an answer; the refusal where it can be no message."""
+        refused = self._carried_out(partial(self._send, routing_id, Reply(number, answer)))
+        if refused is not None:
+            self._send(routing_id, Reply(number, refused))
+
+    def _send(self, routing_id: bytes, reply: Reply) -> None:
+        if not self._server.send(routing_id, reply):
             log.debug("Dropped an answer: its client has left")

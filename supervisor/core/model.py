@@ -13,7 +13,8 @@ from typing import ClassVar, TypeAlias
 import msgspec
 
 from ...ipc.actions import Action, ExecutionStatus
-from ...ipc.instants import SECOND_US
+from ...ipc.instants import SECOND_US, InstantUs
+from ...ipc.messages.base import CInt, Count, Pid
 from ...ipc.messages.runs import RunResult, StopReason
 
 
@@ -45,7 +46,7 @@ class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A back-off before the next attempt: it starts `delay_seconds` after `since_us` at the
     earliest."""
 
-    since_us: int
+    since_us: InstantUs
     delay_seconds: float
 
 
@@ -61,10 +62,10 @@ class OpenRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     run_id: str
-    started_us: int
+    started_us: InstantUs
     stop: StopReason | None = None
-    begun_us: int | None = None
-    until_us: int | None = None
+    begun_us: InstantUs | None = None
+    until_us: InstantUs | None = None
 
 
 class Null(msgspec.Struct, frozen=True, array_like=True, tag="null", gc=False):
@@ -112,12 +113,12 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     action: Action
     wanted: bool
     state: State
-    revision: int = 1
-    attempt: int = 0
-    failures: int = 0
+    revision: Count = 1
+    attempt: Count = 0
+    failures: Count = 0
     reason: Reason | None = None
     detail: str = ""
-    changed_us: int = 0
+    changed_us: InstantUs = 0
 
     @property
     def status(self) -> ExecutionStatus:
@@ -140,32 +141,32 @@ class RunRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `last_heartbeat_us` are filled in at its end."""
 
     run_id: str
-    attempt: int
-    started_us: int
-    ended_us: int | None = None
-    worker_pid: int | None = None
-    script_pid: int | None = None
-    exit_code: int | None = None
-    signal: int | None = None
+    attempt: Count
+    started_us: InstantUs
+    ended_us: InstantUs | None = None
+    worker_pid: Pid | None = None
+    script_pid: Pid | None = None
+    exit_code: CInt | None = None
+    signal: CInt | None = None
     reason: Reason | None = None
     detail: str = ""
     status_text: str = ""
-    last_heartbeat_us: int | None = None
-    begun_us: int | None = None
+    last_heartbeat_us: InstantUs | None = None
+    begun_us: InstantUs | None = None
 
 
 class StatusChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One change of status: an event, and the content of a report."""
 
-    at_us: int
+    at_us: InstantUs
     action_id: str
     old: ExecutionStatus
     new: ExecutionStatus
     reason: Reason | None
-    attempt: int
+    attempt: Count
     run_id: str | None = None
-    exit_code: int | None = None
-    signal: int | None = None
+    exit_code: CInt | None = None
+    signal: CInt | None = None
 
 
 # --- events -----------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from ...ipc.messages.zygote import (
     ToZygote,
     ZygoteReady,
 )
+from ...ipc.sockets import ProtocolError
 from ...workers.host import procfs
 from ...workers.host.liveness import Activity, AnswerWait, patience_seconds
 from ...workers.zygote_client import ZygoteClient
@@ -290,7 +291,7 @@ class Children(Participant):
             return
         try:
             messages = self._zygote.receive()
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, ProtocolError) as error:
             self._replace_zygote(news, f"is gone ({type(error).__name__})")
             return
         before = (self._zygote_ready, self._zygotes_given_up)

@@ -9,10 +9,12 @@ import itertools
 import logging
 import select
 import socket
+from collections.abc import Callable
 
 import msgspec
 
 from ...ipc.messages.helper import FromHelper, ToHelper
+from ...ipc.sockets import ProtocolError, decoded
 from ...workers.host.liveness import AnswerWait
 from ..core.model import Instant
 from ..participant import News, Participant
@@ -34,7 +36,7 @@ IDLE_SECONDS_MAX = 10.0
 KEPT_AGAIN_SECONDS = 10.0
 _ANSWER_BYTES_MAX = 192 * 1024
 
-_decode = msgspec.msgpack.Decoder(FromHelper).decode
+_decode: Callable[[bytes | memoryview], FromHelper] = msgspec.msgpack.Decoder(FromHelper).decode
 
 
 class Job(msgspec.Struct):
@@ -200,13 +202,15 @@ class Helpers(Participant):
             return
         except OSError:
             data = b""
-        job, helper.job, helper.judge = helper.job, None, None
-        helper.idle_since_monotonic = self._now_monotonic
-        if job is not None and data:
-            job.answer = _decode(data)
-        else:
-            helper.job = job
+        helper.judge = None
+        answer = decoded([data], _decode) if data else None
+        if helper.job is None or answer is None:
             self._give_up(helper, "its helper was killed")
+        elif isinstance(answer, ProtocolError):
+            self._give_up(helper, f"{answer} of its helper")
+        else:
+            helper.job.answer, helper.job = answer, None
+            helper.idle_since_monotonic = self._now_monotonic
 
     def _give_up_late(self) -> None:
         now = self._now_monotonic

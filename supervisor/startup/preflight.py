@@ -53,6 +53,7 @@ def check(settings: Settings) -> list[str]:
     return [
         *unusable,
         *_socket_problems(settings.daemon),
+        *_map_problems(settings.daemon),
         *_backend_problems(settings.backend),
         *_token_problems(settings),
         *_command_problems(settings, users=True),
@@ -97,6 +98,17 @@ def require_kernel() -> None:
 def _kernel_problems() -> Iterator[str]:
     if reason := kernel.why_not():
         yield reason
+
+
+def require_address_space(settings: Settings) -> None:
+    """Raise `SettingsError` where this process cannot map the store."""
+    for problem in _map_problems(settings.daemon):
+        raise SettingsError(f"cannot use {settings.source}: {problem}")
+
+
+def _map_problems(daemon: DaemonSettings) -> Iterator[str]:
+    if reason := storage_probe.no_address_space(daemon.map_size_bytes):
+        yield f"daemon.map_size: {reason}"
 
 
 def trust_problems(settings: Settings) -> list[str]:
@@ -201,8 +213,11 @@ def _create(directory: Path, mode: int) -> str:
 
 def _unusable(directory: Path, key: str) -> str:
     """Return the reason why nothing can be kept in an existing directory, or ""."""
-    if not directory.is_dir():
-        return f"{directory} is not a directory"
+    try:
+        if not stat.S_ISDIR(directory.stat().st_mode):
+            return f"{directory} is not a directory"
+    except OSError as error:
+        return f"{directory} cannot be looked at: {error.strerror}"
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         return f"{directory} is not writable"
     return storage_probe.why_not(directory, key)
@@ -241,7 +256,7 @@ def _socket_problems(daemon: DaemonSettings) -> Iterator[str]:
 
 def _backend_problems(backend: BackendSettings) -> Iterator[str]:
     for key, path in _given(backend, _SECRETS):
-        if not (path.is_file() and _may(path, os.R_OK)):
+        if not (os.path.isfile(path) and _may(path, os.R_OK)):  # unlike Path, never raises
             yield f"backend.{key}: cannot read {path}"
         elif key in _SECRETS and (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
             yield f"backend.{key}: others than its owner can write {path} (mode {mode:04o})"
@@ -252,7 +267,7 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
     if BACKENDS[backend.kind].needs != "path":
         return
     parent = Path(backend.path).parent
-    if not parent.is_dir():
+    if not os.path.isdir(parent):
         yield f"backend.path: {parent} is not a directory"
         return
     if reason := _unreadable(Path(backend.path)):
@@ -299,10 +314,10 @@ def _token_problems(settings: Settings) -> Iterator[str]:
     if settings.backend.auth != "oauth":
         return
     tokens = Path(settings.backend.token_file)
-    to_be_made = tokens.parent == settings.daemon.state_dir and not tokens.parent.exists()
+    to_be_made = tokens.parent == settings.daemon.state_dir and not os.path.exists(tokens.parent)
     if not to_be_made and not _may(tokens.parent, os.W_OK | os.X_OK):
         yield f"backend.token_file: new tokens cannot be kept: {tokens.parent} is not writable"
-    elif settings.backend.oauth_grant == "refresh_token" and not tokens.exists():
+    elif settings.backend.oauth_grant == "refresh_token" and not os.path.exists(tokens):
         yield f"backend.token_file: nobody has logged in yet: geosched-ctl login makes {tokens}"
     elif reason := _unreadable(tokens):
         yield f"backend.token_file: {reason}"
@@ -362,7 +377,8 @@ def _path(script: ScriptSettings) -> str:
 def _operator_problems(settings: Settings) -> Iterator[str]:
     for operator in settings.control.operators:
         try:
-            known = operator.isdecimal() or bool(pwd.getpwnam(operator))
+            number = operator.isascii() and operator.isdecimal()
+            known = number or bool(pwd.getpwnam(operator))
         except (KeyError, ValueError):
             known = False
         if not known:

@@ -64,6 +64,15 @@ def no_sockets(directory: Path) -> str:
     return ""
 
 
+def no_address_space(map_bytes: int) -> str:
+    """Say why a store of this size cannot be mapped by this process; "" where it can."""
+    try:
+        mmap.mmap(-1, map_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ).close()
+    except (OSError, OverflowError) as error:
+        return f"{map_bytes} bytes cannot be mapped (ulimit -v, LimitAS of systemd): {_why(error)}"
+    return ""
+
+
 class _Entry(NamedTuple):
     """A file of the daemon's. Without one that is `needed` no daemon begins."""
 
@@ -137,5 +146,5 @@ def _unfit(descriptor: int, directory: Path) -> str:
     return ""
 
 
-def _why(error: OSError) -> str:
-    return error.strerror or str(error)
+def _why(error: OSError | OverflowError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -171,7 +171,7 @@ def _read(path: Path, this_boot: str, now: Instant) -> Kept | None:
             raise ValueError("it would wait for longer than any back-off is")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("Ignored %s: %s", path, error, extra={"event": "backoff-ignored"})
         return None
     return kept if kept.boot_id == this_boot else None

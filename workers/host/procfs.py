@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ...ipc.messages.base import Count, Pid
 from .files import is_shortage, raise_shortage
 from .liveness import UNSEEN, Activity
 
@@ -33,8 +34,8 @@ class Identity(msgspec.Struct, frozen=True):
     """
 
     boot_id: str
-    pid: int
-    start_ticks: int
+    pid: Pid
+    start_ticks: Count
 
 
 class Stat(NamedTuple):

@@ -91,7 +91,7 @@ def read_identities(runtime: Runtime) -> list[KnownProcess]:
                 known.append(_decode(file.read(IDENTITY_BYTES_MAX)))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             log.warning(
                 "Cannot read who process %s is: %s", name, error, extra={"event": "bad-identity"}
             )

@@ -43,7 +43,7 @@ def load(runtime: Runtime, run_id: str) -> RunResult | None:
             raise ValueError(f"it is of run {result.run_id}")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, OSError):
             raise_shortage(error)
         log.warning(

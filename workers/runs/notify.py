@@ -25,7 +25,7 @@ MESSAGES_PER_TURN_MAX = 32
 #: A message may carry descriptors (BARRIER=1 does); the kernel allows no more (SCM_MAX_FD).
 _DESCRIPTORS_MAX = 253
 
-_CREDENTIALS = struct.Struct("3i")
+_CREDENTIALS = struct.Struct("iII")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 

@@ -70,7 +70,7 @@ def _lines(stream: IO[bytes]) -> Iterator[Said]:
     while line := stream.readline(LINE_BYTES_MAX):
         try:
             yield decode(line)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             raise VerbFailedError("cannot log in: its process is no login") from None
 
 

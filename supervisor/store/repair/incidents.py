@@ -42,7 +42,7 @@ def read(store_dir: Path) -> tuple[Incident, ...]:
             return _decode(file.read(FILE_BYTES_MAX))
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("Cannot read what happened to daemonDB: %s", error)
         return ()
 

@@ -228,6 +228,8 @@ class _Walk:
                 seen.add(number)
                 kind, page = self._file.page(number, (_BRANCH, _LEAF))
                 nodes = list(self._nodes(kind, page, ends_only=ends_only and kind == _LEAF))
+                if kind == _BRANCH and not nodes:
+                    raise _BadPageError
             except _BadPageError:
                 self.whole = False
                 continue

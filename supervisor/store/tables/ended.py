@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ....ipc.actions import ExecutionStatus
+from ....ipc.messages.base import Sequence
 from ...core.model import Record
 from .codec import Codec, edge_key, edge_of, number_key, status_of
 from .schema import Damage, Tables, Transaction, rows_from, scan
@@ -25,7 +26,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     """The newest snapshot lacks the action if `absent`; `sequence` is that of its last report."""
 
     absent: bool
-    sequence: int
+    sequence: Sequence
 
 
 _ENDED = Codec(Ended)

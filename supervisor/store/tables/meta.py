@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ....ipc.instants import SECOND_US
+from ....ipc.instants import SECOND_US, InstantUs
+from ....ipc.messages.base import Count, Sequence
 from .codec import Codec, DamagedRecordError
 from .schema import Tables, Transaction
 
@@ -39,9 +40,9 @@ class Meta(msgspec.Struct, frozen=True):
     etag: str = ""
     digest: str = ""
     source: str = ""
-    clock_mark_us: int = 0
-    outbox_dropped: int = 0
-    sequence_floor: int = 0
+    clock_mark_us: InstantUs = 0
+    outbox_dropped: Count = 0
+    sequence_floor: Sequence = 0
 
 
 class MetaUpdate(msgspec.Struct, frozen=True):

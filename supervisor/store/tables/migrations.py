@@ -50,7 +50,7 @@ def _to_2(txn: Transaction, open_table: OpenTable) -> None:
 
 
 #: Raised by reading a damaged value, which is put aside later.
-_DAMAGED = (ValueError, TypeError, LookupError, struct.error)
+_DAMAGED = (ValueError, TypeError, LookupError, RecursionError, struct.error)
 
 
 def _body_1(value: bytes) -> Any:

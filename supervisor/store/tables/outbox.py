@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from ....ipc.messages.base import Count
 from ...core.model import StatusChange
 from .codec import Codec, action_key, kind_of, number_key, number_of
 from .schema import Damage, Tables, Transaction, entries, rows_from, scan, set_aside
@@ -31,7 +32,7 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
     """A report, and the number of times the backend has refused it."""
 
     change: StatusChange
-    refusals: int = 0
+    refusals: Count = 0
 
 
 _PENDING = Codec(Pending)

@@ -22,6 +22,7 @@ from support.wait import wait_for
 
 PENDING: Answer = (400, {"error": "authorization_pending"})
 SLOW_DOWN: Answer = (429, {"error": "slow_down"})
+GIVEN = {"device_code": "x", "user_code": "y", "verification_uri": "https://a.example"}
 WAIT_SECONDS = 600.0
 
 
@@ -103,7 +104,8 @@ def test_the_server_sets_the_pace_and_slow_down_lasts(
 
 
 @pytest.mark.parametrize(
-    ("interval", "pause"), [(None, 5), (0, 1), (-3, 1), ("3", 3), (1e9, 60), (0.5, 1)]
+    ("interval", "pause"),
+    [(None, 5), (0, 1), (-3, 1), ("3", 3), (1e9, 60), (0.5, 1), ("nan", 5), ("inf", 60)],
 )
 def test_a_pace_that_is_none_is_bounded(
     interval: Any, pause: float, where: BackendAddress, oauth: OAuthServer
@@ -153,6 +155,8 @@ def test_a_login_that_cannot_come_to_be_ends_at_once_and_keeps_nothing(
         (200, {}),
         (200, b"<html>"),
         (200, {"device_code": "x"}),
+        (200, GIVEN | {"expires_in": "nan"}),
+        (200, GIVEN | {"expires_in": -1}),
         (403, {"error": "unauthorized_client", "error_description": "not for devices"}),
         (404, b""),
         (0, b""),

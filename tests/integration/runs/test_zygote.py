@@ -131,3 +131,9 @@ def test_a_synchroniser_is_forked_under_its_name_and_leaves_with_the_supervisor(
     wait_for(lambda: b"synchroniser" in Path(f"/proc/{pid}/cmdline").read_bytes())
     alone.cut_lifeline()
     wait_for(lambda: ended(pid), seconds=3)
+
+
+@pytest.mark.parametrize("asked", [b"\xc1", b"\x81\xa1t\xa5other", b"\x91" * 5000])
+def test_it_refuses_what_it_cannot_read_and_serves_the_next(alone: Host, asked: bytes):
+    alone.zygote._socket.send(asked)
+    alone.worker("worker-1")

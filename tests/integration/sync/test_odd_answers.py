@@ -2,45 +2,21 @@
 
 import gzip
 import json
-import socketserver
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from geosched.ipc.messages.sync import BackendAddress, ErrorKind, Pull, Report, Send, Taken
 from geosched.workers.sync.backends.http import HttpBackend
 from geosched.workers.sync.base import ExchangeError, Snapshot
 from support.backend import address, entry
-from support.loopback import Loopback
+from support.spoken import Spoken
 
 BODY = json.dumps([entry("a")]).encode()
 LENGTH = b"Content-Length: %d\r\n" % len(BODY)
 OK = b"HTTP/1.1 200 OK\r\n"
 REPORT = Report("k1", "a", "FINISHED", 0, 1, None, 0, None, "completed")
 GOOD = OK + LENGTH + b"\r\n" + BODY
-
-
-class SpokenHandler(socketserver.StreamRequestHandler):
-    server: Any
-
-    def handle(self) -> None:
-        length = 0
-        while (line := self.rfile.readline()).strip():
-            name, _, value = line.partition(b":")
-            length = int(value) if name.lower() == b"content-length" else length
-        self.rfile.read(length)
-        self.wfile.write(self.server.owner.said)
-
-
-class Spoken(Loopback):
-    """Answers every request with the same bytes, and hangs up."""
-
-    handler = SpokenHandler
-
-    def __init__(self, said: bytes) -> None:
-        self.said = said
-        super().__init__()
 
 
 @pytest.fixture

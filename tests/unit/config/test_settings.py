@@ -359,6 +359,7 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> No
         ('command = ["a"]\nenv = { A = 7 }', "env.A", "expected text"),
         ('command = ["a"]\nuser = ["x"]', "user", "expected `str`"),
         ('command = ["a"]\nuser = "a\\u0000b"', "user", "control character"),
+        ('command = ["a"]\ngroup = "\u0663\u0663"', "group", "the digits 0 to 9"),
         ('command = ["a"]\nuser = 4294967295', "user", "a number from 0 to 4294967294"),
         ('command = ["a"]\ngroup = "99999999999"', "group", "a number from 0 to 4294967294"),
         ('command = ["a"]\ngroup = -1', "group", "a number from 0 to 4294967294"),

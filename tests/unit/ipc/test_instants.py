@@ -1,7 +1,14 @@
 """Instants of the wall clock, and what a step of it makes of them."""
 
 import pytest
-from geosched.ipc.instants import SECOND_US, restated_us
+from geosched.ipc.instants import (
+    FIRST_US,
+    LAST_US,
+    SECOND_US,
+    format_instant,
+    parse_instant,
+    restated_us,
+)
 
 BEGUN_US = 1_800_000_000 * SECOND_US
 BEGUN_BOOT_SECONDS = 500.0
@@ -26,3 +33,15 @@ def test_an_instant_is_restated_where_the_clock_was_set_back(stepped_us: int, re
         )
         == restated
     )
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01"])
+def test_an_instant_beyond_those_of_a_datetime_is_no_instant(text: str):
+    with pytest.raises(ValueError, match="its year is out of range"):
+        parse_instant(text)
+
+
+@pytest.mark.parametrize("instant_us", [FIRST_US, LAST_US])
+def test_the_first_and_the_last_instant_can_be_shown(instant_us: int):
+    text = format_instant(instant_us)
+    assert abs(parse_instant(text) - instant_us) < 1000

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 from geosched.ipc.actions import Action, ExecutionStatus
+from geosched.ipc.instants import FIRST_US, LAST_US
 from geosched.ipc.messages.runs import StopReason
 from geosched.supervisor.core.model import (
     Hold,
@@ -33,11 +34,11 @@ from hypothesis import strategies as st
 from support.build import NOW_US, record, running
 
 HEAD_BYTES = 6
-BIG = 2**62
+BIG = 2**53
 RECORDS = Codec(Record)
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
-MOMENTS = st.integers(0, BIG)
+MOMENTS = st.integers(FIRST_US, LAST_US)
 HOLDS = st.builds(Hold, MOMENTS, st.floats(0, 1e6))
 STATES = (
     st.builds(Null, st.none() | HOLDS)
@@ -162,6 +163,14 @@ def test_a_sound_value_of_another_type_is_damaged_too():
     foreign = Codec(tuple[str, ...]).encode(("not", "a", "record"))
     with pytest.raises(DamagedRecordError):
         RECORDS.decode(foreign)
+
+
+@pytest.mark.parametrize("instant_us", [FIRST_US - 1, LAST_US + 1, -(2**63), 2**64 - 1])
+def test_a_sound_value_with_an_instant_that_nobody_can_show_is_damaged_too(instant_us: int):
+    codec = Codec(RunRow)
+    for row in (RunRow("r", 1, instant_us), RunRow("r", 1, 1, instant_us)):
+        with pytest.raises(DamagedRecordError):
+            codec.decode(codec.encode(row))
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\x01", b"\x01\x06rest", b"\x01\xffrest"])

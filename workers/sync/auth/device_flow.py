@@ -7,6 +7,7 @@ to standard output as lines of JSON (`ipc/messages/login.py`).
     python -P -m geosched.workers.sync.auth.device_flow ADDRESS SECONDS
 """
 
+import math
 import signal
 import sys
 import time
@@ -38,12 +39,13 @@ _TRANSIENT = (ErrorKind.UNREACHABLE, ErrorKind.TIMEOUT, ErrorKind.BUSY)
 
 
 class _DeviceAuthorization(msgspec.Struct):
-    """The server's response to a request to log in (RFC 8628, 3.2)."""
+    """The server's response to a request to log in (RFC 8628, 3.2). A number may come as text,
+    where "nan" is one, and cannot be waited for."""
 
     device_code: Annotated[str, msgspec.Meta(min_length=1)]
     user_code: Annotated[str, msgspec.Meta(min_length=1)]
     verification_uri: Annotated[str, msgspec.Meta(min_length=1)]
-    expires_in: float
+    expires_in: Annotated[float, msgspec.Meta(ge=0)]
     verification_uri_complete: str | None = None
     interval: float | None = None
 
@@ -131,7 +133,8 @@ def _wait(
 ) -> Tokens:
     """Poll until the code is confirmed, and return the tokens; the first poll is after a pause."""
     asked = {"grant_type": DEVICE_CODE_GRANT, "device_code": device.device_code}
-    wanted_seconds = INTERVAL_SECONDS if device.interval is None else device.interval
+    named_seconds = math.nan if device.interval is None else device.interval
+    wanted_seconds = INTERVAL_SECONDS if math.isnan(named_seconds) else named_seconds
     interval_seconds = min(max(wanted_seconds, INTERVAL_SECONDS_MIN), INTERVAL_SECONDS_MAX)
     while True:
         if time.monotonic() + interval_seconds > ends_monotonic:

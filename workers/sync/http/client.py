@@ -6,6 +6,7 @@ those of the configuration.
 """
 
 import contextlib
+import http.client
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from .... import __version__
 from ....ipc.messages.sync import BackendAddress, ErrorKind
 from ...host import tls_files
 from ..base import ExchangeError
+from ..bodies.status_reports import printable
 from .coding import CodingError, CutShortError, unpack
 from .deadline import Deadline
 from .errors import bad_answer, cut_short, failure, refusal, shown, too_large
@@ -98,6 +100,9 @@ class Exchange:
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if not self.deadline.passed:
                 raise failure(error, url) from None
+        except (http.client.HTTPException, ArithmeticError, LookupError, ValueError) as error:
+            if not self.deadline.passed:  # what the library does not take for an error of its own
+                raise bad_answer(url, f"no valid HTTP: {printable(str(error))}") from None
         if self.deadline.passed:
             detail = f"no whole answer from {shown(url)} within {self.deadline.seconds:g} s"
             raise ExchangeError(ErrorKind.TIMEOUT, detail)

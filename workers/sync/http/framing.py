@@ -1,8 +1,9 @@
 """Strict framing of HTTP responses, in place of the lenient one of `http.client`.
 
 That takes the end of a connection for the end of a header, a length that is no number for
-none, and a header line without a name for the end of the header: a response that was cut off, or
-is nonsense, would pass for a whole and empty one. And of the informational responses, which a
+none, a header line without a name for the end of the header, and half a line, or `-0`, for the
+size of the last chunk: a response that was cut off, or is nonsense, would pass for a whole and
+empty one. And of the informational responses, which a
 client has to read past (RFC 9110, 15.2), it knows only 100.
 """
 
@@ -16,6 +17,10 @@ INFORMATIONAL_MAX = 20
 INFORMATIONAL_LINES_MAX = 100
 #: Any 1xx but 101, which ends the use of HTTP and is never asked for.
 _INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
+#: Far more than any body may be long.
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_CHUNK_SIZE = re.compile(rb"0*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
+_CHUNK_LINE_BYTES_MAX = 4096
 _DEFECTS = (FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect)
 
 
@@ -32,9 +37,18 @@ class FramedResponse(http.client.HTTPResponse):
                 self.fp = header.whole
         if any(isinstance(defect, _DEFECTS) for defect in self.headers.defects):
             raise http.client.HTTPException("a line of its header has no name")
-        for length in self.headers.get_all("Content-Length", ()):
-            if not (length.isascii() and length.isdigit()):
+        lengths = set(self.headers.get_all("Content-Length", ()))
+        for length in lengths:
+            if not _LENGTH.fullmatch(length) or len(lengths) > 1:
                 raise http.client.HTTPException(f"Content-Length is {length[:20]!r}")
+
+    def _read_next_chunk_size(self) -> int:
+        """Return the size of the next chunk: hexadecimal digits alone, on a whole line."""
+        line = self.fp.readline(_CHUNK_LINE_BYTES_MAX)
+        size = _CHUNK_SIZE.fullmatch(line)
+        if size is None:
+            raise http.client.HTTPException(f"the size of a chunk is {line[:20]!r}")
+        return int(size[1], 16)
 
 
 class _HeaderLines:
