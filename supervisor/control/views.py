@@ -2,11 +2,12 @@
 
 from ...ipc.instants import format_instant, format_optional
 from ...ipc.messages.views import ActionView, EventView, IncidentView, ReportView, RunView
+from ...ipc.signals import signal_name
 from ..core.model import Instant, Null, Over, Record, Running, RunRow, StatusChange, Waiting
 from ..runs.live_run import LiveRun
 from ..store.repair.incidents import Incident
 from ..store.tables.outbox import Pending
-from ..sync.report_sender import report_of, signal_name
+from ..sync.report_sender import report_of
 
 
 def phase(record: Record, live: LiveRun | None, *, queued: bool, held: bool) -> str:

@@ -5,9 +5,9 @@ makes repetition harmless.
 """
 
 import logging
-import signal
 
 from ...ipc.messages.sync import ErrorKind, Report, Taken
+from ...ipc.signals import signal_name
 from ..core.model import Instant, StatusChange
 from ..store.daemondb import DaemonDB
 from ..store.errors import StoreError
@@ -138,11 +138,3 @@ def sequence_of(key: str, generation: str) -> int | None:
     _, _, number = key.rpartition("-")
     own = number.isascii() and number.isdigit() and len(number) <= SEQUENCE_DIGITS_MAX
     return int(number) if own and key == report_key(generation, int(number)) else None
-
-
-def signal_name(number: int) -> str:
-    """Return a name such as "SIGTERM"; real-time signals have none, and get "SIG35"."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"

@@ -130,7 +130,7 @@ _TEXTS = (
 )
 
 TARGETS = (
-    Target("configuration file", (_SMALL, _EXAMPLE), _file, (SettingsError,), WORDS, share=0.2),
+    Target("configuration file", (_SMALL, _EXAMPLE), _file, (SettingsError,), WORDS),
     Target("configuration on the host", (_SMALL,), _host, (SettingsError,), WORDS, share=0.01),
     Target("instant", _INSTANTS, _instant, (ValueError,)),
     Target(

@@ -277,5 +277,5 @@ TARGETS = (
         _output,
         words=(b"\n[geosched: ", b" bytes cut]\n", b"\n[geosched ", b"/5dc]\n", b"a" * 512),
     ),
-    Target("pages of daemonDB", (_page_file(),), _pages, share=0.02),
+    Target("pages of daemonDB", (_page_file(),), _pages, share=0.3),
 )

@@ -1,9 +1,9 @@
 """Seeded mutator of byte strings: one seed makes the same inputs on every host.
 
-Ours and small, because most of our decoding is done by C (MessagePack, JSON, zlib), whose
-branches a coverage-guided fuzzer for Python does not see: atheris 3.0.0 found ten branches of
-`parse_entry` in 200,000 inputs, and never got beyond its JSON. From samples that are valid,
-half of what is made here gets past the first check.
+Ours and small: most of our decoding is done by C (MessagePack, JSON, zlib), whose branches a
+coverage-guided fuzzer for Python does not see. Without samples atheris 3.0.0 never got beyond
+the JSON of `parse_entry`; with the same samples it needed 40 s for the branches that 100,000
+inputs from here reach in two.
 """
 
 import random
@@ -106,7 +106,8 @@ class Mutator:
 
     def _repeat(self, data: bytearray) -> None:
         begin, end = self._part(data)
-        data[begin:begin] = data[begin:end] * (1 + int(self._random.random() ** 8 * 500))
+        times = 1 + int(self._random.random() ** 8 * 500)
+        data[begin:begin] = data[begin:end] * min(times, BYTES_MAX // (end - begin))
 
     def _cut(self, data: bytearray) -> None:
         del data[self._at(data) :]

@@ -16,32 +16,36 @@ _ENDS = tuple(
     for more in (-1, 0, 1)
 )
 INTEGERS = st.one_of(
-    st.integers(-3, 70),
-    st.sampled_from([end for end in _ENDS if -(2**63) <= end < 2**64]),
-    st.integers(-(2**63), 2**64 - 1),
+    st.integers(-3, 70), st.sampled_from([end for end in _ENDS if -(2**63) <= end < 2**64])
 )
-TEXTS = st.one_of(
-    st.sampled_from(
-        ["", "a", "default", "2026-11-23T08:00:00Z", "\0", "\x1b[2J", "\u202e", "x" * 300]
-    ),
-    st.text(max_size=20),
+_NASTY = (
+    *("", "a", "default", "2026-11-23T08:00:00Z", "\0", "\x1b[2J", "\u202e", "x" * 300, " ", "\n"),
+    *("\U0001f600", "\u0663", "../..", "nan", "-1", "%s", "{id}", "null", "\ufeff", "\x7f", "\x9f"),
 )
-FLOATS = st.one_of(st.sampled_from([0.0, -0.0, 1e308, 1e-308]), st.floats(width=64))
-_VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), INTEGERS, FLOATS, TEXTS, st.binary(max_size=20)),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
-    max_leaves=6,
+TEXTS = st.one_of(st.sampled_from(_NASTY), st.text(max_size=4))
+FLOATS = st.one_of(st.sampled_from([0.0, -0.0, 1e308, 1e-308, -1.5]), st.floats(width=64))
+#: Of any type, and few: what is nested at random takes long to draw.
+VALUES = st.sampled_from(
+    (
+        *(None, True, False, 0, -1, 2**31, 2**63, 2**64 - 1, -(2**63), 0.5, -0.0, 1e308),
+        *(*_NASTY, [], {}, [[]], [None], ["a", 1, {"b": []}], {"": ""}, {"a": {"b": [1.5]}}),
+        *([1] * 40, {str(number): number for number in range(40)}, [[[[[["deep"]]]]]]),
+    )
 )
 
 
 #: Of so many values one is of the rare kind.
-RARE = 16
+RARE = 30
 
 
-@st.composite
-def mostly(draw: st.DrawFn, usual: st.SearchStrategy[Any], rare: st.SearchStrategy[Any]) -> Any:
+def mostly(usual: st.SearchStrategy[Any], rare: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Draw the usual, and now and then the rare: else little would be wholly valid."""
-    return draw(rare if draw(st.integers(1, RARE)) == RARE else usual)
+    others = [usual.map(_same) for _ in range(RARE - 1)]  # each its own, or they counted as one
+    return st.one_of(*others, rare)
+
+
+def _same(drawn: Any) -> Any:
+    return drawn
 
 
 def of(kind: Any) -> Iterator[Any]:
@@ -105,7 +109,7 @@ def nearly(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def _near(info: inspect.Type) -> st.SearchStrategy[Any]:
-    return mostly(_shaped(info), _VALUES)
+    return mostly(_shaped(info), VALUES)
 
 
 def _shaped(info: inspect.Type) -> st.SearchStrategy[Any]:
@@ -151,7 +155,7 @@ _STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     inspect.StrType: TEXTS,
     inspect.BytesType: st.binary(max_size=30),
     inspect.BoolType: st.booleans(),
-    inspect.AnyType: _VALUES,
+    inspect.AnyType: VALUES,
     inspect.NoneType: st.none(),
 }
 

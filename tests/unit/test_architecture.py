@@ -19,7 +19,7 @@ LINES_MAX = 450
 FLOORS = {
     "": ("ipc", "workers", "supervisor"),
     "ipc": (
-        "backends digests failpoints foreign_text instants paths standard_streams"
+        "backends digests failpoints foreign_text instants paths signals standard_streams"
         " thread_probe zmtp",
         "actions sockets",
         "messages router",

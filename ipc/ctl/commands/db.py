@@ -15,6 +15,7 @@ import msgspec
 from ...client import NotDoneError
 from ...messages.control import Acknowledged, AcknowledgeIncidents
 from ...paths import state_dir
+from ...signals import signal_name
 from ..exits import Exit, VerbFailedError
 from ..options import Verb, connect, from_config
 from ..printing import fields, show
@@ -137,9 +138,7 @@ def _complain(ctx: click.Context, verb: str, code: int, said: bytes | None) -> N
     error was the terminal, or the reader has left."""
     last = (said or b"").decode(errors="replace").strip().splitlines()[-1:]
     if code < 0:
-        import signal  # late, as above
-
-        last = [f"cannot {verb}: its process was ended by {signal.Signals(-code).name}"]
+        last = [f"cannot {verb}: its process was ended by {signal_name(-code)}"]
     exit_code = Exit(code) if code in _SHARED_EXITS else Exit.FAILED
     if not last:
         ctx.exit(exit_code)

@@ -13,9 +13,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
+from ....ipc.signals import signal_name
 from ....workers.host import procfs
 from ....workers.host.liveness import LOOK_SECONDS_MAX, AnswerWait
 from ....workers.zygote_client import child_environment
@@ -36,6 +38,7 @@ EXAMINE_SECONDS_MAX = 300.0
 REPLACE_SECONDS_MAX = 900.0
 _TOOL = "geosched.supervisor.store.tools.cli"
 _EXAMINER = "geosched.supervisor.store.tools.examiner"
+Finding = TypeVar("Finding")
 _STDIN, _STDOUT, _STDERR = range(3)
 _decode_examination = msgspec.json.Decoder(Examination).decode
 _decode_incident = msgspec.json.Decoder(Incident).decode
@@ -124,7 +127,7 @@ class ChildProcess:
             ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
             assert ended is not None
             exited = ended.si_code == os.CLD_EXITED
-            died_of = "" if exited else signal.Signals(ended.si_status).name
+            died_of = "" if exited else signal_name(ended.si_status)
             return self._close(ended.si_status if exited else 0, died_of)
         return self._close(0, "")
 
@@ -154,6 +157,16 @@ def _checked(answer: Answer, verb: str, store_dir: Path) -> Answer:
     if answer.code or (answer.died_of and not answer.damage):
         raise StoreError(_why(answer, verb, store_dir), kind=StoreErrorKind.IO)
     return answer
+
+
+def _decoded(
+    output: bytes, decode: Callable[[bytes], Finding], verb: str, store_dir: Path
+) -> Finding:
+    """Return what a child has found. Raises `StoreError` where it said something else."""
+    try:
+        return decode(output)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"cannot {verb} {store_dir}: {error}", kind=StoreErrorKind.IO) from None
 
 
 def _why(answer: Answer, verb: str, store_dir: Path) -> str:
@@ -187,7 +200,8 @@ def examination(
     answer = child.answer()
     if answer.damage:
         return Examination(Condition.DAMAGED, f"reading it ends with {answer.died_of}")
-    return _decode_examination(_checked(answer, "examine", store_dir).output)
+    output = _checked(answer, "examine", store_dir).output
+    return _decoded(output, _decode_examination, "examine", store_dir)
 
 
 def replace(
@@ -200,7 +214,8 @@ def replace(
 ) -> Incident:
     """Replace the store below `state_dir`, for the reason `why`. Raises `StoreError`."""
     command = ("replace", state_dir, why, str(map_bytes), str(now_us))
-    return _decode_incident(_output(*command, seconds_max=REPLACE_SECONDS_MAX, still=still))
+    output = _output(*command, seconds_max=REPLACE_SECONDS_MAX, still=still)
+    return _decoded(output, _decode_incident, "replace", state_dir)
 
 
 def back_up(state_dir: Path, *, seconds_max: float, still: Callable[[], None] = _nothing) -> None:

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 from geosched.ipc.messages.sync import Taken
+from geosched.ipc.signals import signal_name
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.sync.report_sender import (
     ReportSender,
     report_key,
     sequence_of,
-    signal_name,
 )
 
 
