@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from .base import Message
+from .base import Message, Pid
 from .views import (
     ActionView,
     DifferenceView,
@@ -184,7 +184,7 @@ class Progress(Message, tag="progress", frozen=True):
 
 
 class Pong(Message, tag="pong", frozen=True):
-    pid: int
+    pid: Pid
     version: str
 
 
@@ -277,7 +277,7 @@ class EventsAre(Message, tag="events-are", frozen=True):
 class ShuttingDown(Message, tag="shutting-down", frozen=True):
     """Sent when the orderly stop begins. The daemon ends within `bound_seconds`."""
 
-    pid: int
+    pid: Pid
     bound_seconds: float
 
 

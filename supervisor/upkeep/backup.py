@@ -6,7 +6,7 @@ The copying itself is in `store/tools/backups.py`.
 import logging
 import os
 
-from ...ipc.instants import SECOND_US
+from ...ipc.instants import FIRST_US, LAST_US, SECOND_US
 from ...workers.host.liveness import patience_seconds
 from ..config.sections import DaemonSettings
 from ..core.model import Instant
@@ -114,8 +114,10 @@ class Backup(Participant):
         self.error = why
 
     def _newest_us(self) -> int | None:
+        """Return the date of the newest backup; None also for one that no calendar has."""
         known = backups.generations(self._paths.backups)
         try:
-            return (known[-1] / "data.mdb").stat().st_mtime_ns // 1000 if known else None
+            newest_us = (known[-1] / "data.mdb").stat().st_mtime_ns // 1000 if known else None
         except OSError:
             return None
+        return newest_us if newest_us is not None and FIRST_US <= newest_us <= LAST_US else None

@@ -9,7 +9,6 @@ from geosched.supervisor.config.sections import SettingsError
 from geosched.supervisor.runs.run_order import conditions_of
 from geosched.supervisor.startup import preflight
 from geosched.workers.sync.http.errors import shown
-from support.paths import ROOT
 
 from .oracle import Feed, Target
 
@@ -119,7 +118,21 @@ _WORDS = (
     b'proxy = "http://p:1"',
 )
 WORDS = tuple(word if isinstance(word, bytes) else word.encode() for word in _WORDS)
-_EXAMPLE = (ROOT / "deploy/geosched.example.toml").read_bytes()
+_OTHER = b"""\
+daemon.retention = "14d"
+daemon.backup_interval = "0s"
+[backend]
+kind = "file"
+path = "actions.json"
+poll_interval = "200ms"
+[scripts."a.b"]
+command = ["sh", "-c", "echo {id}"]
+stop_signal = "INT"
+umask = "022"
+nice = -5
+restart = "on-failure"
+restart_delay = "500ms"
+"""
 _INSTANTS = (
     *(b"2026-11-23T08:00:00Z", b"2026-11-23T08:00:00.123456+01:00", b"9999-12-31T23:59:59-23:59"),
     *(b"0001-01-01T00:00:00+23:59", b"20261123T080000Z", b"2026-W48-1T08:00:00+00:00:01.5"),
@@ -130,7 +143,7 @@ _TEXTS = (
 )
 
 TARGETS = (
-    Target("configuration file", (_SMALL, _EXAMPLE), _file, (SettingsError,), WORDS),
+    Target("configuration file", (_SMALL, _OTHER), _file, (SettingsError,), WORDS),
     Target("configuration on the host", (_SMALL,), _host, (SettingsError,), WORDS, share=0.01),
     Target("instant", _INSTANTS, _instant, (ValueError,)),
     Target(
