@@ -7,7 +7,7 @@ SEEDS ?= 1000
 FIRST ?= 1
 INPUTS ?= 1000000
 BENCH ?=
-JOBS ?= 2
+JOBS ?= 3
 BIN := .venv/bin
 SET_UP := .venv/.complete
 
@@ -16,7 +16,7 @@ SET_UP := .venv/.complete
 help:
 	@echo "make demo    the main job, live in the terminal (under 40 s), and its last screen in build/demo.svg"
 	@echo "make picture a demo, and its last screen as the picture in the README"
-	@echo "make test    all checks but benchmarks, JOBS=2 tests at a time"
+	@echo "make test    all checks but benchmarks, JOBS=3 tests at a time"
 	@echo "make soak    everything killed, stopped and broken at random, MINUTES=10 [SEED=...]"
 	@echo "make fuzz    foreign values at every edge, INPUTS=1000000 for each decoder [SEED=1]"
 	@echo "make simulate  years of a simulated host, SEEDS=1000"
