@@ -159,6 +159,12 @@ class Daemon:
     def log_text(self) -> str:
         return self.stderr.read_text()[-4000:] if self.stderr.exists() else ""
 
+    def wait_log(self, text: str, *, seconds: float = 10) -> None:
+        """The log has a process of its own, which writes after what it tells of has happened."""
+        wait_for(
+            lambda: text in self.stderr.read_text(), seconds=seconds, what=f"a log with {text}"
+        )
+
     def ctl(self, *arguments: str, timeout: float = 40) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [commands() / "geosched-ctl", "--config", self.config, *arguments],

@@ -384,5 +384,5 @@ def test_a_result_that_cannot_be_kept_is_still_delivered(daemon: Daemon, how: st
             call("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place / "results")
         (daemon.root / "go").touch()
         assert daemon.wait_status("a", "FINISHED")["reason"] == "completed"
-        assert "Cannot keep the result" in daemon.log_text()
+        daemon.wait_log("Cannot keep the result")
         assert daemon.terminate() == 0

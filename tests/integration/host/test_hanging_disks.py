@@ -89,7 +89,7 @@ def test_a_reload_from_a_disk_that_hangs_holds_up_nothing(daemon: Daemon):
                 client.ask(Ping(), Pong)
                 assert time.monotonic() - began < 1.0
     assert daemon.wait_status("a", "FINISHED")
-    wait_for(lambda: "Not reloaded" in daemon.log_text())
+    daemon.wait_log("Not reloaded")
     daemon.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "Reloaded" in daemon.log_text())
+    daemon.wait_log("Reloaded")
     assert daemon.terminate() == 0

@@ -194,7 +194,7 @@ def test_what_cannot_be_had_fails_the_run_and_says_which_key(
     assert daemon.terminate() == 0
     assert refused_at(daemon, "--check", seconds=10)
     (key,) = conditions
-    assert f"scripts.default.{key}: " in daemon.log_text()
+    daemon.wait_log(f"scripts.default.{key}: ")
 
 
 def test_a_script_that_its_user_may_not_execute_says_so(daemon: Daemon):
@@ -287,4 +287,4 @@ def test_root_refuses_what_others_can_write(daemon: Daemon, what: str):
     assert daemon.terminate() == 0
     for arguments in ((), ("--check",)):
         assert refused_at(daemon, *arguments, seconds=20)
-        assert refused in daemon.log_text()
+        daemon.wait_log(refused)

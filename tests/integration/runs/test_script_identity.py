@@ -103,7 +103,7 @@ def test_no_value_of_its_variables_is_ever_logged(daemon: Daemon):
     daemon.config.write_text(daemon.config.read_text() + "WATCHDOG_USEC = 'hunter2'\n")
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "Not reloaded" in daemon.log_text())
+    daemon.wait_log("Not reloaded")
     assert daemon.terminate() == 0
     assert secret not in daemon.stderr.read_text()
 

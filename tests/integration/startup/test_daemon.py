@@ -154,12 +154,12 @@ def test_sighup_reloads_all_or_nothing(daemon: Daemon):
     good = daemon.config.read_text()
     daemon.config.write_text(good.replace("[daemon]", "[daemon]\nmax_running = no"))
     daemon.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "Not reloaded" in daemon.log_text())
+    daemon.wait_log("Not reloaded")
     new = good.replace("[daemon]", "[daemon]\nmax_running = 1")
     daemon.config.write_text(new.replace('log_dir = "log"', 'log_dir = "elsewhere"'))
     daemon.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "Reloaded" in daemon.log_text())
-    assert "daemon.log_dir needs a restart" in daemon.log_text()
+    daemon.wait_log("Reloaded")
+    daemon.wait_log("daemon.log_dir needs a restart")
     daemon.send([entry("a", -2, 600), entry("b", -1, 600)])
     daemon.wait_phase("b", "queued")
 
@@ -260,7 +260,7 @@ def test_a_worker_killed_while_the_daemon_leaves_settles_nothing(daemon: Daemon)
     worker = daemon.wait_phase("a", "running")["run"]["workerPid"]
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: "Stopping" in daemon.log_text())
+    daemon.wait_log("Stopping")
     os.kill(worker, signal.SIGKILL)
     assert daemon.process.wait(10) == 0
     daemon.start()

@@ -63,7 +63,7 @@ def test_it_outlives_many_idle_connections_and_many_actions_due(installed: Daemo
     assert limits["openFiles"] == open_files
     assert (limits["maxRunning"], limits["maxRunningAsked"]) == (shared.runs, 200)
     assert limits["connectionsMax"] == shared.connections
-    assert f"max_running is {shared.runs}, not 200" in installed.log_text()
+    installed.wait_log(f"max_running is {shared.runs}, not 200")
     assert f"max_running is {shared.runs}, not 200" in installed.ctl("status").stdout
     with ExitStack() as stack:
         connections(installed, CONNECTIONS, stack)
@@ -98,7 +98,7 @@ def test_a_reload_is_cut_to_what_fits_too(installed: Daemon):
     assert installed.process is not None
     installed.process.send_signal(1)
     fits = Descriptors.within(100).runs
-    wait_for(lambda: f"max_running is {fits}, not 5000" in installed.log_text())
+    installed.wait_log(f"max_running is {fits}, not 5000")
     assert installed.json("status")["limits"]["maxRunning"] == fits
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from geosched.supervisor.startup import preflight
 from support.daemon import Daemon, daemon_installation
-from support.wait import wait_for
 
 NOBODY = 65534
 KEYS = ("state_dir", "runtime_dir", "log_dir")
@@ -33,7 +32,7 @@ def refused(daemon: Daemon) -> list[str]:
     assert len(lines) == 1, lines
     daemon.stderr.unlink()
     daemon.start(wait=False)
-    wait_for(lambda: "others can write it" in daemon.log_text(), seconds=15)
+    daemon.wait_log("others can write it", seconds=15)
     warned = next(line for line in daemon.log_text().splitlines() if "others can" in line)
     assert " warning " in warned
     return [line.partition(": daemon.")[2] for line in (lines[0], warned)]

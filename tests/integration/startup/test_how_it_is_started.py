@@ -36,7 +36,7 @@ def test_signals_that_its_starter_had_blocked_are_heard(daemon: Daemon, number: 
     if number is signal.SIGTERM:
         assert daemon.process.wait(10) == 0
     else:
-        wait_for(lambda: "Reloaded" in daemon.log_text())
+        daemon.wait_log("Reloaded")
 
 
 def test_half_an_identity_of_a_killed_process_goes_with_the_next_start(daemon: Daemon):
@@ -56,7 +56,7 @@ def test_a_variable_that_is_no_utf8_is_kept_from_scripts_and_told(daemon: Daemon
     daemon.json("sync")
     daemon.wait_phase("a", "done", seconds=10)
     assert daemon.json("show", "a")["action"]["executionStatus"] == "FINISHED"
-    assert f"the variable '{name}'" in daemon.log_text()
+    daemon.wait_log(f"the variable '{name}'")
 
 
 def test_a_peer_that_speaks_an_old_zmtp_is_refused_and_everybody_else_is_served(daemon: Daemon):
@@ -64,7 +64,7 @@ def test_a_peer_that_speaks_an_old_zmtp_is_refused_and_everybody_else_is_served(
     with socket.socket(socket.AF_UNIX) as peer:
         peer.connect(str(daemon.root / "run" / "control.sock"))
         peer.sendall(b"\x05\x00abcd" + b"\x03\x00xy")  # an anonymous greeting of ZMTP 1, a frame
-        wait_for(lambda: "ZMTP" in daemon.log_text())
+        daemon.wait_log("ZMTP")
     assert answers(daemon)
 
 
@@ -113,5 +113,5 @@ def test_an_absurd_watchdog_of_the_service_manager_is_told_and_keeps_nobody_from
     daemon: Daemon, usec: str
 ):
     daemon.start(env={"WATCHDOG_USEC": usec})
-    wait_for(lambda: "WATCHDOG_USEC" in daemon.log_text())
+    daemon.wait_log("WATCHDOG_USEC")
     assert daemon.terminate() == 0

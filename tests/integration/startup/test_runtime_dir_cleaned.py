@@ -86,7 +86,7 @@ def test_a_whole_runtime_directory_is_made_anew_with_its_mode(daemon: Daemon, mo
     assert run_dir(daemon).stat().st_mode & 0o777 == 0o710
     assert daemon.ctl("ping").returncode == 0
     assert other_daemon(daemon) == 3
-    assert "geosched-ctl db" in daemon.log_text()  # its lock file cannot be made anew
+    daemon.wait_log("geosched-ctl db")  # its lock file cannot be made anew
     assert daemon.terminate() == 0
 
 
@@ -100,7 +100,7 @@ def test_the_lock_of_the_runtime_directory_is_made_anew(daemon: Daemon):
 def test_what_cannot_be_made_anew_is_told_once_and_tried_again(daemon: Daemon):
     shutil.rmtree(run_dir(daemon))
     run_dir(daemon).write_text("somebody's file")
-    wait_for(lambda: "Cannot make anew" in daemon.log_text())
+    daemon.wait_log("Cannot make anew")
     daemon.send([entry("a", -1, 600), entry("c", 12, 600)])  # keeps the loop turning
     time.sleep(LOOK_SECONDS + 1)  # the time in which it might be told again
     assert daemon.log_text().count("Cannot make anew") == 1
@@ -117,5 +117,5 @@ def test_a_socket_of_others_in_a_directory_that_they_could_make_is_not_used(daem
     os.chown(away, 65534, 65534)
     run_dir(daemon).rename(daemon.root / "old")
     away.rename(run_dir(daemon))
-    wait_for(lambda: "belongs to user 65534" in daemon.log_text())
+    daemon.wait_log("belongs to user 65534")
     assert not (run_dir(daemon) / "control.sock").exists()

@@ -76,7 +76,7 @@ def test_where_there_is_no_room_for_blocks_of_its_own_the_store_says_so(daemon: 
         fill(disk / "ballast")
         daemon.start()
         assert daemon.json("status")["store"]["preallocated"] is False
-        assert "Cannot keep" in daemon.log_text()
+        daemon.wait_log("Cannot keep")
         assert daemon.terminate() == 0
 
 

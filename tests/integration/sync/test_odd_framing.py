@@ -50,17 +50,17 @@ def failed(spoken: Spoken) -> list[ExchangeError]:
         b"f" * 16,
     ],
 )
-def test_a_chunk_whose_size_is_no_number_is_no_http(spoken: Spoken, size: bytes):
+def test_a_body_breaks_off_where_the_size_of_a_chunk_is_no_number(spoken: Spoken, size: bytes):
     spoken.said = CHUNKED + size + b"\r\n[]\r\n0\r\n\r\n"
     for error in failed(spoken):
-        assert error.kind is ErrorKind.BAD_ANSWER
-        assert "no valid HTTP: the size of a chunk is" in error.detail
+        assert error.kind is ErrorKind.UNREACHABLE
+        assert "breaks off" in error.detail
 
 
 def test_half_of_the_line_with_a_size_is_not_the_last_chunk(spoken: Spoken):
     """Of `000002` it would be 0, and the body whole and empty."""
     spoken.said = CHUNKED + b"0000"
-    assert {error.kind for error in failed(spoken)} == {ErrorKind.BAD_ANSWER}
+    assert {error.kind for error in failed(spoken)} == {ErrorKind.UNREACHABLE}
 
 
 @pytest.mark.parametrize("size", [b"2", b"0002", b"2;name=value", b"2 ;a", b"2\t"])

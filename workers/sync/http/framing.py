@@ -43,11 +43,17 @@ class FramedResponse(http.client.HTTPResponse):
                 raise http.client.HTTPException(f"Content-Length is {length[:20]!r}")
 
     def _read_next_chunk_size(self) -> int:
-        """Return the size of the next chunk: hexadecimal digits alone, on a whole line."""
+        """Return the size of the next chunk: hexadecimal digits alone, on a whole line.
+
+        Raises `LineTooLong`, and `IncompleteRead` for anything else: where the body ends is
+        then not known.
+        """
         line = self.fp.readline(_CHUNK_LINE_BYTES_MAX)
+        if len(line) == _CHUNK_LINE_BYTES_MAX:
+            raise http.client.LineTooLong("size of a chunk")
         size = _CHUNK_SIZE.fullmatch(line)
         if size is None:
-            raise http.client.HTTPException(f"the size of a chunk is {line[:20]!r}")
+            raise http.client.IncompleteRead(line)
         return int(size[1], 16)
 
 
