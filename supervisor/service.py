@@ -141,6 +141,7 @@ class Service(Participant):
             )
 
         children = Children(start_zygote, children_max=base.descriptors.children)
+        self._opened.callback(base.leftovers.forget_gone)
         self._opened.callback(children.close)
         # Before they are waited for: a child forked a moment ago learns of the end only by this.
         self._opened.callback(os.close, held)

@@ -142,12 +142,14 @@ class ZygoteClient:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def leave(self, seconds_max: float) -> None:
-        """Close its socket and wait until it has left; kill one that hangs."""
+        """Close its socket and wait until it has left; kill one that hangs or is too slow, and
+        wait as long for its end."""
         self._socket.close()
         gone = select.poll()
         gone.register(self.pidfd, select.POLLIN)
         if not gone.poll(seconds_max * 1000):
             self.kill()
+            gone.poll(seconds_max * 1000)
         self.close()
 
     def close(self) -> None:

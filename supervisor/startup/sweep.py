@@ -112,6 +112,10 @@ class Leftovers:
             return replace(result, cause=EndCause.STOPPED, stop_reason=StopReason.ORPHANED)
         return result
 
+    def forget_gone(self) -> None:
+        """Remove the identity files of children that were killed: a stopped daemon leaves none."""
+        self._children()
+
     def close(self) -> None:
         """Remove the control groups that this daemon made."""
         self._groups.remove()

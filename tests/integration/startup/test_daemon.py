@@ -11,6 +11,7 @@ import pytest
 from geosched.supervisor.store.tables.migrations import FORMAT
 from support.backend import BackendServer
 from support.daemon import Daemon, commands, daemon_installation, entry
+from support.processes import zygote
 from support.store import on_disk
 from support.wait import wait_for
 
@@ -205,6 +206,13 @@ def test_a_daemon_that_is_stopped_while_its_first_children_begin_leaves_none_beh
 ):
     daemon.start()
     daemon.terminate()
+    assert list((daemon.root / "run" / "processes").iterdir()) == []
+
+
+def test_a_daemon_whose_zygote_has_to_be_killed_leaves_nothing_behind(daemon: Daemon):
+    daemon.start()
+    os.kill(zygote(daemon), signal.SIGSTOP)
+    assert daemon.terminate() == 0
     assert list((daemon.root / "run" / "processes").iterdir()) == []
 
 
