@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from ...ipc.actions import ExecutionStatus
 from ..core.model import Change, Record, RunRow
 from . import files, lmdb_env
-from .errors import StoreErrorKind
+from .errors import StoreError, StoreErrorKind
 from .lmdb_env import Environment, Room
 from .repair import incidents, salvage
 from .repair.salvage import Salvage
@@ -82,16 +82,20 @@ class DaemonDB:
     ) -> None:
         self.store_dir = store_dir
         self.full_size = full_size
+        self._outbox_rows_max = outbox_rows_max
         self._data_identity = files.data_identity(store_dir)
+        self._damage = Damage()
+        self._use(env, tables)
+        self._known = self._write(self._load)
+
+    def _use(self, env: Environment, tables: Tables) -> None:
         self._env = env
         self._tables = tables
-        self._damage = Damage()
         self._actions = ActionRows(tables, self._damage)
         self._ended = EndedRows(tables, self._damage)
         self._history = History(tables, self._damage)
-        self._outbox = Outbox(tables, self._damage, outbox_rows_max)
+        self._outbox = Outbox(tables, self._damage, self._outbox_rows_max)
         self.reports = Reports(self._outbox, self._read, self._write)
-        self._known = self._write(self._load)
 
     @classmethod
     def open(
@@ -123,7 +127,6 @@ class DaemonDB:
             files.ready(store_dir)
             env = lmdb_env.open_for_writing(store_dir, map_bytes)
             undo.callback(env.close)
-            files.close_on_exec(store_dir)
             tables = create.create_or_migrate(env, store_dir)
             full_size = files.give_blocks(store_dir, map_bytes)
             files.mark_initialised(store_dir)
@@ -414,8 +417,28 @@ class DaemonDB:
     def _write(self, work: Callable[[Transaction], Result]) -> Result:
         """Do work in a write transaction. Its commit may be what fails for want of room (facts 6,
         L14)."""
-        with lmdb_env.errors(self.store_dir), self._env.begin(write=True) as txn:
-            return work(txn)
+        before = self.last_transaction
+        try:
+            with lmdb_env.errors(self.store_dir), self._env.begin(write=True) as txn:
+                return work(txn)
+        except StoreError as error:
+            if not error.fatal:
+                self._reopen_if_given_up(before)
+            raise
+
+    def _reopen_if_given_up(self, before: int) -> None:
+        """Open an environment anew that LMDB takes no more transactions in, because it could not
+        write the page that names the newest one, which was `before` (fact L38)."""
+        with lmdb_env.errors(self.store_dir):
+            if not lmdb_env.given_up(self._env):
+                return
+            map_bytes = int(self._env.info()["map_size"])
+            self._env.close()
+            env = lmdb_env.open_for_writing(self.store_dir, map_bytes)
+            self._use(env, create.create_or_migrate(env, self.store_dir))
+        if self.last_transaction != before:  # what failed is there all the same
+            detail = "a transaction that failed is there all the same"
+            raise StoreError(f"cannot use {self.store_dir}: {detail}", kind=StoreErrorKind.IO)
 
     def _load(self, txn: Transaction) -> _Known:
         """Read the part held in memory; set damaged reports aside."""

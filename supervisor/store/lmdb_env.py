@@ -29,6 +29,7 @@ READERS_MAX = 8
 #: Follows the head of the first page, which is longer in files of LMDB 1.0 (fact L1).
 _MAGIC = (0xBEEFC0DE).to_bytes(4, sys.byteorder)
 _HEAD_BYTES_OF_1_0 = 24
+_MDB_PANIC = -30795
 #: MDB_PAGE_NOTFOUND, MDB_CORRUPTED, MDB_PANIC, MDB_VERSION_MISMATCH, MDB_INVALID,
 #: MDB_INCOMPATIBLE, MDB_BAD_DBI.
 _DAMAGE_CODES = (-30797, -30796, -30795, -30794, -30793, -30784, -30780)
@@ -66,7 +67,7 @@ def tells_of_damage(error: StoreError) -> bool:
 
 def open_for_writing(store_dir: Path, map_bytes: int) -> Environment:
     """Open an environment that was examined (`repair/examine.py`), or make one."""
-    return lmdb.open(
+    env = lmdb.open(
         str(store_dir),
         map_size=map_bytes,  # LMDB takes more where the data needs more (fact L14)
         max_dbs=TABLES_MAX,
@@ -75,6 +76,19 @@ def open_for_writing(store_dir: Path, map_bytes: int) -> Environment:
         mode=0o600,
         lib_version=0,  # never by the environment's choice (fact L1)
     )
+    files.close_on_exec(store_dir)
+    return env
+
+
+def given_up(env: Environment) -> bool:
+    """LMDB takes no transactions in it any more, until it is opened anew."""
+    try:
+        with env.begin():
+            return False
+    except lmdb.Error as error:
+        if getattr(error, "code", 0) != _MDB_PANIC:
+            raise
+        return True
 
 
 def _open_for_reading(store_dir: Path, *, live: bool) -> Environment:

@@ -10,6 +10,7 @@ import pytest
 from geosched.workers.host.linux import shared_bytes, unshare_blocks
 from support.daemon import Daemon, daemon_installation, entry
 from support.mounts import call, fill, mounted
+from support.wait import wait_for
 
 MEBIBYTE = 1024 * 1024
 
@@ -67,7 +68,10 @@ def test_a_store_that_shares_blocks_with_a_copy_gets_its_own_and_outlives_a_full
         assert daemon.terminate() == 0
 
 
-def test_where_there_is_no_room_for_blocks_of_its_own_the_store_says_so(daemon: Daemon):
+def test_where_there_is_no_room_for_blocks_of_its_own_the_store_says_so_and_waits_for_room(
+    daemon: Daemon,
+):
+    """Not even for the page that names the newest ones: LMDB gives its environment up."""
     disk = daemon.root / "disk"
     with xfs(disk, daemon.root / "image"):
         daemon.start()
@@ -77,6 +81,10 @@ def test_where_there_is_no_room_for_blocks_of_its_own_the_store_says_so(daemon: 
         daemon.start()
         assert daemon.json("status")["store"]["preallocated"] is False
         daemon.wait_log("Cannot keep")
+        daemon.send([entry("a", -1, 600)])
+        wait_for(lambda: daemon.json("status")["store"]["state"] == "full", seconds=20)
+        (disk / "ballast").unlink()
+        daemon.wait_phase("a", "running", seconds=20)
         assert daemon.terminate() == 0
 
 
