@@ -211,9 +211,11 @@ def test_a_daemon_that_is_stopped_while_its_first_children_begin_leaves_none_beh
 
 def test_a_daemon_whose_zygote_has_to_be_killed_leaves_nothing_behind(daemon: Daemon):
     daemon.start()
+    processes = daemon.root / "run" / "processes"
+    wait_for((processes / str(zygote(daemon))).exists)
     os.kill(zygote(daemon), signal.SIGSTOP)
     assert daemon.terminate() == 0
-    assert list((daemon.root / "run" / "processes").iterdir()) == []
+    assert list(processes.iterdir()) == []
 
 
 def test_when_the_log_directory_fails_output_is_lost_and_counted_and_never_a_run(daemon: Daemon):
