@@ -108,6 +108,16 @@ class Directory:
         # By now others may have changed what is theirs: this looks anew, at a path without links.
         return cls.open(walked.path.parent, trusted=trusted, groups=groups), walked.path.name
 
+    @classmethod
+    def open_or_make(cls, path: Path, mode: int, *, groups: Collection[int] = (ROOT,)) -> Self:
+        """Open a directory as `open` does, made where it is missing, but not those above it.
+        Raises `UntrustedError`, `OSError`."""
+        with contextlib.suppress(FileNotFoundError):
+            return cls.open(path, groups=groups)
+        refuse_exposed(path, groups=groups)
+        make_directory(path, mode)
+        return cls.open(path, groups=groups)
+
     def __enter__(self) -> Self:
         return self
 
@@ -138,9 +148,7 @@ class Directory:
                 self.path / _checked(name), trusted=self._trusted.users, groups=self._trusted.groups
             )
         with self._named(name):
-            descriptor = os.open(
-                _checked(name), _ENTER | os.O_NOFOLLOW, dir_fd=self.descriptor
-            )
+            descriptor = os.open(_checked(name), _ENTER | os.O_NOFOLLOW, dir_fd=self.descriptor)
         reason = trust.writable(self.path / name, os.fstat(descriptor), self._trusted)
         if reason:
             os.close(descriptor)
@@ -151,15 +159,31 @@ class Directory:
         """Make a directory with just this mode, whatever the umask. Raises `OSError`."""
         with self._named(name):
             os.mkdir(_checked(name), mode, dir_fd=self.descriptor)
-            made = os.open(name, _LIST | os.O_NOFOLLOW, dir_fd=self.descriptor)
+            made = os.open(name, _ENTER | os.O_NOFOLLOW, dir_fd=self.descriptor)
         try:
             found = os.fstat(made)
-            if found.st_uid != os.geteuid():
+            if found.st_uid != os.geteuid():  # somebody has put another in its place
                 raise UntrustedError(f"{self.path / name} belongs to user {found.st_uid}")
             if stat.S_IMODE(found.st_mode) != mode:
-                os.fchmod(made, mode)
+                os.chmod(f"/proc/self/fd/{made}", mode)
         finally:
             os.close(made)
+
+    def take(self, mode: int) -> None:
+        """Have this directory, which is empty, belong to root alone, with this mode: only root
+        can. Raises `UntrustedError` where it is not empty, or is for everybody as /tmp is;
+        `OSError`."""
+        listed = self._listable()
+        try:
+            found = os.fstat(listed)
+            if found.st_mode & stat.S_ISVTX or os.listdir(listed):
+                raise UntrustedError(self.exposed)
+            os.fchown(listed, ROOT, ROOT)
+            os.fchmod(listed, mode)
+            if os.listdir(listed):  # made by somebody who was faster
+                raise UntrustedError(self.exposed)
+        finally:
+            os.close(listed)
 
     def made(self, name: str, mode: int) -> Self:
         """Open a directory in it as `subdirectory` does, made where it is missing. Raises
@@ -202,9 +226,7 @@ class Directory:
             if not flags & os.O_CREAT:
                 break
             try:
-                made = os.open(
-                    name, wanted | os.O_CREAT | os.O_EXCL, mode, dir_fd=self.descriptor
-                )
+                made = os.open(name, wanted | os.O_CREAT | os.O_EXCL, mode, dir_fd=self.descriptor)
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
@@ -219,9 +241,9 @@ class Directory:
         writes = flags & (os.O_WRONLY | os.O_RDWR)
         if found.st_nlink > 1 and (writes or (self.exposed and _is_root())):
             raise UntrustedError(f"{path} has other names, too")
-        if _is_root() and (self.exposed or not lent):
-            if reason := trust.writable(path, found, self._trusted):
-                raise UntrustedError(reason)
+        looked_at = _is_root() and (self.exposed or not lent)
+        if looked_at and (reason := trust.writable(path, found, self._trusted)):
+            raise UntrustedError(reason)
 
     def read(self, name: str, bytes_max: int, *, lent: bool = False) -> bytes:
         """Return the content of a file, its first `bytes_max` bytes. Raises as `open_file`."""
@@ -251,9 +273,7 @@ class Directory:
         """Rename what is in it, into another directory where that is given. Raises `OSError`."""
         target = (to or self).descriptor
         with self._named(old):
-            os.rename(
-                _checked(old), _checked(new), src_dir_fd=self.descriptor, dst_dir_fd=target
-            )
+            os.rename(_checked(old), _checked(new), src_dir_fd=self.descriptor, dst_dir_fd=target)
 
     def unlink(self, name: str, *, missing_ok: bool = False) -> None:
         """Remove a file, or a link and not what it leads to. Raises `OSError`."""
@@ -302,6 +322,20 @@ class Directory:
             yield
         except OSError as error:
             raise _at(error, self.path / name) from None
+
+
+def refuse_exposed(path: Path, *, groups: Collection[int] = (ROOT,)) -> None:
+    """As root, refuse a path at which others can put something in the place of what is there, or
+    of what this process will make there. Raises `UntrustedError`."""
+    if _is_root() and (reason := trust.why_not(path, groups=groups, to_be_made=True)):
+        raise UntrustedError(reason)
+
+
+def make_directory(path: Path, mode: int) -> None:
+    """Make a directory where it is missing, but not those above it, with just this mode. Raises
+    `OSError`."""
+    with Directory.open_exposed(path.parent) as above, contextlib.suppress(FileExistsError):
+        above.mkdir(path.name, mode)
 
 
 def _writers(trusted: Collection[int], groups: Collection[int]) -> Trusted:

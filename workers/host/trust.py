@@ -59,6 +59,14 @@ def why_not(
     return walked.reason
 
 
+def groups_of_logs() -> tuple[int, ...]:
+    """Return the groups whom the host lets write its logs: root's, and `syslog` on Ubuntu."""
+    try:
+        return ROOT, os.stat("/var/log").st_gid
+    except OSError:
+        return (ROOT,)
+
+
 def walk(path: Path, trusted: Trusted, *, follow: Collection[int] | None = None) -> Walked:
     """Walk the path as the kernel does: ".." behind a link leads above the link's target, so the
     path is never shortened as text. With `follow`, a link is followed only where nobody but
