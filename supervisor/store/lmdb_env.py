@@ -156,9 +156,7 @@ def verify(store_dir: Path) -> str:
     """
     if sys.maxsize < 2**32:
         return ""
-    import lmdb.verify  # late: a daemon at work has no use for it
-
-    check: Callable[[str], list[str]] = lmdb.verify.verify
+    check = verifier()
     try:
         problems = check(str(store_dir))
     except lmdb.verify.VerifyError as error:
@@ -168,6 +166,14 @@ def verify(store_dir: Path) -> str:
     except (struct.error, ValueError, LookupError, OverflowError) as error:
         problems = [f"the verifier cannot make sense of it: {error}"]
     return problems[0] if problems else ""
+
+
+def verifier() -> Callable[[str], list[str]]:
+    """Import LMDB's verifier and return it. Late: a daemon at work has no use for it."""
+    import lmdb.verify
+
+    check: Callable[[str], list[str]] = lmdb.verify.verify
+    return check
 
 
 # --- copies and figures -----------------------------------------------------------------

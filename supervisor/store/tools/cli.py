@@ -33,9 +33,11 @@ from ..daemondb import MAP_BYTES
 from ..errors import StoreError
 from ..files import StorePaths
 from ..repair import incidents
+from ..repair.findings import Examination
 from ..repair.salvage import Salvage
-from . import backups, child_process, dump, replace
-from .owner import become, other_owner
+from . import backups, child_process, dump, examiner, replace
+from .child_process import ChildProcess
+from .owner import Owner, become, other_owner
 
 #: Exit codes of `geosched-ctl`, which passes them on.
 EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_IN_USE, EXIT_INTERRUPTED = 1, 4, 6, 130
@@ -56,6 +58,8 @@ def _carry_out(options: argparse.Namespace, work: Callable[[argparse.Namespace],
     """Do the work; exit with a reason where that fails."""
     try:
         options.owner = other_owner(options.state_dir)
+        if options.owner is not None:
+            lmdb_env.verifier()  # its module may be root's alone
         work(options)
     except AlreadyRunningError as error:
         _fail(str(error), EXIT_IN_USE)
@@ -147,7 +151,7 @@ def _check(options: argparse.Namespace) -> None:
     """Examine the store; of one that a daemon writes to, a copy of this instant."""
     become(options.owner)
     with _still(options.state_dir) as store_dir:
-        found = child_process.examine(store_dir)
+        found = _examined(store_dir, options.owner)
     good = found.usable and not found.damaged and not found.faults
     damaged = [{"table": table, "key": key.hex()} for table, key in found.damaged]
     document = {"condition": found.condition, "detail": found.detail}
@@ -196,7 +200,7 @@ def _copy_to(target: int, options: argparse.Namespace) -> None:
     become(options.owner)
     signal.alarm(SECONDS_MAX)
     with _copy(options.state_dir) as copy:
-        found = child_process.examine(copy)
+        found = _examined(copy, options.owner)
         if not found.usable:
             raise StoreError(f"cannot use the copy of {options.state_dir}: {found.detail}")
         with open_regular(copy / "data.mdb") as made, os.fdopen(target, "wb") as written:
@@ -217,6 +221,15 @@ def _progress(done: int, rows: int) -> None:
     if sys.stderr.isatty():
         end = "\n" if done == rows else ""
         print(f"\rexported {done} of {rows} rows", end=end, file=sys.stderr, flush=True)
+
+
+def _examined(store_dir: Path, owner: Owner | None) -> Examination:
+    """Examine a store, in a process that its file may kill: a fork, where this process became the
+    owner of it, who may not be able to execute what is root's."""
+    if owner is None:
+        return child_process.examine(store_dir)
+    child = ChildProcess(forked=partial(examiner.main, [str(store_dir)]))
+    return child_process.examination(child, store_dir)
 
 
 @contextlib.contextmanager
@@ -280,7 +293,7 @@ def _restore(options: argparse.Namespace) -> None:
     with _backup_in(options) as backup, _alone(paths), paths.empty_for_making() as making:
         made = making / "data.mdb"
         files.write_new(backup, made)
-        found = child_process.examine(making)
+        found = _examined(making, options.owner)
         if not found.usable:
             detail = found.detail or "it is empty"
             raise StoreError(f"cannot restore {options.directory}: {detail}")

@@ -60,9 +60,7 @@ def test_every_verb_works_there_and_what_it_makes_is_that_users(theirs: Daemon, 
     assert owners == {SECOND_USER}
 
 
-@pytest.mark.parametrize(
-    "name", ["lock", "daemondb/lock.mdb", "daemondb/data.mdb"]
-)
+@pytest.mark.parametrize("name", ["lock", "daemondb/lock.mdb", "daemondb/data.mdb"])
 @pytest.mark.parametrize("verb", ["check", "stats", "export", "backup", "compact", "restore"])
 def test_a_link_of_theirs_leads_root_to_nothing(
     theirs: Daemon, secret: Path, tmp_path: Path, name: str, verb: str
