@@ -354,9 +354,8 @@ def _walked(path: Path, who: Trusted) -> trust.Walked:
 
 
 def _at(error: OSError, path: Path) -> OSError:
-    if error.errno is not None:
-        error.filename, error.filename2 = str(path), None
-    return error
+    """Return the error with the whole path in it; one of our own has it in its words."""
+    return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
 
 
 def _checked(name: str) -> str:

@@ -56,6 +56,11 @@ def a_forged_file(path: Path, _secret: Path) -> None:
     path.write_text("forged\n")
 
 
+def lost_bytes(daemon: Daemon) -> int:
+    found: int = daemon.json("status")["outputLostBytes"]
+    return found
+
+
 @pytest.mark.parametrize("plant", [a_link, a_hard_link, a_fifo, a_directory, a_forged_file])
 def test_what_others_put_in_the_place_of_output_is_not_used(
     daemon: Daemon, secret: Path, plant: Callable[[Path, Path], None]
@@ -67,7 +72,9 @@ def test_what_others_put_in_the_place_of_output_is_not_used(
     plant(output, secret)
     if plant is not a_hard_link:
         os.chown(output, SECOND_USER, SECOND_USER, follow_symlinks=False)
-    daemon.wait_log("Cannot keep output in")
+    daemon.wait_log("Somebody has removed")
+    lost = lost_bytes(daemon)
+    wait_for(lambda: lost_bytes(daemon) > lost, what="output that is lost", seconds=20)
     shown = daemon.ctl("logs", "a")
     assert shown.returncode == 1
     assert SECRET.strip() not in shown.stdout + shown.stderr

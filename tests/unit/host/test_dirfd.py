@@ -199,6 +199,7 @@ def test_what_others_put_in_the_place_of_a_file_is_not_written(
     writer.join(5)
     assert len(refused) == 1
     assert str(theirs / "file") in str(refused[0])
+    assert "None" not in str(refused[0])
     assert secret.read_text() == "root only"
     assert descriptors() == before
 
