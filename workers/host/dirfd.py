@@ -334,8 +334,13 @@ def refuse_exposed(path: Path, *, groups: Collection[int] = (ROOT,)) -> None:
 def make_directory(path: Path, mode: int) -> None:
     """Make a directory where it is missing, but not those above it, with just this mode. Raises
     `OSError`."""
-    with Directory.open_exposed(path.parent) as above, contextlib.suppress(FileExistsError):
-        above.mkdir(path.name, mode)
+    try:
+        with Directory.open_exposed(path.parent) as above:
+            above.mkdir(path.name, mode)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise _at(error, path) from None
 
 
 def _writers(trusted: Collection[int], groups: Collection[int]) -> Trusted:

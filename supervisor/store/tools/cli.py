@@ -311,6 +311,7 @@ def _backup_in(options: argparse.Namespace) -> IO[bytes]:
     """Open the backup to restore, then be the owner of the store. One that others can write is
     opened with that owner's rights, and by root for root's own store never."""
     path: Path = options.directory / "data.mdb"
+    os.stat(options.state_dir)  # without one there is nothing to restore
     try:
         directory, name = Directory.holding(path)
         with directory:
