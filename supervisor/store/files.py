@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -191,6 +192,10 @@ def keep_lock_at(store_dir: Path, lock: Path) -> None:
     `OSError`.
     """
     link = store_dir / "lock.mdb"
+    with contextlib.suppress(FileNotFoundError):
+        found = os.lstat(lock)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            lock.unlink()  # left by who had the directory before, and written through by LMDB
     if link.is_symlink() and link.readlink() == lock:
         return
     link.unlink(missing_ok=True)
@@ -261,7 +266,8 @@ def mark_initialised(store_dir: Path) -> None:
         return
     for path in (store_dir / "data.mdb", store_dir, store_dir.parent):
         fsync_path(path)
-    descriptor = os.open(_marker(store_dir), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(_marker(store_dir), flags, 0o600)
     try:
         os.write(descriptor, _MARKER_TEXT.encode())
         os.fsync(descriptor)

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
-from ....workers.host.dirfd import Directory
+from ....workers.host.dirfd import Directory, refuse_exposed
 from ....workers.host.linux import set_parent_death_signal
 from ....workers.host.trust import ROOT
 
@@ -24,11 +24,16 @@ class Owner(NamedTuple):
 def other_owner(state_dir: Path) -> Owner | None:
     """Return the owner of `state_dir` where this process is root and that is not, else None.
 
-    Raises `UntrustedError` for a directory of root's that others can change, `OSError`.
+    Raises `UntrustedError` for a directory of root's that others can change, and for one that is
+    missing where others can make it; `OSError`.
     """
-    if os.geteuid() != ROOT or not os.path.lexists(state_dir):
+    if os.geteuid() != ROOT:
         return None
-    found = os.stat(state_dir)
+    try:
+        found = os.stat(state_dir)
+    except FileNotFoundError:
+        refuse_exposed(state_dir)
+        return None
     if found.st_uid != ROOT:
         return Owner(found.st_uid, found.st_gid)
     Directory.open(state_dir).close()
