@@ -8,6 +8,8 @@
 #   DESTDIR     put before every path, for packages and images
 #   INIT        systemd, openrc, sysv, none; otherwise this host's
 set -eu
+# Whatever whoever installs has: directories for everybody to read, and for nobody else to write.
+umask 022
 
 PREFIX=${PREFIX-/usr}
 SYSCONFDIR=${SYSCONFDIR-/etc}
@@ -44,11 +46,14 @@ this_init() {
 put() {
     target=$DESTDIR$3
     mkdir -p "$(dirname "$target")"
+    rm -f "$target.new" # and with `set -C` the shell makes it anew: it writes through no link
+    set -C
     sed -e "s|/usr/bin/geosched|$PREFIX/bin/geosched|g" \
         -e "s|/usr/lib/geosched|$PREFIX/lib/geosched|g" \
         -e "s|/etc/geosched|$SYSCONFDIR/geosched|g" \
         -e "s|/etc/default/geosched|$SYSCONFDIR/default/geosched|g" \
         "$HERE/$2" >"$target.new"
+    set +C
     chmod "$1" "$target.new"
     mv -f "$target.new" "$target"
     echo "installed $target"

@@ -17,11 +17,12 @@ from .. import __version__
 from ..ipc import standard_streams
 from ..ipc.foreign_text import visible
 from ..ipc.paths import DEFAULT_CONFIG
+from ..workers.host.files import UMASK
 from .config.sections import Settings, SettingsError
 from .config.settings import load
 from .host import logs
 from .host.locks import AlreadyRunningError
-from .startup import bootstrap, preflight
+from .startup import bootstrap, directories, preflight
 from .startup.apart import CallError, called_apart
 from .store.errors import StoreError
 
@@ -33,6 +34,7 @@ EXIT_STOPPED, EXIT_ERROR, EXIT_SETTINGS, EXIT_ALREADY_RUNNING, EXIT_STORE = rang
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command `geoschedd`, and exit."""
     standard_streams.complete()
+    os.umask(UMASK)
     try:
         options = _options(arguments)
     except SystemExit:  # help, version, wrong usage
@@ -122,9 +124,9 @@ def _look_at_host(settings: Settings) -> None:
         raise SettingsError(refused)
     for warning in warnings:
         log.warning("%s: %s", settings.source, warning, extra={"event": "settings"})
-    preflight.prepare_directories(settings)
+    directories.prepare(settings)
     try:
-        found = called_apart(lambda: preflight.prepare_log_dir(settings))
+        found = called_apart(lambda: directories.prepare_log_dir(settings))
     except CallError as error:
         found = [f"Output of runs is lost: {settings.daemon.log_dir}: {error}"]
     for problem in found:

@@ -28,7 +28,8 @@ def main() -> None:
     config, seconds = sys.argv[1:]
     try:
         settings = load(Path(config))
-        preflight.refuse_untrusted(settings)
+        # Its files are looked at where they are opened: the daemon may be another user's.
+        preflight.refuse_untrusted(settings, of_backend=False)
         refuse_without_login(settings.backend, settings.source)
     except SettingsError as error:
         sys.stdout.write(f"{encode(NotLoggedIn(Why.CONFIGURATION, str(error))).decode()}\n")

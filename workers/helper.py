@@ -5,7 +5,6 @@ takes too long, and asks another. It leaves when that socket is closed.
 """
 
 import logging
-import os
 import pwd
 import socket
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from ..ipc.messages.helper import (
 from ..ipc.sockets import ProtocolError, decoded
 from .host.cgroups import Containment
 from .host.process_tree import RunTree, end_trees
-from .runfiles.output import read_output
+from .runfiles.output import read_output, remove_output
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ def _tree(run: LostRun, instance: str, containment: Containment, adopter: int) -
 
 def _remove(path: str) -> None:
     try:
-        os.unlink(path)
+        remove_output(Path(path))
     except FileNotFoundError:
         return
     except OSError as error:

@@ -10,6 +10,8 @@ import logging
 import os
 from pathlib import Path
 
+from ...workers.host.dirfd import Directory
+
 log = logging.getLogger(__name__)
 
 _NAME = "lock"
@@ -50,8 +52,8 @@ class DirectoryLock:
 
 
 def _taken(directory: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(directory / _NAME, flags, 0o600)
+    with Directory.open_exposed(directory) as opened:
+        descriptor = opened.open_file(_NAME, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

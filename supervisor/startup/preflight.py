@@ -1,11 +1,10 @@
 """Preflight checks of the host: the directories, commands, files and users of the settings.
 
-They read the file system and the user database, and create nothing but the daemon's own
-directories. The configuration file itself is checked by `config/settings.py`.
+They read the file system and the user database, and create nothing. The configuration file itself
+is checked by `config/settings.py`, the daemon's own directories by `directories.py`.
 """
 
 import contextlib
-import logging
 import os
 import pwd
 import stat
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...ipc.backends import BACKENDS
-from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime, status_journal
+from ...ipc.paths import status_journal
 from ...workers.host import programs, trust
 from ...workers.host.execution import (
     Credentials,
@@ -35,24 +34,19 @@ from ..config.sections import (
     SettingsError,
 )
 from ..runs.run_order import DEFAULT_PATH, conditions_of
-from . import kernel, storage_probe
-
-log = logging.getLogger(__name__)
+from . import directories, kernel, storage_probe
 
 #: Keys of `[backend]` that name files with secrets.
 _SECRETS = ("token_file", "oauth_client_secret_file", "client_key")
-_MODES = {"state_dir": 0o700, "runtime_dir": 0o750, "log_dir": 0o750}
 
 
 def check(settings: Settings) -> list[str]:
     """Return the faults that would keep the daemon from its work, a line each; create nothing."""
     if problems := [*_kernel_problems()]:
         return problems  # the checks below need it, too
-    unusable = [*_directory_problems(settings.daemon)]
-    keys = {problem.partition(": ")[0] for problem in unusable}
     return [
-        *unusable,
-        *_socket_problems(settings.daemon),
+        *directories.problems(settings.daemon),
+        *directories.socket_problems(settings.daemon),
         *_map_problems(settings.daemon),
         *_backend_problems(settings.backend),
         *_token_problems(settings),
@@ -62,11 +56,6 @@ def check(settings: Settings) -> list[str]:
         *_rights_problems(settings),
         *_cwd_problems(settings, users=True),
         *trust_problems(settings),
-        *(
-            each
-            for each in _untrusted_directories(settings.daemon, _MODES)
-            if each.partition(": ")[0] not in keys
-        ),
     ]
 
 
@@ -75,9 +64,7 @@ def warnings(settings: Settings) -> list[str]:
 
     Looks up no user: a name service may hang, and the start of the daemon with it (law 2).
     """
-    exposed = _untrusted_directories(settings.daemon, ("state_dir", "runtime_dir"))
-    scripts = (*_command_problems(settings), *_cwd_problems(settings))
-    return [*exposed, *remarks(settings), *scripts]
+    return [*remarks(settings), *_command_problems(settings), *_cwd_problems(settings)]
 
 
 def remarks(settings: Settings) -> Iterator[str]:
@@ -111,8 +98,9 @@ def _map_problems(daemon: DaemonSettings) -> Iterator[str]:
         yield f"daemon.map_size: {reason}"
 
 
-def trust_problems(settings: Settings) -> list[str]:
-    """Return the files that a daemon as root must not trust, because others can write them."""
+def trust_problems(settings: Settings, *, of_backend: bool = True) -> list[str]:
+    """Return the files that a daemon as root must not trust, because others can write them;
+    `of_backend`: those of `[backend]`, too."""
     if os.geteuid() != 0:
         return []
     found = [f"others can write it: {reason}"] if (reason := trust.why_not(settings.source)) else []
@@ -120,40 +108,26 @@ def trust_problems(settings: Settings) -> list[str]:
         program = _found(script) or script.command[0]
         reason = trust.why_not(Path(program)) if "/" in program else ""
         found += [f"scripts.{kind}.command: others can write it: {reason}"] if reason else []
-    return found
+    return [*found, *(_untrusted_files(settings) if of_backend else ())]
 
 
-def _untrusted_directories(daemon: DaemonSettings, keys: Iterable[str]) -> Iterator[str]:
-    """Yield the daemon's directories in which others could put their own files in the place of
-    its files; those below them too, which an earlier daemon of another user may have left. For a
-    daemon that is root only."""
-    if os.geteuid() != 0:
-        return
-    runtime = Runtime(daemon.runtime_dir)
-    log_groups = (trust.ROOT, _group_of_logs())
-    wanted = {
-        "state_dir": (daemon.state_dir / "daemondb" / "data.mdb", daemon.state_dir / "backups"),
-        "runtime_dir": (runtime.runs, runtime.results, runtime.processes),
-        "log_dir": (daemon.log_dir,),
-    }
-    for key in keys:
-        groups = log_groups if key == "log_dir" else (trust.ROOT,)
-        reasons = (trust.why_not(path, groups=groups, to_be_made=True) for path in wanted[key])
-        if reason := next(filter(None, reasons), ""):
-            yield f"daemon.{key}: others can write it: {reason}"
+def _untrusted_files(settings: Settings) -> Iterator[str]:
+    """Yield the files of `[backend]` by which others could choose whom the daemon believes, and as
+    whom it acts. Those in a `state_dir` of others are told of with that."""
+    state_dir = settings.daemon.state_dir
+    for key in (*_SECRETS, "ca_file", "client_cert"):
+        given: str = getattr(settings.backend, key)
+        path = Path(given)
+        reason = trust.why_not(path, to_be_made=True) if given else ""
+        inside = reason and path.is_relative_to(state_dir)
+        if reason and not (inside and trust.why_not(state_dir, to_be_made=True)):
+            yield f"backend.{key}: others can write it: {reason}"
 
 
-def _group_of_logs() -> int:
-    """Return the group whom the host lets write its logs: `syslog` on Ubuntu, mostly root."""
-    try:
-        return os.stat("/var/log").st_gid
-    except OSError:
-        return trust.ROOT
-
-
-def refuse_untrusted(settings: Settings) -> None:
-    """Raise `SettingsError` where others can write what a daemon as root would trust."""
-    for problem in trust_problems(settings):
+def refuse_untrusted(settings: Settings, *, of_backend: bool = True) -> None:
+    """Raise `SettingsError` where others can write what a daemon as root would trust. Arguments
+    as for `trust_problems`."""
+    for problem in trust_problems(settings, of_backend=of_backend):
         raise SettingsError(f"cannot use {settings.source}: {problem}")
 
 
@@ -174,84 +148,6 @@ def _cwd_problems(settings: Settings, *, users: bool = False) -> Iterator[str]:
             yield f"scripts.{kind}.cwd: {script.cwd} is not a directory"
         elif not programs.may_search(script.cwd, _who(script) if users else None):
             yield f"scripts.{kind}.cwd: {script.cwd} cannot be entered by its user"
-
-
-def prepare_directories(settings: Settings) -> None:
-    """Create `state_dir` and `runtime_dir` where they are missing, never their parents. Raises
-    `SettingsError`."""
-    for problem in _socket_problems(settings.daemon):
-        raise SettingsError(f"cannot use {settings.source}: {problem}")
-    for key in ("state_dir", "runtime_dir"):
-        directory: Path = getattr(settings.daemon, key)
-        if problem := _create(directory, _MODES[key]) or _unusable(directory, key):
-            raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
-    for key, problem in storage_probe.misplaced(settings.daemon, all_of_them=False):
-        raise SettingsError(f"cannot use {settings.source}: daemon.{key}: {problem}")
-
-
-def prepare_log_dir(settings: Settings) -> list[str]:
-    """Create `log_dir` where it is missing; return sentences on what is wrong with it: without it
-    output is lost, never a run."""
-    directory = settings.daemon.log_dir
-    exposed = [*_untrusted_directories(settings.daemon, ("log_dir",))]
-    problem = _create(directory, _MODES["log_dir"]) or _unusable(directory, "log_dir")
-    lost = [f"Output of runs is lost: {directory}: {problem}"] if problem else []
-    return [*exposed, *lost]
-
-
-def _create(directory: Path, mode: int) -> str:
-    """Create a directory; return the reason where that fails, else ""."""
-    try:
-        directory.mkdir()
-        directory.chmod(mode)  # whatever the umask
-    except FileExistsError:
-        return ""
-    except OSError as error:
-        return f"cannot create {directory}: {error.strerror}"
-    return ""
-
-
-def _unusable(directory: Path, key: str) -> str:
-    """Return the reason why nothing can be kept in an existing directory, or ""."""
-    try:
-        if not stat.S_ISDIR(directory.stat().st_mode):
-            return f"{directory} is not a directory"
-    except OSError as error:
-        return f"{directory} cannot be looked at: {error.strerror}"
-    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
-        return f"{directory} is not writable"
-    return storage_probe.why_not(directory, key)
-
-
-def _directory_problems(daemon: DaemonSettings) -> Iterator[str]:
-    for key in _MODES:
-        directory: Path = getattr(daemon, key)
-        present = os.path.lexists(directory)
-        place = directory if present else directory.parent
-        problem = _unusable(place, key) or storage_probe.full(place)
-        if not problem and key == "state_dir":
-            problem = storage_probe.no_place_for_a_store(place)
-        if not problem and key == "runtime_dir" and not [*_socket_problems(daemon)]:
-            problem = storage_probe.no_sockets(place)
-        if problem:
-            yield (
-                f"daemon.{key}: {problem}"
-                if present
-                else (f"daemon.{key}: cannot create {directory}: {problem}")
-            )
-            continue
-        for place_of, misplaced in storage_probe.misplaced(daemon, all_of_them=True):
-            if place_of == key:
-                yield f"daemon.{key}: {misplaced}"
-
-
-def _socket_problems(daemon: DaemonSettings) -> Iterator[str]:
-    runtime = Runtime(daemon.runtime_dir)
-    sockets = (runtime.control_socket, runtime.worker_socket, runtime.sync_socket)
-    longest = max(len(os.fsencode(path)) for path in sockets)
-    if longest > ENDPOINT_PATH_BYTES_MAX:
-        room = ENDPOINT_PATH_BYTES_MAX - (longest - len(os.fsencode(daemon.runtime_dir)))
-        yield f"daemon.runtime_dir: longer than {room} bytes, so sockets cannot be bound in it"
 
 
 def _backend_problems(backend: BackendSettings) -> Iterator[str]:
@@ -279,6 +175,9 @@ def _backend_problems(backend: BackendSettings) -> Iterator[str]:
 def _journal_problems(journal: Path) -> Iterator[str]:
     """Yield why reports cannot be appended to the file beside that of the actions."""
     told = "backend.path: reports cannot be kept"
+    if os.geteuid() == trust.ROOT and (reason := trust.why_not(journal, to_be_made=True)):
+        yield f"{told} in {journal}: others can write it: {reason}"
+        return
     try:
         found = journal.stat().st_mode
     except FileNotFoundError:

@@ -10,11 +10,13 @@ import errno
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from ...workers.host import procfs
-from ...workers.host.files import fsync_path
+from ...workers.host.files import fsync_path, open_regular
 from ...workers.host.linux import forbid_copy_on_write, shared_bytes, unshare_blocks
 from .errors import StoreError
 
@@ -118,7 +120,6 @@ class StorePaths:
         finishes the replacement or undoes it. Raises `OSError`.
         """
         for path in (*self.making.iterdir(), self.making):
-            self._give_to_owner(path)
             fsync_path(path)
         rename(self.making, self.made)
         (self.store / "lock.mdb").unlink(missing_ok=True)  # its target may be the next store's too
@@ -150,7 +151,6 @@ class StorePaths:
                 if path.is_file() and not path.is_symlink():
                     copy_file(path, making / path.name)
             for path in (*making.iterdir(), making):
-                self._give_to_owner(path)
                 fsync_path(path)
             rename(making, target)
 
@@ -169,12 +169,6 @@ class StorePaths:
 
     def _done_with(self) -> list[Path]:
         return [self.old, *self.set_aside()[:-SET_ASIDE_STORES_MAX]]
-
-    def _give_to_owner(self, path: Path) -> None:
-        """Have a file made by root belong to the owner of `state_dir`, who runs the daemon."""
-        owner = self.state_dir.stat()
-        if path.stat().st_uid != owner.st_uid:
-            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def ready(store_dir: Path) -> None:
@@ -198,6 +192,10 @@ def keep_lock_at(store_dir: Path, lock: Path) -> None:
     `OSError`.
     """
     link = store_dir / "lock.mdb"
+    with contextlib.suppress(FileNotFoundError):
+        found = os.lstat(lock)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            lock.unlink()  # left by who had the directory before, and written through by LMDB
     if link.is_symlink() and link.readlink() == lock:
         return
     link.unlink(missing_ok=True)
@@ -243,11 +241,18 @@ def allocated_bytes(store_dir: Path) -> int:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy into a new file that is private (0600) from the start. Raises `OSError`."""
+    with open_regular(source) as there:
+        write_new(there, target)
+
+
+def write_new(source: IO[bytes], target: Path) -> None:
+    """Write what can be read into a new file that is private (0600) from the start. Raises
+    `OSError`."""
     import shutil  # late: a start waits for the process that examines the store
 
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as made, source.open("rb") as there:
-        shutil.copyfileobj(there, made)
+    with os.fdopen(descriptor, "wb") as made:
+        shutil.copyfileobj(source, made)
 
 
 def initialised(store_dir: Path) -> bool:
@@ -261,7 +266,8 @@ def mark_initialised(store_dir: Path) -> None:
         return
     for path in (store_dir / "data.mdb", store_dir, store_dir.parent):
         fsync_path(path)
-    descriptor = os.open(_marker(store_dir), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(_marker(store_dir), flags, 0o600)
     try:
         os.write(descriptor, _MARKER_TEXT.encode())
         os.fsync(descriptor)

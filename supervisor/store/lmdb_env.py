@@ -170,9 +170,7 @@ def verify(store_dir: Path) -> str:
     """
     if sys.maxsize < 2**32:
         return ""
-    import lmdb.verify  # late: a daemon at work has no use for it
-
-    check: Callable[[str], list[str]] = lmdb.verify.verify
+    check = verifier()
     try:
         problems = check(str(store_dir))
     except lmdb.verify.VerifyError as error:
@@ -184,13 +182,26 @@ def verify(store_dir: Path) -> str:
     return problems[0] if problems else ""
 
 
+def verifier() -> Callable[[str], list[str]]:
+    """Import LMDB's verifier and return it. Late: a daemon at work has no use for it."""
+    import lmdb.verify
+
+    check: Callable[[str], list[str]] = lmdb.verify.verify
+    return check
+
+
 # --- copies and figures -----------------------------------------------------------------
 
 
 def copy(env: Environment, directory: Path) -> None:
-    """Write a compacted copy of one instant to an empty directory; neither private nor durable
-    yet (fact L19)."""
-    env.copy(str(directory), compact=True)
+    """Write a compacted copy of one instant to an empty directory: private from its first byte,
+    and not durable yet (fact L19)."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(directory / "data.mdb", flags, 0o600)
+    try:
+        env.copyfd(descriptor, compact=True)
+    finally:
+        os.close(descriptor)
 
 
 class Room(msgspec.Struct, frozen=True):

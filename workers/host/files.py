@@ -8,6 +8,9 @@ from typing import IO
 
 #: The suffix of a file that is not complete yet.
 TEMPORARY = ".tmp"
+#: Of the daemon and of all its commands, whatever they are started with: files have the modes
+#: that they are made with.
+UMASK = 0o022
 #: These say nothing about the file: there is no descriptor, or no memory, to look with.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 

@@ -1,7 +1,8 @@
 """Trust in files, by the owners and modes on the whole path to them.
 
 A daemon that runs as root starts no program and uses no configuration that others can write,
-because they could become root by it. Access control lists are not read.
+because they could become root by it. Access control lists are not read. Paths are walked by
+descriptors, so that what is checked is what is used (`dirfd.py`).
 """
 
 import os
@@ -14,14 +15,28 @@ from typing import NamedTuple
 LINKS_MAX = 40
 ROOT = 0
 
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
-class _Trusted(NamedTuple):
+
+class Trusted(NamedTuple):
     """Who may write. `to_be_made`: what is missing will be made by us, so that in a sticky
     directory nobody can replace it."""
 
-    users: Collection[int]
-    groups: Collection[int]
-    to_be_made: bool
+    users: Collection[int] = (ROOT,)
+    groups: Collection[int] = (ROOT,)
+    to_be_made: bool = False
+
+
+class Walked(NamedTuple):
+    """The end of a walk. `descriptor` (O_PATH, its receiver closes it) is of what is there, -1
+    where nothing is or a link of others was met; `path` leads to it without a link. `reason`
+    says who besides the trusted can change the way or what is there; `missing` are the names
+    that lead nowhere, the first of which is the last of `path`."""
+
+    descriptor: int
+    path: Path
+    reason: str
+    missing: tuple[str, ...] = ()
 
 
 def why_not(
@@ -36,56 +51,101 @@ def why_not(
     can. A path that leads nowhere is trusted as far as it goes: its caller finds out that it
     does not exist, or makes it where it is `to_be_made`."""
     try:
-        return _walk(path, _Trusted(trusted, groups, to_be_made))
+        walked = walk(path, Trusted(trusted, groups, to_be_made))
     except OSError as error:
         return f"{path} cannot be looked at: {error.strerror}"
+    if walked.descriptor >= 0:
+        os.close(walked.descriptor)
+    return walked.reason
 
 
-def _walk(path: Path, trusted: _Trusted) -> str:
+def groups_of_logs() -> tuple[int, ...]:
+    """Return the groups whom the host lets write its logs: root's, and `syslog` on Ubuntu."""
+    try:
+        return ROOT, os.stat("/var/log").st_gid
+    except OSError:
+        return (ROOT,)
+
+
+def walk(path: Path, trusted: Trusted, *, follow: Collection[int] | None = None) -> Walked:
     """Walk the path as the kernel does: ".." behind a link leads above the link's target, so the
-    path is never shortened as text. Raises `OSError`."""
+    path is never shortened as text. With `follow`, a link is followed only where nobody but
+    these users can change it. Raises `OSError`."""
+    leading = None if follow is None else trusted._replace(users=follow)
     todo = list(reversed(path.absolute().parts[1:]))
-    here, above = Path("/"), os.stat("/")
-    links = 0
-    while todo:
-        name = todo.pop()
-        if name == "..":
-            here = here.parent
-            above = os.stat(here)
-            continue
-        entry = here / name
-        try:
-            found = os.lstat(entry)
-        except (FileNotFoundError, NotADirectoryError):
-            if trusted.to_be_made:
-                return _replaceable(here, above, ROOT, trusted)
-            return _writable(here, above, trusted)
-        if reason := _replaceable(here, above, found.st_uid, trusted):
-            return reason
-        if stat.S_ISLNK(found.st_mode):
-            links += 1
-            if links > LINKS_MAX:
-                return f"{entry} is one of too many links"
-            target = Path(os.readlink(entry))
+    here, where = os.open("/", _LOOK), Path("/")
+    reason, misleading, links = "", "", 0
+    try:
+        while todo:
+            name, above = todo.pop(), os.fstat(here)
+            try:
+                entry = _opened(here, name)
+            except (FileNotFoundError, NotADirectoryError):
+                reason = reason or _addable(where, above, trusted)
+                return Walked(-1, where / name, reason, (name, *reversed(todo)))
+            try:
+                found = os.fstat(entry)
+                if name != "..":
+                    owner = found.st_uid
+                    reason = reason or _replaceable(where, above, owner, trusted)
+                    if leading and not misleading:
+                        misleading = _replaceable(where, above, owner, leading)
+                if not stat.S_ISLNK(found.st_mode):
+                    where = where.parent if name == ".." else where / name
+                    here, entry = entry, here
+                    continue
+                links += 1
+                if misleading or links > LINKS_MAX:
+                    many = f"{where / name} is one of too many links"
+                    return Walked(-1, where / name, misleading or many)
+                target = Path(os.readlink("", dir_fd=entry))
+            finally:
+                os.close(entry)
             todo += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-            here = Path("/") if target.is_absolute() else here
-            above = os.stat(here)
-            continue
-        here, above = entry, found
-    return _writable(here, above, trusted)
+            if target.is_absolute():
+                os.close(here)
+                here, where = -1, Path("/")
+                here = os.open("/", _LOOK)
+        reason = reason or writable(where, os.fstat(here), trusted)
+        descriptor, here = here, -1
+        return Walked(descriptor, where, reason)
+    except OSError:
+        if reason:  # what others can change may also be out of reach
+            return Walked(-1, where, reason)
+        raise
+    finally:
+        if here >= 0:
+            os.close(here)
+
+
+def _opened(directory: int, name: str) -> int:
+    """Open an entry without reading it. As a directory first: only so is it mounted where an
+    automounter waits for that (open(2), O_PATH). Raises `OSError`."""
+    try:
+        return os.open(name, _LOOK | os.O_DIRECTORY, dir_fd=directory)
+    except NotADirectoryError:
+        return os.open(name, _LOOK, dir_fd=directory)
+
+
+def _addable(directory: Path, found: os.stat_result, trusted: Trusted) -> str:
+    """Say who can add an entry that is missing, or replace it once it was made."""
+    if trusted.to_be_made:
+        return _replaceable(directory, found, ROOT, trusted)
+    return writable(directory, found, trusted)
 
 
 def _replaceable(
-    directory: Path, found: os.stat_result, owner_of_entry: int, trusted: _Trusted
+    directory: Path, found: os.stat_result, owner_of_entry: int, trusted: Trusted
 ) -> str:
     """Say who can replace an entry: in a sticky directory only its owner and the directory's."""
     owners = (owner_of_entry, found.st_uid)
     if found.st_mode & stat.S_ISVTX and all(owner in trusted.users for owner in owners):
         return ""
-    return _writable(directory, found, trusted)
+    return writable(directory, found, trusted)
 
 
-def _writable(path: Path, found: os.stat_result, trusted: _Trusted) -> str:
+def writable(path: Path, found: os.stat_result, trusted: Trusted) -> str:
+    """Say who besides the trusted can write what was found at a path; "" where nobody can."""
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid not in trusted.users:
         return f"{path} belongs to user {found.st_uid}"

@@ -16,7 +16,6 @@ import logging
 import os
 import queue
 import re
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +24,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..host.files import open_regular
+from ..host import trust
+from ..host.dirfd import Directory
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,10 @@ def read_output(path: Path, offset: int, limit: int) -> Chunk:
 
     Offsets count bytes that the script wrote, so they stay valid while the file is being cut.
     The mark, always whole, takes the place of what was cut, which can make it a few bytes more.
-    Fewer than `limit` bytes mean that there are no more yet. Raises `OSError`, for a link and
-    for what is no regular file, too: others may be able to write the directory.
+    Fewer than `limit` bytes mean that there are no more yet. Raises `OSError`, also for what
+    others may have put in the place of the file.
     """
-    with open_regular(path, follow_links=False) as file:
-        descriptor = file.fileno()
+    with _opened(path) as descriptor:
         layout = _layout(descriptor)
         start, data = layout.place(offset), b""
         if start < layout.end:
@@ -278,20 +277,33 @@ class CappedFile:
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, os.O_APPEND)
 
 
+def remove_output(path: Path) -> None:
+    """Remove the file, whoever can write its directory. Raises `OSError`."""
+    with _directory(path) as directory:
+        directory.unlink(path.name)
+
+
 def _open_empty(path: Path) -> int:
     """Create or empty a file for appending. What others may have put in its place is not used.
     Raises `OSError`."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, _MODE)
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
+    with _directory(path) as directory:
+        return directory.open_file(path.name, flags, _MODE, lent=True)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    with _directory(path) as directory:
+        descriptor = directory.open_file(path.name, os.O_RDONLY, lent=True)
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            raise OSError("it is not a regular file, or has other names")
-        os.ftruncate(descriptor, 0)
-    except OSError:
+        yield descriptor
+    finally:
         os.close(descriptor)
-        raise
-    return descriptor
+
+
+def _directory(path: Path) -> Directory:
+    """Open the directory of a file of output: a daemon of root works with one of others, too."""
+    return Directory.open_exposed(path.parent, groups=trust.groups_of_logs())
 
 
 def _move(descriptor: int, source: int, target: int, count: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from ....workers.host.files import fsync_path, replace_whole
+from ....workers.host.files import fsync_path, open_regular, replace_whole
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _decode = msgspec.json.Decoder(tuple[Incident, ...]).decode
 def read(store_dir: Path) -> tuple[Incident, ...]:
     """Return the incidents, oldest first; none where the file cannot be read: the daemon starts."""
     try:
-        with (store_dir / _NAME).open("rb") as file:
+        with open_regular(store_dir / _NAME) as file:
             return _decode(file.read(FILE_BYTES_MAX))
     except FileNotFoundError:
         return ()

@@ -4,9 +4,12 @@ A copy is verified, private and durable before it gets its name (facts L19, L21)
 in a process of its own, while the daemon works.
 """
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ....workers.host.dirfd import make_directory, refuse_exposed
 from ....workers.host.files import fsync_path
 from .. import files, lmdb_env
 from ..errors import StoreError
@@ -28,20 +31,49 @@ def make(store_dir: Path, directory: Path, *, live: bool) -> Path:
     An older copy there is replaced at the end, by a sound one only. Raises `StoreError`,
     `OSError`.
     """
-    directory.mkdir(mode=0o700, exist_ok=True)
+    with _place_in(directory) as temporary:
+        copy_into(store_dir, temporary, live=live)
+        return _put(temporary, directory)
+
+
+def put(directory: Path, fill: Callable[[int], None]) -> Path:
+    """Have a file filled with an examined copy, by its descriptor, and put it into `directory` as
+    `make` does; return it. Raises `OSError`, and what `fill` raises."""
+    with _place_in(directory) as temporary:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporary / "data.mdb", flags, 0o600)
+        try:
+            fill(descriptor)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return _put(temporary, directory)
+
+
+@contextlib.contextmanager
+def _place_in(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory of this process's own in `directory`, which is made. Root makes none
+    where others could put something in its place (`UntrustedError`), and so may use paths."""
+    temporary = directory / f"{_MAKING}{os.getpid()}"
+    refuse_exposed(temporary)
+    if not directory.is_dir():
+        make_directory(directory, 0o700)
     fsync_path(directory.parent)
     files.remove_left(directory, _MAKING)
-    temporary = directory / f"{_MAKING}{os.getpid()}"
     files.remove(temporary)
     temporary.mkdir(mode=0o700)
     try:
-        copy_into(store_dir, temporary, live=live)
-        made = temporary / "data.mdb"
-        made.rename(directory / "data.mdb")
-        fsync_path(directory)
+        yield temporary
     finally:
         files.remove(temporary)
-    return directory / "data.mdb"
+
+
+def _put(temporary: Path, directory: Path) -> Path:
+    """Rename the copy to its place, durably."""
+    made = directory / "data.mdb"
+    (temporary / "data.mdb").rename(made)
+    fsync_path(directory)
+    return made
 
 
 def copy_into(store_dir: Path, directory: Path, *, live: bool) -> None:
@@ -51,9 +83,7 @@ def copy_into(store_dir: Path, directory: Path, *, live: bool) -> None:
     """
     with lmdb_env.reading(store_dir, live=live) as env:
         lmdb_env.copy(env, directory)
-    made = directory / "data.mdb"
-    made.chmod(0o600)
-    fsync_path(made)
+    fsync_path(directory / "data.mdb")
     found = examine(directory)
     if not found.usable:
         raise StoreError(f"cannot use the copy in {directory}: {found.detail}")

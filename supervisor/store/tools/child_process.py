@@ -66,26 +66,50 @@ class Answer(msgspec.Struct, frozen=True):
 class ChildProcess:
     """A command in a process of its own; it has ended when `pidfd` is readable."""
 
-    def __init__(self, *arguments: str | Path, tool: str = _TOOL) -> None:
-        """Start it. Raises `OSError`."""
+    def __init__(
+        self, *arguments: str | Path, tool: str = _TOOL, forked: Callable[[], None] | None = None
+    ) -> None:
+        """Start it. `forked` is carried out in its place, by a fork of this process, which has one
+        thread and no store open. Raises `OSError`."""
         with contextlib.ExitStack() as opened:
             self._said = os.memfd_create("geosched-child")
             opened.callback(os.close, self._said)
             self._complained = os.memfd_create("geosched-child")
             opened.callback(os.close, self._complained)
-            self.pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-P", "-m", tool, *map(str, arguments)],
-                child_environment(os.environ),
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, self._said, _STDOUT),
-                    (os.POSIX_SPAWN_DUP2, self._complained, _STDERR),
-                ],
-                setsigmask=(),
-            )
+            if forked is None:
+                self.pid = self._spawn([sys.executable, "-P", "-m", tool, *map(str, arguments)])
+            else:
+                self.pid = self._fork(forked)
             self.pidfd = os.pidfd_open(self.pid)
             opened.pop_all()
+
+    def _spawn(self, command: list[str]) -> int:
+        return os.posix_spawn(
+            sys.executable,
+            command,
+            child_environment(os.environ),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, self._said, _STDOUT),
+                (os.POSIX_SPAWN_DUP2, self._complained, _STDERR),
+            ],
+            setsigmask=(),
+        )
+
+    def _fork(self, work: Callable[[], None]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            os.dup2(self._said, _STDOUT)
+            os.dup2(self._complained, _STDERR)
+            work()
+            code = os.EX_OK
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else code
+        finally:
+            os._exit(code)
 
     def kill(self) -> None:
         """Send SIGKILL, unless it has ended."""

@@ -9,16 +9,23 @@ that no daemon uses.
 import argparse
 import contextlib
 import errno
+import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from ....ipc import standard_streams
 from ....ipc.messages.control import SCHEMA_VERSION
+from ....ipc.signals import signal_name
+from ....workers.host.dirfd import Directory, UntrustedError
+from ....workers.host.files import UMASK, open_regular
 from ....workers.host.linux import set_parent_death_signal
 from ...host.locks import AlreadyRunningError, DirectoryLock
 from .. import files, lmdb_env
@@ -26,8 +33,11 @@ from ..daemondb import MAP_BYTES
 from ..errors import StoreError
 from ..files import StorePaths
 from ..repair import incidents
+from ..repair.findings import Examination
 from ..repair.salvage import Salvage
-from . import backups, child_process, dump, replace
+from . import backups, child_process, dump, examiner, replace
+from .child_process import ChildProcess
+from .owner import Owner, become, other_owner
 
 #: Exit codes of `geosched-ctl`, which passes them on.
 EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_IN_USE, EXIT_INTERRUPTED = 1, 4, 6, 130
@@ -37,11 +47,20 @@ SECONDS_MAX = 3600
 
 def main(arguments: Sequence[str] | None = None) -> None:
     standard_streams.complete()
+    os.umask(UMASK)
     options = _parser().parse_args(arguments)
     set_parent_death_signal(signal.SIGKILL)
     signal.alarm(SECONDS_MAX)
+    _carry_out(options, options.work)
+
+
+def _carry_out(options: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> None:
+    """Do the work; exit with a reason where that fails."""
     try:
-        options.work(options)
+        options.owner = other_owner(options.state_dir)
+        if options.owner is not None:
+            lmdb_env.verifier()  # its module may be root's alone
+        work(options)
     except AlreadyRunningError as error:
         _fail(str(error), EXIT_IN_USE)
     except KeyboardInterrupt:
@@ -50,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(EXIT_FAILED)
     except StoreError as error:
         _fail(str(error), _code_of(error.__cause__))
+    except UntrustedError as error:
+        _fail(f"cannot {options.verb}: others can write it: {error}", EXIT_FAILED)
     except OSError as error:
         where = error.filename or "the output"
         _fail(f"cannot {options.verb} {where}: {error.strerror or error}", _code_of(error))
@@ -120,6 +141,7 @@ def _backup_own(options: argparse.Namespace) -> None:
 
 
 def _stats(options: argparse.Namespace) -> None:
+    become(options.owner)
     store_dir = StorePaths(options.state_dir).store
     with _readable(options.state_dir) as live, lmdb_env.reading(store_dir, live=live) as env:
         _say({"schemaVersion": SCHEMA_VERSION, **dump.stats(env, store_dir)})
@@ -127,8 +149,9 @@ def _stats(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     """Examine the store; of one that a daemon writes to, a copy of this instant."""
+    become(options.owner)
     with _still(options.state_dir) as store_dir:
-        found = child_process.examine(store_dir)
+        found = _examined(store_dir, options.owner)
     good = found.usable and not found.damaged and not found.faults
     damaged = [{"table": table, "key": key.hex()} for table, key in found.damaged]
     document = {"condition": found.condition, "detail": found.detail}
@@ -144,15 +167,50 @@ def _backup(options: argparse.Namespace) -> None:
     store = StorePaths(options.state_dir).store
     if files.initialised(options.directory):
         raise StoreError(f"cannot write a backup to {options.directory}: it holds a database")
-    with _readable(options.state_dir) as live:
-        made = backups.make(store, options.directory, live=live)
+    if options.owner is None:
+        with _readable(options.state_dir) as live:
+            made = backups.make(store, options.directory, live=live)
+    else:
+        made = backups.put(options.directory, partial(_have_copied, options))
     size = made.stat().st_size
     _say({"schemaVersion": SCHEMA_VERSION, "backup": str(made.absolute()), "sizeBytes": size})
+
+
+def _have_copied(options: argparse.Namespace, target: int) -> None:
+    """Have an examined copy of the store of another user written to a descriptor of root's, by a
+    process of that user's."""
+    pid = os.fork()
+    if pid == 0:
+        code = EXIT_FAILED
+        try:
+            _carry_out(options, partial(_copy_to, target))
+            code = os.EX_OK
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else EXIT_FAILED
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code < 0:
+        raise StoreError(f"cannot copy {options.state_dir}: {signal_name(-code)}")
+    if code:
+        _leave(code)  # it has said why
+
+
+def _copy_to(target: int, options: argparse.Namespace) -> None:
+    become(options.owner)
+    signal.alarm(SECONDS_MAX)
+    with _copy(options.state_dir) as copy:
+        found = _examined(copy, options.owner)
+        if not found.usable:
+            raise StoreError(f"cannot use the copy of {options.state_dir}: {found.detail}")
+        with open_regular(copy / "data.mdb") as made, os.fdopen(target, "wb") as written:
+            shutil.copyfileobj(made, written)
 
 
 def _export(options: argparse.Namespace) -> None:
     """Export a copy: however slowly it is read, it holds no page of the store, and does not
     delay a daemon that starts meanwhile."""
+    become(options.owner)
     with _copy(options.state_dir) as store_dir, lmdb_env.reading(store_dir, live=False) as env:
         for line in dump.export(env, progress=_progress):
             sys.stdout.buffer.write(line)
@@ -163,6 +221,15 @@ def _progress(done: int, rows: int) -> None:
     if sys.stderr.isatty():
         end = "\n" if done == rows else ""
         print(f"\rexported {done} of {rows} rows", end=end, file=sys.stderr, flush=True)
+
+
+def _examined(store_dir: Path, owner: Owner | None) -> Examination:
+    """Examine a store, in a process that its file may kill: a fork, where this process became the
+    owner of it, who may not be able to execute what is root's."""
+    if owner is None:
+        return child_process.examine(store_dir)
+    child = ChildProcess(forked=partial(examiner.main, [str(store_dir)]))
+    return child_process.examination(child, store_dir)
 
 
 @contextlib.contextmanager
@@ -208,6 +275,7 @@ def _copy(state_dir: Path) -> Iterator[Path]:
 
 
 def _compact(options: argparse.Namespace) -> None:
+    become(options.owner)
     paths = StorePaths(options.state_dir)
     with _alone(paths), paths.empty_for_making() as making:
         before = files.allocated_bytes(paths.store)
@@ -222,10 +290,10 @@ def _compact(options: argparse.Namespace) -> None:
 def _restore(options: argparse.Namespace) -> None:
     """Replace the store by a backup; the store is set aside."""
     paths = StorePaths(options.state_dir)
-    with _alone(paths), paths.empty_for_making() as making:
+    with _backup_in(options) as backup, _alone(paths), paths.empty_for_making() as making:
         made = making / "data.mdb"
-        files.copy_file(options.directory / "data.mdb", made)
-        found = child_process.examine(making)
+        files.write_new(backup, made)
+        found = _examined(making, options.owner)
         if not found.usable:
             detail = found.detail or "it is empty"
             raise StoreError(f"cannot restore {options.directory}: {detail}")
@@ -237,6 +305,24 @@ def _restore(options: argparse.Namespace) -> None:
         paths.put_in_place(aside)
     set_aside = None if aside is None else str(aside.absolute())
     _say({"schemaVersion": SCHEMA_VERSION, "actions": actions, "setAside": set_aside})
+
+
+def _backup_in(options: argparse.Namespace) -> IO[bytes]:
+    """Open the backup to restore, then be the owner of the store. One that others can write is
+    opened with that owner's rights, and by root for root's own store never."""
+    path: Path = options.directory / "data.mdb"
+    os.stat(options.state_dir)  # without one there is nothing to restore
+    try:
+        directory, name = Directory.holding(path)
+        with directory:
+            opened = os.fdopen(directory.open_file(name, os.O_RDONLY), "rb")
+    except UntrustedError:
+        if options.owner is None:
+            raise
+        become(options.owner)
+        return open_regular(path)
+    become(options.owner)
+    return opened
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""Directories that a daemon as root warns of, because others could put their files there."""
+"""Directories that others can write: root takes what is empty, warns of `log_dir`, and refuses what
+else is not its own."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from geosched.supervisor.startup import preflight
+from geosched.workers.host import trust
 from support.daemon import Daemon, daemon_installation
 
 NOBODY = 65534
@@ -23,19 +25,37 @@ def daemon() -> Iterator[Daemon]:
         yield made
 
 
-def refused(daemon: Daemon) -> list[str]:
-    """What the check refuses and the start warns of, without its beginning."""
+def checked(daemon: Daemon) -> str:
+    """What the check refuses, without its beginning."""
     daemon.start("--check", wait=False)
     assert daemon.process is not None
     assert daemon.process.wait(15) == 2
     lines = [line for line in daemon.log_text().splitlines() if ": warning: " not in line]
     assert len(lines) == 1, lines
     daemon.stderr.unlink()
-    daemon.start(wait=False)
+    return lines[0].partition(": daemon.")[2]
+
+
+def warned(daemon: Daemon) -> str:
+    """What the start warns of, without its beginning; then the daemon works."""
+    daemon.start()
     daemon.wait_log("others can write it", seconds=15)
-    warned = next(line for line in daemon.log_text().splitlines() if "others can" in line)
-    assert " warning " in warned
-    return [line.partition(": daemon.")[2] for line in (lines[0], warned)]
+    line = next(line for line in daemon.log_text().splitlines() if "others can" in line)
+    assert " warning " in line
+    return line.partition(": daemon.")[2]
+
+
+def refused(daemon: Daemon) -> str:
+    """What check and start both refuse, without its beginning."""
+    said = checked(daemon)
+    daemon.start(wait=False)
+    assert daemon.process is not None
+    assert daemon.process.wait(15) == 2
+    daemon.wait_log("others can write it", seconds=15)
+    line = next(line for line in daemon.log_text().splitlines() if "others can" in line)
+    assert " error " in line
+    assert line.partition(": daemon.")[2] == said
+    return said
 
 
 def given_away(path: Path) -> None:
@@ -51,22 +71,56 @@ def for_a_group(path: Path) -> None:
     path.chmod(0o770)
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize(
-    ("share", "reason"),
-    [
-        (given_away, f"belongs to user {NOBODY}"),
-        (for_everybody, "is writable by everybody (mode 0777)"),
-        (for_a_group, f"is writable by group {NOBODY} (mode 0770)"),
-    ],
-)
-def test_a_directory_that_others_can_write_is_told(
+SHARED = [
+    (given_away, f"belongs to user {NOBODY}"),
+    (for_everybody, "is writable by everybody (mode 0777)"),
+    (for_a_group, f"is writable by group {NOBODY} (mode 0770)"),
+]
+
+
+@pytest.mark.parametrize("key", ["state_dir", "runtime_dir"])
+@pytest.mark.parametrize(("share", "reason"), SHARED)
+def test_an_empty_directory_that_others_can_write_is_made_root_s_by_the_start(
     daemon: Daemon, key: str, share: Callable[[Path], None], reason: str
 ):
     path = daemon.root / FOLDERS[key]
     path.mkdir()
     share(path)
-    assert refused(daemon) == [f"{key}: others can write it: {path} {reason}"] * 2
+    told = f"{key}: others can write it: {path} {reason}"
+    assert checked(daemon) == told
+    assert warned(daemon) == f"{told}; it was empty, and is root's now"
+    found = path.stat()
+    modes = {"state_dir": 0o700, "runtime_dir": 0o750}
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (0, 0, modes[key])
+
+
+@pytest.mark.parametrize("key", ["state_dir", "runtime_dir"])
+@pytest.mark.parametrize(("share", "reason"), SHARED)
+def test_a_directory_that_others_can_write_and_where_something_is_is_left_to_them(
+    daemon: Daemon, key: str, share: Callable[[Path], None], reason: str
+):
+    path = daemon.root / FOLDERS[key]
+    path.mkdir()
+    (path / "daemondb").mkdir()
+    share(path)
+    before = path.stat()
+    assert refused(daemon) == f"{key}: others can write it: {path} {reason}"
+    after = path.stat()
+    assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
+    assert [entry.name for entry in path.iterdir()] == ["daemondb"]
+
+
+@pytest.mark.parametrize(("share", "reason"), SHARED)
+def test_a_log_directory_that_others_can_write_is_told(
+    daemon: Daemon, share: Callable[[Path], None], reason: str
+):
+    path = daemon.root / "log"
+    path.mkdir()
+    share(path)
+    before = path.stat()
+    told = f"log_dir: others can write it: {path} {reason}"
+    assert [checked(daemon), warned(daemon)] == [told] * 2
+    assert (path.stat().st_uid, path.stat().st_mode) == (before.st_uid, before.st_mode)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -81,27 +135,39 @@ def test_a_directory_above_counts_whether_its_own_is_there_or_not(
     given_away(above)
     daemon.configure(scripts={}, **{key: str(above / "here")})
     wanted = f"{key}: others can write it: {above} belongs to user {NOBODY}"
-    assert refused(daemon) == [wanted] * 2
+    if key == "log_dir":
+        assert [checked(daemon), warned(daemon)] == [wanted] * 2
+    else:
+        assert refused(daemon) == wanted
+    assert (above / "here").exists() == there
 
 
-def test_a_link_of_others_is_told(daemon: Daemon):
-    link = daemon.root / "others" / "log"
+@pytest.mark.parametrize("key", KEYS)
+def test_a_link_of_others_is_told(daemon: Daemon, key: str):
+    link = daemon.root / "others" / "link"
     link.parent.mkdir()
-    (daemon.root / "log").mkdir()
-    link.symlink_to(daemon.root / "log")
+    (daemon.root / "roots").mkdir()
+    link.symlink_to(daemon.root / "roots")
     given_away(link.parent)
-    daemon.configure(scripts={}, log_dir=str(link))
-    assert "belongs to user" in refused(daemon)[1]
+    daemon.configure(scripts={}, **{key: str(link)})
+    if key == "log_dir":
+        assert "belongs to user" in checked(daemon)
+        assert "belongs to user" in warned(daemon)
+    else:
+        assert "belongs to user" in refused(daemon)
+    assert list((daemon.root / "roots").iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "below", ["state/daemondb", "state/backups", "run/runs", "run/results", "run/processes"]
 )
-def test_what_an_earlier_daemon_of_another_user_left_below_them_is_told(daemon: Daemon, below: str):
+def test_what_an_earlier_daemon_of_another_user_left_below_them_is_refused(
+    daemon: Daemon, below: str
+):
     path = daemon.root / below
     path.mkdir(parents=True)
     given_away(path)
-    assert f"others can write it: {path} belongs to user" in refused(daemon)[1]
+    assert f"others can write it: {path} belongs to user" in refused(daemon)
 
 
 def test_directories_to_be_made_in_a_sticky_one_are_made(daemon: Daemon):
@@ -122,7 +188,8 @@ def test_somebody_who_is_faster_in_a_sticky_directory_is_not_trusted(daemon: Dae
     theirs.mkdir()
     given_away(theirs)
     daemon.configure(scripts={}, runtime_dir=str(theirs))
-    assert "others can write it" in refused(daemon)[1]
+    assert "others can write it" in refused(daemon)
+    assert theirs.stat().st_uid == NOBODY
 
 
 def test_the_group_of_the_hosts_logs_may_write_the_log_directory_only(
@@ -135,7 +202,7 @@ def test_the_group_of_the_hosts_logs_may_write_the_log_directory_only(
     daemon.configure(scripts={}, log_dir=str(above / "log"))
     from geosched.supervisor.config.settings import load
 
-    monkeypatch.setattr(preflight, "_group_of_logs", lambda: NOBODY)
+    monkeypatch.setattr(trust, "groups_of_logs", lambda: (0, NOBODY))
     assert preflight.check(load(daemon.config)) == []
     daemon.configure(scripts={}, state_dir=str(above / "log"))
     assert len(preflight.check(load(daemon.config))) == 1

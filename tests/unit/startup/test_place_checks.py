@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from geosched.supervisor.config.sections import SettingsError
-from geosched.supervisor.startup import preflight
+from geosched.supervisor.startup import directories, preflight
 from support.settings import BACKEND, OAUTH, SCRIPT, here, loaded
 
 
@@ -54,7 +54,7 @@ BEGUN_WITH = {
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_what_is_of_another_kind_than_the_daemon_makes_is_found(tmp_path: Path, entry: str) -> None:
     settings = here(tmp_path)
-    preflight.prepare_directories(settings)
+    directories.prepare(settings)
     path = tmp_path / entry
     path.parent.mkdir(exist_ok=True)
     ENTRIES[entry](path)
@@ -64,15 +64,15 @@ def test_what_is_of_another_kind_than_the_daemon_makes_is_found(tmp_path: Path, 
         f"daemon.{key}: {path}"
     ]
     if entry in BEGUN_WITH:
-        preflight.prepare_directories(settings)
+        directories.prepare(settings)
     else:
         with pytest.raises(SettingsError, match=f"{path} is there, and is no"):
-            preflight.prepare_directories(settings)
+            directories.prepare(settings)
 
 
 def test_a_daemon_s_own_files_are_no_problem(tmp_path: Path) -> None:
     settings = here(tmp_path)
-    preflight.prepare_directories(settings)
+    directories.prepare(settings)
     for name in ("state/lock", "run/lock", "run/daemondb.lock", "run/backoff.json"):
         (tmp_path / name).touch()
     for name in ("state/daemondb", "run/runs", "run/results", "run/processes"):

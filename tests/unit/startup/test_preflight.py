@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trustme
 from geosched.supervisor.config.sections import SettingsError
-from geosched.supervisor.startup import preflight
+from geosched.supervisor.startup import directories, preflight
 from support.settings import BACKEND, OAUTH, SCRIPT, here, loaded
 
 
@@ -157,7 +157,7 @@ def test_sockets_must_fit_below_the_runtime_directory(tmp_path: Path) -> None:
         found = [one for one in preflight.check(loaded(tmp_path, text)) if "sockets" in one]
         assert len(found) == problems
     with pytest.raises(SettingsError, match="runtime_dir: longer than 94 bytes"):
-        preflight.prepare_directories(loaded(tmp_path, text))
+        directories.prepare(loaded(tmp_path, text))
 
 
 def test_a_token_must_be_readable(tmp_path: Path) -> None:
@@ -182,27 +182,27 @@ def test_missing_directories_are_created_with_their_modes(tmp_path: Path) -> Non
     (tmp_path / "log").chmod(0o711)
     umask = os.umask(0o777)
     try:
-        preflight.prepare_directories(settings)
-        preflight.prepare_log_dir(settings)
+        directories.prepare(settings)
+        directories.prepare_log_dir(settings)
     finally:
         os.umask(umask)
     modes: dict[str, Any] = {
         name: (tmp_path / name).stat().st_mode & 0o777 for name in ("state", "run", "log")
     }
     assert modes == {"state": 0o700, "run": 0o750, "log": 0o711}
-    preflight.prepare_directories(settings)
+    directories.prepare(settings)
 
 
 def test_parents_are_not_created(tmp_path: Path) -> None:
     settings = loaded(tmp_path, f'[daemon]\nstate_dir = "none/state"\n{BACKEND}')
     with pytest.raises(SettingsError, match=r"daemon\.state_dir: cannot create .*none/state"):
-        preflight.prepare_directories(settings)
+        directories.prepare(settings)
     assert not (tmp_path / "none").exists()
 
 
 def test_without_its_log_directory_the_daemon_starts_and_says_so(tmp_path: Path) -> None:
     text = '[daemon]\nstate_dir = "s"\nruntime_dir = "r"\nlog_dir = "none/log"\n'
     settings = loaded(tmp_path, text + BACKEND)
-    preflight.prepare_directories(settings)
-    (problem,) = preflight.prepare_log_dir(settings)
+    directories.prepare(settings)
+    (problem,) = directories.prepare_log_dir(settings)
     assert "none/log: cannot create" in problem

@@ -135,6 +135,7 @@ def test_a_backup_is_restored_where_no_store_is_left(stopped, tmp_path):
 @pytest.mark.parametrize("verb", ["compact", "restore"])
 def test_what_root_makes_belongs_to_the_daemons_user(stopped, tmp_path, verb):
     stopped.json("db", "backup", str(tmp_path))
+    stopped.root.chmod(0o755)
     state_dir = stopped.root / "state"
     for path in (state_dir, *state_dir.rglob("*")):
         os.chown(path, NOBODY, NOBODY)

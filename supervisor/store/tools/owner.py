@@ -1,0 +1,53 @@
+"""The user on whose behalf root works on a store: the owner of its directory.
+
+A daemon that is not root keeps its store in a directory of its own. With root's rights a command
+of root's would follow links of that user's there, give files away, and map what that user wrote.
+"""
+
+import os
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+from ....workers.host.dirfd import Directory, refuse_exposed
+from ....workers.host.linux import set_parent_death_signal
+from ....workers.host.trust import ROOT
+
+
+class Owner(NamedTuple):
+    """User and group of a directory."""
+
+    uid: int
+    gid: int
+
+
+def other_owner(state_dir: Path) -> Owner | None:
+    """Return the owner of `state_dir` where this process is root and that is not, else None.
+
+    Raises `UntrustedError` for a directory of root's that others can change, and for one that is
+    missing where others can make it; `OSError`.
+    """
+    if os.geteuid() != ROOT:
+        return None
+    try:
+        found = os.stat(state_dir)
+    except FileNotFoundError:
+        refuse_exposed(state_dir)
+        return None
+    if found.st_uid != ROOT:
+        return Owner(found.st_uid, found.st_gid)
+    Directory.open(state_dir).close()
+    return None
+
+
+def become(owner: Owner | None) -> None:
+    """Be that user for good, without root's groups; nothing for None. Raises `OSError`."""
+    if owner is None:
+        return
+    parent = os.getppid()
+    os.setgroups([])
+    os.setresgid(owner.gid, owner.gid, owner.gid)
+    os.setresuid(owner.uid, owner.uid, owner.uid)
+    set_parent_death_signal(signal.SIGKILL)  # the kernel forgot it with the user (prctl(2))
+    if os.getppid() != parent:
+        raise SystemExit(1)
