@@ -11,7 +11,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn, Self
 
 import msgspec
@@ -94,17 +94,25 @@ class MarkReader:
     def marked(self, pids: Iterable[int]) -> dict[int, str]:
         """Return those of the processes that carry the mark, with their run ids. Raises `OSError`
         where there is no descriptor, or no memory, to look with."""
+        return self.marked_of(self.users_of(pids))
+
+    def users_of(self, pids: Iterable[int]) -> dict[int, int]:
+        """Return those of the processes that may be ours, with their users."""
+        found = ((pid, user_of(pid, self._users)) for pid in pids)
+        return {pid: user for pid, user in found if user is not None}
+
+    def marked_of(self, users: Mapping[int, int]) -> dict[int, str]:
+        """Return what `marked` does, of processes with their users."""
         of_users: dict[int, list[int]] = {}
-        for pid in pids if self._instances else ():
-            user = None if pid in self._hung else user_of(pid, self._users)
-            if user is not None:
+        for pid, user in users.items():
+            if self._instances and pid not in self._hung:
                 of_users.setdefault(user, []).append(pid)
         found: dict[int, str] = {}
         for user, theirs in of_users.items():
-            found.update(self._marked_of(user, theirs))
+            found.update(self._marked_of_user(user, theirs))
         return found
 
-    def _marked_of(self, user: int, pids: Sequence[int]) -> Iterator[tuple[int, str]]:
+    def _marked_of_user(self, user: int, pids: Sequence[int]) -> Iterator[tuple[int, str]]:
         """Yield the marked ones of the processes of one user, within its time."""
         over_monotonic = time.monotonic() + USER_SECONDS_MAX
         rest = list(pids)

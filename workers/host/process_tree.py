@@ -7,6 +7,7 @@ that does not wait; its caller decides how often and how long.
 import os
 import signal
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 import msgspec
@@ -30,26 +31,46 @@ LOOKS_WITHOUT_A_MEMBER = 2
 Found = TypeVar("Found", dict[Stat, str], set[int])
 
 
-class ProcessLook(msgspec.Struct, frozen=True):
-    """One look at all processes of the host, in which the runs of many are found."""
+class ProcessLook:
+    """One look at all processes of the host, in which the runs of many are found. Of strangers no
+    more is asked than whose they are, until somebody wants the `table`."""
 
-    table: dict[int, Stat]
-    marked: dict[str, set[int]]  # by their run id
-    led: dict[int, set[int]]  # by the leader of their group, and of their session
-    children: dict[int, set[int]]
+    def __init__(self, known: dict[int, Stat], marked: dict[str, set[int]]) -> None:
+        self._known = known
+        self.marked = marked  # by their run id
 
     @staticmethod
     def take(reader: MarkReader) -> "ProcessLook":
         """Raises `OSError` where there is no descriptor, or no memory, to look with."""
-        look = ProcessLook(procfs.process_table(), {}, {}, {})
-        alive = [pid for pid, found in look.table.items() if not found.ended]
-        for pid, run_id in reader.marked(alive).items():
-            look.marked.setdefault(run_id, set()).add(pid)
-        for found in look.table.values():
+        users = reader.users_of(procfs.pids())
+        # Before their marks: a pid that is another's by then has another start.
+        known = {found.pid: found for found in _known(users) if not found.ended}
+        marked: dict[str, set[int]] = {}
+        for pid, run_id in reader.marked_of({pid: users[pid] for pid in known}).items():
+            marked.setdefault(run_id, set()).add(pid)
+        return ProcessLook(known, marked)
+
+    @cached_property
+    def table(self) -> dict[int, Stat]:
+        """All processes."""
+        return procfs.process_table() | self._known
+
+    @cached_property
+    def led(self) -> dict[int, set[int]]:
+        """All by the leader of their group, and of their session."""
+        led: dict[int, set[int]] = {}
+        for found in self.table.values():
             for leader in (found.pid, found.pgid, found.session):
-                look.led.setdefault(leader, set()).add(found.pid)
-            look.children.setdefault(found.ppid, set()).add(found.pid)
-        return look
+                led.setdefault(leader, set()).add(found.pid)
+        return led
+
+    @cached_property
+    def children(self) -> dict[int, set[int]]:
+        """All by their parent."""
+        children: dict[int, set[int]] = {}
+        for found in self.table.values():
+            children.setdefault(found.ppid, set()).add(found.pid)
+        return children
 
     def below(self, roots: Iterable[int]) -> set[int]:
         """Return all descendants of `roots`, without these."""

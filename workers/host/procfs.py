@@ -25,8 +25,8 @@ MARK_VARIABLES = (INSTANCE_VARIABLE, RUN_ID_VARIABLE)
 ENVIRON_BYTES_MAX = 256 * 1024
 _FIRST_READ_BYTES = 4096
 
-#: Of `/proc/PID/status`, more than its first fields take.
-_STATUS_BYTES = 4096
+#: More than the numbers in `/proc/PID/stat` and its name take, and the first of `status`.
+_STAT_BYTES = _STATUS_BYTES = 4096
 #: States of a process that has ended: zombie, and dead (`proc_pid_stat(5)`).
 _ENDED_STATES = "ZXx"
 _RUNNABLE_STATE = "R"
@@ -113,8 +113,7 @@ def boot_id() -> str:
 def stat(pid: int) -> Stat | None:
     """Return a process's entry in the process table."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            line = file.read()
+        line = _read(f"/proc/{pid}/stat", _STAT_BYTES)
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name is in parentheses, and may contain blanks and parentheses.
@@ -155,6 +154,15 @@ def activity(pid: int) -> Activity | None:
     )
 
 
+def _read(path: str, bytes_max: int) -> bytes:
+    """Read a file of `/proc` at once, without what `open` costs. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, bytes_max)
+    finally:
+        os.close(descriptor)
+
+
 def start_ticks(pid: int) -> int | None:
     """Return the start time of a process, in clock ticks since boot."""
     found = stat(pid)
@@ -178,17 +186,20 @@ def lives(known: Identity) -> bool:
     )
 
 
+def pids() -> list[int]:
+    """Return all processes, zombies included."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
 def process_table() -> dict[int, Stat]:
     """Return all processes by pid, zombies included."""
-    pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
-    return {pid: found for pid in pids if (found := stat(pid)) is not None}
+    return {pid: found for pid in pids() if (found := stat(pid)) is not None}
 
 
 def real_user(pid: int) -> int | None:
     """Return the real user of a process."""
     try:
-        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
-            status = file.read(_STATUS_BYTES)
+        status = _read(f"/proc/{pid}/status", _STATUS_BYTES)
     except OSError as error:
         raise_shortage(error)
         return None
