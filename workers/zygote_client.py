@@ -86,7 +86,8 @@ class ZygoteClient:
         the soft limit of scripts, 0 to leave it. Raises `OSError`."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
-        with theirs:
+        with contextlib.ExitStack() as opened, theirs:
+            opened.callback(self._socket.close)
             given = Given(
                 lifeline=lifeline,
                 runtime_dir=str(runtime_dir.absolute()),
@@ -108,6 +109,7 @@ class ZygoteClient:
                 ],
                 setsigmask=(),
             )
+            opened.pop_all()
         self.pidfd = os.pidfd_open(self.pid)
 
     def fileno(self) -> int:

@@ -10,6 +10,8 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
@@ -48,7 +50,14 @@ class Stage:
         names = {"GEOSCHED_APP_NAMES": json.dumps([self.name])}
         limited = f'ulimit -v {ADDRESS_SPACE_BYTES // 1024}; exec "$@"'
         command = ("/bin/sh", "-c", limited, "sh", sys.executable, BLOCK_APPS)
-        return self.keep(as_user(os.getuid(), *command, env=os.environ | names | environment))
+        return self.keep(
+            as_user(
+                os.getuid(),
+                *command,
+                env=os.environ | names | environment,
+                stdout=subprocess.DEVNULL,
+            )
+        )
 
     def clean_up(self) -> None:
         for process in self.started:
@@ -69,6 +78,19 @@ def stage() -> Iterator[Stage]:
         yield made
     finally:
         made.clean_up()
+
+
+def test_so_many_bytes_of_a_command_line_are_read_and_no_more(stage: Stage) -> None:
+    loader = SourceFileLoader("block_apps", BLOCK_APPS)
+    spec = spec_from_loader("block_apps", loader)
+    assert spec is not None
+    block_apps = module_from_spec(spec)
+    loader.exec_module(block_apps)
+    huge = stage.decoy(*["x" * 120_000] * 10, user=os.getuid())
+    wait_for(lambda: Path(f"/proc/{huge.pid}/comm").read_text().strip() == stage.name)
+    found = block_apps.beginning(f"/proc/{huge.pid}/cmdline")
+    assert len(found) == block_apps.COMMAND_LINE_BYTES_MAX
+    assert found.startswith(str(stage.directory / stage.name).encode() + b"\0")
 
 
 @needs_two_users

@@ -21,6 +21,7 @@ from geosched.workers.runfiles.run_lock import (
     noted_scripts,
     take_run_lock,
 )
+from geosched.workers.zygote_client import ZygoteClient
 from support.daemon import Daemon, daemon_installation, entry, lives
 from support.second_user import SECOND_USER, as_user, needs_two_users
 from support.wait import wait_for
@@ -96,6 +97,23 @@ def test_who_may_not_read_a_scripts_environment_does_not_see_its_mark(daemon: Da
     assert not any(secret.encode() in path.read_bytes() for path in seen if path.exists())
     assert secret not in daemon.log_text()
     assert (daemon.root / "state" / KEY_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_mark_is_in_no_argument_of_the_zygote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even until it has a title: anybody may read arguments."""
+    begun: list[object] = []
+
+    def spawned(*given: object, **_: object) -> int:
+        begun.extend(given)
+        raise OSError("not today")
+
+    monkeypatch.setattr(os, "posix_spawn", spawned)
+    with pytest.raises(OSError, match="not today"):
+        ZygoteClient(lifeline=0, runtime_dir=tmp_path, instance="name", mark="the-secret")
+    assert begun
+    assert "the-secret" not in repr(begun)
 
 
 def test_the_script_of_a_run_is_noted_in_the_file_of_its_lock(daemon: Daemon) -> None:
