@@ -135,7 +135,8 @@ class Service(Participant):
             return ZygoteClient(
                 lifeline=lifeline,
                 runtime_dir=base.runtime.dir,
-                instance=base.leftovers.instance,
+                instance=base.leftovers.mark.instance,
+                mark=base.leftovers.mark.text,
                 log_level=self._log_level,
                 open_files=base.open_files,
             )

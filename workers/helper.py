@@ -8,10 +8,12 @@ import logging
 import pwd
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
 import msgspec
+from msgspec.structs import replace
 from setproctitle import setproctitle
 
 from ..ipc.messages.helper import (
@@ -28,10 +30,12 @@ from ..ipc.messages.helper import (
     TreesEnded,
     UserNamed,
 )
+from ..ipc.paths import Runtime
 from ..ipc.sockets import ProtocolError, decoded
 from .host.cgroups import Containment
 from .host.process_tree import RunTree, end_trees
 from .runfiles.output import read_output, remove_output
+from .runfiles.run_lock import noted_script
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ REQUEST_BYTES_MAX = 192 * 1024
 _Decode: TypeAlias = Callable[[bytes | memoryview], ToHelper]
 
 
-def main(served: int, instance: str, containment: Containment) -> int:
+def main(served: int, mark: str, containment: Containment, runtime: Runtime) -> int:
     """Serve the socket, in the calling process. Returns its exit status."""
     setproctitle("geosched: helper")
     decode: _Decode = msgspec.msgpack.Decoder(ToHelper).decode
@@ -51,7 +55,7 @@ def main(served: int, instance: str, containment: Containment) -> int:
             if isinstance(asked, ProtocolError):
                 answer: FromHelper = Failed(str(asked))
             else:
-                answer = carry_out(asked, instance, containment)
+                answer = carry_out(asked, mark, containment, runtime)
             try:
                 requests.send(msgspec.msgpack.encode(answer))
             except (BrokenPipeError, ConnectionResetError):
@@ -59,9 +63,11 @@ def main(served: int, instance: str, containment: Containment) -> int:
     return 0
 
 
-def carry_out(request: ToHelper, instance: str, containment: Containment) -> FromHelper:
-    """Carry out a request for a daemon, whose `instance` marks its processes. It may wait: for a
-    disk, for a name service, for a process whose environment is read."""
+def carry_out(
+    request: ToHelper, mark: str, containment: Containment, runtime: Runtime
+) -> FromHelper:
+    """Carry out a request for a daemon, whose scripts carry `mark`. It may wait: for a disk, for a
+    name service."""
     try:
         match request:
             case ReadOutput(path, offset, bytes_max):
@@ -74,7 +80,8 @@ def carry_out(request: ToHelper, instance: str, containment: Containment) -> Fro
             case NameUser(uid):
                 return UserNamed(_name_of(uid))
             case EndTrees(runs, adopter):
-                trees = [_tree(run, instance, containment, adopter) for run in runs]
+                lost = partial(_tree, mark=mark, containment=containment, runtime=runtime)
+                trees = [lost(run, adopter) for run in runs]
                 return TreesEnded(tuple(end_trees(trees)))
     except OSError as error:
         return Failed(str(error), missing=isinstance(error, FileNotFoundError))
@@ -89,9 +96,22 @@ def _name_of(uid: int) -> str:
         return ""
 
 
-def _tree(run: LostRun, instance: str, containment: Containment, adopter: int) -> RunTree:
+def _tree(
+    run: LostRun, adopter: int, *, mark: str, containment: Containment, runtime: Runtime
+) -> RunTree:
+    """Return the tree of a run. Its script is known by the note in the run's lock, too, where its
+    worker died before it told of it."""
     group = containment.group(run.worker) if run.worker else None
-    return RunTree(instance, run.run_id, run.script_pid, group=group, adopter=adopter)
+    tree = RunTree(mark, run.run_id, run.script_pid, group=group, adopter=adopter)
+    noted = noted_script(runtime, run.run_id)
+    if noted is None:
+        return tree
+    return replace(
+        tree,
+        script_pid=noted.process.pid,
+        script_ticks=noted.process.start_ticks,
+        users=frozenset((noted.user,)),
+    )
 
 
 def _remove(path: str) -> None:

@@ -3,10 +3,9 @@
 The supervisor executes it before it opens anything. The zygote imports what its children need,
 has one thread, no ZeroMQ context and no database, and reaps what it forked. It decides nothing,
 and leaves when the supervisor does. `zygote_client.py` runs it, as
-`python -P -m geosched.workers.zygote GIVEN`.
+`python -P -m geosched.workers.zygote SOCKET`.
 """
 
-import contextlib
 import gc
 import logging
 import os
@@ -42,9 +41,12 @@ from . import helper
 from .host.cgroups import Containment
 from .host.linux import raise_open_files
 from .host.log_relay import DroppingHandler, relay
-from .host.process_tree import end_instance
+from .host.marks import MarkReader
+from .host.process_tree import ProcessLook, end_instance
 from .host.procfs import descendants, process_table
+from .host.signalling import signal_process
 from .runfiles.processes import Kind, declare, forget_identity
+from .runfiles.run_lock import noted_scripts
 from .runs import worker
 from .runs.run import World
 from .zygote_client import Given
@@ -138,10 +140,14 @@ class Zygote:
         No script of a later daemon is killed: a daemon that starts ends this zygote first,
         because its identity is on file (law 15).
         """
-        for _ in range(SCRIPT_ROUNDS_MAX):
-            if not end_instance(self._world.instance, self._world.containment):
-                return
-            time.sleep(SCRIPT_ROUND_SECONDS)
+        noted, groups = noted_scripts(self._world.runtime).values(), self._world.containment
+        scripts = [found.process for found in noted]
+        with MarkReader((self._world.mark,), {found.user for found in noted}) as reader:
+            for _ in range(SCRIPT_ROUNDS_MAX):
+                look = ProcessLook.take(reader)
+                if not end_instance(look, groups, scripts=scripts, just_lost=True):
+                    return
+                time.sleep(SCRIPT_ROUND_SECONDS)
 
     def _end(self, name: str, pid: int) -> None:
         """Kill a child and all below it."""
@@ -152,8 +158,8 @@ class Zygote:
         if group is not None:
             group.kill()
         for member in (pid, *below):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(member, signal.SIGKILL)
+            if member in table:
+                signal_process(table[member], signal.SIGKILL)
 
     def _request(self) -> tuple[bytes, list[int]]:
         try:
@@ -203,7 +209,9 @@ class Zygote:
                 return partial(_relay_log, descriptors, self._world.lifeline)
             case ForkHelper():
                 world = self._world
-                return partial(helper.main, descriptors[0], world.instance, world.containment)
+                return partial(
+                    helper.main, descriptors[0], world.mark, world.containment, world.runtime
+                )
 
     def _tell_forked(self, asked: ToZygote, pid: int) -> None:
         pidfd = os.pidfd_open(pid)
@@ -264,7 +272,8 @@ def _ended(descriptor: int, milliseconds_max: int = KILLED_MILLISECONDS_MAX) -> 
 
 
 def main() -> None:
-    options = msgspec.json.decode(sys.argv[1], type=Given)
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    options = msgspec.json.decode(requests.recv(REQUEST_BYTES_MAX), type=Given)
     handler = DroppingHandler(_STDERR)
     handler.addFilter(_make_visible)
     logging.basicConfig(
@@ -274,14 +283,14 @@ def main() -> None:
     )
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    _close_all_but(options.socket, options.lifeline)
+    _close_all_but(requests.fileno(), options.lifeline)
     os.chdir("/")
     runtime = Runtime(Path(options.runtime_dir))
     declared = declare(runtime, Kind.ZYGOTE, "zygote")
     hard = raise_open_files()[1]
     world = World(
         runtime=runtime,
-        instance=options.instance,
+        mark=options.mark,
         containment=Containment.detect(options.instance),
         lifeline=options.lifeline,
         open_files=(options.open_files, hard) if options.open_files else None,
@@ -289,7 +298,6 @@ def main() -> None:
     _warm_up()
     gc.collect()
     gc.freeze()  # so that collections in children do not copy what is shared
-    requests = socket.socket(fileno=options.socket)
     child_main = Zygote(requests, world, declared=declared).serve()
     if child_main is None:
         forget_identity(runtime, os.getpid())

@@ -54,13 +54,14 @@ _decode: Callable[[bytes | memoryview], FromZygote] = msgspec.msgpack.Decoder(Fr
 
 
 class Given(msgspec.Struct, frozen=True):
-    """The one argument of a zygote, as JSON. `socket` and `lifeline` are descriptors,
-    `open_files` is the soft limit of scripts, 0 to leave it."""
+    """What a zygote is given, as the first message on its socket: anybody may read arguments, and
+    the mark is a secret. `lifeline` is a descriptor, `open_files` is the soft limit of scripts, 0
+    to leave it."""
 
-    socket: int
     lifeline: int
     runtime_dir: str
     instance: str
+    mark: str
     log_level: str = "info"
     open_files: int = 0
 
@@ -74,30 +75,31 @@ class ZygoteClient:
         lifeline: int,
         runtime_dir: Path,
         instance: str,
+        mark: str,
         log_level: str = "info",
         open_files: int = 0,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         """Start it. `lifeline` is the reading end of a pipe whose other end, marked
-        close-on-exec, only the supervisor holds. `open_files` is the soft limit of
-        scripts, 0 to leave it. Raises `OSError`."""
+        close-on-exec, only the supervisor holds. `instance` names the control groups of this
+        boot and state directory, `mark` is in the environment of its scripts. `open_files` is
+        the soft limit of scripts, 0 to leave it. Raises `OSError`."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
-        with theirs:
+        with contextlib.ExitStack() as opened, theirs:
+            opened.callback(self._socket.close)
             given = Given(
-                socket=theirs.fileno(),
                 lifeline=lifeline,
                 runtime_dir=str(runtime_dir.absolute()),
                 instance=instance,
+                mark=mark,
                 log_level=log_level,
                 open_files=open_files,
             )
+            self._socket.send(msgspec.json.encode(given))
             self.pid = os.posix_spawn(
                 sys.executable,
-                [
-                    *(sys.executable, "-P", "-m", "geosched.workers.zygote"),
-                    msgspec.json.encode(given).decode(),
-                ],
+                [sys.executable, "-P", "-m", "geosched.workers.zygote", str(theirs.fileno())],
                 child_environment(environment) or _LEAST_ENVIRONMENT,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
@@ -107,6 +109,7 @@ class ZygoteClient:
                 ],
                 setsigmask=(),
             )
+            opened.pop_all()
         self.pidfd = os.pidfd_open(self.pid)
 
     def fileno(self) -> int:

@@ -34,7 +34,7 @@ class Keep(Protocol):
 
 class RunCleanup:
     """Cleans up what an instance's runs leave behind: processes, cgroups, files in `runtime_dir`
-    and `log_dir`. `instance` marks this boot and state directory."""
+    and `log_dir`. `instance` is the mark of this boot and state directory in its scripts."""
 
     def __init__(self, runtime: Runtime, log_dir: Path, instance: str, groups: Containment) -> None:
         self.instance = instance

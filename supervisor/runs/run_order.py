@@ -81,7 +81,8 @@ def order(
     inherited: Mapping[str, str],
     not_before_us: int = 0,
 ) -> Run:
-    """Return the message that starts this run. `instance` marks this boot and state directory."""
+    """Return the message that starts this run. `instance` is the mark of this boot and state
+    directory, a secret of the daemon and its scripts."""
     return Run(
         run_id=run.run_id,
         title=f"geosched: {action.id[:TITLE_CHARS_MAX]} ({action.type})",

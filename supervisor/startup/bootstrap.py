@@ -19,6 +19,8 @@ from ..host.locks import DirectoryLock
 from ..host.sd_notify import ServiceManager
 from ..store.tools import child_process
 from ..store.tools.child_process import ChildProcess
+from .mark import mark_of
+from .script_users import script_users
 from .sweep import Leftovers
 
 
@@ -59,7 +61,9 @@ def prepare(settings: Settings, opened: contextlib.ExitStack) -> Bootstrap:
     wakeup = _record_signals(opened)
     become_subreaper()
     examination = child_process.begin_to_examine(daemon.state_dir)
-    leftovers = Leftovers(runtime, daemon.state_dir, daemon.log_dir)
+    leftovers = Leftovers(
+        runtime, mark_of(daemon.state_dir), daemon.log_dir, script_users(settings)
+    )
     leftovers.begin_sweep()
     opened.callback(leftovers.close)
     return Bootstrap(

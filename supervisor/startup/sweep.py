@@ -12,15 +12,18 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from ...ipc.digests import blake2b
 from ...ipc.messages.runs import EndCause, RunResult, StopReason
 from ...ipc.paths import Runtime
-from ...workers.host import process_tree, procfs
+from ...workers.host import procfs
 from ...workers.host.cgroups import Containment
+from ...workers.host.marks import MarkReader
+from ...workers.host.process_tree import ProcessLook, end_instance
+from ...workers.host.signalling import signal_process
 from ...workers.runfiles import results
 from ...workers.runfiles.processes import KnownProcess, forget_identity, read_identities
-from ...workers.runfiles.run_lock import locked_runs
+from ...workers.runfiles.run_lock import locked_runs, noted_scripts, remove_free_locks
 from ..runs.cleanup import RunCleanup
+from .mark import Mark
 
 log = logging.getLogger(__name__)
 
@@ -33,25 +36,25 @@ ROUND_SECONDS = 0.05
 CLEAN_ROUNDS = 2
 
 
-def instance_of(state_dir: Path) -> str:
-    """Return the mark of this boot and state directory, which every script carries."""
-    place = blake2b(os.fsencode(state_dir.resolve()), digest_size=6).hexdigest()
-    return f"{procfs.boot_id()}-{place}"
-
-
 class Leftovers:
     """Processes and runs of this instance, known by `/proc` and by the runtime directory.
 
-    `alive` are the runs that could not be ended; `cleanup` is for one run at a time.
+    `alive` are the runs that could not be ended; `cleanup` is for one run at a time. Marks count
+    in processes of this daemon's user, of `users`, and of those as whom scripts were noted.
     """
 
-    def __init__(self, runtime: Runtime, state_dir: Path, log_dir: Path) -> None:
-        self.instance = instance_of(state_dir)
+    def __init__(
+        self, runtime: Runtime, mark: Mark, log_dir: Path, users: frozenset[int] = frozenset()
+    ) -> None:
+        self.mark = mark
         self.alive: frozenset[str] = frozenset()
         self._runtime = runtime
-        self._groups = Containment.detect(self.instance)
+        self._groups = Containment.detect(mark.instance)
         self._held = self._groups.hold()
-        self.cleanup = RunCleanup(runtime, log_dir, self.instance, self._groups)
+        self.cleanup = RunCleanup(runtime, log_dir, mark.text, self._groups)
+        self._noted = noted_scripts(runtime)
+        noted_users = {found.user for found in self._noted.values()}
+        self._reader = MarkReader((mark.text, *mark.earlier), users | noted_users)
         self._ended_by_us: set[str] = set()
         self._before: set[str] = set()
         self._begun_monotonic: float | None = None
@@ -73,6 +76,18 @@ class Leftovers:
     def sweep(self) -> None:
         """End everything within `SWEEP_SECONDS_MAX`, or in `ROUNDS_MIN` rounds where these take
         longer; runs left after that are `alive`."""
+        with self._reader:
+            self._sweep()
+            if self._clean < CLEAN_ROUNDS:
+                self.alive = frozenset(self._runs_alive())
+        remove_free_locks(self._runtime, kept=self.alive)
+        self._groups.remove_abandoned()
+        for run_id in self.alive:
+            log.error(
+                "Cannot end run %s that an earlier daemon left", run_id, extra={"event": "stuck"}
+            )
+
+    def _sweep(self) -> None:
         if self._begun_monotonic is None:
             self.begin_sweep()
         assert self._begun_monotonic is not None
@@ -82,15 +97,13 @@ class Leftovers:
         ):
             time.sleep(max(0.0, self._scanned_monotonic + ROUND_SECONDS - time.monotonic()))
             self._scan(waited_seconds=time.monotonic() - self._begun_monotonic)
-        self._groups.remove_abandoned()
         # A script that we killed did not end of itself, whatever its worker recorded.
         self._ended_by_us -= self._before
-        if self._clean < CLEAN_ROUNDS:
-            self.alive = frozenset(locked_runs(self._runtime) | self._marked_runs())
-        for run_id in self.alive:
-            log.error(
-                "Cannot end run %s that an earlier daemon left", run_id, extra={"event": "stuck"}
-            )
+
+    def _runs_alive(self) -> set[str]:
+        marked = ProcessLook.take(self._reader).marked.keys()
+        noted = {run_id for run_id, script in self._noted.items() if procfs.lives(script.process)}
+        return locked_runs(self._runtime) | marked | noted
 
     def _scan(self, *, waited_seconds: float) -> None:
         clean = self._round(patient=waited_seconds < WORKERS_SPARED_SECONDS)
@@ -118,6 +131,7 @@ class Leftovers:
 
     def close(self) -> None:
         """Remove the control groups that this daemon made."""
+        self._reader.close()
         self._groups.remove()
         if self._held is not None:
             os.close(self._held)
@@ -127,21 +141,17 @@ class Leftovers:
 
         A `patient` round spares workers, which may still keep their results.
         """
+        look = ProcessLook.take(self._reader)
         # By their locks too: a script that wiped its environment is known by its group only.
-        self._ended_by_us |= self._marked_runs() | locked_runs(self._runtime)
+        self._ended_by_us |= look.marked.keys() | locked_runs(self._runtime)
         children = self._children()
         spared = frozenset(known.identity.pid for known in children) if patient else frozenset()
-        scripts = process_tree.end_instance(self.instance, self._groups, spared)
+        noted = [script.process for script in self._noted.values()]
+        scripts = end_instance(look, self._groups, spared=spared, scripts=noted)
         if not patient:
             for known in children:
-                process_tree.signal_process(known.identity, signal.SIGKILL)
+                signal_process(known.identity, signal.SIGKILL)
         return not scripts and not children and not locked_runs(self._runtime)
-
-    def _marked_runs(self) -> set[str]:
-        table = procfs.process_table()
-        living = [pid for pid, found in table.items() if not found.ended]
-        marks = (procfs.marks(pid) for pid in living)
-        return {found.run_id for found in marks if found and found.instance == self.instance}
 
     def _children(self) -> list[KnownProcess]:
         """Return the living zygotes, workers and synchronisers of earlier daemons.

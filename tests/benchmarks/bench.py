@@ -27,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import crowd
+import hostile
 import idling
 import lateness
 import memory
@@ -53,6 +54,7 @@ PARTS = {
     "e": Part("Start and recovery", recovery.bench, 180),
     "f": Part("Snapshots of many actions", snapshot.bench, 480),
     "h": Part("Crowds: many actions due at once", crowd.bench, 1800),
+    "i": Part("Among hostile processes of another user", hostile.bench, 600),
 }
 
 

@@ -30,21 +30,21 @@ def bench(quick: bool) -> Iterator[Line]:
 def _ready(stored: int, starts: int, quick: bool) -> Iterator[Line]:
     took = []
     with daemon_installation() as daemon:
-        _configure(daemon)
+        configure(daemon)
         daemon.start()
         daemon.send([entry(f"waits-{n:05}", 86_400 + n, 90_000 + n) for n in range(stored)])
         daemon.json("sync")
         wait_for(lambda: daemon.json("status")["counts"]["NULL"] == stored, seconds=30)
         for _ in range(starts):
             daemon.terminate()
-            took.append(_start_seconds(daemon))
+            took.append(start_seconds(daemon))
     goal = None if quick else 400
     median = statistics.median(took) * 1e3
     yield Figure(f"start to READY=1, {stored} stored, median of {starts}", median, "ms", goal)
     yield Figure("  most", max(took) * 1e3, "ms")
 
 
-def _start_seconds(daemon: Daemon) -> float:
+def start_seconds(daemon: Daemon) -> float:
     """From just before the fork to the word that a service manager waits for."""
     address = daemon.root / "notify"
     address.unlink(missing_ok=True)
@@ -61,23 +61,23 @@ def _start_seconds(daemon: Daemon) -> float:
 def _running_again(kills: int) -> Iterator[Line]:
     took = []
     with daemon_installation() as daemon:
-        stamps = _configure(daemon)
+        stamps = configure(daemon)
         daemon.send([entry(f"runs-{n:02}", -1, 3600) for n in range(RUNNING)])
         daemon.start()
         for before in range(RUNNING, RUNNING * (kills + 1), RUNNING):
-            _wait_for_starts(stamps, before)
+            wait_for_starts(stamps, before)
             wait_for(lambda: _all_running(daemon), what="all to run")
             killed = time.time_ns()
             daemon.kill()
             daemon.start(wait=False)
-            _wait_for_starts(stamps, before + RUNNING)
+            wait_for_starts(stamps, before + RUNNING)
             took.append((max(at for _, at in read_stamps(stamps)) - killed) / 1e6)
     what = f"kill -9 and start to all {RUNNING} running again"
     yield Figure(f"{what}, median of {kills}", statistics.median(took), "ms")
     yield Remark("a script that ends on SIGTERM at once; at no instant two runs of one action")
 
 
-def _wait_for_starts(stamps: Path, count: int) -> None:
+def wait_for_starts(stamps: Path, count: int) -> None:
     wait_for(lambda: len(read_stamps(stamps)) == count, seconds=30, what=f"{count} starts")
 
 
@@ -93,14 +93,14 @@ def _due_on_arrival(count: int) -> Iterator[Line]:
     """From the backend's change to the first instruction of the script."""
     took, sent = [], []
     with daemon_installation() as daemon:
-        stamps = _configure(daemon)
+        stamps = configure(daemon)
         daemon.start()
         for n in range(count):
             sent.append(entry(f"now-{n}", 0, 3600))
             begun = time.time_ns()
             daemon.send(sent)
             daemon.json("sync")
-            _wait_for_starts(stamps, n + 1)
+            wait_for_starts(stamps, n + 1)
             took.append((read_stamps(stamps)[-1][1] - begun) / 1e6)
         own = statistics.median(wall_seconds(daemon, "ping") for _ in range(5)) * 1e3
     what = f"due on arrival: change, sync, script; median of {count}"
@@ -111,10 +111,10 @@ def _due_on_arrival(count: int) -> Iterator[Line]:
 def _ends(count: int) -> Iterator[Line]:
     """Scripts that end by themselves, all at one instant."""
     with daemon_installation() as daemon:
-        stamps = _configure(daemon, max_running=count)
+        stamps = configure(daemon, max_running=count)
         daemon.send([entry(f"ends-{n:03}", -1, 3600) for n in range(count)])
         daemon.start()
-        _wait_for_starts(stamps, count)
+        wait_for_starts(stamps, count)
         wait_for(lambda: _all_running(daemon), seconds=30, what="all to run")
         used, begun = cpu_seconds(daemon), time.monotonic()
         end_stamps(stamps)
@@ -128,7 +128,7 @@ def _ends(count: int) -> Iterator[Line]:
     yield Figure("  CPU for each of them", used / count * 1e3, "ms")
 
 
-def _configure(daemon: Daemon, **settings: int) -> Path:
+def configure(daemon: Daemon, **settings: int) -> Path:
     stamps = daemon.root / "stamps"
     command = [str(build_stamp(daemon.root)), str(stamps), "3600", "{id}"]
     daemon.configure(

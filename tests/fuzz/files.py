@@ -32,7 +32,7 @@ from geosched.supervisor.store.tables.meta import Meta
 from geosched.supervisor.store.tables.outbox import Pending
 from geosched.supervisor.sync.backoff import Backoff, Kept, Wait
 from geosched.workers.host import procfs
-from geosched.workers.runfiles import processes, results
+from geosched.workers.runfiles import processes, results, run_lock
 from geosched.workers.runfiles.output import read_output
 from geosched.workers.runfiles.processes import KnownProcess
 from geosched.workers.sync.auth.tokens import TokenFile, Tokens
@@ -43,7 +43,29 @@ from . import samples
 from .oracle import Feed, Target
 
 _RUN = "a"
+_ENVIRONMENT = b"GEOSCHED_INSTANCE=boot-place-key\0GEOSCHED_RUN_ID=a\0PATH=/bin\0"
 _NOW = Instant(1_795_000_000_000_000, 100.0, 100.0)
+
+
+def _note() -> bytes:
+    """One of this boot."""
+    process = procfs.Identity(procfs.boot_id(), 2, 3)
+    return msgspec.json.encode(run_lock.NotedScript(process, 4))
+
+
+def _noted(directory: Path) -> Feed:
+    runtime = Runtime(directory)
+    processes.make_directories(runtime)
+
+    def feed(data: bytes) -> bool:
+        (runtime.runs / _RUN).write_bytes(data)
+        return run_lock.noted_script(runtime, _RUN) is not None
+
+    return feed
+
+
+def _marks(_: Path) -> Feed:
+    return lambda data: procfs.marks_in(data) is not None
 
 
 def _result(directory: Path) -> Feed:
@@ -244,6 +266,8 @@ TARGETS = (
         _result,
         words=(b'"exited"', b'"exit_code":', b'"signal":', b'"ended_us":'),
     ),
+    Target("note in a run's lock", (_note(),), _noted, words=(procfs.boot_id().encode(),)),
+    Target("environment of a process", (_ENVIRONMENT,), _marks, words=(b"\0GEOSCHED_INSTANCE=",)),
     Target("identity file", samples.as_json(KnownProcess), _identity),
     Target("back-off file", (_KEPT,), _backoff, words=(b'"until":', procfs.boot_id().encode())),
     Target("token file", samples.as_json(Tokens), _tokens, (ExchangeError,)),

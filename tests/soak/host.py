@@ -75,7 +75,7 @@ class Processes:
         return {
             pid: marks.run_id
             for pid, marks in found.items()
-            if marks is not None and marks.instance == instance
+            if marks is not None and marks.instance.startswith(instance)
         }
 
     def resources(self) -> Resources:

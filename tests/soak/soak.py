@@ -5,7 +5,7 @@ import subprocess
 import time
 from typing import Any
 
-from geosched.supervisor.startup.sweep import instance_of
+from geosched.supervisor.startup.mark import instance_of
 from support.backend import BackendServer
 from support.daemon import Daemon, commands, entry, instant
 from support.wait import wait_for

@@ -1,4 +1,4 @@
-"""A second user of this host, whom the daemon must not trust: Python code that runs as them."""
+"""A second user of this host, whom the daemon must not trust: code and commands run as them."""
 
 import os
 import subprocess
@@ -6,11 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 #: No account of any host that we know.
 SECOND_USER = 61_234
+#: For tests that are both users.
+needs_two_users = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a second user")
 
 #: `become()` in the code: its imports come before, for they may be readable to root alone.
 _BECOME = """
@@ -37,3 +40,10 @@ def as_user(uid: int, code: str, *arguments: str | Path) -> "Iterator[subprocess
             yield process
         finally:
             process.kill()
+
+
+def command_as(uid: int, *command: str, **how: Any) -> "subprocess.Popen[bytes]":
+    """Run a command in a session of its own; the caller ends it."""
+    return subprocess.Popen(
+        command, user=uid, group=uid, extra_groups=[], start_new_session=True, **how
+    )

@@ -29,10 +29,17 @@ from geosched.ipc.paths import Runtime
 from geosched.ipc.sockets import ProtocolError, Server, new_context
 from geosched.workers.host import process_tree, procfs
 from geosched.workers.host.cgroups import Containment
+from geosched.workers.host.marks import MarkReader
 from geosched.workers.runfiles.processes import make_directories
 from geosched.workers.zygote_client import ZygoteClient
 
 from .wait import wait_for
+
+
+def end_marked(mark: str, containment: Containment) -> set[int]:
+    """A round of SIGKILL to all that carries a mark, or is in a group; what of it was alive."""
+    with MarkReader((mark,)) as reader:
+        return process_tree.end_instance(process_tree.ProcessLook.take(reader), containment)
 
 
 class Host:
@@ -56,7 +63,12 @@ class Host:
         self.runs = 0
 
     def start_zygote(self) -> ZygoteClient:
-        return ZygoteClient(lifeline=self.lifeline, runtime_dir=self.dir, instance=self.instance)
+        return ZygoteClient(
+            lifeline=self.lifeline,
+            runtime_dir=self.dir,
+            instance=self.instance,
+            mark=self.instance,
+        )
 
     # --- hearing ------------------------------------------------------------------------
 
@@ -192,7 +204,7 @@ class Host:
             os.close(pidfd)
         containment = Containment.detect(self.instance)
         deadline = time.monotonic() + 5
-        while process_tree.end_instance(self.instance, containment) and time.monotonic() < deadline:
+        while end_marked(self.instance, containment) and time.monotonic() < deadline:
             time.sleep(0.02)
         containment.remove()
         os.close(self.lifeline)

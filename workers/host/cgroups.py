@@ -5,7 +5,6 @@ environment. Where none can be made, `kind` is "tree" and groups are None: then 
 alone finds the processes of a run.
 """
 
-import contextlib
 import fcntl
 import logging
 import os
@@ -15,7 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from . import procfs
 from .files import raise_shortage
+from .procfs import Stat
+from .signalling import signal_process
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,13 @@ class Group(msgspec.Struct, frozen=True):
             found.update(int(line) for line in content.split())
         return found
 
+    def _members(self) -> list[Stat]:
+        """Return the processes in it. A pid that was looked up and is in it afterwards was not
+        another's meanwhile, or its start has changed by then, which `signal_process` sees."""
+        known = [procfs.stat(pid) for pid in self.pids()]
+        still = self.pids()
+        return [found for found in known if found is not None and found.pid in still]
+
     def kill(self) -> None:
         """Do one round of SIGKILL to the processes in it. By itself this does not end all of them,
         not even with `cgroup.kill` (fact P5): callers signal the members as well, and repeat both
@@ -87,9 +96,8 @@ class Group(msgspec.Struct, frozen=True):
         # Frozen, no process can fork while the others are killed.
         freeze_file = self.path / self._hierarchy.freeze_file
         _write(freeze_file, self._hierarchy.frozen)
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        for member in self._members():
+            signal_process(member, signal.SIGKILL)
         _write(freeze_file, self._hierarchy.thawed)
 
     def remove(self) -> None:

@@ -4,21 +4,20 @@ Used by the worker, and by the supervisor for a run whose worker died. Each call
 that does not wait; its caller decides how often and how long.
 """
 
-import errno
 import os
 import signal
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 import msgspec
 
 from . import procfs
 from .cgroups import Containment, Group
+from .marks import MarkReader
 from .procfs import Identity, Stat
+from .signalling import signal_process
 
-#: Of `pidfd_open`, for a number that no process has: of the last two one is said, by the kernel's
-#: age, where a thread has it by now (fact P30).
-_NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 #: Rounds of killing processes that become this one's children meanwhile, and looks in each.
 CHASES_MAX = 100
 CHASES_OF_SESSIONS_MAX = 5  # the supervisor does that itself
@@ -29,27 +28,49 @@ NEWEST_MAX = 32
 #: A run is gone that is not to be seen in so many looks at the process table in a row.
 LOOKS_WITHOUT_A_MEMBER = 2
 
-Found = TypeVar("Found", dict[int, str], set[int])
+Found = TypeVar("Found", dict[Stat, str], set[int])
 
 
-class ProcessLook(msgspec.Struct, frozen=True):
-    """One look at all processes of the host, in which the runs of many are found."""
+class ProcessLook:
+    """One look at all processes of the host, in which the runs of many are found. Of strangers no
+    more is asked than whose they are, until somebody wants the `table`."""
 
-    table: dict[int, Stat]
-    marked: dict[str, set[int]]  # by their run id
-    led: dict[int, set[int]]  # by the leader of their group, and of their session
-    children: dict[int, set[int]]
+    def __init__(self, known: dict[int, Stat], marked: dict[str, set[int]]) -> None:
+        self._known = known
+        self.marked = marked  # by their run id
 
     @staticmethod
-    def take(instance: str) -> "ProcessLook":
-        look = ProcessLook(procfs.process_table(), {}, {}, {})
-        for pid, run_id in procfs.marked(look.table, instance).items():
-            look.marked.setdefault(run_id, set()).add(pid)
-        for found in look.table.values():
+    def take(reader: MarkReader) -> "ProcessLook":
+        """Raises `OSError` where there is no descriptor, or no memory, to look with."""
+        users = reader.users_of(procfs.pids())
+        # Before their marks: a pid that is another's by then has another start.
+        known = {found.pid: found for found in _known(users) if not found.ended}
+        marked: dict[str, set[int]] = {}
+        for pid, run_id in reader.marked_of({pid: users[pid] for pid in known}).items():
+            marked.setdefault(run_id, set()).add(pid)
+        return ProcessLook(known, marked)
+
+    @cached_property
+    def table(self) -> dict[int, Stat]:
+        """All processes."""
+        return procfs.process_table() | self._known
+
+    @cached_property
+    def led(self) -> dict[int, set[int]]:
+        """All by the leader of their group, and of their session."""
+        led: dict[int, set[int]] = {}
+        for found in self.table.values():
             for leader in (found.pid, found.pgid, found.session):
-                look.led.setdefault(leader, set()).add(found.pid)
-            look.children.setdefault(found.ppid, set()).add(found.pid)
-        return look
+                led.setdefault(leader, set()).add(found.pid)
+        return led
+
+    @cached_property
+    def children(self) -> dict[int, set[int]]:
+        """All by their parent."""
+        children: dict[int, set[int]] = {}
+        for found in self.table.values():
+            children.setdefault(found.ppid, set()).add(found.pid)
+        return children
 
     def below(self, roots: Iterable[int]) -> set[int]:
         """Return all descendants of `roots`, without these."""
@@ -61,6 +82,17 @@ class ProcessLook(msgspec.Struct, frozen=True):
             rest.extend(new)
         return below
 
+    def led_by(self, script: Identity, *, gone: bool) -> set[int]:
+        """Return the group and the session of a script, itself among them, while it lives; with
+        `gone` also if it has ended. That is told only within seconds: later its pid may have
+        become that of another leader, which has ended as well."""
+        leader = self.table.get(script.pid)
+        if leader is None:
+            known = gone
+        else:
+            known = leader.start_ticks == script.start_ticks and (gone or not leader.ended)
+        return self.led.get(script.pid, set()) if known else set()
+
 
 class RunTree(msgspec.Struct, frozen=True):
     """The processes of one run.
@@ -70,16 +102,19 @@ class RunTree(msgspec.Struct, frozen=True):
     and detaches (`prctl(2)`, PR_SET_CHILD_SUBREAPER), so no other process on the host has to be
     looked at; and it keeps the script unreaped, so `script_pid` is no other process's. Without
     a keeper, members are found by marks, group and session, and `script_pid` is believed only
-    as far as the process table confirms it; `adopter` is then the subreaper to which orphans of
-    the run come, the calling process where it is None.
+    as far as the process table, or its start, `script_ticks`, confirms it; `adopter` is then the
+    subreaper to which orphans of the run come, the calling process where it is None. Marks count
+    in processes of `users` and of the calling process's own.
     """
 
-    instance: str
+    mark: str
     run_id: str
     script_pid: int | None = None
     keeper: int | None = None
     group: Group | None = None
     adopter: int | None = None
+    script_ticks: int | None = None
+    users: frozenset[int] = frozenset()
 
     def members(self, look: ProcessLook | None = None) -> dict[int, Stat]:
         """Return all processes of the run that have not ended; without a keeper, in `look`."""
@@ -98,7 +133,9 @@ class RunTree(msgspec.Struct, frozen=True):
         return found
 
     def _searched(self, look: ProcessLook | None = None) -> dict[int, Stat]:
-        look = look or ProcessLook.take(self.instance)
+        if look is None:
+            with MarkReader((self.mark,), self.users) as reader:
+                look = ProcessLook.take(reader)
         found = set(look.marked.get(self.run_id, ()))
         if self.group is not None:
             found |= (self.group.pids() & look.table.keys()) - {self.keeper}
@@ -112,7 +149,9 @@ class RunTree(msgspec.Struct, frozen=True):
     def _script_is_ours(self, table: Mapping[int, Stat], found: set[int]) -> bool:
         """No other process has `script_pid` now: none can, while members of its session live."""
         leader = table.get(self.script_pid or 0)
-        return leader is None or leader.ended or leader.pid in found
+        if leader is None or leader.start_ticks == self.script_ticks:
+            return True
+        return leader.pid in found or (leader.ended and self.script_ticks is None)
 
     def signal(self, number: int) -> None:
         """Signal all members, and continue stopped ones so that they receive it."""
@@ -129,14 +168,16 @@ class RunTree(msgspec.Struct, frozen=True):
         for member in self.members().values():
             signal_process(member, signal.SIGKILL)
         if self.group is None:
-            _chase(self._adopted)
+            # Children of this process: until it reaps one, its pid is no other's.
+            _chase(lambda: _known(self._adopted()))
         return self.gone()
 
     def gone(self) -> bool:
         """Nothing is left. The group and the list of children are asked first: a chain of processes
         that fork the next and end can be missed by any number of looks at the process table."""
         if self.keeper is None:
-            return bool(_gone([self]))
+            with _reader_for([self]) as reader:
+                return bool(_gone([self], reader))
         if self.group is not None and self.group.pids() - {self.keeper}:
             return False
         return not self._adopted() and not self.members() and not self.members()
@@ -158,18 +199,24 @@ def end_trees(trees: Sequence[RunTree]) -> list[str]:
     ends with its group. Returns the ids of the runs that are gone."""
     if not trees:
         return []
-    look = ProcessLook.take(trees[0].instance)
-    for tree in trees:
-        if tree.group is not None:
-            tree.group.kill()
-        for member in tree.members(look).values():
-            signal_process(member, signal.SIGKILL)
-    _chase(lambda: _orphans(trees).keys())
-    gone = _gone(trees)
+    with _reader_for(trees) as reader:
+        look = ProcessLook.take(reader)
+        for tree in trees:
+            if tree.group is not None:
+                tree.group.kill()
+            for member in tree.members(look).values():
+                signal_process(member, signal.SIGKILL)
+        _chase(lambda: _orphans(trees, reader).keys())
+        gone = _gone(trees, reader)
     for tree in gone:
         if tree.group is not None:
             tree.group.remove()
     return [tree.run_id for tree in gone]
+
+
+def _reader_for(trees: Sequence[RunTree]) -> MarkReader:
+    users = frozenset(user for tree in trees for user in tree.users)
+    return MarkReader({tree.mark for tree in trees}, users)
 
 
 def end_sessions(leaders: Collection[int]) -> None:
@@ -177,20 +224,19 @@ def end_sessions(leaders: Collection[int]) -> None:
     below them: to those that came to the calling process, the subreaper. It reads no environment,
     so it waits for nobody; what has left the session is for `end_trees` to find."""
 
-    def left() -> set[int]:
-        children = (procfs.stat(pid) for pid in procfs.children(os.getpid()))
-        alive = {found for found in children if found is not None and not found.ended}
+    def left() -> list[Stat]:
+        alive = [found for found in _known(procfs.children(os.getpid())) if not found.ended]
         theirs = {found.session for found in alive} & set(leaders)
         over = {pid for pid in theirs if (leader := procfs.stat(pid)) is None or leader.ended}
-        roots = [found.pid for found in alive if found.session in over]
-        return {pid for root in roots for pid in (root, *procfs.below(root))}
+        roots = [found for found in alive if found.session in over]
+        return [one for root in roots for one in (root, *procfs.below(root.pid).values())]
 
     _chase(left, CHASES_OF_SESSIONS_MAX)
 
 
-def _gone(trees: Sequence[RunTree]) -> list[RunTree]:
+def _gone(trees: Sequence[RunTree], reader: MarkReader) -> list[RunTree]:
     """Return those of which nothing is left, as `RunTree.gone` looks."""
-    orphans = set(_orphans(trees).values())
+    orphans = set(_orphans(trees, reader).values())
     left = [
         tree
         for tree in trees
@@ -198,35 +244,39 @@ def _gone(trees: Sequence[RunTree]) -> list[RunTree]:
     ]
     for _ in range(LOOKS_WITHOUT_A_MEMBER):
         if left:
-            look = ProcessLook.take(left[0].instance)
+            look = ProcessLook.take(reader)
             left = [tree for tree in left if not tree.members(look)]
     return left
 
 
-def _orphans(trees: Sequence[RunTree]) -> dict[int, str]:
+def _orphans(trees: Sequence[RunTree], reader: MarkReader) -> dict[Stat, str]:
     """Return living children of the adopter that are of runs without a group, with their runs."""
     loose = {tree.run_id for tree in trees if tree.group is None}
     if not loose:
         return {}
     newest_max = NEWEST_MAX * len(loose)
 
-    def living(newest_last: list[int]) -> dict[int, str]:
-        found = procfs.marked(newest_last[-newest_max:], trees[0].instance)
-        return {pid: run_id for pid, run_id in found.items() if run_id in loose}
+    def living(newest_last: list[int]) -> dict[Stat, str]:
+        known = {found.pid: found for found in _known(newest_last[-newest_max:])}
+        marked = reader.marked(known)
+        return {known[pid]: run_id for pid, run_id in marked.items() if run_id in loose}
 
     return _adopted(trees[0].adopter or os.getpid(), living)
 
 
-def _chase(living: Callable[[], Collection[int]], chases_max: int = CHASES_MAX) -> None:
+def _known(pids: Iterable[int]) -> list[Stat]:
+    return [found for pid in pids if (found := procfs.stat(pid)) is not None]
+
+
+def _chase(living: Callable[[], Collection[Stat]], chases_max: int = CHASES_MAX) -> None:
     """Kill processes that have just become children of the subreaper, before they fork again: an
     orphan comes to it, so a chain of short-lived processes passes there."""
     for _ in range(chases_max):
         adopted = living()
         if not adopted:
             return
-        for pid in adopted:
-            if (found := procfs.stat(pid)) is not None:
-                signal_process(found, signal.SIGKILL)
+        for found in adopted:
+            signal_process(found, signal.SIGKILL)
 
 
 def _adopted(adopter: int, living: Callable[[list[int]], Found]) -> Found:
@@ -245,10 +295,16 @@ def _adopted(adopter: int, living: Callable[[list[int]], Found]) -> Found:
 
 
 def end_instance(
-    instance: str, containment: Containment, spared: frozenset[int] = frozenset()
+    look: ProcessLook,
+    containment: Containment,
+    *,
+    spared: frozenset[int] = frozenset(),
+    scripts: Collection[Identity] = (),
+    just_lost: bool = False,
 ) -> set[int]:
     """Do one round of SIGKILL to all scripts of an instance, for the sweep (law 15). They are the
-    processes that carry its mark or are in its groups, and all below them.
+    processes that carry its mark or are in its groups, `scripts` that were noted, with what they
+    lead (all of them where they were `just_lost`), and all below these.
 
     `spared` are workers that may still keep their results. Returns the processes found alive.
     """
@@ -256,35 +312,25 @@ def end_instance(
     for group in groups:
         if not group.pids() & spared:
             group.kill()
-    table = procfs.process_table()
     grouped = {pid for group in groups for pid in group.pids()}
-    found = procfs.marked(table, instance).keys() | (grouped & table.keys())
-    found |= procfs.descendants(table, found)
-    found -= {os.getpid(), *spared}
-    alive = {pid for pid in found if not table[pid].ended}
-    for pid in alive:
-        signal_process(table[pid], signal.SIGKILL)
-    # A process in a group but not in the table was forked meanwhile.
-    remaining = alive | (grouped - table.keys())
-    if not remaining:
+    found = {pid for pids in look.marked.values() for pid in pids} | grouped
+    for script in scripts:
+        found |= look.led_by(script, gone=just_lost)
+    found |= look.below(found)
+    alive: set[int] = set()
+    for pid in found - {os.getpid(), *spared}:
+        # A process in a group but not in the table was forked meanwhile.
+        known = procfs.stat(pid) if pid in grouped else look.table[pid]
+        if known is not None and _still_lives(known):
+            alive.add(pid)
+            signal_process(known, signal.SIGKILL)
+    if not alive:
         for group in groups:
             group.remove()
-    return remaining
+    return alive
 
 
-def signal_process(known: Stat | Identity, number: int) -> None:
-    """Signal this very process. Its pid may be another's by now, a pidfd never is: so the pidfd
-    is opened first, then the start time compared (fact P6)."""
-    try:
-        pidfd = os.pidfd_open(known.pid)
-    except OSError as error:
-        if error.errno in _NO_PROCESS:
-            return
-        raise
-    try:
-        if procfs.start_ticks(known.pid) == known.start_ticks:
-            signal.pidfd_send_signal(pidfd, number)
-    except (ProcessLookupError, PermissionError):
-        return  # gone; or now another user's: then it stays, and is reported as stuck
-    finally:
-        os.close(pidfd)
+def _still_lives(known: Stat) -> bool:
+    """The process has not ended since it was looked at."""
+    now = procfs.stat(known.pid)
+    return now is not None and not now.ended and now.start_ticks == known.start_ticks

@@ -7,6 +7,7 @@ and no error. Without a descriptor to look with they raise `OSError`, but for `a
 import os
 import re
 from collections.abc import Iterable, Mapping
+from io import FileIO
 from typing import NamedTuple
 
 import msgspec
@@ -17,7 +18,15 @@ from .liveness import UNSEEN, Activity
 
 INSTANCE_VARIABLE = "GEOSCHED_INSTANCE"
 RUN_ID_VARIABLE = "GEOSCHED_RUN_ID"
+#: They stand first in the environment that a script is given, and so in the first read of it. A
+#: shell gives its children another order: then they stand behind the names of a thousand apps,
+#: which have 128 KiB at most (fact P12).
+MARK_VARIABLES = (INSTANCE_VARIABLE, RUN_ID_VARIABLE)
+ENVIRON_BYTES_MAX = 256 * 1024
+_FIRST_READ_BYTES = 4096
 
+#: More than the numbers in `/proc/PID/stat` and its name take, and the first of `status`.
+_STAT_BYTES = _STATUS_BYTES = 4096
 #: States of a process that has ended: zombie, and dead (`proc_pid_stat(5)`).
 _ENDED_STATES = "ZXx"
 _RUNNABLE_STATE = "R"
@@ -104,8 +113,7 @@ def boot_id() -> str:
 def stat(pid: int) -> Stat | None:
     """Return a process's entry in the process table."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            line = file.read()
+        line = _read(f"/proc/{pid}/stat", _STAT_BYTES)
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name is in parentheses, and may contain blanks and parentheses.
@@ -146,6 +154,15 @@ def activity(pid: int) -> Activity | None:
     )
 
 
+def _read(path: str, bytes_max: int) -> bytes:
+    """Read a file of `/proc` at once, without what `open` costs. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, bytes_max)
+    finally:
+        os.close(descriptor)
+
+
 def start_ticks(pid: int) -> int | None:
     """Return the start time of a process, in clock ticks since boot."""
     found = stat(pid)
@@ -169,40 +186,66 @@ def lives(known: Identity) -> bool:
     )
 
 
+def pids() -> list[int]:
+    """Return all processes, zombies included."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
 def process_table() -> dict[int, Stat]:
     """Return all processes by pid, zombies included."""
-    pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
-    return {pid: found for pid in pids if (found := stat(pid)) is not None}
+    return {pid: found for pid in pids() if (found := stat(pid)) is not None}
+
+
+def real_user(pid: int) -> int | None:
+    """Return the real user of a process."""
+    try:
+        status = _read(f"/proc/{pid}/status", _STATUS_BYTES)
+    except OSError as error:
+        raise_shortage(error)
+        return None
+    # The kernel escapes line ends in the name that a process gives itself.
+    found = re.search(rb"^Uid:\t(\d+)", status, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def marks(pid: int) -> Marks | None:
-    """Return the marks of a process; None where it has none or may not be read."""
+    """Return the marks of a process; None where it has none, may not be read, or has them beyond
+    `ENVIRON_BYTES_MAX`. It may wait for a disk: `marks.py` reads those of strangers."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = file.read()
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            return marks_in(_beginning(file))
     except OSError as error:
         raise_shortage(error)
         return None  # gone, a kernel thread, or another user's: none of them is ours
-    found = dict(
-        entry.split(b"=", 1)
-        for entry in environment.split(b"\0")
-        if entry.startswith(b"GEOSCHED_")
-        if b"=" in entry
-    )
-    instance = found.get(INSTANCE_VARIABLE.encode())
+
+
+def _beginning(environ: FileIO) -> bytes:
+    """Read until both marks are there, or `ENVIRON_BYTES_MAX`."""
+    content = environ.read(_FIRST_READ_BYTES)
+    while len(content) < ENVIRON_BYTES_MAX and None in _values(content):
+        more = environ.read(len(content))
+        if not more:
+            break
+        content += more
+    return content
+
+
+def marks_in(environment: bytes) -> Marks | None:
+    """Return the marks in an environment, or in the beginning of one; None without the first."""
+    instance, run_id = _values(environment)
     if not instance:
         return None
-    run_id = found.get(RUN_ID_VARIABLE.encode(), b"")
-    return Marks(os.fsdecode(instance), os.fsdecode(run_id))
+    return Marks(os.fsdecode(instance), os.fsdecode(run_id or b""))
 
 
-def marked(table: Iterable[int], instance: str) -> dict[int, str]:
-    """Return the processes in `table` that carry the mark of an instance, with their run ids."""
-    return {
-        pid: found.run_id
-        for pid in table
-        if (found := marks(pid)) is not None and found.instance == instance
-    }
+def _values(environment: bytes) -> list[bytes | None]:
+    """Return the value of each mark, as `getenv(3)` does; None also where it is cut off."""
+    found: list[bytes | None] = []
+    for name in MARK_VARIABLES:
+        _, is_there, behind = (b"\0" + environment).partition(f"\0{name}=".encode())
+        value, is_whole, _ = behind.partition(b"\0")
+        found.append(value if is_there and is_whole else None)
+    return found
 
 
 def descendants(table: Mapping[int, Stat], roots: Iterable[int]) -> set[int]:

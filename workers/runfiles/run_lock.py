@@ -1,18 +1,38 @@
 """Run locks: a `flock` on a file for each run, held as long as the run may live (law 13, fact T6).
 
-The worker holds it, and so does the script's process until its exec (fact P10).
+The worker holds it, and so does the script's process until its exec (fact P10). In the file its
+worker notes the script's process and user, for those who look for what is left of the run once
+the worker is lost.
 """
 
 import fcntl
 import logging
 import os
+from collections.abc import Container
 
+import msgspec
+
+from ...ipc.messages.base import Count
 from ...ipc.paths import Runtime
+from ..host.files import open_regular, raise_shortage
+from ..host.procfs import Identity, boot_id
 
 log = logging.getLogger(__name__)
 
 #: A lock file that is removed while it is being opened is opened anew, at most this often.
 LOCK_TRIES_MAX = 10
+#: Of a note in a lock file.
+NOTE_BYTES_MAX = 4096
+
+
+class NotedScript(msgspec.Struct, frozen=True):
+    """The process of a script, and the user as whom it began."""
+
+    process: Identity
+    user: Count
+
+
+_decode = msgspec.json.Decoder(NotedScript).decode
 
 
 class RunLockedError(Exception):
@@ -54,23 +74,74 @@ def release_run_lock(runtime: Runtime, run_id: str, descriptor: int) -> None:
         os.close(descriptor)
 
 
-def locked_runs(runtime: Runtime) -> set[str]:
-    """Return the runs whose lock a process holds. Lock files that nobody holds are removed."""
-    held: set[str] = set()
+def note_script(lock: int, script: NotedScript) -> None:
+    """Note the process that is about to become the script, in the file of the run's lock. A
+    failure is logged: then what is left of the run is found by its marks alone."""
+    content = msgspec.json.encode(script)
     try:
-        names = os.listdir(runtime.runs)
-    except FileNotFoundError:
-        return held
-    for run_id in names:
-        try:
-            release_run_lock(runtime, run_id, take_run_lock(runtime, run_id))
-        except RunLockedError:
-            held.add(run_id)
-        except OSError as error:
-            log.warning(
-                "Ignored %s: it is no lock of a run: %s",
-                runtime.runs / run_id,
-                error,
-                extra={"event": "bad-lock"},
-            )
+        os.pwrite(lock, content, 0)
+        os.ftruncate(lock, len(content))
+    except OSError as error:
+        log.warning(
+            "Cannot note the process of a script: %s", error, extra={"event": "script-not-noted"}
+        )
+
+
+def noted_script(runtime: Runtime, run_id: str) -> NotedScript | None:
+    """Return the note of a run; None where there is none of this boot. Raises `OSError` where
+    there is no descriptor to look with."""
+    try:
+        with open_regular(runtime.runs / run_id, follow_links=False) as file:
+            found = _decode(file.read(NOTE_BYTES_MAX))
+    except OSError as error:
+        raise_shortage(error)
+        return None
+    except (ValueError, RecursionError):
+        return None  # its worker died before it noted anything, or an earlier build made it
+    return found if found.process.boot_id == boot_id() else None
+
+
+def noted_scripts(runtime: Runtime) -> dict[str, NotedScript]:
+    """Return the notes of all runs that have a lock file, locked or not. Raises `OSError` as
+    `noted_script` does."""
+    noted = {run_id: noted_script(runtime, run_id) for run_id in _files(runtime)}
+    return {run_id: found for run_id, found in noted.items() if found is not None}
+
+
+def locked_runs(runtime: Runtime) -> set[str]:
+    """Return the runs whose lock a process holds."""
+    held: set[str] = set()
+    for run_id in _files(runtime):
+        if (lock := _taken(runtime, run_id, held)) is not None:
+            os.close(lock)
     return held
+
+
+def remove_free_locks(runtime: Runtime, *, kept: Container[str] = ()) -> None:
+    """Remove the lock files that nobody holds, with what is noted in them, but those of `kept`."""
+    for run_id in _files(runtime):
+        if run_id not in kept and (lock := _taken(runtime, run_id, set())) is not None:
+            release_run_lock(runtime, run_id, lock)
+
+
+def _files(runtime: Runtime) -> list[str]:
+    try:
+        return os.listdir(runtime.runs)
+    except FileNotFoundError:
+        return []
+
+
+def _taken(runtime: Runtime, run_id: str, held: set[str]) -> int | None:
+    """Take a lock. None where it is held, and so in `held` from now on, or is no lock."""
+    try:
+        return take_run_lock(runtime, run_id)
+    except RunLockedError:
+        held.add(run_id)
+    except OSError as error:
+        log.warning(
+            "Ignored %s: it is no lock of a run: %s",
+            runtime.runs / run_id,
+            error,
+            extra={"event": "bad-lock"},
+        )
+    return None

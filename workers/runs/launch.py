@@ -18,6 +18,7 @@ from ..host import execution, programs, trust
 from ..host.execution import Credentials, UnusableConditionsError
 from ..host.linux import HELD_AT_EXEC, let_run
 from ..host.lookup import find_program
+from ..host.procfs import MARK_VARIABLES
 from ..host.programs import HEAD_BYTES, INTERPRETERS_MAX, Surroundings
 from .prefork import ExecError, ExecRequest, Preforked, become_script, trapped
 
@@ -112,10 +113,12 @@ def start(
     _refuse_untrusted(program)
     credentials = _credentials(order)
     own = {} if credentials is None else credentials.environment
+    # First, where a bounded read of the environment finds them.
+    marks = {name: order.environment[name] for name in MARK_VARIABLES if name in order.environment}
     request = ExecRequest(
         program=program,
         command=order.command,
-        environment=own | order.environment,
+        environment=marks | own | order.environment,
         credentials=credentials,
         conditions=order.conditions,
         open_files=open_files,

@@ -25,6 +25,8 @@ from ...ipc.messages.runs import Conditions
 from ..host import execution
 from ..host.execution import ConditionError, Credentials
 from ..host.linux import HELD_AT_EXEC, hold_at_exec, let_run, set_parent_death_signal
+from ..host.procfs import identity
+from ..runfiles.run_lock import NotedScript, note_script
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ class Preforked:
                 os.close(read)
                 self._end()
                 raise
+        self._identity = identity(self.pid)
         self.output = read
         self.held = False
         self.began_us = 0
@@ -114,10 +117,13 @@ class Preforked:
 
         Afterwards it is `held`, if that was requested and is possible here; else it began at
         its instant, and `still_seconds` have passed since. Returns the error that prevented
-        the exec, if one did. The child holds `lock` until the exec. Where this fails, nothing
-        is left of the child. Raises `ConnectionError` where the child was killed before it
-        could read the request, `OSError`.
+        the exec, if one did. The child holds `lock` until the exec, and is noted in its file
+        before. Where this fails, nothing is left of the child. Raises `ConnectionError` where
+        the child was killed before it could read the request, `OSError`.
         """
+        if lock is not None and self._identity is not None:
+            user = os.geteuid() if request.credentials is None else request.credentials.uid
+            note_script(lock, NotedScript(self._identity, user))
         try:
             error = self._hand_over(request, stdin, lock)
         except OSError:

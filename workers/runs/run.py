@@ -37,11 +37,12 @@ HELD_LOOK_SECONDS = 0.002
 
 
 class World(msgspec.Struct, frozen=True):
-    """State that a worker inherits from its zygote. `open_files` are the limits, soft and hard,
-    that scripts are to have; None to leave them. `lifeline` is a descriptor (law 11)."""
+    """State that a worker inherits from its zygote. `mark` tells the scripts of its instance from
+    other processes. `open_files` are the limits, soft and hard, that scripts are to have; None
+    to leave them. `lifeline` is a descriptor (law 11)."""
 
     runtime: Runtime
-    instance: str
+    mark: str
     containment: Containment
     lifeline: int
     open_files: tuple[int, int] | None = None
@@ -104,11 +105,12 @@ class ActiveRun:
         self._begins_at_monotonic = time.monotonic() + (order.not_before_us - wall_us()) / 1e6
         self._notify.admit(self._script.uid)
         self._tree = RunTree(
-            instance=world.instance,
+            mark=world.mark,
             run_id=order.run_id,
             script_pid=self.script_pid,
             keeper=os.getpid(),
             group=group,
+            users=frozenset((self._script.uid,)),
         )
         self._watchdog = Watchdog(order.watchdog_seconds, time.monotonic())
         output = Output(Path(order.output_path), order.output_bytes_max)

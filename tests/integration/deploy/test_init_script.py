@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.daemon import commands, processes_marked
 from support.paths import DEPLOY
+from support.second_user import SECOND_USER, command_as, needs_two_users
 from support.wait import wait_for
 
 CONFIG = """
@@ -25,7 +26,7 @@ path = "../../actions.json"
 poll_interval = "1s"
 """
 USAGE, NOT_INSTALLED, NOT_CONFIGURED, NOT_RUNNING = 2, 5, 6, 7
-STATUS_RUNNING, STATUS_DEAD, STATUS_NOT_RUNNING = 0, 1, 3
+STATUS_RUNNING, STATUS_DEAD, STATUS_NOT_RUNNING, STATUS_UNKNOWN = 0, 1, 3, 4
 Done = subprocess.CompletedProcess[str]
 
 
@@ -166,6 +167,59 @@ def test_a_pid_that_is_anothers_by_now_is_not_the_daemon(host: Host) -> None:
             stranger.kill()
 
 
+@needs_two_users
+def test_of_a_stranger_with_the_pid_of_the_daemon_nothing_is_believed(host: Host) -> None:
+    """Whatever its command line says, and the file that it has open."""
+    place = host.root.with_name(f"{host.root.name}-stranger")
+    place.mkdir(mode=0o777)
+    place.chmod(0o777)
+    try:
+        lying = f"echo $$ >{place}/lock; exec 9<{place}/lock; read _"
+        words = (str(host.root / "usr/bin/geoschedd"), "--config", str(host.config))
+        stranger = command_as(SECOND_USER, "/bin/sh", "-c", lying, *words, stdin=subprocess.PIPE)
+        try:
+            assert_left_alone(host, stranger, place)
+        finally:
+            stranger.kill()
+            stranger.wait()
+            assert stranger.stdin is not None
+            stranger.stdin.close()
+    finally:
+        shutil.rmtree(place)
+
+
+def assert_left_alone(host: Host, stranger: "subprocess.Popen[bytes]", place: Path) -> None:
+    wait_for(lambda: (place / "lock").exists() and (place / "lock").read_text())
+    host.pid_file.parent.mkdir()
+    host.pid_file.write_text(f"{stranger.pid}\n")
+    assert host.service("status").returncode == STATUS_DEAD
+    assert host.service("reload").returncode == NOT_RUNNING
+    assert host.service("stop").returncode == 0
+    host.pid_file.write_text(f"{stranger.pid}\n")
+    assert host.start() != stranger.pid
+    assert stranger.poll() is None
+
+
+def test_a_process_of_ours_that_looks_like_the_daemon_has_no_lock(host: Host) -> None:
+    """Such as an editor of its file, or another of its commands."""
+    words = (str(host.root / "usr/bin/geoschedd"), "--config", str(host.config))
+    host.pid_file.parent.mkdir()
+    host.set(LOCK_SECONDS=0)
+    with subprocess.Popen(["/bin/sh", "-c", "read _", *words], stdin=subprocess.PIPE) as editor:
+        try:
+            host.pid_file.write_text(f"{editor.pid}\n")
+            assert host.service("status").returncode == STATUS_UNKNOWN
+            assert host.service("reload").returncode == NOT_RUNNING
+            stopped = host.service("stop")
+            assert stopped.returncode == 1
+            assert "has no lock of a daemon" in stopped.stderr
+            assert editor.poll() is None
+            assert host.start() != editor.pid
+            assert editor.poll() is None
+        finally:
+            editor.kill()
+
+
 def test_reload_reaches_the_daemon(host: Host) -> None:
     assert host.service("reload").returncode == NOT_RUNNING
     pid = host.start()
@@ -226,7 +280,7 @@ def test_without_syslog_its_log_goes_to_a_file(host: Host) -> None:
     host.set(LOG="", LOG_FILE=log_file, PATH="/nowhere")
     tools = host.root / "tools"
     tools.mkdir()
-    for tool in ("sh", "tr", "rm", "mkdir", "sleep", "start-stop-daemon", "env"):
+    for tool in ("sh", "tr", "rm", "ls", "mkdir", "sleep", "start-stop-daemon", "env"):
         found = shutil.which(tool, path="/usr/sbin:/usr/bin:/sbin:/bin")
         assert found is not None
         (tools / tool).symlink_to(found)

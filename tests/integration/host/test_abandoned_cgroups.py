@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.supervisor.startup.sweep import instance_of
+from geosched.supervisor.startup.mark import instance_of
 from geosched.workers.host import cgroups, procfs
 from geosched.workers.host.cgroups import Containment
 from support.daemon import Daemon, daemon_installation

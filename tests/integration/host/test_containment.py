@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from geosched.workers.host import cgroups, procfs
 from geosched.workers.host.cgroups import Containment, Group
-from geosched.workers.host.process_tree import RunTree, end_instance
+from geosched.workers.host.process_tree import RunTree
 from support.wait import wait_for
+from support.workers import end_marked
 
 INSTANCE = f"test-containment-{os.getpid()}"
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -48,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         return process
 
     yield starter
-    wait_for(lambda: not end_instance(INSTANCE, Containment("tree")))
+    wait_for(lambda: not end_marked(INSTANCE, Containment("tree")))
     for process in started:
         process.kill()
         process.wait()
@@ -104,7 +105,7 @@ def test_groups_that_were_left_are_found_and_ended_by_the_sweep(
     start(f"({BARE}); exit 0", group, "another").wait()
     bare = pid_in(tmp_path / "bare")
     assert [found.path for found in held.leftovers()] == [group.path]
-    wait_for(lambda: not end_instance(INSTANCE, held))
+    wait_for(lambda: not end_marked(INSTANCE, held))
     assert not lives(bare)
     assert held.leftovers() == []
 

@@ -48,14 +48,17 @@ def test_to_look_at_a_process_fails(
         look(script.pid)
 
 
-def test_a_run_is_not_gone_that_nobody_can_look_for(script: "subprocess.Popen[bytes]"):
+def test_a_run_is_not_gone_that_nobody_can_look_for(
+    script: "subprocess.Popen[bytes]", tmp_path: Path
+):
     request = EndTrees((LostRun(RUN_ID, script.pid, ""),), os.getpid())
+    given = (INSTANCE, Containment(TREE), Runtime(tmp_path))
     with no_descriptors():
-        assert isinstance(carry_out(request, INSTANCE, Containment(TREE)), Failed)
+        assert isinstance(carry_out(request, *given), Failed)
     assert script.poll() is None
-    carry_out(request, INSTANCE, Containment(TREE))
+    carry_out(request, *given)
     assert script.wait(10) == -9
-    assert carry_out(request, INSTANCE, Containment(TREE)) == TreesEnded((RUN_ID,))
+    assert carry_out(request, *given) == TreesEnded((RUN_ID,))
 
 
 def test_what_a_lost_run_left_is_looked_for_once_there_are_descriptors(

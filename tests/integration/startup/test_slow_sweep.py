@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from geosched.ipc.paths import Runtime
 from geosched.supervisor.startup import sweep
+from geosched.supervisor.startup.mark import mark_of
 from geosched.supervisor.startup.sweep import Leftovers
 from geosched.workers.runfiles.processes import make_directories
 from support.daemon import lives
@@ -32,7 +33,7 @@ def test_a_sweep_whose_time_is_over_before_its_second_round_ends_all_the_same(
         try:
             assert old.stdout is not None
             assert old.stdout.readline()
-            leftovers = Leftovers(runtime, tmp_path, tmp_path)
+            leftovers = Leftovers(runtime, mark_of(tmp_path), tmp_path)
             leftovers.begin_sweep()
             assert lives(old.pid)
             leftovers.sweep()

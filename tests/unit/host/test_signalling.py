@@ -6,7 +6,7 @@ import subprocess
 import threading
 
 from geosched.workers.host import procfs
-from geosched.workers.host.process_tree import signal_process
+from geosched.workers.host.signalling import signal_process
 
 
 def test_a_pid_that_is_a_threads_number_by_now_is_that_of_a_process_that_is_gone():

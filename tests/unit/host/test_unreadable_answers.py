@@ -3,11 +3,13 @@
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from geosched.ipc.messages.helper import FromHelper, NameUser, UserNamed
 from geosched.ipc.messages.zygote import FromZygote, ToZygote
+from geosched.ipc.paths import Runtime
 from geosched.ipc.sockets import ProtocolError
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.children import Children
@@ -56,7 +58,8 @@ def test_a_helper_that_does_not_understand_says_so_and_serves_the_next(asked: by
         ours.send(asked)
         ours.send(msgspec.msgpack.encode(NameUser(os.getuid())))
         ours.shutdown(socket.SHUT_WR)
-        assert helper.main(theirs.detach(), "test", Containment.detect("test")) == 0
+        given = ("test", Containment.detect("test"), Runtime(Path("/nowhere")))
+        assert helper.main(theirs.detach(), *given) == 0
         answers = [msgspec.msgpack.decode(ours.recv(10_000), type=FromHelper) for _ in range(2)]
     assert "cannot read a message" in answers[0].detail
     assert isinstance(answers[1], UserNamed)

@@ -1,0 +1,194 @@
+"""The action script `block-apps` against the very user whom it blocks, who shapes what it reads."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+import pytest
+from support.daemon import lives
+from support.held_back import HOLDS_BACK, holding_back, wait_until_held_back
+from support.paths import DEPLOY
+from support.second_user import SECOND_USER, command_as, needs_two_users
+from support.wait import wait_for
+
+BLOCK_APPS = str(DEPLOY / "scripts" / "block-apps")
+#: What it needs besides is some 30 MB; command lines of 1.2 MB each must not come to that.
+ADDRESS_SPACE_BYTES = 80_000_000
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+
+
+class Stage:
+    """A directory of decoys that anybody may execute, and all that a test has started."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.name = f"app-{uuid.uuid4().hex[:6]}"
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def decoy(self, *arguments: str, user: int, name: str = "") -> "subprocess.Popen[bytes]":
+        path = self.directory / (name or self.name)
+        if not path.exists():
+            shutil.copy("/bin/sh", path)
+        command = (str(path), "-c", "read _ || sleep 600", *arguments)
+        return self.keep(command_as(user, *command, stdin=subprocess.DEVNULL))
+
+    def keep(self, process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+        self.started.append(process)
+        return process
+
+    def block(self, **environment: str) -> "subprocess.Popen[bytes]":
+        names = {"GEOSCHED_APP_NAMES": json.dumps([self.name])}
+        limited = f'ulimit -v {ADDRESS_SPACE_BYTES // 1024}; exec "$@"'
+        command = ("/bin/sh", "-c", limited, "sh", sys.executable, BLOCK_APPS)
+        return self.keep(
+            command_as(
+                os.getuid(),
+                *command,
+                env=os.environ | names | environment,
+                stdout=subprocess.DEVNULL,
+            )
+        )
+
+    def clean_up(self) -> None:
+        for process in self.started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        shutil.rmtree(self.directory)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    made = Stage(Path(tempfile.mkdtemp(prefix="gs-", dir="/tmp")))
+    made.directory.chmod(0o755)
+    try:
+        yield made
+    finally:
+        made.clean_up()
+
+
+def test_so_many_bytes_of_a_command_line_are_read_and_no_more(stage: Stage) -> None:
+    loader = SourceFileLoader("block_apps", BLOCK_APPS)
+    spec = spec_from_loader("block_apps", loader)
+    assert spec is not None
+    block_apps = module_from_spec(spec)
+    loader.exec_module(block_apps)
+    huge = stage.decoy(*["x" * 120_000] * 10, user=os.getuid())
+    wait_for(lambda: Path(f"/proc/{huge.pid}/comm").read_text().strip() == stage.name)
+    found = block_apps.beginning(f"/proc/{huge.pid}/cmdline")
+    assert len(found) == block_apps.COMMAND_LINE_BYTES_MAX
+    assert found.startswith(str(stage.directory / stage.name).encode() + b"\0")
+
+
+@needs_two_users
+def test_command_lines_without_end_keep_nobody_unblocked(stage: Stage) -> None:
+    huge = ["x" * 120_000] * 10
+    for number in range(30):
+        stage.decoy(*huge, user=SECOND_USER, name=f"other-{number}")
+    blocker = stage.block()
+    blocked = stage.decoy(*huge, user=SECOND_USER)
+    assert -blocked.wait(10) == signal.SIGTERM
+    later = stage.decoy(user=SECOND_USER)
+    assert -later.wait(5) == signal.SIGTERM
+    assert blocker.poll() is None
+
+
+def test_a_script_behind_thousands_of_options_is_found(stage: Stage) -> None:
+    """As far as `COMMAND_LINE_BYTES_MAX`."""
+    script = stage.directory / stage.name
+    script.write_text("import time\ntime.sleep(600)\n")
+    options = ["-W", "ignore"] * 2000
+    game = stage.keep(command_as(os.getuid(), sys.executable, *options, str(script)))
+    stage.block()
+    assert -game.wait(10) == signal.SIGTERM
+
+
+def test_a_command_line_that_hangs_costs_itself_and_no_other(stage: Stage, tmp_path: Path) -> None:
+    """It goes by its other names: that of the script which the kernel executed."""
+    script = stage.directory / stage.name
+    script.write_text(f"#!{sys.executable}\n{HOLDS_BACK}")
+    script.chmod(0o755)
+    with holding_back(tmp_path) as file:
+        bad = stage.keep(command_as(os.getuid(), str(script), str(file), **PIPES))
+        wait_until_held_back(bad)
+        script.write_text("import time\ntime.sleep(600)\n")
+        blocker = stage.block()
+        for _ in range(2):
+            game = stage.keep(command_as(os.getuid(), sys.executable, str(script)))
+            assert -game.wait(5) == signal.SIGTERM
+        assert blocker.poll() is None
+    assert -bad.wait(10) in (signal.SIGTERM, signal.SIGKILL)
+
+
+#: A daemon with a zygote, a worker and a script below it, and a helper of its own beside the
+#: zygote: each a shell of the same name. A script is in a session of its own.
+DAEMON = """
+here=$1 name=$2
+"$here/$name" "$here/helper" helper &
+"$here/$name" "$here/zygote" "$here" "$name" &
+wait
+"""
+ZYGOTE = """
+"$1/$2" "$1/worker" "$1" "$2" &
+wait
+"""
+WORKER = """
+setsid "$BLOCKER" "$BLOCK_APPS" &
+setsid "$1/$2" "$1/helper" app &
+wait
+"""
+HELPER = """
+echo "$1 $$" >>"$JOURNAL"
+sleep 600
+:
+"""
+
+
+def test_of_the_daemons_processes_only_what_scripts_run_is_ended(stage: Stage) -> None:
+    """Where the name that is blocked is that of the interpreter of all."""
+    for name, body in (
+        ("daemon", DAEMON),
+        ("zygote", ZYGOTE),
+        ("worker", WORKER),
+        ("helper", HELPER),
+    ):
+        (stage.directory / name).write_text(body)
+    journal = stage.directory / "journal"
+    shell = stage.directory / stage.name
+    shutil.copy("/bin/sh", shell)
+    environment = {
+        "GEOSCHED_APP_NAMES": json.dumps([stage.name]),
+        "GEOSCHED_RUN_ID": "run",
+        "BLOCKER": sys.executable,
+        "BLOCK_APPS": BLOCK_APPS,
+        "JOURNAL": str(journal),
+    }
+    command = (str(shell), str(stage.directory / "daemon"), str(stage.directory), stage.name)
+    daemon = stage.keep(command_as(os.getuid(), *command, env=os.environ | environment))
+
+    def pids() -> dict[str, int]:
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        return {name: int(pid) for name, pid in map(str.split, lines)}
+
+    try:
+        wait_for(lambda: len(pids()) == 2, what="the helper and the app")
+        wait_for(lambda: not lives(pids()["app"]), what="the end of the app")
+        assert lives(pids()["helper"])
+        assert daemon.poll() is None
+    finally:
+        for pid in pids().values():
+            if lives(pid):
+                os.kill(pid, signal.SIGKILL)
