@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...ipc.backends import BACKENDS
-from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime, status_journal
+from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, PID_MAX, Runtime, status_journal
 from ...workers.host import programs, trust
 from ...workers.host.execution import (
     Credentials,
     UnusableConditionsError,
     credentials_of,
+    foreign,
     reserved,
 )
 from ...workers.host.files import open_regular
@@ -61,6 +62,7 @@ def check(settings: Settings) -> list[str]:
         *_descriptor_problems(),
         *_rights_problems(settings),
         *_cwd_problems(settings, users=True),
+        *_watchdog_problems(settings),
         *trust_problems(settings),
         *(
             each
@@ -133,7 +135,7 @@ def _untrusted_directories(daemon: DaemonSettings, keys: Iterable[str]) -> Itera
     log_groups = (trust.ROOT, _group_of_logs())
     wanted = {
         "state_dir": (daemon.state_dir / "daemondb" / "data.mdb", daemon.state_dir / "backups"),
-        "runtime_dir": (runtime.runs, runtime.results, runtime.processes),
+        "runtime_dir": (runtime.runs, runtime.results, runtime.processes, runtime.notify),
         "log_dir": (daemon.log_dir,),
     }
     for key in keys:
@@ -157,6 +159,16 @@ def refuse_untrusted(settings: Settings) -> None:
         raise SettingsError(f"cannot use {settings.source}: {problem}")
 
 
+def refuse_foreign_users(settings: Settings) -> None:
+    """Raise `SettingsError` where a script is to run as somebody else and this process is not
+    root: where that has capabilities it could be done, and would give them to the script."""
+    if os.geteuid() == 0:
+        return
+    for kind, script in settings.scripts.items():
+        for problem in foreign(_who(script)):
+            raise SettingsError(f"cannot use {settings.source}: scripts.{kind}.{problem}")
+
+
 def _rights_problems(settings: Settings) -> Iterator[str]:
     """Yield the users that a script cannot become, and the limits that it cannot be given."""
     for kind, script in settings.scripts.items():
@@ -166,6 +178,15 @@ def _rights_problems(settings: Settings) -> Iterator[str]:
         except UnusableConditionsError as error:
             yield f"scripts.{kind}.{error}"
         yield from (f"scripts.{kind}.{problem}" for problem in reserved(wanted, who))
+
+
+def _watchdog_problems(settings: Settings) -> Iterator[str]:
+    """Yield the scripts that cannot be watched, because their user does not reach `runtime_dir`.
+    That itself lets them through, once it is the daemon's."""
+    above = os.fspath(settings.daemon.runtime_dir.parent)
+    for kind, script in settings.scripts.items():
+        if script.watchdog_seconds and not programs.may_search(above, _who(script)):
+            yield f"scripts.{kind}.watchdog: its user cannot enter {above} to notify"
 
 
 def _cwd_problems(settings: Settings, *, users: bool = False) -> Iterator[str]:
@@ -247,7 +268,10 @@ def _directory_problems(daemon: DaemonSettings) -> Iterator[str]:
 
 def _socket_problems(daemon: DaemonSettings) -> Iterator[str]:
     runtime = Runtime(daemon.runtime_dir)
-    sockets = (runtime.control_socket, runtime.worker_socket, runtime.sync_socket)
+    sockets = (
+        *(runtime.control_socket, runtime.worker_socket, runtime.sync_socket),
+        runtime.notify_socket(PID_MAX),
+    )
     longest = max(len(os.fsencode(path)) for path in sockets)
     if longest > ENDPOINT_PATH_BYTES_MAX:
         room = ENDPOINT_PATH_BYTES_MAX - (longest - len(os.fsencode(daemon.runtime_dir)))

@@ -18,7 +18,12 @@ from ...ipc.paths import Runtime
 from ...workers.host import process_tree, procfs
 from ...workers.host.cgroups import Containment
 from ...workers.runfiles import results
-from ...workers.runfiles.processes import KnownProcess, forget_identity, read_identities
+from ...workers.runfiles.processes import (
+    KnownProcess,
+    forget_identity,
+    forget_sockets,
+    read_identities,
+)
 from ...workers.runfiles.run_lock import locked_runs
 from ..runs.cleanup import RunCleanup
 
@@ -87,6 +92,8 @@ class Leftovers:
         self._ended_by_us -= self._before
         if self._clean < CLEAN_ROUNDS:
             self.alive = frozenset(locked_runs(self._runtime) | self._marked_runs())
+        else:
+            forget_sockets(self._runtime)
         for run_id in self.alive:
             log.error(
                 "Cannot end run %s that an earlier daemon left", run_id, extra={"event": "stuck"}
