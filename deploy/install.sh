@@ -72,6 +72,7 @@ put_once() {
 case $INIT in
     systemd)
         put 0644 systemd/geosched.service "$PREFIX/lib/systemd/system/geosched.service"
+        put 0644 systemd/hardened.conf "$PREFIX/share/geosched/hardened.conf"
         put_once 0644 tmpfiles.d/geosched.conf "$SYSCONFDIR/tmpfiles.d/geosched.conf"
         ;;
     openrc) put 0755 openrc/geosched "$SYSCONFDIR/init.d/geosched" ;;

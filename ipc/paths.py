@@ -12,6 +12,8 @@ DEFAULT_RUNTIME_DIR = "/run/geosched"
 DEFAULT_LOG_DIR = "/var/log/geosched"
 #: `sun_path` holds 108 bytes, one of them the end mark (fact Z2).
 ENDPOINT_PATH_BYTES_MAX = 107
+#: No pid of Linux is greater.
+PID_MAX = 4 * 1024 * 1024
 
 
 class Runtime:
@@ -28,6 +30,11 @@ class Runtime:
         self.results = runtime_dir / "results"  # results of ended runs, until acknowledged
         self.backoff = runtime_dir / "backoff.json"  # the earliest next exchanges
         self.processes = runtime_dir / "processes"  # the identities of child processes
+        self.notify = runtime_dir / "sd"  # sockets for sd_notify(3); short, as their paths must be
+
+    def notify_socket(self, worker_pid: int) -> Path:
+        """Return the file of the socket on which a worker hears its script."""
+        return self.notify / str(worker_pid)
 
 
 def status_journal(actions: str) -> Path:

@@ -115,6 +115,7 @@ def _look_at_host(settings: Settings) -> None:
     def problems() -> list[str]:
         try:
             preflight.refuse_untrusted(settings)
+            preflight.refuse_foreign_users(settings)
         except SettingsError as error:
             return [str(error)]
         return ["", *preflight.warnings(settings)]

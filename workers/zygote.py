@@ -39,7 +39,7 @@ from ..ipc.paths import Runtime
 from ..ipc.sockets import ProtocolError, decoded
 from . import helper
 from .host.cgroups import Containment
-from .host.linux import raise_open_files
+from .host.linux import drop_capabilities, forbid_new_privileges, raise_open_files
 from .host.log_relay import DroppingHandler, relay
 from .host.marks import MarkReader
 from .host.process_tree import ProcessLook, end_instance
@@ -257,6 +257,11 @@ def _synchronise(name: str, endpoint: str, world: World) -> int:
 
 def _relay_log(descriptors: list[int], lifeline: int) -> int:
     setproctitle("geosched: log")
+    try:  # it has to be able to write what it was given, and nothing else
+        drop_capabilities()
+        forbid_new_privileges()
+    except OSError as error:
+        log.warning("The process of the log keeps its rights: %s", error)
     source, target = descriptors
     # Else it would hold the log open itself, and never see that nobody else does.
     os.dup2(target, _STDERR)

@@ -76,7 +76,7 @@ class Conditions(msgspec.Struct, frozen=True, array_like=True):
     A field is a key of `[scripts.<type>]`, with its range and default, and travels with every
     run; `ScriptSettings` adds the others. `user` and `group` are names or numbers, "" for the
     worker's own; 0 leaves `nice` and `oom_score_adj` as they are. `umask` is the bits
-    themselves.
+    themselves; `no_new_privs` is that of `prctl(2)`.
     """
 
     user: Annotated[str, Meta(max_length=256)] = ""
@@ -86,6 +86,7 @@ class Conditions(msgspec.Struct, frozen=True, array_like=True):
     nice: Annotated[int, Meta(ge=-20, le=19)] = 0
     oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     limits: Limits = Limits()
+    no_new_privs: bool = False
 
 
 class Run(Message, tag="run", frozen=True):

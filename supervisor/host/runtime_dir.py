@@ -142,9 +142,8 @@ class RuntimeDirWatch(Participant):
             self._refuse_others()
         if self.readable is not None:
             watch_removals(self.readable, runtime.dir)  # the same directory is watched once
-        missing = [
-            path for path in (runtime.runs, runtime.results, runtime.processes) if not path.is_dir()
-        ]
+        directories = (runtime.runs, runtime.results, runtime.processes, runtime.notify)
+        missing = [path for path in directories if not path.is_dir()]
         make_directories(runtime)
         made += [path.name for path in missing]
         # Before the sockets: they may be another daemon's by now.
@@ -195,8 +194,10 @@ class RuntimeDirWatch(Participant):
 
 
 def _changeable_by(found: os.stat_result) -> tuple[int, ...]:
-    """Return what tells directories apart, and who may write them: a number is used again."""
-    return found.st_dev, found.st_ino, found.st_uid, found.st_gid, found.st_mode
+    """Return what tells directories apart, and who may write them: a number is used again. Workers
+    let everybody search this one (`runs/notify.py`)."""
+    mode = found.st_mode & ~(stat.S_IXGRP | stat.S_IXOTH)
+    return found.st_dev, found.st_ino, found.st_uid, found.st_gid, mode
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
+from ...ipc.paths import ENDPOINT_PATH_BYTES_MAX, PID_MAX, Runtime
 from ...workers.host import trust
 from ...workers.host.dirfd import Directory, UntrustedError
 from ..config.sections import DaemonSettings, Settings, SettingsError
@@ -64,7 +64,10 @@ def prepare_log_dir(settings: Settings) -> list[str]:
 def socket_problems(daemon: DaemonSettings) -> Iterator[str]:
     """Yield that paths in `runtime_dir` are too long for sockets."""
     runtime = Runtime(daemon.runtime_dir)
-    sockets = (runtime.control_socket, runtime.worker_socket, runtime.sync_socket)
+    sockets = (
+        *(runtime.control_socket, runtime.worker_socket, runtime.sync_socket),
+        runtime.notify_socket(PID_MAX),
+    )
     longest = max(len(os.fsencode(path)) for path in sockets)
     if longest > ENDPOINT_PATH_BYTES_MAX:
         room = ENDPOINT_PATH_BYTES_MAX - (longest - len(os.fsencode(daemon.runtime_dir)))
@@ -79,7 +82,7 @@ def _exposed(daemon: DaemonSettings, key: str) -> str:
     runtime = Runtime(daemon.runtime_dir)
     wanted = {
         "state_dir": (daemon.state_dir / "daemondb" / "data.mdb", daemon.state_dir / "backups"),
-        "runtime_dir": (runtime.runs, runtime.results, runtime.processes),
+        "runtime_dir": (runtime.runs, runtime.results, runtime.processes, runtime.notify),
         "log_dir": (daemon.log_dir,),
     }
     groups = _groups(key)

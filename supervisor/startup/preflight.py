@@ -18,6 +18,7 @@ from ...workers.host.execution import (
     Credentials,
     UnusableConditionsError,
     credentials_of,
+    foreign,
     reserved,
 )
 from ...workers.host.files import open_regular
@@ -55,6 +56,7 @@ def check(settings: Settings) -> list[str]:
         *_descriptor_problems(),
         *_rights_problems(settings),
         *_cwd_problems(settings, users=True),
+        *_watchdog_problems(settings),
         *trust_problems(settings),
     ]
 
@@ -131,6 +133,16 @@ def refuse_untrusted(settings: Settings, *, of_backend: bool = True) -> None:
         raise SettingsError(f"cannot use {settings.source}: {problem}")
 
 
+def refuse_foreign_users(settings: Settings) -> None:
+    """Raise `SettingsError` where a script is to run as somebody else and this process is not
+    root: where that has capabilities it could be done, and would give them to the script."""
+    if os.geteuid() == 0:
+        return
+    for kind, script in settings.scripts.items():
+        for problem in foreign(_who(script)):
+            raise SettingsError(f"cannot use {settings.source}: scripts.{kind}.{problem}")
+
+
 def _rights_problems(settings: Settings) -> Iterator[str]:
     """Yield the users that a script cannot become, and the limits that it cannot be given."""
     for kind, script in settings.scripts.items():
@@ -140,6 +152,15 @@ def _rights_problems(settings: Settings) -> Iterator[str]:
         except UnusableConditionsError as error:
             yield f"scripts.{kind}.{error}"
         yield from (f"scripts.{kind}.{problem}" for problem in reserved(wanted, who))
+
+
+def _watchdog_problems(settings: Settings) -> Iterator[str]:
+    """Yield the scripts that cannot be watched, because their user does not reach `runtime_dir`.
+    That itself lets them through, once it is the daemon's."""
+    above = os.fspath(settings.daemon.runtime_dir.parent)
+    for kind, script in settings.scripts.items():
+        if script.watchdog_seconds and not programs.may_search(above, _who(script)):
+            yield f"scripts.{kind}.watchdog: its user cannot enter {above} to notify"
 
 
 def _cwd_problems(settings: Settings, *, users: bool = False) -> Iterator[str]:

@@ -72,7 +72,9 @@ def main() -> None:
     path = Path(sys.argv[1])
     try:
         content = read(path)
-        preflight.refuse_untrusted(parse(content, path))
+        settings = parse(content, path)
+        preflight.refuse_untrusted(settings)
+        preflight.refuse_foreign_users(settings)
     except SettingsError as error:
         sys.exit(str(error))
     sys.stdout.buffer.write(content)

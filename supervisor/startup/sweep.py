@@ -20,7 +20,12 @@ from ...workers.host.marks import MarkReader
 from ...workers.host.process_tree import ProcessLook, end_instance
 from ...workers.host.signalling import signal_process
 from ...workers.runfiles import results
-from ...workers.runfiles.processes import KnownProcess, forget_identity, read_identities
+from ...workers.runfiles.processes import (
+    KnownProcess,
+    forget_identity,
+    forget_sockets,
+    read_identities,
+)
 from ...workers.runfiles.run_lock import locked_runs, noted_scripts, remove_free_locks
 from ..runs.cleanup import RunCleanup
 from .mark import Mark
@@ -80,6 +85,8 @@ class Leftovers:
             self._sweep()
             if self._clean < CLEAN_ROUNDS:
                 self.alive = frozenset(self._runs_alive())
+            else:
+                forget_sockets(self._runtime)
         remove_free_locks(self._runtime, kept=self.alive)
         self._groups.remove_abandoned()
         for run_id in self.alive:

@@ -18,6 +18,11 @@ def synchronisers(daemon: Daemon) -> list[int]:
     return [pid for pid in children_of(zygote(daemon)) if _is(pid, b"synchroniser")]
 
 
+def log_relay(daemon: Daemon) -> int | None:
+    relays = (pid for pid in children_of(zygote(daemon)) if _is(pid, b"geosched: log"))
+    return next(relays, None)
+
+
 def helpers(daemon: Daemon) -> list[int]:
     return [pid for pid in children_of(zygote(daemon)) if _is(pid, b"helper")]
 

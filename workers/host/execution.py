@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ...ipc.messages.runs import Conditions
+from . import linux
 
 #: The limits of the configuration and the kernel's. `address_space_bytes` is set apart, last of
 #: all: a process that is still Python may already use more.
@@ -79,10 +80,7 @@ def reserved(conditions: Conditions, credentials: Credentials | None) -> Iterato
     """Yield a line for each condition that only root could grant; none where we are root."""
     if os.geteuid() == 0:
         return
-    if credentials is not None and credentials.uid != os.geteuid():
-        yield "user: only root can run a script as somebody else"
-    if credentials is not None and credentials.gid != os.getegid():
-        yield "group: only root can run a script as somebody else"
+    yield from foreign(credentials)
     if conditions.nice and conditions.nice < _lowest_nice():
         yield f"nice: only root can go below {_lowest_nice()}"
     if conditions.oom_score_adj:
@@ -91,6 +89,20 @@ def reserved(conditions: Conditions, credentials: Credentials | None) -> Iterato
         hard = resource.getrlimit(kind)[1]
         if hard != resource.RLIM_INFINITY and getattr(conditions.limits, name) > hard:
             yield f"{_limit_key(name)}: only root can go beyond {hard}"
+
+
+def foreign(credentials: Credentials | None) -> Iterator[str]:
+    """Yield a line for a user and a group that only root may give a script; none where we are root.
+
+    With capabilities somebody else could, and the script would have these, too: they survive a
+    change of user that is not from root (fact P42).
+    """
+    if credentials is None or os.geteuid() == 0:
+        return
+    if credentials.uid != os.geteuid():
+        yield "user: only root can run a script as somebody else"
+    if credentials.gid != os.getegid():
+        yield "group: only root can run a script as somebody else"
 
 
 def _oom_score_reserved(wanted: int) -> Iterator[str]:
@@ -136,19 +148,28 @@ def give(descriptor: int, credentials: Credentials) -> None:
 
 
 def become(credentials: Credentials) -> None:
-    """Take on credentials, in the child, irrevocably. Raises `ConditionError`."""
+    """Take on credentials, in the child, irrevocably. Another user gets no capability of this
+    process, and no key of its session. Raises `ConditionError`."""
+    other_user = credentials.uid != os.geteuid()
+    if other_user:
+        _with_key("user", linux.leave_session_keyring)  # by root, for its quota (fact P44)
+        _with_key("user", linux.let_capabilities_go)
     # Only root may set groups; a process that has these already need not.
     if {*os.getgroups(), os.getegid()} != {*credentials.groups, credentials.gid}:
         _with_key("group", lambda: os.setgroups(credentials.groups))
     _with_key("group", lambda: os.setgid(credentials.gid))
     _with_key("user", lambda: os.setuid(credentials.uid))
+    if other_user:
+        _with_key("user", linux.drop_capabilities)
 
 
 def settle(conditions: Conditions) -> None:
-    """Set umask and working directory, in the child, with its final credentials. Raises
-    `ConditionError`."""
+    """Set umask and working directory, and that no more rights can be had, in the child, with its
+    final credentials. Raises `ConditionError`."""
     os.umask(conditions.umask)
     _with_key("cwd", lambda: os.chdir(conditions.cwd))
+    if conditions.no_new_privs:
+        _with_key("no_new_privs", linux.forbid_new_privileges)
 
 
 def _with_key(key: str, act: Callable[[], object]) -> None:

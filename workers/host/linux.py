@@ -6,6 +6,7 @@ Each function is one call; its callers decide what to use it for.
 import array
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import os
@@ -16,8 +17,27 @@ import time
 from collections.abc import Iterator
 
 _PR_SET_PDEATHSIG = 1
+_PR_GET_SECUREBITS = 27
+_PR_SET_SECUREBITS = 28
+_PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_MEMORY_MERGE = 67
+#: Of the securebits: capabilities are kept when root becomes another user.
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
+_SECBIT_KEEP_CAPS = 1 << 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAPABILITY_SETS_BYTES = 24
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+#: The number of keyctl(2), which the C library has no name for, by a machine's name and the bytes
+#: of a pointer: a 32-bit process may find itself on a 64-bit machine.
+_KEYCTL = {
+    **{(machine, 8): 219 for machine in ("aarch64", "riscv64", "loongarch64")},
+    **{(machine, 4): 311 for machine in ("aarch64", "armv6l", "armv7l", "armv8l")},
+    **{(machine, 4): 288 for machine in ("x86_64", "i386", "i486", "i586", "i686")},
+    **{(machine, 8): 271 for machine in ("ppc64", "ppc64le")},
+    ("x86_64", 8): 250,
+    ("s390x", 8): 280,
+}
 _STA_UNSYNC = 0x0040
 _TIME_ERROR = 5
 _TFD_TIMER_ABSTIME = 1
@@ -52,6 +72,7 @@ _PTRACE_O_EXITKILL = 1 << 20
 HELD_AT_EXEC = 5 | 4 << 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 _libc.ptrace.restype = ctypes.c_long
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -82,6 +103,47 @@ def set_parent_death_signal(number: int) -> None:
     It does nothing when that has happened already: compare `os.getppid()` afterwards (fact P3).
     """
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def let_capabilities_go() -> None:
+    """Have root that becomes another user lose its capabilities, as is usual, even where whoever
+    started this process has turned that off; a program that gives up root later relies on it, too
+    (capabilities(7), securebits). Raises `OSError`."""
+    bits = _libc.prctl(_PR_GET_SECUREBITS, *[ctypes.c_ulong(0)] * 4)
+    if bits < 0:
+        raise _last_error("prctl")
+    keeping = bits & (_SECBIT_NO_SETUID_FIXUP | _SECBIT_KEEP_CAPS)
+    unlocked = keeping & ~(bits >> 1)  # the lock of each is the next bit
+    if unlocked:
+        _prctl(_PR_SET_SECUREBITS, bits & ~unlocked)
+
+
+def drop_capabilities() -> None:
+    """Give up the permitted, effective and inheritable capabilities of this process, and with
+    them the ambient ones, which are never more than those (capabilities(7)). Raises `OSError`."""
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
+    if _libc.capset(header, ctypes.create_string_buffer(_CAPABILITY_SETS_BYTES)) != 0:
+        raise _last_error("capset")
+
+
+def forbid_new_privileges() -> None:
+    """Let no exec of this process or of its descendants give rights: set-uid, set-gid and file
+    capabilities do nothing from here on (no_new_privs of prctl(2)). Raises `OSError`."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def leave_session_keyring() -> None:
+    """Give this process an empty session keyring of its own in the place of the one that it
+    inherited (keyctl(2)). Does nothing where the kernel has no keys or a seccomp profile refuses
+    them, to all that this process starts, too. Raises `OSError`."""
+    number = _KEYCTL.get((os.uname().machine, struct.calcsize("P")))
+    if number is None:
+        return  # a machine that is not known here
+    joined = _libc.syscall(
+        ctypes.c_long(number), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), ctypes.c_void_p(None)
+    )
+    if joined < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        raise _last_error("keyctl")
 
 
 def merge_pages() -> None:
@@ -242,12 +304,11 @@ def _ptrace(request: int, pid: int, data: int) -> None:
 
 
 def _last_error(call: str) -> OSError:
-    error = ctypes.get_errno()
-    return OSError(error, f"cannot {call}: {os.strerror(error)}")
+    number = ctypes.get_errno()
+    return OSError(number, f"cannot {call}: {os.strerror(number)}")
 
 
 def _prctl(option: int, value: int) -> None:
     zero = ctypes.c_ulong(0)
     if _libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"cannot prctl {option}: {os.strerror(error)}")
+        raise _last_error(f"prctl {option}")

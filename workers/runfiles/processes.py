@@ -39,9 +39,15 @@ _decode = msgspec.json.Decoder(KnownProcess).decode
 
 
 def make_directories(runtime: Runtime) -> None:
-    """Make the directories of identities, run locks and results. Raises `OSError`."""
+    """Make the directories of identities, run locks, results and scripts' sockets. Raises
+    `OSError`."""
     for directory in (runtime.processes, runtime.runs, runtime.results):
         directory.mkdir(mode=0o700, exist_ok=True)
+    umask = os.umask(0)  # else scripts of other users might not pass through this one
+    try:
+        runtime.notify.mkdir(mode=0o711, exist_ok=True)
+    finally:
+        os.umask(umask)
 
 
 def write_identity(runtime: Runtime, kind: Kind, name: str) -> None:
@@ -99,13 +105,28 @@ def read_identities(runtime: Runtime) -> list[KnownProcess]:
 
 
 def forget_identity(runtime: Runtime, pid: int | str) -> None:
-    """Remove the identity file of a process, if there is one. A failure is logged."""
+    """Remove the files of a process that has ended, if there are any: its identity, and a worker's
+    socket for its script. A failure is logged."""
+    for path in (runtime.processes / str(pid), runtime.notify / str(pid)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning(
+                "Cannot remove %s of process %s: %s",
+                path.parent.name,
+                pid,
+                error,
+                extra={"event": "identity-not-removed"},
+            )
+
+
+def forget_sockets(runtime: Runtime) -> None:
+    """Remove the sockets of all workers, once none lives: also of those whose identity was lost. A
+    failure is logged."""
     try:
-        (runtime.processes / str(pid)).unlink(missing_ok=True)
+        names = os.listdir(runtime.notify)
     except OSError as error:
-        log.warning(
-            "Cannot remove the identity of process %s: %s",
-            pid,
-            error,
-            extra={"event": "identity-not-removed"},
-        )
+        log.warning("Cannot look for old sockets of scripts: %s", error)
+        return
+    for name in names:
+        forget_identity(runtime, name)

@@ -94,8 +94,21 @@ class Script:
         os.close(self.output)
 
 
+def credentials_of(order: Run) -> Credentials | None:
+    """Look up the credentials that an order names; None for the worker's own. Raises
+    `CannotStartError`, also where only root could give them."""
+    try:
+        credentials = execution.credentials_of(order.conditions)
+    except UnusableConditionsError as error:
+        raise _cannot_start(order, error) from None
+    for reason in execution.foreign(credentials):
+        raise _cannot_start(order, reason)
+    return credentials
+
+
 def start(
     order: Run,
+    credentials: Credentials | None,
     *,
     open_files: tuple[int, int] | None = None,
     preforked: Preforked | None = None,
@@ -103,15 +116,14 @@ def start(
 ) -> Script:
     """Start a script, and return once it has been executed.
 
-    `open_files` are its limits, soft and hard, None to leave them. `preforked`, if it still
-    lives, becomes the script, and is the script's from here on, unless the order is refused
-    first. `lock` is held until the exec, even should the worker die. Raises
-    `CannotStartError`.
+    `credentials` are those that the order names. `open_files` are its limits, soft and hard,
+    None to leave them. `preforked`, if it still lives, becomes the script, and is the script's
+    from here on, unless the order is refused first. `lock` is held until the exec, even should
+    the worker die. Raises `CannotStartError`.
     """
     program = _program(order)
     _refuse_unusable(order)
     _refuse_untrusted(program)
-    credentials = _credentials(order)
     own = {} if credentials is None else credentials.environment
     # First, where a bounded read of the environment finds them.
     marks = {name: order.environment[name] for name in MARK_VARIABLES if name in order.environment}
@@ -198,11 +210,9 @@ def _refuse_untrusted(program: str) -> None:
         raise CannotStartError(f"cannot start {program}: {reason}")
 
 
-def _credentials(order: Run) -> Credentials | None:
-    try:
-        return execution.credentials_of(order.conditions)
-    except UnusableConditionsError as error:
-        raise CannotStartError(f"cannot start {order.command[0]}: {error}") from None
+def _cannot_start(order: Run, reason: object) -> CannotStartError:
+    name = order.command[0] if order.command else "the script"
+    return CannotStartError(f"cannot start {name}: {reason}")
 
 
 def _in_words(request: ExecRequest, error: ExecError) -> str:

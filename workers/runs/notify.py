@@ -10,11 +10,15 @@ import logging
 import os
 import re
 import socket
+import stat
 import struct
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from ...ipc.sockets import Poller
 from ..host import procfs
 
 log = logging.getLogger(__name__)
@@ -22,9 +26,13 @@ log = logging.getLogger(__name__)
 TEXT_BYTES_MAX = 4096
 STATUS_CHARS_MAX = 500
 MESSAGES_PER_TURN_MAX = 32
+#: Sockets of one run, where its file is removed again and again.
+SOCKETS_MAX = 4
 #: A message may carry descriptors (BARRIER=1 does); the kernel allows no more (SCM_MAX_FD).
 _DESCRIPTORS_MAX = 253
 
+#: A directory may be searched by its group, and by all others.
+_SEARCH = stat.S_IXGRP | stat.S_IXOTH
 _CREDENTIALS = struct.Struct("iII")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -48,62 +56,89 @@ def parse(text: bytes) -> Notice:
 
 
 class NotifySocket:
-    """An abstract datagram socket, under a random name that nobody can bind beforehand."""
+    """A datagram socket at a file that only the script's user may write to, and so send to: what
+    others send takes no place in its queue.
 
-    def __init__(self, belongs: Callable[[int], bool]) -> None:
-        """`belongs` tests a living pid for being one of the run's. Raises `OSError`."""
-        self._belongs = belongs
-        name = f"geosched/{os.urandom(8).hex()}"
-        self.address = f"@{name}"
+    A file that was removed is made anew by `mend`, with another socket; whoever had connected
+    before goes on with the older one.
+    """
+
+    def __init__(
+        self, path: Path, uid: int, poller: Poller, belongs: Callable[[int], bool]
+    ) -> None:
+        """`path` is in a directory of this user's alone, `uid` the script's user; `belongs` tests
+        a living pid for being one of the run's. Raises `OSError`."""
+        self.address = os.fspath(path)
         self.refused = 0
-        self._uids = {os.geteuid()}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.bind(f"\0{name}")
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def admit(self, uid: int) -> None:
-        """Add the user that the script runs as: its senders count even after they have ended."""
-        self._uids.add(uid)
+        self._path = path
+        self._uid = uid
+        self._poller = poller
+        self._belongs = belongs
+        self._told = ""
+        self._sockets: list[socket.socket] = []
+        self._file = (0, 0)
+        self._open()
 
     def drain(self) -> list[Notice]:
-        """Return the messages of the run's own processes, at most `MESSAGES_PER_TURN_MAX`."""
+        """Return the messages of the run's own processes, of `MESSAGES_PER_TURN_MAX` at most."""
         notices: list[Notice] = []
         for _ in range(MESSAGES_PER_TURN_MAX):
-            try:
-                text, pid, uid = self._receive()
-            except BlockingIOError:
+            message = self._receive()
+            if message is None:
                 break
-            if text is not None and self._may_speak(pid, uid):
-                notices.append(parse(text))
+            if message.text is not None and self._may_speak(message.pid, message.uid):
+                notices.append(parse(message.text))
             else:
-                self._refuse(pid, uid)
+                self._refuse(message.pid, message.uid)
         return notices
 
-    def close(self) -> None:
-        self._socket.close()
+    def mend(self) -> bool:
+        """Make the file anew where others removed it. True where they had: meanwhile nobody could
+        find the socket."""
+        if _inode(self._path) == self._file:
+            return False
+        try:
+            self._open()
+        except OSError as error:
+            self._tell(f"cannot make {self._path} anew: {error}")
+        else:
+            self._tell(f"{self._path} was removed by others")
+        return True
 
-    def _receive(self) -> tuple[bytes | None, int, int]:
-        """Return text, pid and uid of a message; no text where it was too long. Raises
-        `BlockingIOError` where there is none."""
-        room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_DESCRIPTORS_MAX * 4)
-        text, attached, flags, _ = self._socket.recvmsg(
-            TEXT_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC
-        )
-        pid, uid = 0, -1
-        for level, kind, data in attached:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                _close_all(data)
-            elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                pid, uid, _ = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])
-        return None if flags & socket.MSG_TRUNC else text, pid, uid
+    def close(self) -> None:
+        """Close what is open. The file goes with the identity of the worker, as it does when that
+        is killed (`processes.py`)."""
+        while self._sockets:
+            self._close(self._sockets.pop())
+
+    def _open(self) -> None:
+        """Raises `OSError`."""
+        directory = _open_directory(self._path.parent)
+        try:
+            made, self._file = _bound(directory, self._path.name, self._uid)
+        finally:
+            os.close(directory)
+        self._poller.watch(made.fileno())
+        self._sockets.append(made)
+        if len(self._sockets) > SOCKETS_MAX:
+            self._close(self._sockets.pop(1))  # most are connected to the first
+
+    def _close(self, opened: socket.socket) -> None:
+        self._poller.forget(opened.fileno())
+        opened.close()
+
+    def _receive(self) -> "_Message | None":
+        """Return the next message of any of the sockets; None where there is none."""
+        for opened in self._sockets:
+            with contextlib.suppress(BlockingIOError):
+                return _receive(opened)
+        return None
 
     def _may_speak(self, pid: int, uid: int) -> bool:
-        """The sender is of the run, or has ended (as `systemd-notify` does) and was of its user."""
+        """The sender is of the run, or has ended (as `systemd-notify` does) and was of its user, or
+        of its worker's, which may become any."""
         if procfs.stat(pid) is None:
-            return uid in self._uids
+            return uid in (self._uid, os.geteuid())
         return self._belongs(pid)
 
     def _refuse(self, pid: int, uid: int) -> None:
@@ -115,6 +150,88 @@ class NotifySocket:
                 uid,
                 extra={"event": "notification-refused"},
             )
+
+    def _tell(self, problem: str) -> None:
+        """Log what is wrong with the file, once."""
+        if problem != self._told:
+            self._told = problem
+            log.warning(
+                "Notifications may be lost: %s", problem, extra={"event": "notify-socket-lost"}
+            )
+
+
+class _Message(NamedTuple):
+    """A datagram and its sender; no `text` where it was too long."""
+
+    text: bytes | None
+    pid: int
+    uid: int
+
+
+def _receive(opened: socket.socket) -> _Message:
+    """Raises `BlockingIOError` where there is no message."""
+    room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_DESCRIPTORS_MAX * 4)
+    text, attached, flags, _ = opened.recvmsg(TEXT_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
+    pid, uid = 0, -1
+    for level, kind, data in attached:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            _close_all(data)
+        elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            pid, uid, _ = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])
+    return _Message(None if flags & socket.MSG_TRUNC else text, pid, uid)
+
+
+def _open_directory(path: Path) -> int:
+    """Open the directory of the sockets, which nobody but this user may write. Where that is root,
+    every user is let through the one above, so that scripts of theirs find their sockets. Raises
+    `OSError`."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    above = os.open(path.parent, flags)
+    try:
+        directory = os.open(path.name, flags | os.O_NOFOLLOW, dir_fd=above)
+        found, found_above = os.fstat(directory), os.fstat(above)
+        if not _is_ours(found):
+            os.close(directory)
+            raise OSError(f"others than its own user can write {path}")
+        if os.geteuid() == 0 and _is_ours(found_above) and found_above.st_mode & _SEARCH != _SEARCH:
+            os.chmod(f"/proc/self/fd/{above}", stat.S_IMODE(found_above.st_mode) | _SEARCH)
+    finally:
+        os.close(above)
+    return directory
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _bound(directory: int, name: str, uid: int) -> tuple[socket.socket, tuple[int, int]]:
+    """Open a socket at a file that is `uid`'s, in the place of one that a dead worker left there.
+    Returns it, and what tells the file apart. Raises `OSError`."""
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+        place = f"/proc/self/fd/{directory}/{name}"
+        os.fchmod(opened.fileno(), 0o600)  # the file is never open to more than that (fact P43),
+        opened.bind(place)
+        os.chmod(place, 0o600)  # nor, by a strange umask, to less
+        if uid != os.geteuid():
+            os.chown(name, uid, -1, dir_fd=directory, follow_symlinks=False)
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        opened.close()
+        raise
+    return opened, (found.st_dev, found.st_ino)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file apart; None where there is none that can be seen."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _close_all(data: bytes) -> None:

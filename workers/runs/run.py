@@ -4,6 +4,7 @@ Decides the cause of its end (`RunResult.cause`); the supervisor decides what th
 action. Its worker drives it in turns. It blocks for nothing but the instant of a held script.
 """
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -15,16 +16,19 @@ from ...ipc.instants import restated_us
 from ...ipc.messages.runs import EndCause, Heartbeat, Run, RunResult, StopReason
 from ...ipc.paths import Runtime
 from ...ipc.sockets import Poller
-from ..host import procfs
+from ..host import procfs, programs
 from ..host.cgroups import Containment, Group
+from ..host.execution import Credentials
 from ..host.process_tree import RunTree
 from ..runfiles.output import Output
-from .launch import CannotStartError, ScriptExit, reap_strays, start
+from .launch import CannotStartError, ScriptExit, credentials_of, reap_strays, start
 from .notify import NotifySocket
 from .prefork import Preforked, wait_until
 from .pump import Pump
 from .stop import TreeStop
 from .watchdog import Watchdog
+
+log = logging.getLogger(__name__)
 
 #: The longest grace of a script whose daemon is gone (S17).
 ORPHAN_GRACE_SECONDS_MAX = 3.0
@@ -87,13 +91,12 @@ class ActiveRun:
         self._exit: ScriptExit | None = None
         self._tree_stop: TreeStop | None = None
         self._detail = ""
-        try:
-            self._notify = NotifySocket(lambda pid: procfs.is_below(pid, os.getpid()))
-        except OSError as error:
-            raise CannotStartError(f"cannot open its notify socket: {error}") from None
+        credentials = credentials_of(order)
+        self._notify = _notify_socket(order, credentials, world.runtime, poller)
         try:
             self._script = start(
                 _with_notify(order, self._notify.address),
+                credentials,
                 open_files=world.open_files,
                 preforked=preforked,
                 lock=lock,
@@ -103,7 +106,6 @@ class ActiveRun:
             raise
         self._began_boot_seconds = boot_seconds()  # or, where it is held, at `_let_run`
         self._begins_at_monotonic = time.monotonic() + (order.not_before_us - wall_us()) / 1e6
-        self._notify.admit(self._script.uid)
         self._tree = RunTree(
             mark=world.mark,
             run_id=order.run_id,
@@ -116,7 +118,6 @@ class ActiveRun:
         output = Output(Path(order.output_path), order.output_bytes_max)
         self._pump = Pump(self._script.output, output, poller)
         poller.watch(self._script.pidfd)
-        poller.watch(self._notify.fileno())
 
     @property
     def script_pid(self) -> int:
@@ -136,8 +137,9 @@ class ActiveRun:
         )
 
     def heartbeat(self) -> Heartbeat:
-        """Return the next heartbeat of the run. Reaps strays on the way."""
+        """Return the next heartbeat of the run. Reaps strays on the way, and mends the socket."""
         reap_strays(self.script_pid)
+        self._mend_notify()
         found = procfs.stat(self.script_pid) if self._exit is None else None
         return Heartbeat(
             self._order.run_id,
@@ -171,7 +173,7 @@ class ActiveRun:
         self._pump.turn(now)
         self._notice_exit(now)
         late = not self._script.held and self._watchdog.turn(now)
-        if late and self._tree_stop is None:
+        if late and self._tree_stop is None and not self._mend_notify():
             self._detail = f"no WATCHDOG=1 for {self._order.watchdog_seconds:g} s"
             self._begin_stop(EndCause.WATCHDOG, self._order.stop_grace_seconds, now)
         if self._tree_stop is not None and self._tree_stop.turn(now):
@@ -220,6 +222,14 @@ class ActiveRun:
             if notice.status is not None:
                 self._status_text = notice.status
 
+    def _mend_notify(self) -> bool:
+        """Make the script's socket anew where it was removed. True where it had been: then the
+        script's silence is not its own, and the watchdog begins anew."""
+        mended = self._notify.mend()
+        if mended:
+            self._watchdog.fed()
+        return mended
+
     def _notice_exit(self, now: float) -> None:
         """Once the script has ended, stop whatever it left behind."""
         if self._exit is not None:
@@ -245,7 +255,6 @@ class ActiveRun:
         self._notice_exit(time.monotonic())
         self._hear_script()
         self._pump.close()
-        self._poller.forget(self._notify.fileno())
         self._notify.close()
         self._script.forget()
         reap_strays(self.script_pid)
@@ -263,6 +272,27 @@ class ActiveRun:
             output_lost_bytes=self._pump.lost_bytes,
             begun_us=self.began_us,
         )
+
+
+def _notify_socket(
+    order: Run, credentials: Credentials | None, runtime: Runtime, poller: Poller
+) -> NotifySocket:
+    """Open the socket on which the script's user reaches this worker. Raises
+    `CannotStartError`."""
+    uid = os.geteuid() if credentials is None else credentials.uid
+    worker = os.getpid()
+    path = runtime.notify_socket(worker)
+    try:
+        notify = NotifySocket(path, uid, poller, lambda pid: procfs.is_below(pid, worker))
+    except OSError as error:
+        raise CannotStartError(f"cannot open its notify socket: {error}") from None
+    if programs.may_search(os.fspath(runtime.notify), credentials):
+        return notify
+    if not order.watchdog_seconds:
+        log.info("The script's user cannot enter %s to notify", runtime.notify)
+        return notify
+    notify.close()
+    raise CannotStartError(f"cannot watch it: its user cannot enter {runtime.notify}")
 
 
 def _with_notify(order: Run, address: str) -> Run:

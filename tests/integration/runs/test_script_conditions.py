@@ -80,7 +80,7 @@ def test_a_script_of_another_user_can_say_how_it_is(daemon: Daemon):
     notify.write_text(
         "import os, socket, time\n"
         "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
-        "s.sendto(b'READY=1\\nSTATUS=well', '\\0' + os.environ['NOTIFY_SOCKET'][1:])\n"
+        "s.sendto(b'READY=1\\nSTATUS=well', os.environ['NOTIFY_SOCKET'])\n"
         "time.sleep(600)\n"
     )
     notify.chmod(0o644)
@@ -94,7 +94,7 @@ def test_what_another_users_program_says_counts_although_it_is_gone(daemon: Daem
     notify.write_text(
         "import os, socket\n"
         "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
-        "s.sendto(b'STATUS=well', '\\0' + os.environ['NOTIFY_SOCKET'][1:])\n"
+        "s.sendto(b'STATUS=well', os.environ['NOTIFY_SOCKET'])\n"
     )
     notify.chmod(0o644)
     go = daemon.root / "go"

@@ -14,7 +14,7 @@ import pytest
 from geosched.ipc.messages.runs import Conditions, Limits, Run
 from geosched.supervisor.config.settings import load
 from geosched.supervisor.startup import preflight
-from geosched.workers.runs.launch import CannotStartError, start
+from geosched.workers.runs.launch import CannotStartError, credentials_of, start
 from support.daemon import Daemon, entry, installation_for_everybody, lives
 from support.processes import zygote
 from support.wait import wait_for
@@ -178,8 +178,8 @@ def test_a_daemon_that_is_not_root_says_what_it_cannot_give(
     ("conditions", "problem"),
     [
         (Conditions(user="nobody", limits=Limits(cpu_seconds=100)), ""),
-        (Conditions(user="root"), "user: Operation not permitted"),
-        (Conditions(group="0"), "group: Operation not permitted"),
+        (Conditions(user="root"), "user: only root can run a script as somebody else"),
+        (Conditions(group="0"), "group: only root can run a script as somebody else"),
         (Conditions(nice=-5), "nice: Permission denied"),
         (Conditions(oom_score_adj=-1000), "oom_score_adj: Permission denied"),
         (Conditions(limits=Limits(cpu_seconds=101)), "limits.cpu: out of range on this host"),
@@ -202,7 +202,7 @@ def test_a_worker_that_is_not_root_names_what_it_cannot_give(conditions: Conditi
             conditions=conditions,
         )
         try:
-            script = start(order)
+            script = start(order, credentials_of(order))
         except CannotStartError as error:
             return str(error)
         script.forget()

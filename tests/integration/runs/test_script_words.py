@@ -16,7 +16,7 @@ def daemon() -> Iterator[Daemon]:
         notify.write_text(
             "import os, socket, sys\n"
             "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
-            "s.sendto(sys.argv[1].encode(), '\\0' + os.environ['NOTIFY_SOCKET'][1:])\n"
+            "s.sendto(sys.argv[1].encode(), os.environ['NOTIFY_SOCKET'])\n"
         )
         says = f"python3 {notify} 'READY=1\nSTATUS=three of four'\nsleep 600"
         installed.configure(

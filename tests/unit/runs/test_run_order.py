@@ -175,7 +175,8 @@ def test_every_condition_of_the_settings_reaches_the_worker():
             "nice": -6,
             "oom_score_adj": 7,
             "limits": limits,
+            "no_new_privs": True,
         }
     ).conditions
-    expected = ("nobody", "users", "/srv", 0o27, -6, 7, limits)
+    expected = ("nobody", "users", "/srv", 0o27, -6, 7, limits, True)
     assert msgspec.structs.astuple(told) == expected
