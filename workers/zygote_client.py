@@ -62,6 +62,7 @@ class Given(msgspec.Struct, frozen=True):
     runtime_dir: str
     instance: str
     log_level: str = "info"
+    log_style: str = "text"
     open_files: int = 0
 
 
@@ -75,6 +76,7 @@ class ZygoteClient:
         runtime_dir: Path,
         instance: str,
         log_level: str = "info",
+        log_style: str = "text",
         open_files: int = 0,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
@@ -90,6 +92,7 @@ class ZygoteClient:
                 runtime_dir=str(runtime_dir.absolute()),
                 instance=instance,
                 log_level=log_level,
+                log_style=log_style,
                 open_files=open_files,
             )
             self.pid = os.posix_spawn(

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from ....ipc import standard_streams
+from ....ipc.foreign_text import visible
 from ....ipc.messages.control import SCHEMA_VERSION
 from ....workers.host.linux import set_parent_death_signal
 from ...host.locks import AlreadyRunningError, DirectoryLock
@@ -62,7 +63,7 @@ def _code_of(error: BaseException | None) -> int:
 
 
 def _fail(why: str, code: int) -> None:
-    print(why, file=sys.stderr)
+    print(visible(why), file=sys.stderr)
     _leave(code)
 
 
