@@ -101,11 +101,14 @@ def told_as_nobody(daemon: Daemon) -> str:
         return asking.communicate(timeout=30)[0].strip()
 
 
+@pytest.mark.timeout(180)
 def test_neither_a_start_nor_a_request_waits_for_names(daemon: Daemon) -> None:
     daemon.send([entry("a", 0.5, 600)])
     place = daemon.root / "nscd"
     with silent_nscd(place) as nscd:
-        daemon.start(by=("unshare", "--mount", "sh", "-c", _WITH_NSCD, str(place)))
+        within = ("unshare", "--mount", "sh", "-c", _WITH_NSCD, str(place))
+        daemon.start(by=within, wait=False)
+        wait_for(lambda: status_of(daemon), seconds=60, what="a daemon that answers")
         wait_for(lambda: nscd.asked, seconds=10, what="a name that is looked up")
         asked_at = time.monotonic()
         assert pending(daemon) == ("nobody", "no-such-user")  # and yet it answers
