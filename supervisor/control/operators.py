@@ -17,7 +17,7 @@ from ..participant import News, Participant
 log = logging.getLogger(__name__)
 
 #: What could not be looked up, and what no account had, is looked up again after this time, which
-#: doubles up to the longest: a directory service that is away knows nobody.
+#: doubles up to the longest: a directory service that is away knows nobody (fact P39).
 AGAIN_SECONDS = 10.0
 AGAIN_SECONDS_MAX = 600.0
 #: A lookup that takes longer is told of.
