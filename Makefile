@@ -8,10 +8,16 @@ FIRST ?= 1
 INPUTS ?= 1000000
 BENCH ?=
 JOBS ?= 3
+UPGRADE ?=
 BIN := .venv/bin
 SET_UP := .venv/.complete
+# Tools that only look at what we depend on: what they need themselves stays apart.
+SUPPLY := build/supply/bin
+SUPPLY_SET_UP := build/supply/.complete
+INSTALL := python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo picture test check unit integration acceptance fuzz soak simulate bench clean
+.PHONY: help demo picture test check unit integration acceptance fuzz soak simulate bench
+.PHONY: lock audit sbom package clean
 
 help:
 	@echo "make demo    the main job, live in the terminal (under 40 s), and its last screen in build/demo.svg"
@@ -21,12 +27,17 @@ help:
 	@echo "make fuzz    foreign values at every edge, INPUTS=1000000 for each decoder [SEED=1]"
 	@echo "make simulate  years of a simulated host, SEEDS=1000"
 	@echo "make bench   figures, beside their goals and other software (12 min; BENCH=--quick)"
+	@echo "make lock    pin what we depend on anew, with hashes [UPGRADE=--upgrade for the newest]"
+	@echo "make audit   ask PyPI for known vulnerabilities of what is pinned"
+	@echo "make sbom    the list of what the daemon needs, in dist/ (CycloneDX)"
+	@echo "make package wheel, source, pinned requirements and that list, in dist/"
 	@echo "make clean   remove what the others made"
 
-$(SET_UP): pyproject.toml setup.cfg constraints.txt
+$(SET_UP): pyproject.toml setup.cfg requirements/dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "geosched needs Python 3.11 or later")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/$(INSTALL) --require-hashes --requirement requirements/dev.txt
+	$(BIN)/$(INSTALL) --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m compileall -q ipc workers supervisor
 	mkdir -p .types && ln -sfn .. .types/geosched
 	touch $@
@@ -76,6 +87,43 @@ bench: $(SET_UP)
 	$(BIN)/python tests/benchmarks/bench_flash.py
 	$(BIN)/python tests/benchmarks/bench_backend.py
 	$(BIN)/python tests/benchmarks/bench_fleet.py
+
+$(SUPPLY_SET_UP): requirements/supply.txt
+	$(PYTHON) -m venv build/supply
+	$(SUPPLY)/$(INSTALL) --require-hashes --requirement requirements/supply.txt
+	touch $@
+
+# What is pinned stays as long as pyproject.toml allows it, unless UPGRADE says otherwise:
+# --upgrade for all, "--upgrade-package NAME" for one. With the hashes of all files of a release,
+# it is the same for each platform that there are wheels for, and for sources.
+LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate --no-strip-extras --python-version 3.11 \
+	--custom-compile-command "make lock" $(UPGRADE)
+lock: $(SUPPLY_SET_UP)
+	$(SUPPLY)/$(LOCK) pyproject.toml --output-file requirements/daemon.txt
+	$(SUPPLY)/$(LOCK) pyproject.toml --extra dev --constraint requirements/daemon.txt \
+		--output-file requirements/dev.txt
+	$(SUPPLY)/$(LOCK) --group supply --output-file requirements/supply.txt
+
+# Known vulnerabilities of every release that is pinned, as PyPI knows them. Without an answer it
+# fails, as it does where there is one: nothing was looked at then.
+audit: $(SUPPLY_SET_UP)
+	$(SUPPLY)/python -P tests/support/audit.py $(SUPPLY)/pip-audit requirements/*.txt
+
+# Of an environment with what the daemon needs and nothing else: it knows what needs what, and the
+# licences; the hashes are in requirements/daemon.txt.
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' __init__.py)
+sbom: $(SUPPLY_SET_UP)
+	rm -rf build/host && $(PYTHON) -m venv --without-pip build/host && mkdir -p dist
+	$(SUPPLY)/$(subst -m pip,-m pip --python build/host/bin/python,$(INSTALL)) \
+		--require-hashes --requirement requirements/daemon.txt
+	sed 's/^dynamic = .*/version = "$(VERSION)"/' pyproject.toml > build/host/pyproject.toml
+	$(SUPPLY)/cyclonedx-py environment --pyproject build/host/pyproject.toml \
+		--mc-type application --output-reproducible --output-format JSON \
+		--output-file dist/geosched-$(VERSION).cdx.json build/host/bin/python
+
+package: $(SET_UP) sbom
+	$(BIN)/python -m build --quiet --no-isolation --outdir dist .
+	cp requirements/daemon.txt dist/geosched-$(VERSION).requirements.txt
 
 clean:
 	rm -rf tests/peers/trpc/node_modules

@@ -145,27 +145,44 @@ class Client:
         if not self._connection.send(Call(number, request)):
             raise NotAnsweringError(f"cannot reach the daemon: {self.path} takes no request")
         answer = self._receive(number, began_monotonic + patience_seconds)
-        accepted_monotonic, bound_seconds = began_monotonic, patience_seconds
         if answer is None:
             raise NotAnsweringError(
                 f"cannot reach the daemon: no answer at {self.path} for {patience_seconds:g} s"
             )
-        while isinstance(answer, Accepted | Progress):
-            if isinstance(answer, Accepted):
-                bound_seconds = self.bound_seconds(answer.bound_seconds)
-                if self._timeout_seconds is None:
-                    accepted_monotonic = time.monotonic()
-            elif on_progress is not None:
-                on_progress(answer)
-            answer = self._receive(number, accepted_monotonic + bound_seconds)
-            if answer is None:
-                raise NotDoneError(
-                    f"cannot say how it ended: not done within {bound_seconds:g} s, and goes on"
-                )
+        answer = self._final(number, answer, began_monotonic, patience_seconds, on_progress)
         if isinstance(answer, Refused):
             raise RefusedError(answer)
         if not isinstance(answer, expected):
             raise BadAnswerError(f"cannot use the daemon's answer: it is {type(answer).__name__}")
+        return answer
+
+    def _final(
+        self,
+        number: int,
+        answer: Answer,
+        began_monotonic: float,
+        bound_seconds: float,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> Answer:
+        """Return the answer that follows those that only say that it will. The first `Accepted`
+        alone sets its deadline: a daemon that repeats it holds nobody for longer."""
+        deadline_monotonic = began_monotonic + bound_seconds
+        accepted = False
+        while isinstance(answer, Accepted | Progress):
+            if isinstance(answer, Progress):
+                if on_progress is not None:
+                    on_progress(answer)
+            elif not accepted:
+                accepted = True
+                bound_seconds = self.bound_seconds(answer.bound_seconds)
+                begins = time.monotonic() if self._timeout_seconds is None else began_monotonic
+                deadline_monotonic = begins + bound_seconds
+            following = self._receive(number, deadline_monotonic)
+            if following is None:
+                raise NotDoneError(
+                    f"cannot say how it ended: not done within {bound_seconds:g} s, and goes on"
+                )
+            answer = following
         return answer
 
     def bound_seconds(self, daemon_says_seconds: float) -> float:

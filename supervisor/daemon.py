@@ -17,6 +17,7 @@ from .. import __version__
 from ..ipc import standard_streams
 from ..ipc.foreign_text import visible
 from ..ipc.paths import DEFAULT_CONFIG
+from ..workers.host import log_lines
 from ..workers.host.files import UMASK
 from .config.sections import Settings, SettingsError
 from .config.settings import load
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not standard_streams.reader_left(lost):
             _tell(f"cannot write the output: {lost.strerror}")
         raise SystemExit(EXIT_ERROR) from None
-    logs.set_up(options.log_level, options.log_format, logging.StreamHandler(sys.stderr))
+    log_lines.set_up(options.log_level, options.log_format, logging.StreamHandler(sys.stderr))
     if options.check:
         raise SystemExit(_checked(options))
     try:
@@ -61,8 +62,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, help=f"default {DEFAULT_CONFIG}")
     parser.add_argument("--check", action="store_true", help="validate the configuration, leave")
-    parser.add_argument("--log-level", choices=logs.LEVELS, default="info")
-    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    parser.add_argument("--log-level", choices=log_lines.LEVELS, default="info")
+    parser.add_argument("--log-format", choices=log_lines.STYLES, default="text")
     parser.add_argument("--version", action="version", version=f"geoschedd {__version__}")
     options = parser.parse_args(arguments)
     options.config = options.config or Path(os.environ.get("GEOSCHED_CONFIG") or DEFAULT_CONFIG)
@@ -80,7 +81,7 @@ def _run(options: argparse.Namespace, kept: logs.Log) -> int:
             # Not earlier: its imports take as long as the sweep's pause, which they make use of.
             from .service import Service
 
-            Service(settings, opened, base, log_level=options.log_level, kept=kept).run()
+            Service(settings, opened, base, kept=kept).run()
         return EXIT_STOPPED
     except SettingsError as error:
         log.error("%s", error)

@@ -25,6 +25,7 @@ from .config.descriptors import OF_A_CHILD
 from .config.sections import Settings, SettingsError
 from .config.settings import needs_restart
 from .control.handlers import Handlers
+from .control.operators import Operators
 from .control.server import Control
 from .core.model import Instant
 from .host.children import Child, Children
@@ -66,13 +67,11 @@ class Service(Participant):
         opened: contextlib.ExitStack,
         base: Bootstrap,
         *,
-        log_level: str,
         kept: Log,
     ) -> None:
         self.settings = self._cut(base, settings)
         self.manager = base.manager
         self._base = base
-        self._log_level = log_level
         self._log = kept
         self._reread: Reread | None = None
         self._rereads = 0
@@ -137,7 +136,8 @@ class Service(Participant):
                 runtime_dir=base.runtime.dir,
                 instance=base.leftovers.mark.instance,
                 mark=base.leftovers.mark.text,
-                log_level=self._log_level,
+                log_level=self._log.level,
+                log_style=self._log.style,
                 open_files=base.open_files,
             )
 
@@ -271,9 +271,16 @@ class Service(Participant):
                 connections_refused=server.refused,
             )
 
-        handlers = Handlers(loop, helpers, containment=base.leftovers.containment, limits=limits)
-        self._control = Control(server, handlers, self.settings.control.operators)
-        loop.join(self._control)
+        self._operators = Operators(helpers, self.settings.control.operators)
+        handlers = Handlers(
+            loop,
+            helpers,
+            containment=base.leftovers.containment,
+            limits=limits,
+            operators=lambda: self._operators.view,
+        )
+        loop.join(self._operators)
+        loop.join(Control(server, handlers, self._operators))
         loop.parts.poller.watch(server.fileno())
         self._listeners.append(server)
         children = loop.parts.children
@@ -355,7 +362,7 @@ class Service(Participant):
         parts = loop.parts
         parts.sync.reconfigure(new.backend)
         parts.retention.settings = parts.backup.settings = parts.lookahead.settings = new.daemon
-        self._control.permit(new.control.operators)
+        self._operators.permit(new.control.operators)
         jobs.replan(new)
         log.info("Reloaded %s", new.source, extra={"event": "reloaded"})
 

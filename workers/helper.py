@@ -4,10 +4,11 @@ One request at a time, over the socket that it was forked with; the supervisor k
 takes too long, and asks another. It leaves when that socket is closed.
 """
 
+import contextlib
 import logging
 import pwd
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, assert_never
@@ -20,15 +21,15 @@ from ..ipc.messages.helper import (
     EndTrees,
     Failed,
     FilesRemoved,
+    FindUsers,
     FromHelper,
     LostRun,
-    NameUser,
     OutputRead,
     ReadOutput,
     RemoveFiles,
     ToHelper,
     TreesEnded,
-    UserNamed,
+    UsersFound,
 )
 from ..ipc.paths import Runtime
 from ..ipc.sockets import ProtocolError, decoded
@@ -77,8 +78,8 @@ def carry_out(
                 for path in paths:
                     _remove(path)
                 return FilesRemoved()
-            case NameUser(uid):
-                return UserNamed(_name_of(uid))
+            case FindUsers(names):
+                return UsersFound(_uids(names))
             case EndTrees(runs, adopter):
                 lost = partial(_tree, mark=mark, containment=containment, runtime=runtime)
                 trees = [lost(run, adopter) for run in runs]
@@ -88,12 +89,13 @@ def carry_out(
     assert_never(request)
 
 
-def _name_of(uid: int) -> str:
-    """Return the name of a user, "" for none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return ""
+def _uids(names: Iterable[str]) -> dict[str, int]:
+    """Return the uid of each name that is a user's."""
+    found: dict[str, int] = {}
+    for name in names:
+        with contextlib.suppress(KeyError):
+            found[name] = pwd.getpwnam(name).pw_uid
+    return found
 
 
 def _tree(

@@ -22,7 +22,6 @@ from typing import TypeAlias
 import msgspec
 from setproctitle import setproctitle
 
-from ..ipc.foreign_text import visible
 from ..ipc.messages.runs import ToWorker
 from ..ipc.messages.zygote import (
     Forked,
@@ -38,6 +37,7 @@ from ..ipc.messages.zygote import (
 from ..ipc.paths import Runtime
 from ..ipc.sockets import ProtocolError, decoded
 from . import helper
+from .host import log_lines
 from .host.cgroups import Containment
 from .host.linux import drop_capabilities, forbid_new_privileges, raise_open_files
 from .host.log_relay import DroppingHandler, relay
@@ -239,12 +239,6 @@ class Zygote:
             log.debug("Cannot answer, the supervisor is gone: %s", error)
 
 
-def _make_visible(record: logging.LogRecord) -> bool:
-    """Filter of records that have foreign text in them."""
-    record.msg, record.args = visible(record.getMessage()), ()
-    return True
-
-
 def _synchronise(name: str, endpoint: str, world: World) -> int:
     declare(world.runtime, Kind.SYNCHRONISER, name)
     # Not earlier: what it imports is large, and no worker needs it.
@@ -279,13 +273,8 @@ def _ended(descriptor: int, milliseconds_max: int = KILLED_MILLISECONDS_MAX) -> 
 def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     options = msgspec.json.decode(requests.recv(REQUEST_BYTES_MAX), type=Given)
-    handler = DroppingHandler(_STDERR)
-    handler.addFilter(_make_visible)
-    logging.basicConfig(
-        level=options.log_level.upper(),
-        format="%(levelname)s %(name)s: %(message)s",
-        handlers=[handler],
-    )
+    log_lines.set_up(options.log_level, options.log_style, DroppingHandler(_STDERR))
+    log_lines.log_uncaught()
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     _close_all_but(requests.fileno(), options.lifeline)

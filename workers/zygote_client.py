@@ -63,6 +63,7 @@ class Given(msgspec.Struct, frozen=True):
     instance: str
     mark: str
     log_level: str = "info"
+    log_style: str = "text"
     open_files: int = 0
 
 
@@ -77,6 +78,7 @@ class ZygoteClient:
         instance: str,
         mark: str,
         log_level: str = "info",
+        log_style: str = "text",
         open_files: int = 0,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
@@ -94,6 +96,7 @@ class ZygoteClient:
                 instance=instance,
                 mark=mark,
                 log_level=log_level,
+                log_style=log_style,
                 open_files=open_files,
             )
             self._socket.send(msgspec.json.encode(given))

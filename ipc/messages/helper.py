@@ -19,10 +19,10 @@ class RemoveFiles(Message, tag="remove-files", frozen=True):
     paths: tuple[str, ...]
 
 
-class NameUser(Message, tag="name-user", frozen=True):
-    """Look up the name of a user: a name service may have to be asked."""
+class FindUsers(Message, tag="find-users", frozen=True):
+    """Look up users by their names: a name service may have to be asked."""
 
-    uid: int
+    names: tuple[str, ...]
 
 
 class LostRun(Message, tag="lost-run", frozen=True):
@@ -41,7 +41,7 @@ class EndTrees(Message, tag="end-trees", frozen=True):
     adopter: Pid
 
 
-ToHelper: TypeAlias = ReadOutput | RemoveFiles | NameUser | EndTrees
+ToHelper: TypeAlias = ReadOutput | RemoveFiles | FindUsers | EndTrees
 
 
 class OutputRead(Message, tag="output-read", frozen=True):
@@ -51,10 +51,10 @@ class OutputRead(Message, tag="output-read", frozen=True):
     data: bytes
 
 
-class UserNamed(Message, tag="user-named", frozen=True):
-    """The name of a user, "" where there is none."""
+class UsersFound(Message, tag="users-found", frozen=True):
+    """The uid of each name that is a user's."""
 
-    name: str
+    uids: dict[str, int]
 
 
 class FilesRemoved(Message, tag="files-removed", frozen=True):
@@ -74,4 +74,4 @@ class Failed(Message, tag="failed", frozen=True):
     missing: bool = False
 
 
-FromHelper: TypeAlias = OutputRead | UserNamed | FilesRemoved | TreesEnded | Failed
+FromHelper: TypeAlias = OutputRead | UsersFound | FilesRemoved | TreesEnded | Failed

@@ -140,6 +140,14 @@ class LimitsView(View, frozen=True):
     connections_refused: int = 0  # for what they sent, or for want of room
 
 
+class OperatorsView(View, frozen=True):
+    """Names of operators that count for nobody: those `pending` are not looked up yet, `unknown`
+    ones are no user's."""
+
+    pending: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
 class StatusView(View, frozen=True):
     daemon: DaemonView
     counts: dict[str, int]
@@ -156,6 +164,7 @@ class StatusView(View, frozen=True):
     lost_swaps: int = 0  # lost compare-and-swaps; normal, and rare
     bad_messages: int = 0
     limits: LimitsView = LimitsView()
+    operators: OperatorsView = OperatorsView()
 
 
 class ReportView(View, frozen=True):

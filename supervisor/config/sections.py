@@ -99,7 +99,9 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[control]`. `operators` are names or numbers, as text, of the users that may sync, stop
     and shut down, besides root and the daemon's own; all others may only look."""
 
-    operators: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
+    operators: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=100)
+    ] = ()
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

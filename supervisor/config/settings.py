@@ -151,6 +151,9 @@ def _control(table: object, base: Path) -> ControlSettings:
     operators = given.get("operators")
     if isinstance(operators, list):
         texts = [str(one) if type(one) is int else one for one in operators]
+        for text in texts:
+            if isinstance(text, str):
+                _require("control.operators", parsers.check_person, text)
         given = given | {"operators": texts}
     return _section("control", given, ControlSettings, base)
 

@@ -55,7 +55,6 @@ from ...ipc.messages.control import (
     Sync,
     Synced,
 )
-from ...ipc.messages.helper import NameUser
 from ...ipc.messages.views import (
     REASONS_JOINED_BY,
     STORE_REMOVED,
@@ -64,12 +63,13 @@ from ...ipc.messages.views import (
     ClockView,
     DaemonView,
     LimitsView,
+    OperatorsView,
     OutboxView,
     StatusView,
     StoreView,
 )
 from ..core.model import Instant, Null, Over, Record, RunRow, Waiting
-from ..host.helpers import JOB_SECONDS_MAX, Helpers, Job
+from ..host.helpers import JOB_SECONDS_MAX, Helpers
 from ..loop import Loop
 from ..store.errors import StoreError
 from ..store.files import file_system
@@ -106,7 +106,8 @@ class Handlers:
     """All handlers, over one loop.
 
     `containment` is the kind of containment of process trees on this host, `limits` returns the
-    bounds of this process; `bad_messages` counts the requests that could not be read.
+    bounds of this process, `operators` the names of those that count for nobody; `bad_messages`
+    counts the requests that could not be read.
     """
 
     def __init__(
@@ -116,18 +117,16 @@ class Handlers:
         *,
         containment: str,
         limits: Callable[[], LimitsView] = LimitsView,
+        operators: Callable[[], OperatorsView] = OperatorsView,
     ) -> None:
         self.bad_messages = 0
         self._loop = loop
         self._helpers = helpers
         self._containment = containment
         self._limits = limits
+        self._operators = operators
         self._started: Instant = loop.now
         self._file_system = file_system(loop.parts.db.store_dir)
-
-    def name_user(self, uid: int) -> Job:
-        """Begin to look up the name of a user; a name service may hang."""
-        return self._helpers.submit(NameUser(uid), self._loop.now)
 
     def look(self, request: Looking) -> Answer | Later:
         """Answer a request that changes nothing."""
@@ -198,6 +197,7 @@ class Handlers:
             lost_swaps=loop.lost_swaps,
             bad_messages=bad,
             limits=self._limits(),
+            operators=self._operators(),
         )
 
     def _daemon(self) -> DaemonView:

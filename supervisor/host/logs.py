@@ -1,42 +1,27 @@
-"""Log records, as lines of text or as a JSON object a line, and their way to standard error.
+"""The log's way to standard error, of this process and of all that it starts.
 
 Standard error is read, or not, by somebody outside: only a relay of its own waits for that. It is
 a process, and not a thread, because one that the kernel holds in write(2) keeps its process from
 ending, and the locks of the daemon with it; and because it writes what others said last.
 """
 
-import logging
 import os
 import select
 import signal
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import msgspec
-
-from ...ipc.foreign_text import visible, visible_json
-from ...ipc.instants import format_instant
+from ...workers.host.log_lines import set_up
 from ...workers.host.log_relay import DroppingHandler, log_socket, relay
 from ..core.model import Instant
 from ..participant import News, Participant
 from .children import Children
-
-LEVELS = ("debug", "info", "warning", "error")
-_LINE_FEED = "\n"
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
-
 
 #: A relay that is gone is forked again no more often than this; dropped records are told of, too.
 RELAY_AGAIN_SECONDS = 1.0
 #: A daemon that leaves waits this long for its last records to be read.
 LAST_RECORDS_SECONDS_MAX = 2.0
 _STDERR = 2
-
-
-def set_up(level: str, style: str, handler: logging.Handler) -> None:
-    """Log from `level` (one of `LEVELS`) on; `style` is `text` or `json`."""
-    handler.setFormatter(_Json() if style == "json" else _Text())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 class Log(Participant):
@@ -47,6 +32,7 @@ class Log(Participant):
     """
 
     def __init__(self, level: str, style: str) -> None:
+        self.level, self.style = level, style
         self._stderr = _duplicate(_STDERR)
         self._source, sink = log_socket()
         with sink:
@@ -76,7 +62,7 @@ class Log(Participant):
         self._ask()
 
     def gather(self, news: News, now: Instant) -> None:
-        """Have another relay forked where there is none; tell of dropped records."""
+        """Have another relay forked where there is none; tell of lost records."""
         if self._pidfd is not None and _ended(self._pidfd, 0.0):
             os.close(self._pidfd)
             self._pidfd = None
@@ -89,20 +75,22 @@ class Log(Participant):
         if self._is_without_relay and now.monotonic_seconds >= self._again_monotonic:
             self._again_monotonic = now.monotonic_seconds + RELAY_AGAIN_SECONDS
             self._ask()
-        self._handler.tell_dropped()
+        self._handler.tell_lost()
 
     def next_deadline(self, now: Instant) -> float | None:
         """Return when to try again what is not done."""
+        left_out = self._handler.next_deadline()
         if self._handler.dropped_records or self._is_without_relay:
-            return max(now.monotonic_seconds + RELAY_AGAIN_SECONDS, self._again_monotonic)
-        return None
+            again = max(now.monotonic_seconds + RELAY_AGAIN_SECONDS, self._again_monotonic)
+            return again if left_out is None else min(again, left_out)
+        return left_out
 
     def close(self) -> None:
         """Let the last records be read, for `LAST_RECORDS_SECONDS_MAX` at most.
 
         The store and all sockets are closed by now, so that this process may fork.
         """
-        self._handler.tell_dropped()
+        self._handler.tell_lost()
         quiet = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(quiet, _STDERR)
         if self._pidfd is None or _ended(self._pidfd, 0.0):
@@ -155,32 +143,3 @@ def _ended(pidfd: int, seconds_max: float) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds_max * 1000))
-
-
-def _at(record: logging.LogRecord) -> str:
-    return format_instant(int(record.created * 1_000_000))
-
-
-def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
-
-
-class _Text(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = f"{_at(record)} {record.levelname.lower():7} {visible(record.getMessage())}"
-        if record.exc_info:
-            line = f"{line}\n{visible(self.formatException(record.exc_info), keep=_LINE_FEED)}"
-        return line
-
-
-class _Json(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {
-            "at": _at(record),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            "logger": record.name,
-        } | _extra(record)
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return visible_json(msgspec.json.encode(fields, enc_hook=str)).decode()

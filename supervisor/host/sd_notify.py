@@ -5,6 +5,8 @@ import os
 import socket
 import time
 
+from ...ipc.foreign_text import visible
+
 log = logging.getLogger(__name__)
 
 #: The loop tells no more often that it is alive, and no less.
@@ -33,10 +35,10 @@ class ServiceManager:
             self._socket.setblocking(False)
 
     def ready(self, status: str) -> None:
-        self._send(f"READY=1\nSTATUS={status}")
+        self._send(f"READY=1\nSTATUS={visible(status)}")
 
     def status(self, status: str) -> None:
-        self._send(f"STATUS={status}")
+        self._send(f"STATUS={visible(status)}")
 
     def alive(self) -> None:
         self._send("WATCHDOG=1")
@@ -46,7 +48,7 @@ class ServiceManager:
 
     def busy(self, doing: str, timeout_seconds: float) -> None:
         """Tell that the daemon is not ready yet, and may take so much longer."""
-        self._send(f"STATUS={doing}\nEXTEND_TIMEOUT_USEC={int(timeout_seconds * 1e6)}")
+        self._send(f"STATUS={visible(doing)}\nEXTEND_TIMEOUT_USEC={int(timeout_seconds * 1e6)}")
 
     def stopping(self, timeout_seconds: float) -> None:
         self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(timeout_seconds * 1e6)}")

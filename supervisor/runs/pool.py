@@ -268,7 +268,7 @@ class Pool(Participant):
             peer.pid,
             peer.uid,
             message if isinstance(message, ProtocolError) else "it is no worker of ours",
-            extra={"event": "bad-message"},
+            extra={"event": "bad-message", "askedBy": peer.uid},
         )
 
     def _forked(self, name: str, pid: int) -> None:

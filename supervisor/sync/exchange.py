@@ -237,7 +237,7 @@ class ExchangeRunner:
                     peer.pid,
                     peer.uid,
                     message if isinstance(message, ProtocolError) else "it is not ours",
-                    extra={"event": "bad-message"},
+                    extra={"event": "bad-message", "askedBy": peer.uid},
                 )
                 continue
             outcome = self._heard(message, now)

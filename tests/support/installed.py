@@ -13,11 +13,13 @@ def install(place: Path) -> Path:
     """Build the tree under test and install it below `place`; where its commands are."""
     with (ROOT / "pyproject.toml").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a build writes into the tree
-        _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", place, ROOT)
-    (wheel,) = place.glob("geosched-*.whl")
+        wheel = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation")
+        _run(*wheel, "--no-deps", "-w", place, ROOT)
+    (package,) = place.glob("geosched-*.whl")
     venv.create(place / "env", symlinks=True, with_pip=True)
-    constraints = ROOT / "constraints.txt"
-    _run(place / "env/bin/python", "-m", "pip", "install", "--quiet", "-c", constraints, wheel)
+    install = (place / "env/bin/python", "-m", "pip", "install", "--quiet")
+    _run(*install, "--require-hashes", "-r", ROOT / "requirements/daemon.txt")
+    _run(*install, "--no-deps", package)
     return place / "env/bin"
 
 

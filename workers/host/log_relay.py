@@ -14,6 +14,8 @@ import socket
 import time
 from collections.abc import Callable
 
+from .log_rate import OF_A_MESSAGE, OF_A_USER, Rates
+
 #: Records that wait for the relay, as the kernel counts them: with some 800 bytes for each.
 QUEUED_BYTES_MAX = 208 * 1024
 #: A longer record is cut, so that a single one never fills the queue.
@@ -55,44 +57,65 @@ class _Sink:
 
 class DroppingHandler(logging.StreamHandler[_Sink]):
     """Writes each record whole to a descriptor that does not block; one that is not taken is
-    dropped and counted. The count is told before the next record, or by `tell_dropped`."""
+    dropped and counted. So is one too many of its kind: a message, and the uid in `askedBy` of a
+    record that a user has caused. The counts are told before the next record, or by `tell_lost`."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(
+        self, descriptor: int, monotonic_seconds: Callable[[], float] = time.monotonic
+    ) -> None:
         self._sink = _Sink(descriptor)
+        self._rates = Rates()
+        self._monotonic_seconds = monotonic_seconds
         super().__init__(self._sink)
 
     @property
     def dropped_records(self) -> int:
         return self._sink.refused_records
 
+    def next_deadline(self) -> float | None:
+        """Return the monotonic instant at which to tell of records that were left out, or None."""
+        return self._rates.next_deadline()
+
     def emit(self, record: logging.LogRecord) -> None:
-        if self._tell_dropped():
+        asked_by = getattr(record, "askedBy", None)
+        rate = OF_A_MESSAGE if asked_by is None else OF_A_USER
+        kind = (str(record.msg), asked_by)
+        if not self._rates.admits(kind, rate, self._monotonic_seconds()):
+            return
+        if self._tell_lost():
             super().emit(record)
         else:
             self._sink.refused_records += 1
 
-    def tell_dropped(self) -> None:
-        """Tell how many records were dropped, if any and if that is taken by now."""
+    def tell_lost(self) -> None:
+        """Tell how many records were dropped, and left out, if any and if that is taken by now."""
         self.acquire()
         try:
-            self._tell_dropped()
+            self._tell_lost()
         finally:
             self.release()
 
-    def _tell_dropped(self) -> bool:
+    def _tell_lost(self) -> bool:
         """True where nothing is left to tell."""
         dropped, self._sink.refused_records = self._sink.refused_records, 0
         if dropped:
             text = "%d records of the log are lost: standard error did not take them"
-            told = logging.LogRecord(
-                __name__, logging.WARNING, __file__, 0, text, (dropped,), exc_info=None
-            )
-            told.event, told.records = "log-records-lost", dropped
-            super().emit(told)
+            self._tell("log-records-lost", dropped, text, dropped)
         if self._sink.refused_records:
             self._sink.refused_records = dropped
             return False
+        for (message, asked_by), count in self._rates.left_out(self._monotonic_seconds()):
+            by = "" if asked_by is None else f" of uid {asked_by}"
+            text = "%d more records%s were left out, too many at once: %s"
+            self._tell("log-records-left-out", count, text, count, by, message)
         return True
+
+    def _tell(self, event: str, records: int, text: str, *arguments: object) -> None:
+        told = logging.LogRecord(
+            __name__, logging.WARNING, __file__, 0, text, arguments, exc_info=None
+        )
+        told.event, told.records = event, records
+        super().emit(told)
 
 
 def relay(source: int, target: int, gone: Callable[[], bool]) -> None:

@@ -59,7 +59,7 @@ def status_sheet(status: StatusView, now_us: int) -> Sheet:
 def troubles(status: StatusView) -> list[str]:
     """Return what an operator must know and would not look for, one line each."""
     backend, outbox, store = status.backend, status.outbox, status.store
-    limits = status.limits
+    limits, operators = status.limits, status.operators
     degraded = _degraded(status)
     found = [
         (status.daemon.shutting_down, "the daemon is shutting down"),
@@ -70,6 +70,14 @@ def troubles(status: StatusView) -> list[str]:
         ),
         (store.state == STORE_REMOVED, _REMOVED),
         (limits.max_running_asked, _cut(limits)),
+        (
+            operators.pending,
+            "operators who may only look until they are looked up: " + ", ".join(operators.pending),
+        ),
+        (
+            operators.unknown,
+            f"operators that are no users of this host: {', '.join(operators.unknown)}",
+        ),
         (store.backup_error, f"no backup could be made: {store.backup_error}"),
         (store.damaged_values, f"{store.damaged_values} values of daemonDB are damaged"),
         (_fills(store), f"daemonDB is {100 * store.used_bytes // store.map_bytes} % full"),

@@ -22,6 +22,7 @@ from typing import IO
 import msgspec
 
 from ....ipc import standard_streams
+from ....ipc.foreign_text import visible
 from ....ipc.messages.control import SCHEMA_VERSION
 from ....ipc.signals import signal_name
 from ....workers.host.dirfd import Directory, UntrustedError
@@ -83,7 +84,7 @@ def _code_of(error: BaseException | None) -> int:
 
 
 def _fail(why: str, code: int) -> None:
-    print(why, file=sys.stderr)
+    print(visible(why), file=sys.stderr)
     _leave(code)
 
 

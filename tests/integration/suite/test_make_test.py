@@ -32,7 +32,8 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("python", "ruff", "mypy"):
         (tools / name).write_text(TOOL)
         (tools / name).chmod(0o755)
-    for name in ("pyproject.toml", "setup.cfg", "constraints.txt", ".venv/.complete"):
+    for name in ("pyproject.toml", "setup.cfg", "requirements/dev.txt", ".venv/.complete"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
 

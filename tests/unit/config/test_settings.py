@@ -1,6 +1,7 @@
 """What the configuration file may say."""
 
 import json
+import re
 import signal
 import tomllib
 from pathlib import Path
@@ -154,6 +155,24 @@ def test_braces_around_anything_but_a_word_are_plain_text(tmp_path: Path) -> Non
 def test_operators_are_names_or_numbers(tmp_path: Path) -> None:
     settings = loaded(tmp_path, f'{BACKEND}[control]\noperators = ["alice", 1000]\n')
     assert settings.control.operators == ("alice", "1000")
+
+
+@pytest.mark.parametrize(
+    ("operator", "reason"),
+    [
+        ('"a\\u0000b"', "control character"),
+        ('"a\\nb"', "control character"),
+        ('""', "length >= 1"),
+        ("4294967296", "expected a name or a number"),
+        ("-1", "expected a name or a number"),
+        (f'"{"x" * 257}"', "length <= 256"),
+        ("true", "str"),
+    ],
+)
+def test_what_can_be_no_user_is_no_operator(tmp_path: Path, operator: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(reason)) as caught:
+        loaded(tmp_path, f"{BACKEND}[control]\noperators = [{operator}]\n")
+    assert "control.operators" in str(caught.value)
 
 
 def test_directories_and_the_map_need_a_restart(tmp_path: Path) -> None:

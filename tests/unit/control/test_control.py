@@ -21,12 +21,8 @@ from geosched.ipc.messages.control import (
 )
 from geosched.ipc.sockets import Peer
 from geosched.supervisor.control.handlers import BOUND_MARGIN_SECONDS, Handlers
-from geosched.supervisor.control.server import (
-    LOOKING_MAX,
-    PROGRESS_SECONDS,
-    WAITING_MAX,
-    Control,
-)
+from geosched.supervisor.control.operators import Operators
+from geosched.supervisor.control.server import PROGRESS_SECONDS, Control, Places
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.participant import News
 from geosched.supervisor.sync.compare import Comparison
@@ -119,7 +115,8 @@ def handlers(tmp_path: Path, backend: Backend) -> Handlers:
 class Asking:
     def __init__(self, handlers: Any, operators: tuple[str, ...] = ()) -> None:
         self.wire = Wire()
-        self.control = Control(self.wire, handlers, operators)  # type: ignore[arg-type]
+        allowed = Operators(None, operators)  # type: ignore[arg-type]
+        self.control = Control(self.wire, handlers, allowed)  # type: ignore[arg-type]
 
     def ask(self, request: Request, uid: int) -> list[Answer]:
         self.wire.asked.append((Peer(b"peer", uid, uid, 1), Call(1, request)))
@@ -197,21 +194,53 @@ def test_a_comparison_is_answered_when_it_is_done(asking: Asking, backend: Backe
     assert asking.told() == [control.Compared(7, 0, 0, "cannot pull: no")]
 
 
-def test_no_more_clients_wait_than_may(asking: Asking, backend: Backend):
-    for _ in range(WAITING_MAX):
+WAIT = control.ReadEvents(wait=True)
+CROWDED = [control.EventsAre(())]
+
+
+def test_no_more_requests_of_one_user_wait_than_may(asking: Asking, backend: Backend):
+    for _ in range(Places.ACTING.value.of_user):
         assert asking.ask(control.Sync(), 0) == [Accepted(BOUND_SECONDS)]
     for request in (control.Sync(), control.FlushReports(), control.StopAction("a")):
         backend.wishes = 0
         (answer,) = asking.ask(request, 0)
         assert isinstance(answer, Refused)
         assert backend.wishes == 0
-    assert asking.ask(control.ReadEvents(wait=True), 0) == [control.EventsAre(())]
+    assert asking.ask(WAIT, 0) == []  # which has places of its own
 
 
-def test_those_who_only_look_leave_room_for_those_who_act(asking: Asking):
-    for _ in range(LOOKING_MAX):
-        assert asking.ask(control.ReadEvents(wait=True), STRANGER) == []
-    assert asking.ask(control.ReadEvents(wait=True), STRANGER) == [control.EventsAre(())]
+@pytest.mark.parametrize("places", [Places.LOOKING, Places.ONLY_LOOKING])
+def test_each_user_has_few_of_the_places_and_all_together_no_more_than_there_are(
+    tmp_path: Path, backend: Backend, places: Places
+):
+    in_all, of_user = places.value
+    users = range(1000, 1000 + in_all // of_user)
+    operators = tuple(map(str, (*users, STRANGER))) if places is Places.LOOKING else ()
+    asking = Asking(handlers(tmp_path, backend), operators)
+    for uid in users:
+        for _ in range(of_user):
+            assert asking.ask(WAIT, uid) == []
+        assert asking.ask(WAIT, uid) == CROWDED
+    assert asking.ask(WAIT, STRANGER) == CROWDED
+
+
+def test_those_who_may_only_look_take_no_place_of_those_who_may_act(asking: Asking):
+    for uid in range(1000, 1000 + Places.ONLY_LOOKING.value.in_all):
+        assert asking.ask(WAIT, uid) == []
+        (answer,) = asking.ask(control.Sync(), uid)
+        assert isinstance(answer, Refused)
+    assert asking.ask(WAIT, STRANGER) == CROWDED
+    assert asking.ask(WAIT, 0) == []
+    assert asking.ask(control.Sync(), 0) == [Accepted(BOUND_SECONDS)]
+
+
+def test_a_place_is_free_again_once_its_answer_is_there(asking: Asking, backend: Backend):
+    for _ in range(Places.ACTING.value.of_user):
+        asking.ask(control.Sync(), 0)
+    backend.asked.done = True
+    asking.control.after_turn(Instant(0))
+    asking.told()
+    backend.asked = SyncAsked()
     assert asking.ask(control.Sync(), 0) == [Accepted(BOUND_SECONDS)]
 
 

@@ -1,10 +1,9 @@
 """Requests that a helper carries out, each with its own answer."""
 
-import os
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages.helper import EndTrees, LostRun, NameUser, UserNamed
+from geosched.ipc.messages.helper import EndTrees, FindUsers, LostRun, UsersFound
 from geosched.ipc.paths import Runtime
 from geosched.workers import helper
 from geosched.workers.helper import carry_out
@@ -13,12 +12,12 @@ from geosched.workers.host.cgroups import TREE, Containment
 GIVEN = ("mark", Containment(TREE), Runtime(Path("/nowhere")))
 
 
-def test_a_user_without_a_name_has_none() -> None:
-    assert carry_out(NameUser(2**31 - 7), *GIVEN) == UserNamed("")
-    assert carry_out(NameUser(os.getuid()), *GIVEN) != UserNamed("")
+def test_a_name_of_no_user_is_not_found() -> None:
+    asked = FindUsers(("root", "nobody-of-that-name"))
+    assert carry_out(asked, *GIVEN) == UsersFound({"root": 0})
 
 
-def test_a_fault_of_other_requests_is_no_user_without_a_name(
+def test_a_fault_of_other_requests_is_no_name_of_no_user(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fails(*_: object, **__: object) -> bool:

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from geosched.ipc.messages.helper import FilesRemoved, NameUser, RemoveFiles, ToHelper, UserNamed
+from geosched.ipc.messages.helper import (
+    FilesRemoved,
+    FindUsers,
+    RemoveFiles,
+    ToHelper,
+    UsersFound,
+)
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.helpers import (
     HELPERS_OF_A_KIND_MAX,
@@ -70,18 +76,18 @@ def at(seconds: float) -> Instant:
 
 def test_a_job_is_done_by_a_helper_which_is_kept_for_the_next(helpers: Helpers, children: Children):
     for uid in range(3):
-        job = helpers.submit(NameUser(uid), at(0))
-        assert children.next_request("helper-1") == NameUser(uid)
-        children.answer("helper-1", UserNamed("anna"))
+        job = helpers.submit(FindUsers((str(uid),)), at(0))
+        assert children.next_request("helper-1") == FindUsers((str(uid),))
+        children.answer("helper-1", UsersFound({"anna": 1}))
         helpers.gather(News(forked={"helper-1": 1}), at(0))
-        assert job.answer == UserNamed("anna")
+        assert job.answer == UsersFound({"anna": 1})
     assert list(children.served) == ["helper-1"]
 
 
 def test_an_idle_helper_leaves(helpers: Helpers, children: Children):
-    helpers.submit(NameUser(1), at(0))
+    helpers.submit(FindUsers(("anna",)), at(0))
     children.next_request("helper-1")
-    children.answer("helper-1", UserNamed("anna"))
+    children.answer("helper-1", UsersFound({"anna": 1}))
     helpers.gather(News(forked={"helper-1": 1}), at(1))
     assert helpers.next_deadline(at(1)) == 1 + IDLE_SECONDS_MAX
     helpers.gather(News(), at(1 + IDLE_SECONDS_MAX))
@@ -103,10 +109,10 @@ def test_hung_helpers_are_killed_counted_and_cost_no_other_kind_one(
     assert children.killed == hung
     later = helpers.submit(RemoveFiles(("x",)), at(4))
     assert list(children.served) == hung  # the kernel holds them: no more are forked
-    other = helpers.submit(NameUser(1), at(4))
-    children.answer(list(children.served)[-1], UserNamed("anna"))
+    other = helpers.submit(FindUsers(("anna",)), at(4))
+    children.answer(list(children.served)[-1], UsersFound({"anna": 1}))
     helpers.gather(News(), at(4))
-    assert other.answer == UserNamed("anna")
+    assert other.answer == UsersFound({"anna": 1})
     helpers.gather(News(gone=hung[:1]), at(5))  # the disk is back
     children.answer(list(children.served)[-1], FilesRemoved())
     helpers.gather(News(), at(5))
@@ -115,7 +121,7 @@ def test_hung_helpers_are_killed_counted_and_cost_no_other_kind_one(
 
 def test_no_more_jobs_wait_than_may(helpers: Helpers):
     most = HELPERS_OF_A_KIND_MAX + JOBS_WAITING_OF_A_KIND_MAX
-    jobs = [helpers.submit(NameUser(uid), at(0)) for uid in range(most + 1)]
+    jobs = [helpers.submit(FindUsers((str(uid),)), at(0)) for uid in range(most + 1)]
     assert [job.done for job in jobs] == [False] * most + [True]
     assert "wait already" in jobs[-1].why_not
 
@@ -129,13 +135,13 @@ def test_no_more_jobs_wait_than_may(helpers: Helpers):
     ids=("failed", "gone"),
 )
 def test_a_job_whose_helper_is_gone_is_told_how(helpers: Helpers, news: News, why: str):
-    job = helpers.submit(NameUser(1), at(0))
+    job = helpers.submit(FindUsers(("anna",)), at(0))
     helpers.gather(news, at(0))
     assert job.why_not == why
 
 
 def test_a_helper_that_was_forked_too_late_is_killed(helpers: Helpers, children: Children):
-    job = helpers.submit(NameUser(1), at(0))
+    job = helpers.submit(FindUsers(("anna",)), at(0))
     helpers.gather(News(), at(JOB_SECONDS_MAX))
     assert job.done
     children.killed.clear()
@@ -157,7 +163,7 @@ def test_the_time_of_a_job_that_nobody_waits_for_begins_when_its_helper_is_there
     helpers: Helpers,
 ):
     jobs = [
-        helpers.submit(NameUser(uid), at(0), waited=False)
+        helpers.submit(FindUsers((str(uid),)), at(0), waited=False)
         for uid in range(HELPERS_OF_A_KIND_MAX + 1)
     ]
     now = look(helpers, 0, 10 * JOB_UNWAITED_SECONDS_MAX)
@@ -174,15 +180,15 @@ def test_the_time_of_a_job_that_nobody_waits_for_begins_when_its_helper_is_there
 def test_a_helper_that_waits_for_a_processor_goes_on(helpers: Helpers, children: Children):
     children.does = Activity(7, 1.0, runnable=True)
     job, *waiting = [
-        helpers.submit(NameUser(uid), at(0), waited=False)
+        helpers.submit(FindUsers((str(uid),)), at(0), waited=False)
         for uid in range(HELPERS_OF_A_KIND_MAX + 1)
     ]
     helpers.gather(News(forked={"helper-1": 1, "helper-2": 2}), at(0))
     now = look(helpers, 0, 20 * JOB_UNWAITED_SECONDS_MAX)
     assert not any(each.done for each in (job, *waiting))
-    children.answer("helper-1", UserNamed("anna"))
+    children.answer("helper-1", UsersFound({"anna": 1}))
     helpers.gather(News(), at(now))
-    assert job.answer == UserNamed("anna")
+    assert job.answer == UsersFound({"anna": 1})
     children.does = ASLEEP  # from here on the others hang
     look(helpers, now, JOB_UNWAITED_SECONDS_MAX + 3)
     assert all("did not answer" in each.why_not for each in waiting)
@@ -190,7 +196,7 @@ def test_a_helper_that_waits_for_a_processor_goes_on(helpers: Helpers, children:
 
 def test_a_turn_is_not_wanted_again_and_again_for_a_job_that_may_be_late(helpers: Helpers):
     for uid in range(HELPERS_OF_A_KIND_MAX + 1):
-        helpers.submit(NameUser(uid), at(0), waited=False)
+        helpers.submit(FindUsers((str(uid),)), at(0), waited=False)
     late = at(2 * JOB_UNWAITED_SECONDS_MAX)
     helpers.gather(News(), late)
     due = helpers.next_deadline(late)
@@ -200,17 +206,17 @@ def test_a_turn_is_not_wanted_again_and_again_for_a_job_that_may_be_late(helpers
 def test_a_helper_that_is_kept_is_there_before_its_job_and_stays(
     helpers: Helpers, children: Children
 ):
-    helpers.keep(NameUser, ready=True)
+    helpers.keep(FindUsers, ready=True)
     helpers.gather(News(), at(1))
     assert list(children.served) == ["helper-1"]
     helpers.gather(News(forked={"helper-1": 1}), at(1))
     assert helpers.next_deadline(at(1)) is None
     helpers.gather(News(), at(1 + 2 * IDLE_SECONDS_MAX))
-    helpers.submit(NameUser(7), at(30))
-    assert children.next_request("helper-1") == NameUser(7)
-    children.answer("helper-1", UserNamed("anna"))
+    helpers.submit(FindUsers(("bert",)), at(30))
+    assert children.next_request("helper-1") == FindUsers(("bert",))
+    children.answer("helper-1", UsersFound({"anna": 1}))
     helpers.gather(News(), at(30))
-    helpers.keep(NameUser, ready=False)
+    helpers.keep(FindUsers, ready=False)
     assert helpers.next_deadline(at(30)) == 30 + IDLE_SECONDS_MAX
     helpers.gather(News(), at(30 + IDLE_SECONDS_MAX))
     assert children.next_request("helper-1") is None
@@ -219,7 +225,7 @@ def test_a_helper_that_is_kept_is_there_before_its_job_and_stays(
 def test_a_helper_that_is_kept_and_cannot_be_forked_is_asked_for_after_a_pause(
     helpers: Helpers, children: Children
 ):
-    helpers.keep(NameUser, ready=True)
+    helpers.keep(FindUsers, ready=True)
     helpers.gather(News(), at(1))
     helpers.gather(News(failed={"helper-1": "no memory"}), at(1.1))
     assert list(children.served) == ["helper-1"]

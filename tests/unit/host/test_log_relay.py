@@ -69,10 +69,10 @@ def test_the_loss_is_told_before_the_next_record(ends: Ends):
 def test_the_loss_is_told_though_nothing_more_happens(ends: Ends):
     while not ends.handler.dropped_records:
         ends.say("x" * 100)
-    ends.handler.tell_dropped()
+    ends.handler.tell_lost()
     assert ends.handler.dropped_records == 1
     ends.taken()
-    ends.handler.tell_dropped()
+    ends.handler.tell_lost()
     assert ends.taken() == ["1 records of the log are lost: standard error did not take them\n"]
 
 

@@ -1,6 +1,8 @@
 """The service manager's watchdog is told in time, whatever its variable says."""
 
 import os
+import socket
+from pathlib import Path
 
 import pytest
 from geosched.supervisor.host.sd_notify import ServiceManager
@@ -48,3 +50,18 @@ def test_a_watchdog_that_is_meant_for_another_process_is_not_told(
     monkeypatch.setenv("WATCHDOG_USEC", "10000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "ours" else pid)
     assert ServiceManager().alive_seconds == seconds
+
+
+def test_no_text_is_taken_for_another_word_to_the_service_manager(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(place))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(place))
+        manager = ServiceManager()
+        for tell in (manager.ready, manager.status, lambda text: manager.busy(text, 1.0)):
+            tell("daemonDB: x\nMAINPID=1\nREADY=0")
+            told = receiver.recv(4096).decode().split("\n")
+            assert not any(line.startswith(("MAINPID", "READY=0")) for line in told)
+        manager.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from geosched.ipc.messages.helper import FromHelper, NameUser, UserNamed
+from geosched.ipc.messages.helper import FindUsers, FromHelper, UsersFound
 from geosched.ipc.messages.zygote import FromZygote, ToZygote
 from geosched.ipc.paths import Runtime
 from geosched.ipc.sockets import ProtocolError
@@ -40,7 +40,7 @@ class Forks:
 def test_a_helper_that_cannot_be_understood_is_given_up_with_a_reason(said: bytes):
     forks = Forks()
     helpers = Helpers(forks)
-    job = helpers.submit(NameUser(1), Instant(0, 0.0))
+    job = helpers.submit(FindUsers(("anna",)), Instant(0, 0.0))
     assert forks.served is not None
     with forks.served as theirs:
         theirs.send(said)
@@ -56,13 +56,13 @@ def test_a_helper_that_does_not_understand_says_so_and_serves_the_next(asked: by
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         ours.send(asked)
-        ours.send(msgspec.msgpack.encode(NameUser(os.getuid())))
+        ours.send(msgspec.msgpack.encode(FindUsers(("root",))))
         ours.shutdown(socket.SHUT_WR)
         given = ("test", Containment.detect("test"), Runtime(Path("/nowhere")))
         assert helper.main(theirs.detach(), *given) == 0
         answers = [msgspec.msgpack.decode(ours.recv(10_000), type=FromHelper) for _ in range(2)]
     assert "cannot read a message" in answers[0].detail
-    assert isinstance(answers[1], UserNamed)
+    assert isinstance(answers[1], UsersFound)
 
 
 class Zygote:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 from geosched.ipc.foreign_text import visible, visible_json
-from geosched.supervisor.host import logs
+from geosched.workers.host import log_lines
 
 HIDDEN = {
     "\r": "\\r",
@@ -63,7 +63,7 @@ def root_logger() -> Iterator[logging.Logger]:
 def test_the_log_shows_the_marks_that_an_id_hides(
     style: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.set_up("info", style, logging.StreamHandler(sys.stderr))
+    log_lines.set_up("info", style, logging.StreamHandler(sys.stderr))
     logging.getLogger("geosched.test").info("Action %s", "a\u202eb\n", extra={"id": "a\u202eb"})
     line = capsys.readouterr().err
     assert line.count("\n") == 1

@@ -31,6 +31,8 @@ def unpack(body: bytes, coding: str, bytes_max: int, *, is_empty: bool = False) 
     Raises `CodingError`, `CutShortError`.
     """
     name = coding.strip().lower()
+    if "," in name:  # each could make a thousand bytes of one, and the next of each of these
+        raise CodingError(f"it has more than one Content-Encoding: {coding[:40]!r}")
     if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
         raise CodingError(f"its Content-Encoding is {coding[:20]!r}, and we ask for none")
     if name in ("", "identity") or is_empty:
