@@ -6,6 +6,7 @@ Each function is one call; its callers decide what to use it for.
 import array
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import os
@@ -16,8 +17,16 @@ import time
 from collections.abc import Iterator
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
 _PR_SET_MEMORY_MERGE = 67
+_CAPABILITY_VERSION_3 = 0x20080522
+#: More than any kernel has; the first that it does not know ends a loop over all.
+_CAPABILITIES_MAX = 64
 _STA_UNSYNC = 0x0040
 _TIME_ERROR = 5
 _TFD_TIMER_ABSTIME = 1
@@ -82,6 +91,53 @@ def set_parent_death_signal(number: int) -> None:
     It does nothing when that has happened already: compare `os.getppid()` afterwards (fact P3).
     """
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def forbid_new_privileges() -> None:
+    """Keep this thread and its descendants from gaining rights by exec (`no_new_privs`). Raises
+    `OSError`."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def forbid_tracing() -> None:
+    """Keep processes of the same user from tracing this one, and from reading its memory, its
+    environment and its descriptors in `/proc`. It leaves no core. Raises `OSError`."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+class _CapabilitySets(ctypes.Structure):
+    """Two of these are the data of `capget(2)`: bits 0 to 31, and 32 to 63."""
+
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
+
+
+def clear_inheritable_capabilities() -> None:
+    """Empty this thread's inheritable and ambient sets of capabilities, which a change of user
+    may leave as they are. Raises `OSError`."""
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (_CapabilitySets * 2)()
+    if _libc.capget(header, sets) != 0:
+        raise _last_error("capget")
+    for one in sets:
+        one.inheritable = 0
+    if _libc.capset(header, sets) != 0:
+        raise _last_error("capset")
+
+
+def drop_bounding_capabilities() -> None:
+    """Empty this thread's bounding set of capabilities. Raises `OSError`."""
+    for capability in range(_CAPABILITIES_MAX):
+        try:
+            _prctl(_PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return  # the kernel has no more
+            raise
 
 
 def merge_pages() -> None:

@@ -25,6 +25,7 @@ from geosched.workers.sync.backends.http import HttpBackend
 from geosched.workers.sync.base import Backend, ExchangeError, Snapshot
 from support.backend import BackendServer, address, entry
 from support.faults import FAULTS, GOOD_DESPITE_ITS_NAME, KIND_OF_FAULT
+from support.mounts import fill, mounted
 
 #: The time-out of an exchange with a peer that does not finish, and how late its end may be.
 TIMEOUT_SECONDS = 0.6
@@ -457,7 +458,8 @@ def test_reports_that_cannot_be_written_are_a_local_error(tmp_path: Path) -> Non
 
 
 def test_reports_on_a_full_disk_are_a_local_error(tmp_path: Path) -> None:
-    Path(tmp_path / "actions.json.status.jsonl").symlink_to("/dev/full")
-    with pytest.raises(ExchangeError) as caught:
-        send(FileBackend(), address("file", path=str(tmp_path / "actions.json")), "k1")
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=128k", "tmpfs"):
+        fill(tmp_path / "small" / "ballast")
+        with pytest.raises(ExchangeError, match="No space left") as caught:
+            send(FileBackend(), address("file", path=str(tmp_path / "small" / "a.json")), "k1")
     assert caught.value.kind is ErrorKind.LOCAL
