@@ -17,6 +17,7 @@ from typing import IO, NamedTuple, Protocol, TypeAlias
 from ...ipc.messages.broker import TOKENS_BYTES_MAX, FileKey
 from ...ipc.messages.sync import BackendAddress
 from ...ipc.paths import status_journal
+from ..host import trust
 from ..host.dirfd import Directory, UntrustedError
 from ..host.files import open_regular
 from ..host.trust import ROOT
@@ -70,8 +71,8 @@ class LocalFiles(BackendFiles):
 
     def open(self, key: FileKey) -> IO[bytes]:
         path = Path(getattr(self._backend, key))
-        if os.geteuid() != ROOT:
-            return open_regular(path)
+        if os.geteuid() != ROOT or not trust.why_not(path):
+            return open_regular(path)  # nobody but root can change anything of it
         if key == "path":
             return os.fdopen(self._opened_actions(path), "rb")
         directory, name = Directory.holding(path, trusted=self._trusted)

@@ -120,6 +120,16 @@ def test_another_user_may_be_the_backend(theirs: Path) -> None:
     assert [action.id for action in found.actions] == ["a"]
 
 
+def test_a_file_of_roots_among_those_of_everybody_is_read(tmp_path: Path) -> None:
+    """In a sticky directory nobody can put another in its place."""
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all").chmod(0o1777)
+    (tmp_path / "all" / "actions.json").write_text("[]")
+    FileBackend().pull(Pull(1, where(tmp_path / "all"), 0))
+    (tmp_path / "all").chmod(0o777)
+    assert "writable by everybody" in error_of_pulling(where(tmp_path / "all"))
+
+
 def test_but_has_no_file_of_roots_read(theirs: Path, victim: Path) -> None:
     actions = theirs / "actions.json"
     actions.symlink_to(victim)
