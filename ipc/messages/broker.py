@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
-from .base import Message
+from .base import CInt, Message
 
 #: Bounds of what is written into the file of tokens.
 TOKENS_BYTES_MAX = 64 * 1024
@@ -66,7 +66,7 @@ class Held(Message, tag="held", frozen=True):
 class Refused(Message, tag="refused", frozen=True):
     """The host refused, or the file may not be used. `errno` is 0 where there is none."""
 
-    errno: int
+    errno: CInt
     reason: str
 
 

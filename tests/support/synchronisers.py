@@ -36,14 +36,22 @@ class Synchronisers:
     def __init__(self, running: Host) -> None:
         self.host = running
         self.pid = 0
-        self.server: sockets.Server[FromSynchroniser, ToSynchroniser] = sockets.Server(
-            running.context,
-            running.runtime.sync_socket,
+        self.server = self._listening()
+        self._number = 0
+        self._got: list[FromSynchroniser] = []
+
+    def _listening(self) -> "sockets.Server[FromSynchroniser, ToSynchroniser]":
+        return sockets.Server(
+            self.host.context,
+            self.host.runtime.sync_socket,
             receives=FromSynchroniser,
             frame_bytes_max=sockets.SYNC_FRAME_BYTES_MAX,
         )
-        self._number = 0
-        self._got: list[FromSynchroniser] = []
+
+    def listen_anew(self) -> None:
+        """Close the socket with all connections, and open it again at its path."""
+        self.server.close()
+        self.server = self._listening()
 
     @property
     def name(self) -> str:

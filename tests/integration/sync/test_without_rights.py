@@ -294,6 +294,22 @@ def refused_for(exchanges: Synchronisers, where: BackendAddress, *reasons: str) 
     assert any(reason in answer.detail for reason in reasons), answer.detail
 
 
+def test_a_connection_that_it_lost_it_cannot_make_again_and_it_leaves_with_the_supervisor(
+    exchanges: Synchronisers, backend: BackendServer
+) -> None:
+    """The socket is root's. The supervisor kills it as one that is late, and forks another."""
+    where = address(url=backend.url)
+    exchanges.fork(where)
+    assert isinstance(exchanges.pull(where), Pulled)
+    pid = exchanges.pid
+    exchanges.listen_anew()
+    exchanges.fork(where)
+    assert isinstance(exchanges.pull(where), Pulled)
+    assert Path(f"/proc/{pid}").exists()
+    exchanges.host.cut_lifeline()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), what="it leaves")
+
+
 # --- its broker --------------------------------------------------------------------------
 
 
