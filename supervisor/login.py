@@ -35,7 +35,16 @@ def main() -> None:
         sys.stdout.write(f"{encode(NotLoggedIn(Why.CONFIGURATION, str(error))).decode()}\n")
         sys.exit(1)
     where = msgspec.json.encode(address(settings.backend)).decode()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", WORKER, where, seconds])
+    owner = str(_owner_of(settings.daemon.state_dir))
+    os.execv(sys.executable, [sys.executable, "-P", "-m", WORKER, where, seconds, owner])
+
+
+def _owner_of(state_dir: Path) -> int:
+    """Return the user of the daemon that works on this directory; our own where it is not there."""
+    try:
+        return state_dir.stat().st_uid
+    except OSError:
+        return os.geteuid()
 
 
 def refuse_without_login(backend: BackendSettings, source: Path) -> None:

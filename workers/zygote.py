@@ -42,6 +42,7 @@ from .host.cgroups import Containment
 from .host.linux import drop_capabilities, forbid_new_privileges, raise_open_files
 from .host.log_relay import DroppingHandler, relay
 from .host.marks import MarkReader
+from .host.privileges import drops_to
 from .host.process_tree import ProcessLook, end_instance
 from .host.procfs import descendants, process_table
 from .host.signalling import signal_process
@@ -49,11 +50,15 @@ from .runfiles.processes import Kind, declare, forget_identity
 from .runfiles.run_lock import noted_scripts
 from .runs import worker
 from .runs.run import World
+from .sync import broker
 from .zygote_client import Given
 
 log = logging.getLogger("geosched.workers.zygote")
 
-REQUEST_BYTES_MAX = 8192
+#: The settings of a backend are its longest part: paths, URLs and texts within their bounds.
+REQUEST_BYTES_MAX = 64 * 1024
+#: File brokers at once. One whose synchroniser is gone lives on only in a disk that hangs.
+BROKERS_MAX = 4
 DESCRIPTORS_MAX = 2
 #: Orphaned workers have at most 3 s of grace, and 5 s after the daemon nothing may be left (S17).
 ORPHANED_WORKERS_SECONDS_MAX = 4.0
@@ -84,6 +89,7 @@ class Zygote:
         self._declared = declared
         self._children: dict[int, tuple[str, int]] = {}  # pidfd -> name, pid
         self._relay_pidfds: set[int] = set()
+        self._broker_pidfds: set[int] = set()
         self._poll = select.poll()
         self._poll.register(requests, select.POLLIN)
         self._poll.register(world.lifeline, select.POLLIN)
@@ -186,25 +192,52 @@ class Zygote:
             log.error("Refused a request: %s", asked, extra={"event": "bad-message"})
             return None
         try:
-            pid = os.fork()
+            if isinstance(asked, ForkSynchroniser) and drops_to(asked.backend.user) is not None:
+                return self._forked_with_broker(asked)
+            return self._forked_child(asked, descriptors)
         except OSError as error:
-            self._say(ForkFailed(asked.name, f"cannot fork: {error.strerror}"))
+            self._say(ForkFailed(asked.name, f"cannot fork: {error.strerror or error}"))
             return None
+
+    def _forked_child(self, asked: ToZygote, descriptors: list[int]) -> ChildMain | None:
+        """Fork one child. Returns its body, in the child only. Raises `OSError`."""
+        pid = os.fork()
         if pid == 0:
             return self._in_child(asked, descriptors)
         self._tell_forked(asked, pid)
         return None
 
-    def _in_child(self, asked: ToZygote, descriptors: list[int]) -> ChildMain:
-        """Close what belongs to the zygote. Returns the body of the child."""
+    def _forked_with_broker(self, asked: ForkSynchroniser) -> ChildMain | None:
+        """Fork a synchroniser that will have no rights, and the broker of its files before it.
+        Returns the body, in a child only. Raises `OSError`."""
+        if len(self._broker_pidfds) >= BROKERS_MAX:
+            raise OSError(f"{BROKERS_MAX} earlier file brokers hang: the disk of their files does")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            pid = os.fork()
+            if pid == 0:
+                self._close_own()
+                return partial(broker.main, theirs.detach(), asked.backend)
+            self._broker_pidfds.add(self._watch(f"{asked.name}-broker", pid))
+            child_main = self._forked_child(asked, [ours.fileno()])
+            if child_main is not None:
+                ours.detach()
+        return child_main
+
+    def _close_own(self) -> None:
+        """Close what belongs to the zygote, in a child."""
         self._requests.close()
         for pidfd in self._children:
             os.close(pidfd)
+
+    def _in_child(self, asked: ToZygote, descriptors: list[int]) -> ChildMain:
+        """Close what belongs to the zygote. Returns the body of the child."""
+        self._close_own()
         match asked:
             case ForkWorker(name, endpoint, forks_ahead):
                 return partial(worker.main, name, endpoint, self._world, forks_ahead=forks_ahead)
-            case ForkSynchroniser(name, endpoint):
-                return partial(_synchronise, name, endpoint, self._world)
+            case ForkSynchroniser():
+                return partial(_synchronise, asked, self._world, *descriptors)
             case ForkLogRelay():
                 return partial(_relay_log, descriptors, self._world.lifeline)
             case ForkHelper():
@@ -214,16 +247,22 @@ class Zygote:
                 )
 
     def _tell_forked(self, asked: ToZygote, pid: int) -> None:
-        pidfd = os.pidfd_open(pid)
-        self._children[pidfd] = (asked.name, pid)
+        pidfd = self._watch(asked.name, pid)
         if isinstance(asked, ForkLogRelay):
             self._relay_pidfds.add(pidfd)
-        self._poll.register(pidfd, select.POLLIN)
         self._say(Forked(asked.name, pid), pidfd)
+
+    def _watch(self, name: str, pid: int) -> int:
+        """Watch for the end of a child; return its pidfd."""
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = (name, pid)
+        self._poll.register(pidfd, select.POLLIN)
+        return pidfd
 
     def _reap(self, pidfd: int) -> None:
         name, pid = self._children.pop(pidfd)
         self._relay_pidfds.discard(pidfd)
+        self._broker_pidfds.discard(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
         os.waitpid(pid, 0)
@@ -239,13 +278,20 @@ class Zygote:
             log.debug("Cannot answer, the supervisor is gone: %s", error)
 
 
-def _synchronise(name: str, endpoint: str, world: World) -> int:
-    declare(world.runtime, Kind.SYNCHRONISER, name)
+def _synchronise(asked: ForkSynchroniser, world: World, broker_fd: int | None = None) -> int:
+    """Be a synchroniser, with a broker of its files one without rights. What it declares the
+    zygote forgets, for it may not."""
+    declare(world.runtime, Kind.SYNCHRONISER, asked.name)
     # Not earlier: what it imports is large, and no worker needs it.
     from .sync.synchroniser import main as synchronise
 
-    synchronise(name, endpoint, world.lifeline)
-    forget_identity(world.runtime, os.getpid())
+    synchronise(
+        asked.name,
+        asked.endpoint,
+        world.lifeline,
+        backend=asked.backend,
+        broker_fd=broker_fd,
+    )
     return 0
 
 

@@ -25,7 +25,7 @@ class ExchangeSettings(msgspec.Struct, frozen=True):
     with every exchange. Text that is not configured is "". `url` has no slash at its end.
     `token_file` holds a bearer token, or with `auth = "oauth"` the tokens that were granted
     (RFC 6749, RFC 8628; `oauth_grant` is the standard's own word). `ca_file` replaces the
-    default authorities.
+    default authorities. `user` is whose rights a synchroniser has under root (DESIGN 6).
     """
 
     kind: str = "http"
@@ -44,6 +44,7 @@ class ExchangeSettings(msgspec.Struct, frozen=True):
     client_cert: AbsolutePath = ""
     client_key: AbsolutePath = ""
     proxy: Annotated[str, Meta(max_length=2048)] = ""
+    user: Annotated[str, Meta(max_length=256)] = ""
     timeout_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
     max_body_bytes: Annotated[int, Meta(ge=_KIB, le=_GIB)] = 8 * _MIB
     max_actions: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000

@@ -79,6 +79,7 @@ class BackendView(View, frozen=True):
     ignored_terminal: int = 0  # ids used again after their end (SPEC S6)
     last_report_error: str | None = None
     warnings: tuple[str, ...] = ()  # of its settings: who can read the token
+    user: str | None = None  # whose rights the synchroniser has, where these are not the daemon's
 
 
 class OutboxView(View, frozen=True):

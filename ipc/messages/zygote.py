@@ -6,6 +6,7 @@ Descriptors that come with a request (SCM_RIGHTS) are the child's; the zygote ke
 from typing import TypeAlias
 
 from .base import Message, Pid
+from .sync import BackendAddress
 
 
 class ForkWorker(Message, tag="fork-worker", frozen=True):
@@ -18,10 +19,12 @@ class ForkWorker(Message, tag="fork-worker", frozen=True):
 
 
 class ForkSynchroniser(Message, tag="fork-synchroniser", frozen=True):
-    """Fork a synchroniser, which connects to `endpoint` under the name `name`."""
+    """Fork a synchroniser of a backend, which connects to `endpoint` under the name `name`; under
+    root, with a broker of the files that `backend` names."""
 
     name: str
     endpoint: str
+    backend: BackendAddress
 
 
 class ForkLogRelay(Message, tag="fork-log-relay", frozen=True):

@@ -103,9 +103,12 @@ def _daemon(table: object, base: Path) -> DaemonSettings:
 
 
 def _backend(table: object, base: Path) -> BackendSettings:
-    backend = _section("backend", table, BackendSettings, base)
+    given = dict(_table("backend", table))
+    given |= {"user": str(given["user"])} if type(given.get("user")) is int else {}
+    backend = _section("backend", given, BackendSettings, base)
     for key, reason in backend_checks.mistakes(backend):
         raise BadKeyError(f"backend.{key}", reason)
+    _require("backend.user", parsers.check_person, backend.user)
     return msgspec.structs.replace(backend, url=backend.url.rstrip("/"))
 
 

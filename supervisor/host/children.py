@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ...ipc.messages.sync import BackendAddress
 from ...ipc.messages.zygote import (
     Forked,
     ForkFailed,
@@ -142,8 +143,8 @@ class Children(Participant):
         """Ask for no workers that wait until others are gone: the daemon leaves."""
         self._held.clear()
 
-    def fork_synchroniser(self, name: str, endpoint: str) -> None:
-        self._ask(ForkSynchroniser(name, endpoint))
+    def fork_synchroniser(self, name: str, endpoint: str, backend: BackendAddress) -> None:
+        self._ask(ForkSynchroniser(name, endpoint, backend))
 
     def fork_log_relay(self, name: str, source: int, target: int) -> None:
         self._descriptors[name] = (source, target)

@@ -35,7 +35,7 @@ from ..config.sections import (
     SettingsError,
 )
 from ..runs.run_order import DEFAULT_PATH, conditions_of
-from . import directories, kernel, storage_probe
+from . import directories, kernel, storage_probe, sync_user
 
 #: Keys of `[backend]` that name files with secrets.
 _SECRETS = ("token_file", "oauth_client_secret_file", "client_key")
@@ -51,6 +51,7 @@ def check(settings: Settings) -> list[str]:
         *_map_problems(settings.daemon),
         *_backend_problems(settings.backend),
         *_token_problems(settings),
+        *sync_user.problems(settings.backend.user),
         *_command_problems(settings, users=True),
         *_operator_problems(settings),
         *_descriptor_problems(),
@@ -74,6 +75,7 @@ def remarks(settings: Settings) -> Iterator[str]:
     yield from _exposed_secrets(settings.backend)
     for key, reason in exposures(settings.backend):
         yield f"backend.{key}: {reason}"
+    yield from sync_user.remarks(settings.backend.user)
     if not settings.scripts:
         yield "scripts: none is configured, so every action fails with no-script"
 

@@ -133,6 +133,7 @@ class ExchangeRunner:
         self._exchange: _Exchange | None = None
         self._count = 0
         self._name: str | None = None
+        self._forked_for: BackendAddress | None = None
         self._connected = False
         self._killed_late = 0  # synchronisers, since one last answered
         self._idle_since_monotonic = 0.0
@@ -197,6 +198,8 @@ class ExchangeRunner:
     def _begin(self, message: Pull | Send) -> None:
         """Order an exchange."""
         assert self._exchange is None
+        if self._name is not None and self._forked_for != _lasting(message.backend):
+            self._dismiss()  # it has the files of other settings
         self._exchange = _Exchange(self._count, message, deadline_monotonic=0.0)
         self._begin_time(self._exchange)
         self._carry_on()
@@ -221,7 +224,9 @@ class ExchangeRunner:
             self._exchange.sent = False
             self._exchange.pages.clear()
             self._exchange.actions = 0
-            self._children.fork_synchroniser(self._name, self.server.endpoint)
+            # Of the order, not of the settings by now: their files go with their address.
+            self._forked_for = _lasting(self._exchange.message.backend)
+            self._children.fork_synchroniser(self._name, self.server.endpoint, self._forked_for)
         elif self._connected and not self._exchange.sent:
             self._exchange.sent = self.server.send(self._name.encode(), self._exchange.message)
 
@@ -341,6 +346,15 @@ class ExchangeRunner:
         """Tell a synchroniser that has been idle for a while to leave."""
         lingered = now.monotonic_seconds - self._idle_since_monotonic > LINGER_SECONDS
         if self._exchange is None and self._name is not None and lingered:
-            self.server.send(self._name.encode(), Leave())
-            self._name, self._connected = None, False
+            self._dismiss()
             give_memory_back()
+
+    def _dismiss(self) -> None:
+        assert self._name is not None
+        self.server.send(self._name.encode(), Leave())
+        self._name, self._connected = None, False
+
+
+def _lasting(address: BackendAddress) -> BackendAddress:
+    """Return what of an address stays the same from one exchange to the next."""
+    return replace(address, clock_believed=True)

@@ -15,6 +15,7 @@ from ...ipc.backends import BACKENDS
 from ...ipc.instants import format_optional
 from ...ipc.messages.sync import ErrorKind, Taken
 from ...ipc.messages.views import BackendView, SyncView
+from ...workers.host.privileges import drops_to
 from ..config.backend_checks import exposures
 from ..config.derived import address
 from ..config.sections import BackendSettings
@@ -233,6 +234,7 @@ class SyncManager(Participant):
         next_pull_in_seconds = retry_seconds if self._pull_wanted else next_poll_seconds
         return BackendView(
             kind=self.settings.kind,
+            user=drops_to(self.settings.user),
             last_pull_at=format_optional(progress.last_pull_us),
             last_pull_ok=progress.last_ok,
             last_error=progress.last_error,

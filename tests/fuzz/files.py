@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from geosched.ipc.actions import Action, ExecutionStatus
 from geosched.ipc.messages.runs import RunResult, StopReason
+from geosched.ipc.messages.sync import BackendAddress
 from geosched.ipc.paths import Runtime
 from geosched.supervisor.control.views import event_view, report_view, run_view
 from geosched.supervisor.core.model import (
@@ -36,6 +37,7 @@ from geosched.workers.runfiles import processes, results, run_lock
 from geosched.workers.runfiles.output import read_output
 from geosched.workers.runfiles.processes import KnownProcess
 from geosched.workers.sync.auth.tokens import TokenFile, Tokens
+from geosched.workers.sync.backend_files import LocalFiles
 from geosched.workers.sync.base import ExchangeError
 from geosched.workers.sync.http.secrets import read_secret
 
@@ -134,7 +136,8 @@ def _backoff(directory: Path) -> Feed:
 
 def _tokens(directory: Path) -> Feed:
     path = directory / "tokens.json"
-    file = TokenFile(str(path))
+    where = BackendAddress(token_file=str(path))
+    file = TokenFile(LocalFiles(where), where.token_file)
 
     def feed(data: bytes) -> bool:
         path.write_bytes(data)
@@ -146,11 +149,12 @@ def _tokens(directory: Path) -> Feed:
 
 def _secret(directory: Path) -> Feed:
     path = directory / "secret"
+    files = LocalFiles(BackendAddress(token_file=str(path)))
 
     def feed(data: bytes) -> bool:
         path.write_bytes(data)
         path.chmod(0o600)
-        return read_secret(str(path), "token file").isascii()
+        return read_secret(files, "token_file", str(path), "token file").isascii()
 
     return feed
 

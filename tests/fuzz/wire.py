@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from geosched.ipc import zmtp
+from geosched.ipc.messages.broker import FromBroker, ToBroker
 from geosched.ipc.messages.control import Call, RefusalKind, Refused, Reply
 from geosched.ipc.messages.helper import FromHelper, ToHelper
 from geosched.ipc.messages.runs import FromWorker, ToWorker
@@ -76,6 +77,8 @@ _CHANNELS: dict[str, Any] = {
     "to worker": ToWorker,
     "from synchroniser": FromSynchroniser,
     "to synchroniser": ToSynchroniser,
+    "from broker": FromBroker,
+    "to broker": ToBroker,
     "from zygote": FromZygote,
     "to zygote": ToZygote,
     "from helper": FromHelper,

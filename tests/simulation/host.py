@@ -19,6 +19,7 @@ from geosched.ipc.messages.runs import (
     Started,
     ToWorker,
 )
+from geosched.ipc.messages.sync import BackendAddress
 from geosched.ipc.sockets import Peer
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.children import Child
@@ -204,7 +205,7 @@ class Children(Participant):
 
         self._fork(name, self._workers, make)
 
-    def fork_synchroniser(self, name: str, _endpoint: str) -> None:
+    def fork_synchroniser(self, name: str, _endpoint: str, _backend: BackendAddress) -> None:
         self._fork(name, self._exchanges, lambda pid: self._make_synchroniser(name, pid))
 
     def zygote_dies(self) -> None:

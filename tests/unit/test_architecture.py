@@ -28,7 +28,13 @@ FLOORS = {
     ),
     "ipc/ctl": ("exits options table", "words", "printing", "commands", "main"),
     "workers": ("host zygote_client", "runfiles sync", "helper runs", "zygote"),
-    "workers/sync": ("base", "bodies synchroniser", "http", "auth", "backends"),
+    "workers/sync": (
+        "base",
+        "backend_files bodies",
+        "broker http",
+        "auth synchroniser",
+        "backends",
+    ),
     "supervisor": (
         "core",
         "config participant",

@@ -17,16 +17,19 @@ import time
 from collections.abc import Iterator
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
 _PR_GET_SECUREBITS = 27
 _PR_SET_SECUREBITS = 28
-_PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
 _PR_SET_MEMORY_MERGE = 67
 #: Of the securebits: capabilities are kept when root becomes another user.
 _SECBIT_NO_SETUID_FIXUP = 1 << 2
 _SECBIT_KEEP_CAPS = 1 << 4
 _CAPABILITY_VERSION_3 = 0x20080522
-_CAPABILITY_SETS_BYTES = 24
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 #: The number of keyctl(2), which the C library has no name for, by a machine's name and the bytes
 #: of a pointer: a 32-bit process may find itself on a 64-bit machine.
@@ -38,6 +41,8 @@ _KEYCTL = {
     ("x86_64", 8): 250,
     ("s390x", 8): 280,
 }
+#: More than any kernel has; the first that it does not know ends a loop over all.
+_CAPABILITIES_MAX = 64
 _STA_UNSYNC = 0x0040
 _TIME_ERROR = 5
 _TFD_TIMER_ABSTIME = 1
@@ -121,9 +126,7 @@ def let_capabilities_go() -> None:
 def drop_capabilities() -> None:
     """Give up the permitted, effective and inheritable capabilities of this process, and with
     them the ambient ones, which are never more than those (capabilities(7)). Raises `OSError`."""
-    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
-    if _libc.capset(header, ctypes.create_string_buffer(_CAPABILITY_SETS_BYTES)) != 0:
-        raise _last_error("capset")
+    _set_capabilities((_CapabilitySets * 2)())
 
 
 def forbid_new_privileges() -> None:
@@ -144,6 +147,55 @@ def leave_session_keyring() -> None:
     )
     if joined < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
         raise _last_error("keyctl")
+
+
+def forbid_tracing() -> None:
+    """Keep processes of the same user from tracing this one, and from reading its memory, its
+    environment and its descriptors in `/proc`. It leaves no core. Raises `OSError`."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+class _CapabilitySets(ctypes.Structure):
+    """Two of these are the data of `capget(2)`: bits 0 to 31, and 32 to 63."""
+
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
+
+
+def clear_inheritable_capabilities() -> None:
+    """Empty this thread's inheritable and ambient sets of capabilities, which a change of user
+    may leave as they are. Raises `OSError`."""
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    sets = (_CapabilitySets * 2)()
+    if _libc.capget(_own_capabilities(), sets) != 0:
+        raise _last_error("capget")
+    for one in sets:
+        one.inheritable = 0
+    _set_capabilities(sets)
+
+
+def _set_capabilities(sets: "ctypes.Array[_CapabilitySets]") -> None:
+    if _libc.capset(_own_capabilities(), sets) != 0:
+        raise _last_error("capset")
+
+
+def _own_capabilities() -> "ctypes.Array[ctypes.c_uint32]":
+    """Return the header of `capget(2)` and `capset(2)` that names the calling thread."""
+    return (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+
+
+def drop_bounding_capabilities() -> None:
+    """Empty this thread's bounding set of capabilities. Raises `OSError`."""
+    for capability in range(_CAPABILITIES_MAX):
+        try:
+            _prctl(_PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return  # the kernel has no more
+            raise
 
 
 def merge_pages() -> None:

@@ -5,13 +5,18 @@ daemon's processes only those that need it import it.
 """
 
 import ssl
+from collections.abc import Mapping
 
 from .files import open_regular
 
 
-def why_not(ca_file: str, client_cert: str, client_key: str) -> str:
+def why_not(
+    ca_file: str, client_cert: str, client_key: str, *, copies: Mapping[str, str] | None = None
+) -> str:
     """Say what is wrong with the first file that cannot be used, with its key in the
-    configuration; "" where all can be used. A path that is "" is skipped."""
+    configuration; "" where all can be used. A path that is "" is skipped. `copies` are read in
+    the place of the files, by their paths."""
+    read = {path: (copies or {}).get(path, path) for path in (ca_file, client_cert, client_key)}
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for key, path in (
         ("ca_file", ca_file),
@@ -20,17 +25,17 @@ def why_not(ca_file: str, client_cert: str, client_key: str) -> str:
     ):
         try:
             if path:
-                open_regular(path).close()  # OpenSSL would wait for the writer of a FIFO
+                open_regular(read[path]).close()  # OpenSSL would wait for the writer of a FIFO
         except OSError as error:
             return f"{key}: cannot read {path}: {error.strerror or error}"
     try:
         if ca_file:
-            context.load_verify_locations(ca_file)
+            context.load_verify_locations(read[ca_file])
     except ssl.SSLError:
         return f"ca_file: {ca_file} holds no certificate"
     try:
         if client_cert:
-            context.load_cert_chain(client_cert, client_key, password=_no_password)
+            context.load_cert_chain(read[client_cert], read[client_key], password=_no_password)
     except _EncryptedError:
         return f"client_key: {client_key} is encrypted, and nobody is there to decrypt it"
     except ssl.SSLError as error:

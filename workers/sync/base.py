@@ -39,10 +39,15 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Backend(Protocol):
-    """One kind of backend. Both methods raise `ExchangeError`.
+    """One kind of backend. `pull` and `send` raise `ExchangeError`.
 
-    A class that inherits this has its methods checked, and is registered in `ipc/backends.py`.
+    A class that inherits this has its methods checked, is made with what gives the files of a
+    backend (`backend_files.FilesOf`), and is registered in `ipc/backends.py`.
     """
+
+    def prepare(self) -> None:
+        """Load what an exchange would load late, while this process may still read it: modules,
+        and files that no setting names. Raises `OSError`."""
 
     def pull(self, pull: Pull) -> Snapshot | NotModified:
         """Return the whole snapshot, or `NotModified` if it has the given ETag or digest."""

@@ -1,7 +1,8 @@
 """Synchroniser process: carries out the pulls and reports that the supervisor orders.
 
-It parses text from outside, away from daemonDB, and keeps nothing between two exchanges. It
-exits on `Leave`, or at once when the supervisor is gone.
+It parses text from outside, away from daemonDB, and keeps nothing between two exchanges. Of a
+daemon that is root it gives up all rights before the first (DESIGN 6). It exits on `Leave`, or
+at once when the supervisor is gone.
 """
 
 import importlib
@@ -10,6 +11,7 @@ import os
 import resource
 import select
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
@@ -20,6 +22,7 @@ from ...ipc import sockets
 from ...ipc.actions import Action
 from ...ipc.backends import BACKENDS
 from ...ipc.messages.sync import (
+    BackendAddress,
     Connected,
     ErrorKind,
     ExchangeFailed,
@@ -31,7 +34,10 @@ from ...ipc.messages.sync import (
     Send,
     ToSynchroniser,
 )
+from ..host import privileges
+from .backend_files import FilesOf, LocalFiles
 from .base import Backend, ExchangeError, Snapshot
+from .broker import BrokeredFiles
 
 #: Bounds of a page, which is applied in a slice of one turn of the supervisor's loop.
 PAGE_ACTIONS_MAX = 100
@@ -51,10 +57,23 @@ class _UnreadError(Exception):
     """The supervisor does not read the messages that it ordered."""
 
 
-def main(name: str, endpoint: str, lifeline_fd: int) -> None:
+class _AloneError(Exception):
+    """No file can be opened any more: the broker is gone."""
+
+
+def main(
+    name: str,
+    endpoint: str,
+    lifeline_fd: int,
+    *,
+    backend: BackendAddress | None = None,
+    broker_fd: int | None = None,
+) -> None:
     """Serve the supervisor at `endpoint` under the routing id `name`, in a fresh child.
 
-    `lifeline_fd` is the read end of a pipe whose write end only the supervisor has.
+    `lifeline_fd` is the read end of a pipe whose write end only the supervisor has. With
+    `broker_fd`, a socket of a broker of the files of `backend`, it gives up its rights, and
+    carries out exchanges with that backend only.
     """
     setproctitle("geosched: synchroniser")
     try:
@@ -64,6 +83,11 @@ def main(name: str, endpoint: str, lifeline_fd: int) -> None:
     # A Ctrl-C or a service manager's signal to the group is the supervisor's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    without_rights = None
+    if backend is not None and broker_fd is not None:
+        # Before this process has a second thread, and what it imports is out of reach.
+        files = BrokeredFiles(socket.socket(fileno=broker_fd))
+        without_rights = WithoutRights(backend, files)
     threading.Thread(target=_leave_when_orphaned, args=(lifeline_fd,), daemon=True).start()
     context = sockets.new_context()
     connection: sockets.Connection[ToSynchroniser, FromSynchroniser] = sockets.Connection(
@@ -75,8 +99,8 @@ def main(name: str, endpoint: str, lifeline_fd: int) -> None:
     )
     try:
         connection.send(Connected())
-        _serve(connection)
-    except (_UnreadError, sockets.ProtocolError) as error:
+        _serve(connection, without_rights)
+    except (_AloneError, _UnreadError, sockets.ProtocolError) as error:
         log.error("The synchroniser leaves: %s", error, extra={"event": "synchroniser-left"})
     finally:
         connection.close()
@@ -91,8 +115,12 @@ def _leave_when_orphaned(lifeline_fd: int) -> None:
     os._exit(0)
 
 
-def _serve(connection: sockets.Connection[ToSynchroniser, FromSynchroniser]) -> None:
+def _serve(
+    connection: sockets.Connection[ToSynchroniser, FromSynchroniser],
+    without_rights: "WithoutRights | None",
+) -> None:
     """Carry out exchanges until told to leave."""
+    load = load_backend if without_rights is None else without_rights.load
     while True:
         order = connection.receive(timeout_seconds=ORDER_WAIT_SECONDS)
         if isinstance(order, Leave):
@@ -100,12 +128,56 @@ def _serve(connection: sockets.Connection[ToSynchroniser, FromSynchroniser]) -> 
         if order is None:
             continue
         _bound_memory(order.backend.max_body_bytes)
-        for message in carry_out(order):
+        for message in carry_out(order, load):
             if not connection.send(message, timeout_seconds=order.backend.timeout_seconds):
                 raise _UnreadError("cannot send an answer: the supervisor does not read")
+        if without_rights is not None and without_rights.alone:
+            raise _AloneError("its file broker is gone")
 
 
-def load_backend(kind: str) -> Backend:
+class WithoutRights:
+    """The backend of a synchroniser that gives up its rights with its first order: by then it is
+    connected to the supervisor's socket, which is root's. Nothing from the network was read
+    before. It is made while the process has one thread."""
+
+    def __init__(self, backend: BackendAddress, files: BrokeredFiles) -> None:
+        self._files = files
+        self._has_rights = True
+        self._refusal: ExchangeError | None = None
+        try:
+            self._backend = load_backend(backend.kind, lambda _: files)
+            self._backend.prepare()
+            self._account = privileges.look_up(backend.user)
+            privileges.prepare()
+        except ExchangeError as error:
+            self._refusal = error
+        except (OSError, privileges.UnusableUserError) as error:
+            self._refusal = _cannot_become(error)
+
+    @property
+    def alone(self) -> bool:
+        """The broker is gone."""
+        return self._files.gone
+
+    def load(self, _: str) -> Backend:
+        """Return the backend, which has no rights. Raises `ExchangeError` (local)."""
+        if self._refusal is None and self._has_rights:
+            try:
+                privileges.become(self._account)
+            except OSError as error:
+                self._refusal = _cannot_become(error)
+            self._has_rights = False
+        if self._refusal is not None:
+            raise self._refusal
+        return self._backend
+
+
+def _cannot_become(error: Exception) -> ExchangeError:
+    detail = f"cannot become the user of backend.user: {error}"
+    return ExchangeError(ErrorKind.LOCAL, detail)
+
+
+def load_backend(kind: str, files_of: FilesOf = LocalFiles) -> Backend:
     """Return a backend of this kind; its module is imported with the first.
 
     So a process that reads a file never imports `requests`. Raises `ExchangeError` (local).
@@ -115,7 +187,7 @@ def load_backend(kind: str) -> Backend:
         raise ExchangeError(ErrorKind.LOCAL, detail)
     module, _, name = BACKENDS[kind].implementation.partition(":")
     implementation = getattr(importlib.import_module(f"..backends.{module}", __name__), name)
-    backend: Backend = implementation()
+    backend: Backend = implementation(files_of)
     return backend
 
 

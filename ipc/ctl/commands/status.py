@@ -47,6 +47,7 @@ def status_sheet(status: StatusView, now_us: int) -> Sheet:
         ("runs", f"{status.running} running, {status.queued} queued"),
         ("next edge", _next_edge(status.next_edge, now_us)),
         ("backend", backend_line(status.backend, now_us)),
+        *_synchroniser(status.backend),
         ("reports", _outbox(status, now_us)),
         ("clock", with_detail(trust, status.clock.detail)),
         ("database", _store(status.store, now_us)),
@@ -125,6 +126,10 @@ def backend_line(backend: BackendView, now_us: int) -> str:
     good = backend.last_success_at
     since = f"since {full_time(good)}, {from_now(good, now_us)}" if good else "from the start"
     return with_detail(f"failing ({kind}) {since}", backend.last_error or "")
+
+
+def _synchroniser(backend: BackendView) -> list[tuple[str, str]]:
+    return [("exchanges", f"as user {clean(backend.user)}")] if backend.user else []
 
 
 def _next_edge(instant: str | None, now_us: int) -> str:

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from geosched.ipc.messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why
 from geosched.ipc.messages.sync import BackendAddress
+from geosched.workers.host.privileges import UNNAMED_UID
 from geosched.workers.sync.auth import device_flow
 from geosched.workers.sync.base import ExchangeError
 from support.backend import BackendServer, address
 from support.daemon import Daemon, commands, daemon_installation, entry
 from support.oauth import ACCESS, DEVICE, REFRESH, Answer, OAuthServer, kept_tokens
+from support.second_user import SECOND_USER
 from support.wait import wait_for
 
 PENDING: Answer = (400, {"error": "authorization_pending"})
@@ -189,18 +191,6 @@ def test_tokens_that_cannot_be_kept_are_found_out_before_anybody_is_asked(
     assert oauth.forms == []
 
 
-def test_root_keeps_the_tokens_for_the_owner_of_their_directory(
-    where: BackendAddress, oauth: OAuthServer, tmp_path: Path
-) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root gives files away")
-    os.chown(tmp_path, 65534, 65534)
-    oauth.confirmed = True
-    assert isinstance(outcome_of(where), LoggedIn)
-    for path in tmp_path.iterdir():
-        assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534), path
-
-
 # --- the command -------------------------------------------------------------------------
 
 
@@ -346,3 +336,56 @@ def test_a_login_that_is_interrupted_leaves_nothing_behind(
     assert running.returncode == 130
     assert complaint.strip() == b""
     assert not (installed.root / "tokens.json").exists()
+
+
+@pytest.mark.parametrize("owner", ["root", "the daemon's user", "somebody"])
+def test_a_login_by_root_keeps_the_tokens_for_the_user_of_the_daemon_and_for_nobody_else(
+    owner: str, installed: Daemon, oauth: OAuthServer
+) -> None:
+    """The user of the daemon is the owner of `state_dir`."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    configure(installed, oauth)
+    text = installed.config.read_text()
+    installed.config.write_text(text.replace('"tokens.json"', '"kept/tokens.json"'))
+    oauth.confirmed = True
+    kept, state = installed.root / "kept", installed.root / "state"
+    kept.mkdir()
+    state.mkdir()
+    uid = 0 if owner == "root" else SECOND_USER
+    os.chown(kept, uid, uid)
+    if owner == "the daemon's user":
+        os.chown(state, uid, uid)
+    done = installed.ctl("login")
+    if owner == "somebody":
+        assert done.returncode == 1
+        assert f"{kept} belongs to user {SECOND_USER}" in done.stderr
+        assert list(kept.iterdir()) == []
+        return
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in kept.iterdir()} == {"tokens.json", "tokens.json.lock"}
+    for path in kept.iterdir():
+        assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (uid, 0o600), path
+
+
+def test_a_login_by_root_has_no_rights_while_it_waits(
+    installed: Daemon, oauth: OAuthServer
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root has rights to give up")
+    configure(installed, oauth)
+    running = subprocess.Popen(
+        [commands() / "geosched-ctl", "--config", installed.config, "login"],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline()
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        (login,) = children
+        status = Path(f"/proc/{login}/status").read_text()
+        assert f"Uid:\t{UNNAMED_UID}\t{UNNAMED_UID}\t{UNNAMED_UID}" in status
+        assert "CapEff:\t0000000000000000" in status
+    finally:
+        running.kill()
+        running.communicate(timeout=10)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from geosched.ipc.messages.sync import BackendAddress
 from geosched.ipc.messages.zygote import ForkSynchroniser, ForkWorker, ZygoteReady
 from geosched.workers.host import procfs
 from geosched.workers.runfiles.processes import read_identities
@@ -124,7 +125,9 @@ def test_a_stuck_zygote_never_blocks_the_supervisor(alone: Host):
 
 
 def test_a_synchroniser_is_forked_under_its_name_and_leaves_with_the_supervisor(alone: Host):
-    assert alone.zygote.ask(ForkSynchroniser("sync-1", alone.server.endpoint))
+    assert alone.zygote.ask(
+        ForkSynchroniser("sync-1", alone.server.endpoint, BackendAddress("file"))
+    )
     alone.wait(lambda: "sync-1" in alone.forked)
     pid = alone.forked["sync-1"][0].pid
     wait_for(lambda: pid in {p.identity.pid for p in read_identities(alone.runtime)})

@@ -188,6 +188,11 @@ def test_status_says_how_it_goes_in_a_few_lines() -> None:
     ]
 
 
+def test_status_names_the_user_of_exchanges_where_it_is_not_the_daemons() -> None:
+    as_user = status(backend=BackendView("http", user="65529"))
+    assert "exchanges    as user 65529" in text(status_sheet(as_user, NOW)).split("\n")
+
+
 def test_status_draws_attention_to_what_an_operator_would_not_look_for() -> None:
     shown = text(
         status_sheet(

@@ -9,6 +9,7 @@ from geosched.ipc.messages.sync import (
     Connected,
     ErrorKind,
     FromSynchroniser,
+    Leave,
     NotModified,
     Pull,
     ToSynchroniser,
@@ -42,6 +43,7 @@ class Side:
         self.seconds = 100.0
         self.does = ASLEEP
         self.forking: list[str] = []
+        self.forked_for: list[BackendAddress] = []
         self.killed: list[str] = []
         self.orders: list[ToSynchroniser] = []
         self._living: set[str] = set()
@@ -55,8 +57,9 @@ class Side:
 
     # --- the children -------------------------------------------------------------------
 
-    def fork_synchroniser(self, name: str, _endpoint: str) -> None:
+    def fork_synchroniser(self, name: str, _endpoint: str, backend: BackendAddress) -> None:
         self.forking.append(name)
+        self.forked_for.append(backend)
 
     def get(self, name: str) -> object | None:
         return self if name in self._living else None
@@ -215,3 +218,47 @@ def test_a_synchroniser_that_cannot_be_had_ends_the_exchange_with_the_reason(
     assert ("cannot fork: no memory" if how == "cannot fork" else "ended") in outcome.detail
     assert not side.runner.may(pull=True, now=side.now)
     assert len(side.forking) == READERS_PER_EXCHANGE_MAX
+
+
+# --- the files of a backend ----------------------------------------------------------------
+
+
+def test_each_synchroniser_has_the_files_of_the_settings_that_it_was_forked_for(side: Side) -> None:
+    first = side.runner.address
+    side.pull()
+    assert side.forked_for == [first]
+    side.forked()
+    side.wait(0)
+    side.answer()
+    assert side.wait(1) == PullDone(None)
+    side.pull()
+    side.wait(0)
+    side.answer()
+    assert side.wait(1) == PullDone(None)
+    assert side.forked_for == [first], "the same settings need no other"
+    side.runner.address = BackendAddress(kind="http", token_file="/another")
+    side.pull()
+    assert Leave() in side.orders
+    assert side.forked_for == [first, side.runner.address]
+
+
+def test_settings_that_change_meanwhile_are_not_those_of_the_exchange(side: Side) -> None:
+    """The token of one server must not be sent to another."""
+    first = side.runner.address
+    side.pull()
+    side.runner.address = BackendAddress(kind="http", url="http://new", token_file="/another")
+    side.ends_at_once()
+    side.wait(0)
+    assert side.forked_for == [first, first]
+
+
+def test_a_clock_that_comes_to_be_believed_costs_no_synchroniser(side: Side) -> None:
+    for believed in (False, True):
+        at = Instant(0, side.seconds, believed=believed)
+        side.runner.pull(at, etag="", digest="")
+        if not believed:
+            side.forked()
+        side.wait(0)
+        side.answer()
+        side.wait(1)
+    assert len(side.forking) == 1

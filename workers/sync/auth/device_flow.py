@@ -4,11 +4,16 @@ A person confirms a code in any browser, while this process polls the token serv
 that the server wants. The tokens are on the disk before success is told. Progress is written
 to standard output as lines of JSON (`ipc/messages/login.py`).
 
-    python -P -m geosched.workers.sync.auth.device_flow ADDRESS SECONDS
+Run by root, this process has no rights while it speaks to the network, and a file broker keeps
+the tokens (DESIGN 6).
+
+    python -P -m geosched.workers.sync.auth.device_flow ADDRESS SECONDS OWNER
 """
 
 import math
+import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -18,9 +23,12 @@ import msgspec
 
 from ....ipc.messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, encode
 from ....ipc.messages.sync import BackendAddress, ErrorKind
+from ...host import privileges
+from .. import broker
+from ..backend_files import BackendFiles, LocalFiles
 from ..base import ExchangeError
 from ..bodies.snapshot import decode_strictly
-from ..http.client import Exchange
+from ..http.client import Exchange, load_late_parts
 from ..http.errors import shown
 from .oauth import OAuthError, grant, post_form
 from .tokens import TokenFile, Tokens
@@ -63,9 +71,41 @@ class NotLoggedInError(Exception):
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a traceback
-    where, seconds = sys.argv[1:]
+    where, seconds, owner = sys.argv[1:]
     backend = msgspec.json.decode(where, type=BackendAddress)
-    sys.exit(0 if run(backend, float(seconds), _say) else 1)
+    try:
+        files = _files_of(backend, int(owner))
+    except (OSError, privileges.UnusableUserError) as error:
+        detail = f"cannot log in: cannot become the user of backend.user: {error}"
+        _say(NotLoggedIn(Why.FAILED, detail))
+        sys.exit(1)
+    sys.exit(0 if run(backend, float(seconds), _say, files) else 1)
+
+
+def _files_of(backend: BackendAddress, owner: int) -> BackendFiles:
+    """Return the files of the backend, some of which may be those of the user `owner`, whose the
+    daemon is. As root, fork a broker of them, and give up all rights. Raises `OSError`,
+    `UnusableUserError`."""
+    if privileges.drops_to(backend.user) is None:
+        return LocalFiles(backend, (owner,))
+    account = privileges.look_up(backend.user)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        _leave_standard_output()
+        sys.exit(broker.main(theirs.detach(), backend, (owner,)))
+    theirs.close()
+    load_late_parts()
+    privileges.prepare()
+    privileges.become(account)
+    return broker.BrokeredFiles(ours)
+
+
+def _leave_standard_output() -> None:
+    """Let who reads it see its end when the login ends, and not when its broker does."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
 
 
 def _say(said: Said) -> None:
@@ -73,10 +113,15 @@ def _say(said: Said) -> None:
     sys.stdout.flush()
 
 
-def run(backend: BackendAddress, seconds: float, say: Callable[[Said], None]) -> bool:
+def run(
+    backend: BackendAddress,
+    seconds: float,
+    say: Callable[[Said], None],
+    files: BackendFiles | None = None,
+) -> bool:
     """Log in within `seconds`, calling `say` for each step; False where it failed."""
     try:
-        log_in(backend, seconds, say)
+        log_in(backend, seconds, say, files=files)
     except NotLoggedInError as error:
         say(NotLoggedIn(error.why, str(error)))
     except ExchangeError as error:
@@ -92,15 +137,17 @@ def log_in(
     seconds: float,
     say: Callable[[Said], None],
     pause: Callable[[float], None] = time.sleep,
+    files: BackendFiles | None = None,
 ) -> None:
     """Get tokens by a person's confirmation, and keep them.
 
     Raises `NotLoggedInError`, or `ExchangeError` where the server cannot be reached.
     """
-    file = TokenFile(backend.token_file)
+    files = LocalFiles(backend) if files is None else files
+    file = TokenFile(files, backend.token_file)
     with file.locked(backend.timeout_seconds):
         pass  # a file that cannot be written is found before a person opens a browser
-    device = _device(backend)
+    device = _device(backend, files)
     valid_seconds = min(device.expires_in, VALID_SECONDS_MAX, seconds)
     say(
         CodeGiven(
@@ -110,29 +157,35 @@ def log_in(
             valid_seconds,
         )
     )
-    tokens = _wait(backend, device, time.monotonic() + valid_seconds, pause)
+    ends_monotonic = time.monotonic() + valid_seconds
+    asked = {"grant_type": DEVICE_CODE_GRANT, "device_code": device.device_code}
+
+    def poll() -> Tokens:
+        with Exchange(backend, files) as exchange:
+            return grant(exchange, time.time(), asked)
+
+    tokens = _wait(poll, device, ends_monotonic, pause)
     # Only now again: a daemon may need the lock while a person looks for the code.
     with file.locked(backend.timeout_seconds) as replace:
         replace(tokens)
     say(LoggedIn(backend.token_file, bool(tokens.refresh_token)))
 
 
-def _device(backend: BackendAddress) -> _DeviceAuthorization:
+def _device(backend: BackendAddress, files: BackendFiles) -> _DeviceAuthorization:
     wish = {"scope": backend.oauth_scope, "audience": backend.oauth_audience}
     url = backend.oauth_device_url
-    with Exchange(backend) as exchange:
+    with Exchange(backend, files) as exchange:
         body = post_form(exchange, url, wish)
     return decode_strictly(body, _decode_device, f"device code of {shown(url)}")
 
 
 def _wait(
-    backend: BackendAddress,
+    poll: Callable[[], Tokens],
     device: _DeviceAuthorization,
     ends_monotonic: float,
     pause: Callable[[float], None],
 ) -> Tokens:
     """Poll until the code is confirmed, and return the tokens; the first poll is after a pause."""
-    asked = {"grant_type": DEVICE_CODE_GRANT, "device_code": device.device_code}
     named_seconds = math.nan if device.interval is None else device.interval
     wanted_seconds = INTERVAL_SECONDS if math.isnan(named_seconds) else named_seconds
     interval_seconds = min(max(wanted_seconds, INTERVAL_SECONDS_MIN), INTERVAL_SECONDS_MAX)
@@ -141,8 +194,7 @@ def _wait(
             raise NotLoggedInError(Why.NOT_CONFIRMED, "cannot log in: the code was not confirmed")
         pause(interval_seconds)
         try:
-            with Exchange(backend) as exchange:
-                return grant(exchange, time.time(), asked)
+            return poll()
         except OAuthError as error:
             interval_seconds = _after(error, interval_seconds)
         except ExchangeError as error:

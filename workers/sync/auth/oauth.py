@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from ....ipc.messages.sync import BackendAddress, ErrorKind
+from ..backend_files import BackendFiles
 from ..base import ExchangeError
 from ..bodies.snapshot import decode_strictly
 from ..bodies.status_reports import printable
@@ -80,8 +81,8 @@ _decode_granted = msgspec.json.Decoder(_TokenResponse, strict=False).decode
 class OAuthTokenSource:
     """Source of tokens that the daemon keeps; renews them at most once in an exchange."""
 
-    def __init__(self, backend: BackendAddress) -> None:
-        self._file = TokenFile(backend.token_file)
+    def __init__(self, backend: BackendAddress, files: BackendFiles) -> None:
+        self._file = TokenFile(files, backend.token_file)
         self._current = ""
         self._failure: ExchangeError | None = None
         self._renewed = False
@@ -179,7 +180,12 @@ def post_form(exchange: Exchange, url: str, fields: Mapping[str, str]) -> bytes:
     Empty fields are left out. Raises as `grant` does.
     """
     backend = exchange.backend
-    secret = read_secret(backend.oauth_client_secret_file, "client secret file")
+    secret = read_secret(
+        exchange.files,
+        "oauth_client_secret_file",
+        backend.oauth_client_secret_file,
+        "client secret file",
+    )
     form = {**fields, "client_id": backend.oauth_client_id, "client_secret": secret}
     given = {name: value for name, value in form.items() if value}
     headers = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ....ipc.messages.sync import BackendAddress
+from ..backend_files import BackendFiles
 from ..http.client import Exchange, Response
 from ..http.secrets import read_secret
 from .oauth import OAuthTokenSource
@@ -26,8 +27,8 @@ class TokenSource(Protocol):
 class _FileTokenSource:
     """Source of the one token in a file that others keep."""
 
-    def __init__(self, backend: BackendAddress) -> None:
-        self._token = read_secret(backend.token_file, "token file")
+    def __init__(self, backend: BackendAddress, files: BackendFiles) -> None:
+        self._token = read_secret(files, "token_file", backend.token_file, "token file")
 
     def token(self, _: Exchange) -> str:
         return self._token
@@ -39,11 +40,13 @@ class _FileTokenSource:
 class BackendExchange(Exchange):
     """An exchange whose requests go to paths below the backend's url, with its token."""
 
-    def __init__(self, backend: BackendAddress) -> None:
+    def __init__(self, backend: BackendAddress, files: BackendFiles) -> None:
         """Raises `ExchangeError` where the token cannot be read."""
-        super().__init__(backend)
+        super().__init__(backend, files)
         self._tokens: TokenSource = (
-            OAuthTokenSource(backend) if backend.auth == "oauth" else _FileTokenSource(backend)
+            OAuthTokenSource(backend, files)
+            if backend.auth == "oauth"
+            else _FileTokenSource(backend, files)
         )
 
     def ask(

@@ -4,13 +4,13 @@ The file of reports is opened for each exchange, and grows until its reader move
 """
 
 import os
-from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Send, Taken
 from ....ipc.paths import status_journal
-from ...host.files import fsync_path, open_regular
+from ..backend_files import BackendFiles, FilesOf, LocalFiles
 from ..base import Backend, ExchangeError, Snapshot
 from ..bodies.snapshot import digest_of, read_snapshot
 from ..bodies.status_reports import as_json
@@ -19,9 +19,13 @@ from ..bodies.status_reports import as_json
 class FileBackend(Backend):
     """The operator writes the actions; a missing file is an error, not an empty snapshot."""
 
+    def __init__(self, files_of: FilesOf = LocalFiles) -> None:
+        self._files_of = files_of
+
     def pull(self, pull: Pull) -> Snapshot | NotModified:
         """Read the file whole; its digest stands in for an ETag."""
-        body = _read(pull.backend.path, pull.backend.max_body_bytes)
+        files = self._files_of(pull.backend)
+        body = _read(files, pull.backend.path, pull.backend.max_body_bytes)
         return read_snapshot(body, digest_of(body), pull)
 
     def send(self, send: Send) -> Taken:
@@ -29,7 +33,8 @@ class FileBackend(Backend):
         path = status_journal(send.backend.path)
         lines = b"".join(msgspec.json.encode(as_json(report)) + b"\n" for report in send.reports)
         try:
-            _append(path, lines)
+            with self._files_of(send.backend).open_reports() as file:
+                _append(file, lines)
         except OSError as error:
             reason = error.strerror or str(error)
             detail = f"cannot write the reports to {path}: {reason}"
@@ -37,9 +42,9 @@ class FileBackend(Backend):
         return Taken(send.exchange, tuple(report.key for report in send.reports))
 
 
-def _read(path: str, bytes_max: int) -> bytes:
+def _read(files: BackendFiles, path: str, bytes_max: int) -> bytes:
     try:
-        with open_regular(path) as file:
+        with files.open("path") as file:
             body = file.read(bytes_max + 1)
     except OSError as error:
         detail = f"cannot read the actions from {path}: {error.strerror or error}"
@@ -50,14 +55,11 @@ def _read(path: str, bytes_max: int) -> bytes:
     return body
 
 
-def _append(path: Path, lines: bytes) -> None:
+def _append(file: IO[bytes], lines: bytes) -> None:
     """Append lines and wait for the disk; half a line that a crash left stays on its own."""
-    with path.open("a+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
-            file.write(b"\n")
-        file.write(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    if not size:
-        fsync_path(path.parent)
+    size = file.seek(0, os.SEEK_END)
+    if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+        file.write(b"\n")
+    file.write(lines)
+    file.flush()
+    os.fsync(file.fileno())

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Report, Send, Taken
 from ..auth.session import BackendExchange
+from ..backend_files import FilesOf, LocalFiles
 from ..base import Backend, ExchangeError, Snapshot
 from ..bodies.snapshot import read_snapshot
 from ..bodies.status_reports import batch_body, batch_key, read_verdicts
-from ..http.client import Response
+from ..http.client import Response, load_late_parts
 
 log = logging.getLogger(__name__)
 #: ETags that are kept and sent back: an opaque word.
@@ -24,9 +25,15 @@ _ABOUT_A_REPORT = (400, 413, 422)
 class HttpBackend(Backend):
     """`GET {url}/actions` and `POST {url}/actions/status` (INTERFACE, "plain HTTP")."""
 
+    def __init__(self, files_of: FilesOf = LocalFiles) -> None:
+        self._files_of = files_of
+
+    def prepare(self) -> None:
+        load_late_parts()
+
     def pull(self, pull: Pull) -> Snapshot | NotModified:
         headers = {"If-None-Match": pull.etag} if pull.etag else {}
-        with BackendExchange(pull.backend) as exchange:
+        with BackendExchange(pull.backend, self._files_of(pull.backend)) as exchange:
             answer = exchange.ask("GET", "/actions", headers)
             if answer.status == 304 and pull.etag:
                 return NotModified(pull.exchange)
@@ -45,7 +52,7 @@ class HttpBackend(Backend):
         accepted: list[str] = []
         refused: dict[str, str] = {}
         waiting: list[Sequence[Report]] = [send.reports] if send.reports else []
-        with BackendExchange(send.backend) as exchange:
+        with BackendExchange(send.backend, self._files_of(send.backend)) as exchange:
             while waiting:
                 batch = waiting.pop()
                 try:

@@ -16,10 +16,11 @@ import msgspec
 from ....ipc.instants import format_instant
 from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Report, Send, Taken
 from ..auth.session import BackendExchange
+from ..backend_files import FilesOf, LocalFiles
 from ..base import Backend, ExchangeError, Snapshot
 from ..bodies.snapshot import decode_strictly, read_snapshot
 from ..bodies.status_reports import printable
-from ..http.client import Response
+from ..http.client import Response, load_late_parts
 from ..http.errors import refusal, shown
 
 QUERY = "/actions.getAll"
@@ -85,14 +86,20 @@ class CallError(ExchangeError):
 class TrpcBackend(Backend):
     """The original backend (INTERFACE, "Backend over tRPC")."""
 
+    def __init__(self, files_of: FilesOf = LocalFiles) -> None:
+        self._files_of = files_of
+
+    def prepare(self) -> None:
+        load_late_parts()
+
     def pull(self, pull: Pull) -> Snapshot | NotModified:
-        with BackendExchange(pull.backend) as exchange:
+        with BackendExchange(pull.backend, self._files_of(pull.backend)) as exchange:
             body = _result_of(exchange.ask("GET", QUERY, {}))
         return read_snapshot(body, "", pull, actions_in)
 
     def send(self, send: Send) -> Taken:
         """Make a call for each report; verdicts before an error count."""
-        with BackendExchange(send.backend) as exchange:
+        with BackendExchange(send.backend, self._files_of(send.backend)) as exchange:
             reporting = _Reporting(exchange)
             for report in send.reports:
                 if not reporting.goes_on(report):

@@ -6,58 +6,59 @@ those of the configuration.
 """
 
 import contextlib
+import functools
 import http.client
+import importlib
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import requests
 import requests.adapters
 import requests.auth
+import requests.utils
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.util.ssl_ import create_urllib3_context
 
 from .... import __version__
 from ....ipc.messages.sync import BackendAddress, ErrorKind
-from ...host import tls_files
+from ..backend_files import BackendFiles, LocalFiles
 from ..base import ExchangeError
 from ..bodies.status_reports import printable
+from .certificates import context_of, copied, path_to
 from .coding import CodingError, CutShortError, unpack
 from .deadline import Deadline
 from .errors import bad_answer, cut_short, failure, refusal, shown, too_large
 from .framing import FramedResponse
-from .secrets import read_private, unusable
 
 #: Bytes read at once.
 PIECE_BYTES_MAX = 16 * 1024
 #: Share of the time for connecting to each address of a host: a dead one must not cost all.
 CONNECT_SHARE = 1 / 3
-KEY_BYTES_MAX = 64 * 1024
-#: From OpenSSL's `x509_vfy.h`; Python has no name for it.
-_X509_V_FLAG_NO_CHECK_TIME = 0x200000
+#: Modules that are imported only once a request needs them.
+_LATE_MODULES = ("encodings.idna", "encodings.punycode", "idna")
 
 
 class Exchange:
-    """A session for the requests of one exchange. Its deadline runs from `with` on."""
+    """A session for the requests of one exchange. Its deadline runs from `with` on. `files` are
+    those that the backend's settings name."""
 
-    def __init__(self, backend: BackendAddress) -> None:
+    def __init__(self, backend: BackendAddress, files: BackendFiles | None = None) -> None:
         """Raises `ExchangeError` where the files for TLS cannot be used."""
-        _check_tls(backend)
         self.backend = backend
+        self.files = LocalFiles(backend) if files is None else files
+        context = context_of(backend, self.files, public_authorities)
         self.deadline = Deadline(backend.timeout_seconds)
         self._session = _Session()
         self._session.trust_env = False
         self._session.headers.clear()
-        self._session.verify = backend.ca_file or True
-        if backend.client_cert:
-            self._session.cert = (backend.client_cert, backend.client_key)
         if backend.proxy:
             self._session.proxies = {"http": backend.proxy, "https": backend.proxy}
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter(self.deadline, _context(backend)))
+            self._session.mount(scheme, _Adapter(self.deadline, context))
         self._last: requests.Response | None = None
 
     def fetch(
@@ -179,18 +180,19 @@ class Response:
         return refusal(self.status, self.headers, self.url)
 
 
-def _check_tls(backend: BackendAddress) -> None:
-    """Check the files for TLS, for each exchange: they may be renewed at any time.
+def load_late_parts() -> None:
+    """Load what the libraries read only once they need it: later this process may have no right
+    to. Raises `OSError`."""
+    for name in _LATE_MODULES:
+        importlib.import_module(name)
+    public_authorities()
 
-    Raises `ExchangeError`.
-    """
-    if backend.client_key:
-        try:
-            read_private(backend.client_key, KEY_BYTES_MAX)
-        except (OSError, ValueError) as error:
-            raise unusable(backend.client_key, "client key", error) from None
-    if reason := tls_files.why_not(backend.ca_file, backend.client_cert, backend.client_key):
-        raise ExchangeError(ErrorKind.LOCAL, f"cannot use TLS: backend.{reason}")
+
+@functools.cache
+def public_authorities() -> str:
+    """Return a path to the certificates of the public authorities, in memory, for good. Raises
+    `OSError`."""
+    return path_to(copied(Path(requests.utils.DEFAULT_CA_BUNDLE_PATH).read_bytes()))
 
 
 _HEADERS = {
@@ -214,28 +216,19 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
-def _context(backend: BackendAddress) -> ssl.SSLContext | None:
-    """Return a context that ignores the dates of certificates, None for the usual one.
-
-    A clock that is not believed says nothing about dates. Names and the chain to our own
-    authority still count (fact B5); with public authorities the exchange fails until the clock
-    is right.
-    """
-    if backend.clock_believed or not backend.ca_file:
-        return None
-    context = create_urllib3_context()
-    context.load_verify_locations(backend.ca_file)
-    context.verify_flags |= ssl.VerifyFlags(_X509_V_FLAG_NO_CHECK_TIME)
-    return context
-
-
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Adapter that puts every connection under the deadline, and sends nothing twice."""
+    """Adapter that puts every connection under the deadline, and sends nothing twice. Without a
+    context of ours it trusts the public authorities."""
 
     def __init__(self, deadline: Deadline, context: ssl.SSLContext | None) -> None:
         self._deadline = deadline
         self._context: dict[str, Any] = {} if context is None else {"ssl_context": context}
         super().__init__(max_retries=0)
+
+    def cert_verify(self, conn: Any, url: str, *_: Any) -> None:
+        conn.cert_reqs = "CERT_REQUIRED"
+        if not self._context and url.lower().startswith("https"):
+            conn.ca_certs = public_authorities()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **{**options, **self._context})

@@ -4,12 +4,11 @@ They are read for every exchange, so that a new one counts at once, and never ap
 message or a log. The file of tokens that the daemon keeps itself is in `auth/tokens.py`.
 """
 
-import os
 import re
-import stat
 
+from ....ipc.messages.broker import FileKey
 from ....ipc.messages.sync import ErrorKind
-from ...host.files import open_regular
+from ..backend_files import BackendFiles, require_private
 from ..base import ExchangeError
 
 SECRET_BYTES_MAX = 8 * 1024
@@ -18,16 +17,16 @@ SECRET_BYTES_MAX = 8 * 1024
 _SECRET = re.compile(r"[\x21-\x7e]+")
 
 
-def read_secret(path: str, what: str) -> str:
-    """Return the one line in the file, or "" where no path is configured.
+def read_secret(files: BackendFiles, key: FileKey, path: str, what: str) -> str:
+    """Return the one line in the file of the setting `key`, or "" where no path is configured.
 
-    `what` names the file in an error. Raises `ExchangeError` (unauthorized) where there is no
-    usable secret.
+    `path` and `what` name the file in an error. Raises `ExchangeError` (unauthorized) where
+    there is no usable secret.
     """
     if not path:
         return ""
     try:
-        content = read_private(path, SECRET_BYTES_MAX)
+        content = read_private(files, key, SECRET_BYTES_MAX)
         secret = content.decode("ascii", errors="replace").strip()
         if not secret:
             raise ValueError("it is empty")
@@ -43,16 +42,14 @@ def is_secret(text: str) -> bool:
     return _SECRET.fullmatch(text) is not None
 
 
-def read_private(path: str, bytes_max: int) -> bytes:
+def read_private(files: BackendFiles, key: FileKey, bytes_max: int) -> bytes:
     """Return the content of a file that nobody but its owner can write.
 
     Whoever can write it chooses this host's account at the backend, and so its actions. Raises
-    `OSError`, and `ValueError` where it may not be used; never waits for a FIFO or a device.
+    `OSError`, and `ValueError` where it may not be used.
     """
-    with open_regular(path) as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise ValueError(f"others than its owner can write it (mode {stat.S_IMODE(mode):04o})")
+    with files.open(key) as file:
+        require_private(file)
         content = file.read(bytes_max + 1)
     if len(content) > bytes_max:
         raise ValueError(f"it is longer than {bytes_max} bytes")

@@ -1,0 +1,107 @@
+"""A synchroniser without rights reads no module late: where the package is, it may not read."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from geosched.ipc.messages.sync import BackendAddress
+from support.backend import BackendServer, address, entry
+from support.faults import FAULTS
+from support.oauth import OAuthServer, keep_tokens
+from support.tls import Proxy, authority, ca_file, client_files, server_context
+
+TIMEOUT_SECONDS = 1.0
+
+#: Exchanges as a synchroniser has them, with everything that is imported once it has no rights.
+PROGRAM = """
+import os, socket, sys
+import msgspec
+from geosched.ipc.messages.sync import BackendAddress, Pull, Report, Send
+from geosched.workers.sync import broker
+from geosched.workers.sync.synchroniser import WithoutRights, carry_out
+
+backend = msgspec.json.decode(sys.argv[1], type=BackendAddress)
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+if os.fork() == 0:
+    ours.close()
+    os._exit(broker.main(theirs.detach(), backend))
+theirs.close()
+without_rights = WithoutRights(backend, broker.BrokeredFiles(ours))
+without_rights.load(backend.kind)
+late = []
+sys.addaudithook(lambda event, given: late.append(given[0]) if event == "import" else None)
+report = Report("k1", "a", "STARTED", 0, 1, "r", None, None, "due")
+for order in (Pull(1, backend, 0), Send(2, backend, (report,))):
+    for message in carry_out(order, without_rights.load):
+        print(type(message).__name__, getattr(message, "detail", ""))
+print("late:", *late)
+"""
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+
+
+def said_of(where: BackendAddress) -> list[str]:
+    """What came of a pull and of a report; nothing was imported meanwhile."""
+    command = [sys.executable, "-P", "-c", PROGRAM, msgspec.json.encode(where).decode()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    *said, late = done.stdout.splitlines()
+    assert late == "late:", said
+    return said
+
+
+def test_for_a_backend_that_is_well(tmp_path: Path) -> None:
+    with BackendServer() as server:
+        server.set_actions([entry("a")])
+        for host in ("127.0.0.1", "localhost"):
+            where = address(url=server.url.replace("127.0.0.1", host))
+            assert said_of(where) == ["Page ", "Pulled ", "Taken "]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_for_a_backend_that_fails(fault: str) -> None:
+    with BackendServer() as server:
+        server.fault = fault
+        said_of(address(url=server.url, timeout_seconds=TIMEOUT_SECONDS))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://no-such-host.invalid/api", "http://127.0.0.1:1/api", "http://bücher.invalid/"]
+)
+def test_for_a_backend_that_is_not_there(url: str) -> None:
+    assert all(line.startswith("ExchangeFailed ") for line in said_of(address(url=url)))
+
+
+@pytest.mark.parametrize("how", ["known", "client", "unknown", "unbelieved"])
+def test_for_tls(how: str, tmp_path: Path) -> None:
+    ca = authority()
+    fields = {} if how == "unknown" else {"ca_file": ca_file(ca, tmp_path)}
+    fields |= client_files(ca, tmp_path) if how == "client" else {}
+    with BackendServer(tls=server_context(ca)) as server, Proxy() as proxy:
+        for where in (
+            address(url=server.url, clock_believed=how != "unbelieved", **fields),
+            address(url=server.url, proxy=proxy.url, **fields),
+        ):
+            good = ["Pulled ", "Taken "]
+            assert (said_of(where) == good) == (how != "unknown")
+
+
+def test_for_tokens_that_are_renewed(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.json"
+    keep_tokens(tokens)
+    with BackendServer(token="revoked") as server, OAuthServer() as oauth:
+        oauth.issued = lambda token: setattr(server, "token", token)
+        where = address(url=server.url, token_file=str(tokens), **oauth.client())
+        assert said_of(where) == ["Pulled ", "Taken "]
+        oauth.answers = [(400, {"error": "invalid_grant"})]
+        server.token = "revoked"
+        assert "log in with geosched-ctl login" in said_of(where)[0]
+
+
+def test_for_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "actions.json"
+    path.write_text("[]")
+    assert said_of(address("file", path=str(path))) == ["Pulled ", "Taken "]
