@@ -132,12 +132,6 @@ class Directory:
     def close(self) -> None:
         os.close(self.descriptor)
 
-    @property
-    def proc_path(self) -> Path:
-        """The directory by a path that leads to it wherever it is moved, for libraries that know
-        only paths; of this process, while this is open."""
-        return Path(f"/proc/self/fd/{self.descriptor}")
-
     # --- directories in it --------------------------------------------------------------
 
     def subdirectory(self, name: str) -> Self:
@@ -269,11 +263,11 @@ class Directory:
         if durable:
             self.sync()
 
-    def rename(self, old: str, new: str, *, to: "Directory | None" = None) -> None:
-        """Rename what is in it, into another directory where that is given. Raises `OSError`."""
-        target = (to or self).descriptor
+    def rename(self, old: str, new: str) -> None:
+        """Rename what is in it. Raises `OSError`."""
+        here = self.descriptor
         with self._named(old):
-            os.rename(_checked(old), _checked(new), src_dir_fd=self.descriptor, dst_dir_fd=target)
+            os.rename(_checked(old), _checked(new), src_dir_fd=here, dst_dir_fd=here)
 
     def unlink(self, name: str, *, missing_ok: bool = False) -> None:
         """Remove a file, or a link and not what it leads to. Raises `OSError`."""
