@@ -133,7 +133,7 @@ class Line:
         if process is None:
             return False
         if isinstance(message, Run):
-            self._host.oracle.run_is_sent(message)
+            self._host.oracle.run_is_sent(message, routing_id.decode())
         if isinstance(message, Run | Release):
             self.free.discard(routing_id.decode())
         process.hear(message)
@@ -185,6 +185,7 @@ class Children(Participant):
         for name in news.gone:
             self._known.pop(name, None)
             self._workers.free.discard(name)
+            self._host.oracle.worker_is_lost(name)
 
     def get(self, name: str) -> Child | None:
         return self._known.get(name)
@@ -193,6 +194,7 @@ class Children(Participant):
         """Nobody looks at a simulated process: it is judged by its silence."""
 
     def kill(self, name: str) -> None:
+        self._host.oracle.worker_is_lost(name)
         for line in (self._workers, self._exchanges):
             if name in line.processes:
                 line.processes[name].be_killed()

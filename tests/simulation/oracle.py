@@ -77,6 +77,7 @@ class Oracle:
         self._was_synchronised = False
         self._believe_from_us = 0
         self._begun_us = 0
+        self._run_of: dict[str, RunSeen] = {}
         self._free: Collection[str] = ()  # workers that are ready and have no run
         self._heard: list[str] = []
         self._started: list[tuple[int, str]] = []
@@ -131,7 +132,7 @@ class Oracle:
 
     # --- what really happens ----------------------------------------------------------------
 
-    def run_is_sent(self, order: Run) -> None:
+    def run_is_sent(self, order: Run, worker: str) -> None:
         """S9: committed, and only then started."""
         action_id = order.environment["GEOSCHED_ACTION_ID"]
         seen, run = self.known[action_id], self.runs.get(order.run_id)
@@ -141,6 +142,13 @@ class Oracle:
         assert run is not None
         self._demand(run.sent_us is None, action_id, "S17: one run was given out twice")
         run.sent_us = self.world.now_us
+        self._run_of[worker] = run
+
+    def worker_is_lost(self, worker: str) -> None:
+        """The daemon found that it is gone, or has given it up and kills it."""
+        run = self._run_of.pop(worker, None)
+        if run is not None:
+            run.lost_wall_us, run.lost_boot_us = self.now.read_us, self.world.boot_us
 
     def script_starts(self, run_id: str, action_id: str) -> None:
         self.world.note("script of %s starts (%s)", action_id, run_id[-4:])
@@ -241,6 +249,7 @@ class Oracle:
             policy=self.policies.get(change.after.action.type),
             waited_seconds=self._waited(seen),
             worker_free=self.workers_free > 0,
+            loss_came_first=run is not None and self._loss_came_first(run, change.after.action),
             began=None if run is None else self._began(run, change.after.action),
             begin_known=run is not None and self._begin_known(run, seen),
         )
@@ -251,6 +260,14 @@ class Oracle:
         mine = (run for run in self.runs.values() if run.daemon == self.daemon)
         promised = sum(run.sent_us is None and not run.fails for run in mine)
         return len(self._free) - promised
+
+    def _loss_came_first(self, run: RunSeen, action: Action) -> bool:
+        """Whether its worker was found to be lost before its window was over, by the clock of then
+        or as it has been set back since."""
+        if run.lost_wall_us is None:
+            return False
+        restated_us = self.world.wall_us - (self.world.boot_us - run.lost_boot_us)
+        return min(run.lost_wall_us, restated_us) < action.to_us
 
     def _began(self, run: RunSeen, action: Action) -> bool | None:
         """Whether its script really began before its window was over; None where a step of the

@@ -53,6 +53,7 @@ class Case:
     `sent`: what the backend sent of it, newest last (None: absent); several, while a
     snapshot is being applied. The run is the one open before: its recorded stop, the
     action as it was started with, its worker's word, the kept result, whether it lives.
+    `loss_came_first`: its worker was found to be lost before its window was over.
     `began`: its script did, before its window was over (None: hard to tell), and by
     `begin_known` the daemon was told. `now` is what the turn decides as of, a moment ahead
     perhaps of what the clock reads.
@@ -74,6 +75,7 @@ class Case:
     policy: RestartPolicy | None
     waited_seconds: float | None
     worker_free: bool
+    loss_came_first: bool
     began: bool | None
     begin_known: bool
 
@@ -262,8 +264,7 @@ def _ended_before(case: Case, result: RunResult | None) -> bool:
     """S12: of itself, before its window was over; or it was found before that, that its
     worker is lost."""
     if result is None:
-        heard = case.run_given and case.phase is not Phase.STARTING
-        return heard and case.now.read_us < case.after.action.to_us
+        return case.loss_came_first and case.phase is not Phase.STARTING
     return result.cause is not EndCause.STOPPED and result.ended_us < case.after.action.to_us
 
 
@@ -322,7 +323,7 @@ def _window_over(case: Case) -> set[str]:
 
 def _unseen(case: Case) -> set[str]:
     """S9, S12: no script for its type, or its worker was lost."""
-    if case.run_given and case.missed:
+    if case.run_given and case.missed and not case.loss_came_first:
         return _window_over(case)
     return _or_again(case, ok=False, never_ran=not case.run_given)
 

@@ -23,6 +23,8 @@ class RunSeen:
     begun_wall_us: int = 0
     begin_heard_by: int = 0  # the number of the daemon that was told so
     until_us: int | None = None  # the end of its window, when it was asked to stop for that
+    lost_wall_us: int | None = None  # when the daemon found that its worker is lost, or gave it up
+    lost_boot_us: int = 0
 
 
 @dataclass(slots=True)
