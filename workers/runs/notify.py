@@ -113,7 +113,7 @@ class NotifySocket:
 
     def _open(self) -> None:
         """Raises `OSError`."""
-        directory = _open_directory(self._path.parent)
+        directory = _open_directory(self._path.parent, passable=self._uid != os.geteuid())
         try:
             made, self._file = _bound(directory, self._path.name, self._uid)
         finally:
@@ -181,9 +181,9 @@ def _receive(opened: socket.socket) -> _Message:
     return _Message(None if flags & socket.MSG_TRUNC else text, pid, uid)
 
 
-def _open_directory(path: Path) -> int:
-    """Open the directory of the sockets, which nobody but this user may write. Where that is root,
-    every user is let through the one above, so that scripts of theirs find their sockets. Raises
+def _open_directory(path: Path, *, passable: bool) -> int:
+    """Open the directory of the sockets, which nobody but this user may write. Where it is to be
+    `passable` for a script of another user, root lets every user through the one above. Raises
     `OSError`."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     above = os.open(path.parent, flags)
@@ -193,7 +193,7 @@ def _open_directory(path: Path) -> int:
         if not _is_ours(found):
             os.close(directory)
             raise OSError(f"others than its own user can write {path}")
-        if os.geteuid() == 0 and _is_ours(found_above) and found_above.st_mode & _SEARCH != _SEARCH:
+        if passable and _is_ours(found_above) and found_above.st_mode & _SEARCH != _SEARCH:
             os.chmod(f"/proc/self/fd/{above}", stat.S_IMODE(found_above.st_mode) | _SEARCH)
     finally:
         os.close(above)

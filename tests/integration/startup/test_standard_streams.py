@@ -1,6 +1,7 @@
 """Exit codes and messages of the commands do not depend on who reads their standard streams."""
 
 import itertools
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ STREAMS = {
     "full": (">/dev/full", "</dev/full"),
     "null": (">/dev/null", "</dev/null"),
 }
-STORE_TOOL = f"{sys.executable} -P -m geosched.supervisor.store.tools.cli"
+CTL, GEOSCHEDD = (shlex.quote(str(commands() / name)) for name in ("geosched-ctl", "geoschedd"))
+STORE_TOOL = f"{shlex.quote(sys.executable)} -P -m geosched.supervisor.store.tools.cli"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ COMBINATIONS = list(itertools.product(STREAMS, repeat=3))
 def test_a_command_has_its_exit_code_whatever_its_streams_are(
     running: Daemon, streams: tuple[str, str, str]
 ) -> None:
-    ctl = f"{commands() / 'geosched-ctl'} --config {running.config}"
+    ctl = f"{CTL} --config {running.config}"
     lost = 1 if streams[1] == "full" else 0
     for verb, code in (("ping", lost), ("stop nosuch", 5), ("--config /nonexistent ping", 2)):
         assert in_shell(f"{ctl} {verb} {redirected(*streams)}") == (code, ""), verb
@@ -55,23 +57,22 @@ def test_a_command_has_its_exit_code_whatever_its_streams_are(
 def test_a_check_has_its_exit_code_whatever_its_streams_are(
     running: Daemon, streams: tuple[str, str, str]
 ) -> None:
-    geoschedd = commands() / "geoschedd"
     redirections = redirected(*streams)
-    assert in_shell(f"{geoschedd} --config {running.config} --check {redirections}") == (0, "")
-    assert in_shell(f"{geoschedd} --config /nonexistent --check {redirections}") == (2, "")
-    assert in_shell(f"{geoschedd} --nonsense {redirections}") == (2, "")
+    assert in_shell(f"{GEOSCHEDD} --config {running.config} --check {redirections}") == (0, "")
+    assert in_shell(f"{GEOSCHEDD} --config /nonexistent --check {redirections}") == (2, "")
+    assert in_shell(f"{GEOSCHEDD} --nonsense {redirections}") == (2, "")
 
 
 @pytest.mark.parametrize(("redirection", "code"), [(">/dev/full", 1), (">&-", 0), ("| true", 0)])
 def test_what_cannot_be_printed_is_one_line(running: Daemon, redirection: str, code: int) -> None:
     for command in (
-        f"{commands() / 'geosched-ctl'} --config {running.config} -o json status",
-        f"{commands() / 'geosched-ctl'} --help",
-        f"{commands() / 'geosched-ctl'} --version",
-        f"{commands() / 'geosched-ctl'} --config {running.config} db stats",
-        f"{commands() / 'geosched-ctl'} --config {running.config} db export",
-        f"{commands() / 'geoschedd'} --version",
-        f"{commands() / 'geoschedd'} --help",
+        f"{CTL} --config {running.config} -o json status",
+        f"{CTL} --help",
+        f"{CTL} --version",
+        f"{CTL} --config {running.config} db stats",
+        f"{CTL} --config {running.config} db export",
+        f"{GEOSCHEDD} --version",
+        f"{GEOSCHEDD} --help",
         f"{STORE_TOOL} stats {running.root}/state",
     ):
         found, printed = in_shell(f"{command} {redirection}")
@@ -104,7 +105,7 @@ def test_a_daemon_without_standard_streams_does_its_work_and_stops_with_0(stream
     with daemon_installation() as daemon:
         daemon.configure(scripts={"default": {"command": ["/bin/sh", "-c", "echo said"]}})
         redirections = redirected(streams, streams, streams)
-        command = f"exec {commands() / 'geoschedd'} --config {daemon.config} {redirections}"
+        command = f"exec {GEOSCHEDD} --config {daemon.config} {redirections}"
         daemon.process = subprocess.Popen(["/bin/sh", "-c", command])
         wait_for(lambda: daemon.ctl("ping").returncode == 0, seconds=20)
         daemon.send([entry("a", -1, 60)])

@@ -37,4 +37,5 @@ def test_modes_do_not_depend_on_the_umask_of_who_starts_it(daemon: Daemon, umask
     files = {path.name: mode(path) for path in kept if path.is_file() and not path.is_symlink()}
     assert set(files.values()) == {0o600}, files
     directories = {path.name: mode(path) for path in kept if path.is_dir()}
+    assert directories.pop("sd") == 0o711
     assert set(directories.values()) == {0o700}, directories

@@ -371,6 +371,9 @@ def test_errors_are_told_apart_by_code(db, monkeypatch, code, full, kind, fatal)
         def begin(self, **_: Any) -> Any:
             raise lmdb_error(code)
 
+        def info(self) -> dict[str, int]:
+            return {"last_txnid": 0}
+
     monkeypatch.setattr(files, "is_full", lambda _: full)
     environment = db._env
     monkeypatch.setattr(db, "_env", Failing())

@@ -94,8 +94,8 @@ class Host:
         self.backend.fault, self.backend.body = "", None
         self.backend.fault_status, self.backend.fault_headers = 503, {}
         self.backend.set_actions(self.actions)
-        synced = self.sync()
-        assert synced.error is None
+        # One that was under way joins the first, and still has the fault.
+        synced = wait_for(lambda: (answer := self.sync()).error is None and answer)
         assert self.backend_view().last_pull_ok
         return synced
 
