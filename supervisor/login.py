@@ -34,9 +34,19 @@ def main() -> None:
     except SettingsError as error:
         sys.stdout.write(f"{encode(NotLoggedIn(Why.CONFIGURATION, str(error))).decode()}\n")
         sys.exit(1)
-    where = msgspec.json.encode(address(settings.backend)).decode()
+    given = _handed_over(msgspec.json.encode(address(settings.backend)))
     owner = str(_owner_of(settings.daemon.state_dir))
-    os.execv(sys.executable, [sys.executable, "-P", "-m", WORKER, where, seconds, owner])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", WORKER, str(given), seconds, owner])
+
+
+def _handed_over(content: bytes) -> int:
+    """Return a descriptor to read it from, in the next program too: arguments are there for
+    everybody to see, and a proxy may have a password in it."""
+    descriptor = os.memfd_create("geosched-login", 0)
+    with os.fdopen(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def _owner_of(state_dir: Path) -> int:

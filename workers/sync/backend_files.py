@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol, TypeAlias
 
+from ...ipc.backends import BACKENDS
 from ...ipc.messages.broker import TOKENS_BYTES_MAX, FileKey
 from ...ipc.messages.sync import BackendAddress
 from ...ipc.paths import status_journal
@@ -62,7 +63,7 @@ class _TokenLock(NamedTuple):
 
 class LocalFiles(BackendFiles):
     """The files, opened by this process with its own rights. As root those of the users `trusted`
-    count as root's."""
+    count as root's. It does for nobody what the settings have no use for."""
 
     def __init__(self, backend: BackendAddress, trusted: Collection[int] = ()) -> None:
         self._backend = backend
@@ -70,7 +71,10 @@ class LocalFiles(BackendFiles):
         self._lock: _TokenLock | None = None
 
     def open(self, key: FileKey) -> IO[bytes]:
-        path = Path(getattr(self._backend, key))
+        given: str = getattr(self._backend, key)
+        if not given:
+            raise OSError(errno.EINVAL, f"{key} is not set")
+        path = Path(given)
         if os.geteuid() != ROOT or not trust.why_not(path):
             return open_regular(path)  # nobody but root can change anything of it
         if key == "path":
@@ -100,6 +104,8 @@ class LocalFiles(BackendFiles):
         return descriptor
 
     def open_reports(self) -> IO[bytes]:
+        if BACKENDS[self._backend.kind].needs != "path":
+            raise OSError(errno.EINVAL, f"a backend of kind {self._backend.kind} keeps no reports")
         journal = status_journal(self._backend.path)
         directory, name = Directory.holding(journal, trusted=self._trusted)
         with directory:
@@ -111,6 +117,8 @@ class LocalFiles(BackendFiles):
         return file
 
     def lock_tokens(self) -> bool:
+        if self._backend.auth != "oauth":
+            raise OSError(errno.EINVAL, "the file of tokens is the operator's, who replaces it")
         with contextlib.ExitStack() as opened:
             path = Path(self._backend.token_file)
             directory, name = Directory.holding(path, trusted=self._trusted)

@@ -386,6 +386,7 @@ def test_a_login_by_root_has_no_rights_while_it_waits(
         status = Path(f"/proc/{login}/status").read_text()
         assert f"Uid:\t{UNNAMED_UID}\t{UNNAMED_UID}\t{UNNAMED_UID}" in status
         assert "CapEff:\t0000000000000000" in status
+        assert b"http:" not in Path(f"/proc/{login}/cmdline").read_bytes()
     finally:
         running.kill()
         running.communicate(timeout=10)

@@ -203,3 +203,21 @@ def test_a_login_by_root_for_somebody_else_is_refused_before_a_server_is_asked(
     assert f"{theirs} belongs to user {SECOND_USER}" in said.detail
     assert oauth.asked == []
     assert list(theirs.iterdir()) == []
+
+
+def test_nothing_is_done_that_the_settings_have_no_use_for(tmp_path: Path) -> None:
+    """Who asks may be a synchroniser that was taken over."""
+    tokens = tmp_path / "token"
+    tokens.write_text("the operator's")
+    tokens.chmod(0o600)
+    files = LocalFiles(address("http", auth="token", token_file=str(tokens)))
+    for ask in (
+        files.lock_tokens,
+        lambda: files.replace_tokens(b"{}"),
+        files.open_reports,
+        lambda: files.open("ca_file"),
+    ):
+        with pytest.raises(OSError, match=r"operator|not locked|keeps no reports|not set"):
+            ask()
+    assert os.listdir(tmp_path) == ["token"]
+    assert tokens.read_text() == "the operator's"

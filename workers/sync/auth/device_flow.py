@@ -7,7 +7,7 @@ to standard output as lines of JSON (`ipc/messages/login.py`).
 Run by root, this process has no rights while it speaks to the network, and a file broker keeps
 the tokens (DESIGN 6).
 
-    python -P -m geosched.workers.sync.auth.device_flow ADDRESS SECONDS OWNER
+    python -P -m geosched.workers.sync.auth.device_flow DESCRIPTOR SECONDS OWNER
 """
 
 import math
@@ -71,8 +71,9 @@ class NotLoggedInError(Exception):
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a traceback
-    where, seconds, owner = sys.argv[1:]
-    backend = msgspec.json.decode(where, type=BackendAddress)
+    given, seconds, owner = sys.argv[1:]
+    with os.fdopen(int(given), "rb") as file:
+        backend = msgspec.json.decode(file.read(), type=BackendAddress)
     try:
         files = _files_of(backend, int(owner))
     except (OSError, privileges.UnusableUserError) as error:
