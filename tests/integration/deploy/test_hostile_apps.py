@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.daemon import lives
@@ -80,12 +82,17 @@ def stage() -> Iterator[Stage]:
         made.clean_up()
 
 
-def test_so_many_bytes_of_a_command_line_are_read_and_no_more(stage: Stage) -> None:
+def loaded_block_apps() -> Any:
     loader = SourceFileLoader("block_apps", BLOCK_APPS)
     spec = spec_from_loader("block_apps", loader)
     assert spec is not None
     block_apps = module_from_spec(spec)
     loader.exec_module(block_apps)
+    return block_apps
+
+
+def test_so_many_bytes_of_a_command_line_are_read_and_no_more(stage: Stage) -> None:
+    block_apps = loaded_block_apps()
     huge = stage.decoy(*["x" * 120_000] * 10, user=os.getuid())
     wait_for(lambda: Path(f"/proc/{huge.pid}/comm").read_text().strip() == stage.name)
     found = block_apps.beginning(f"/proc/{huge.pid}/cmdline")
@@ -131,6 +138,28 @@ def test_a_command_line_that_hangs_costs_itself_and_no_other(stage: Stage, tmp_p
             assert -game.wait(5) == signal.SIGTERM
         assert blocker.poll() is None
     assert -bad.wait(10) in (signal.SIGTERM, signal.SIGKILL)
+
+
+def test_command_lines_that_hang_hide_no_other_of_their_user(stage: Stage) -> None:
+    """As those of all processes do here; beyond so many in a scan they go by their other names."""
+    block_apps = loaded_block_apps()
+
+    class Hanging:
+        def of(self, pid: int) -> bytes:
+            raise block_apps.HangsError
+
+    program = stage.directory / stage.name
+    shutil.copy("/bin/sh", program)
+    starts = f"{program} -c 'sleep 600; :' & echo $!; wait"
+    above = stage.keep(command_as(os.getuid(), "/bin/sh", "-c", starts, stdout=subprocess.PIPE))
+    assert above.stdout is not None
+    game = int(above.stdout.readline())
+    wait_for(lambda: Path(f"/proc/{game}/comm").read_text().strip() == stage.name)
+    blocker = block_apps.Blocker([stage.name])
+    blocker._command_lines = Hanging()
+    blocker.scan(time.monotonic())
+    above.wait(5)
+    assert not lives(game)
 
 
 #: A daemon with a zygote, a worker and a script below it, and a helper of its own beside the
