@@ -154,6 +154,7 @@ class Containment(msgspec.Struct, frozen=True):
             return None
         try:
             self.base.mkdir(exist_ok=True)
+            self.base.chmod(0o711)  # others cannot open it, and hold its lock
             return _locked(self.base, fcntl.LOCK_SH)
         except OSError as error:
             log.warning("Cannot lock the cgroup %s: %s", self.base, error)

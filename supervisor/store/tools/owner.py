@@ -5,6 +5,7 @@ of root's would follow links of that user's there, give files away, and map what
 """
 
 import os
+import pwd
 import signal
 from pathlib import Path
 from typing import NamedTuple
@@ -35,9 +36,18 @@ def other_owner(state_dir: Path) -> Owner | None:
         refuse_exposed(state_dir)
         return None
     if found.st_uid != ROOT:
-        return Owner(found.st_uid, found.st_gid)
+        return Owner(found.st_uid, found.st_gid or _own_group(found.st_uid))
     Directory.open(state_dir).close()
     return None
+
+
+def _own_group(uid: int) -> int:
+    """Return the group of an account, which a directory given away by `chown` alone does not tell:
+    it has that of root."""
+    try:
+        return pwd.getpwuid(uid).pw_gid or uid
+    except KeyError:
+        return uid
 
 
 def become(owner: Owner | None) -> None:

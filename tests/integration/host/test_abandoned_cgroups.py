@@ -1,6 +1,7 @@
 """Control groups of daemons that were killed, removed by the next one, whatever its place."""
 
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,13 @@ def test_groups_of_an_instance_that_lives_stay(ours: Containment, others: Contai
     os.close(held)
     ours.remove_abandoned()
     assert not base_of(others).exists()
+
+
+def test_nobody_else_can_hold_it(ours: Containment):
+    held = ours.hold()
+    assert held is not None
+    os.close(held)
+    assert stat.S_IMODE(base_of(ours).stat().st_mode) == 0o711
 
 
 def test_groups_with_processes_stay(ours: Containment, others: Containment):

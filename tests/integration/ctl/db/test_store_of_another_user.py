@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from geosched.supervisor.store.repair.examine import Condition, examine
+from geosched.supervisor.store.tools.owner import other_owner
 from support.daemon import Daemon, installation_for_everybody
 from support.db import make_store, place, refused
 from support.second_user import SECOND_USER
@@ -156,3 +157,8 @@ def test_a_copy_is_private_from_its_first_byte(theirs: Daemon, tmp_path: Path):
     made = tmp_path / "copy"
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (made, made / "data.mdb")]
     assert modes == [0o700, 0o600]
+
+
+def test_roots_group_is_not_taken_along_where_a_directory_has_it(tmp_path: Path):
+    os.chown(tmp_path, SECOND_USER, 0)
+    assert other_owner(tmp_path) == (SECOND_USER, SECOND_USER)
