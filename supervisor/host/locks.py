@@ -52,7 +52,7 @@ class DirectoryLock:
 
 
 def _taken(directory: Path) -> int:
-    with Directory.open_exposed(directory) as opened:
+    with Directory.open(directory) as opened:
         descriptor = opened.open_file(_NAME, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

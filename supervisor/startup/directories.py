@@ -3,8 +3,8 @@
 A daemon of root works in a `state_dir` and a `runtime_dir` that nobody else can write: with links,
 stores and results of their own others could have it write any file. What it makes there is reached
 by paths, which nobody can change. An empty directory of others it takes for its own; any other it
-refuses. A `log_dir` of others costs output only (`workers/runfiles/output.py` opens each file of it
-with care), so it is warned of.
+refuses. A `log_dir` of others is not used: that costs output only, so it is warned of
+(`workers/runfiles/output.py` refuses it whenever a file of it is opened).
 """
 
 import logging
@@ -55,10 +55,10 @@ def prepare_log_dir(settings: Settings) -> list[str]:
     output is lost, never a run."""
     directory = settings.daemon.log_dir
     exposed = _exposed(settings.daemon, "log_dir")
-    warned = [f"daemon.log_dir: {exposed}"] if exposed else []
+    if exposed:
+        return [f"daemon.log_dir: {exposed}; it is not used, and output of runs is lost"]
     problem = _create(directory, "log_dir") or _unusable(directory, "log_dir")
-    lost = [f"Output of runs is lost: {directory}: {problem}"] if problem else []
-    return [*warned, *lost]
+    return [f"Output of runs is lost: {directory}: {problem}"] if problem else []
 
 
 def socket_problems(daemon: DaemonSettings) -> Iterator[str]:

@@ -39,7 +39,8 @@ class Directory:
     """An open directory, until `close` or the end of a `with`.
 
     `exposed` says who else can put files into it, "" where nobody can: there a process of root
-    uses no file that is not its own, not even to read it. Errors name the whole path.
+    makes directories, and uses no file at all. What others put there could be a second name of any
+    file of root's that is gone again when root looks at it. Errors name the whole path.
     """
 
     def __init__(self, descriptor: int, path: Path, exposed: str, trusted: Trusted) -> None:
@@ -63,9 +64,11 @@ class Directory:
         Raises `UntrustedError`, `OSError`.
         """
         directory = cls.open_exposed(path, trusted=trusted, groups=groups)
-        if directory.exposed and _is_root():
+        try:
+            directory._refuse_exposed()
+        except UntrustedError:
             directory.close()
-            raise UntrustedError(directory.exposed)
+            raise
         return directory
 
     @classmethod
@@ -76,7 +79,8 @@ class Directory:
         trusted: Collection[int] = (),
         groups: Collection[int] = (ROOT,),
     ) -> Self:
-        """Open a directory, whoever may write it; `exposed` then says who. Else as `open`."""
+        """Open a directory, to make one in it or to take it, whoever may write it; `exposed` then
+        says who. Else as `open`."""
         who = _writers(trusted, groups)
         walked = _walked(path, who)
         if walked.missing:
@@ -135,19 +139,10 @@ class Directory:
     # --- directories in it --------------------------------------------------------------
 
     def subdirectory(self, name: str) -> Self:
-        """Open a directory in it. In an exposed one, and as root, it is refused unless nobody else
-        can write it. Raises `UntrustedError`, `OSError`."""
-        if not (self.exposed and _is_root()):
-            return type(self).open(
-                self.path / _checked(name), trusted=self._trusted.users, groups=self._trusted.groups
-            )
-        with self._named(name):
-            descriptor = os.open(_checked(name), _ENTER | os.O_NOFOLLOW, dir_fd=self.descriptor)
-        reason = trust.writable(self.path / name, os.fstat(descriptor), self._trusted)
-        if reason:
-            os.close(descriptor)
-            raise UntrustedError(reason)
-        return type(self)(descriptor, self.path / name, "", self._trusted)
+        """Open a directory in it, as `open` does. Raises `UntrustedError`, `OSError`."""
+        return type(self).open(
+            self.path / _checked(name), trusted=self._trusted.users, groups=self._trusted.groups
+        )
 
     def mkdir(self, name: str, mode: int) -> None:
         """Make a directory with just this mode, whatever the umask. Raises `OSError`."""
@@ -193,10 +188,11 @@ class Directory:
 
         With `O_CREAT` it is made where it is missing, with just this mode, whatever the umask;
         with `O_TRUNC` it is emptied, after all checks. As root a file that others own or may
-        write is refused; one that is `lent` (as logrotate does with logs) only where the
-        directory is exposed. One that has other names, too, is refused where it is to be
-        written, and in an exposed directory. Raises `UntrustedError`, `OSError`.
+        write is refused, unless it is `lent` (as logrotate does with logs), and so is any in an
+        exposed directory. One that has other names, too, is refused where it is to be written.
+        Raises `UntrustedError`, `OSError`.
         """
+        self._refuse_exposed()
         with self._named(name):
             descriptor, is_new = self._opened(_checked(name), flags, mode)
         try:
@@ -233,9 +229,9 @@ class Directory:
         if not stat.S_ISREG(found.st_mode):
             raise OSError(f"{path} is not a regular file")
         writes = flags & (os.O_WRONLY | os.O_RDWR)
-        if found.st_nlink > 1 and (writes or (self.exposed and _is_root())):
+        if found.st_nlink > 1 and writes:
             raise UntrustedError(f"{path} has other names, too")
-        looked_at = _is_root() and (self.exposed or not lent)
+        looked_at = _is_root() and not lent
         if looked_at and (reason := trust.writable(path, found, self._trusted)):
             raise UntrustedError(reason)
 
@@ -265,12 +261,14 @@ class Directory:
 
     def rename(self, old: str, new: str) -> None:
         """Rename what is in it. Raises `OSError`."""
+        self._refuse_exposed()
         here = self.descriptor
         with self._named(old):
             os.rename(_checked(old), _checked(new), src_dir_fd=here, dst_dir_fd=here)
 
     def unlink(self, name: str, *, missing_ok: bool = False) -> None:
         """Remove a file, or a link and not what it leads to. Raises `OSError`."""
+        self._refuse_exposed()
         try:
             with self._named(name):
                 os.unlink(_checked(name), dir_fd=self.descriptor)
@@ -304,6 +302,10 @@ class Directory:
             os.fsync(listed)
         finally:
             os.close(listed)
+
+    def _refuse_exposed(self) -> None:
+        if self.exposed and _is_root():
+            raise UntrustedError(self.exposed)
 
     def _listable(self) -> int:
         with self._named("."):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 #: The kernel follows this many.
 LINKS_MAX = 40
 ROOT = 0
+LOGS = Path("/var/log")
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -62,15 +63,17 @@ def why_not(
 def groups_of_logs() -> tuple[int, ...]:
     """Return the groups whom the host lets write its logs: root's, and `syslog` on Ubuntu."""
     try:
-        return ROOT, os.stat("/var/log").st_gid
+        found = os.stat(LOGS)
     except OSError:
         return (ROOT,)
+    return (ROOT, found.st_gid) if found.st_mode & stat.S_IWGRP else (ROOT,)
 
 
 def walk(path: Path, trusted: Trusted, *, follow: Collection[int] | None = None) -> Walked:
     """Walk the path as the kernel does: ".." behind a link leads above the link's target, so the
     path is never shortened as text. With `follow`, a link is followed only where nobody but
-    these users can change it. Raises `OSError`."""
+    these users can change it; a member of a group that may write its directory could have put it
+    there, unless one of them owns it. Raises `OSError`."""
     leading = None if follow is None else trusted._replace(users=follow)
     todo = list(reversed(path.absolute().parts[1:]))
     here, where = os.open("/", _LOOK), Path("/")
@@ -86,10 +89,9 @@ def walk(path: Path, trusted: Trusted, *, follow: Collection[int] | None = None)
             try:
                 found = os.fstat(entry)
                 if name != "..":
-                    owner = found.st_uid
-                    reason = reason or _replaceable(where, above, owner, trusted)
+                    reason = reason or _changeable(where / name, found, above, trusted)
                     if leading and not misleading:
-                        misleading = _replaceable(where, above, owner, leading)
+                        misleading = _changeable(where / name, found, above, leading)
                 if not stat.S_ISLNK(found.st_mode):
                     where = where.parent if name == ".." else where / name
                     here, entry = entry, here
@@ -132,6 +134,16 @@ def _addable(directory: Path, found: os.stat_result, trusted: Trusted) -> str:
     if trusted.to_be_made:
         return _replaceable(directory, found, ROOT, trusted)
     return writable(directory, found, trusted)
+
+
+def _changeable(path: Path, found: os.stat_result, above: os.stat_result, trusted: Trusted) -> str:
+    """Say who can replace an entry, or has put it there where it is a link."""
+    if reason := _replaceable(path.parent, above, found.st_uid, trusted):
+        return reason
+    put_there = stat.S_ISLNK(found.st_mode) and above.st_mode & stat.S_IWGRP
+    if put_there and found.st_uid not in trusted.users:
+        return f"{path} belongs to user {found.st_uid}"
+    return ""
 
 
 def _replaceable(

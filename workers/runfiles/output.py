@@ -58,8 +58,8 @@ def read_output(path: Path, offset: int, limit: int) -> Chunk:
 
     Offsets count bytes that the script wrote, so they stay valid while the file is being cut.
     The mark, always whole, takes the place of what was cut, which can make it a few bytes more.
-    Fewer than `limit` bytes mean that there are no more yet. Raises `OSError`, also for what
-    others may have put in the place of the file.
+    Fewer than `limit` bytes mean that there are no more yet. Raises `OSError`, as root also where
+    others can write the directory.
     """
     with _opened(path) as descriptor:
         layout = _layout(descriptor)
@@ -278,14 +278,13 @@ class CappedFile:
 
 
 def remove_output(path: Path) -> None:
-    """Remove the file, whoever can write its directory. Raises `OSError`."""
+    """Remove the file. Raises `OSError`."""
     with _directory(path) as directory:
         directory.unlink(path.name)
 
 
 def _open_empty(path: Path) -> int:
-    """Create or empty a file for appending. What others may have put in its place is not used.
-    Raises `OSError`."""
+    """Create or empty a file for appending. Raises `OSError`."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
     with _directory(path) as directory:
         return directory.open_file(path.name, flags, _MODE, lent=True)
@@ -302,8 +301,9 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _directory(path: Path) -> Directory:
-    """Open the directory of a file of output: a daemon of root works with one of others, too."""
-    return Directory.open_exposed(path.parent, groups=trust.groups_of_logs())
+    """Open the directory of a file of output. As root, one that others can write by now is not
+    used: output is lost. Raises `UntrustedError`, `OSError`."""
+    return Directory.open(path.parent, groups=trust.groups_of_logs())
 
 
 def _move(descriptor: int, source: int, target: int, count: int) -> None:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -287,6 +287,95 @@ def test_without_syslog_its_log_goes_to_a_file(host: Host) -> None:
     host.set(PATH=tools)
     host.start()
     assert "Ready" in log_file.read_text()
+
+
+def given_away(logs: Path) -> None:
+    os.chown(logs, SECOND_USER, SECOND_USER)
+
+
+def for_everybody(logs: Path) -> None:
+    logs.chmod(0o777)
+
+
+def sticky(logs: Path) -> None:
+    logs.chmod(0o1777)
+
+
+def for_a_group(logs: Path) -> None:
+    os.chown(logs, 0, SECOND_USER)
+    logs.chmod(0o775)
+
+
+@needs_two_users
+@pytest.mark.parametrize("below", ["geoschedd.log", "below/geoschedd.log", "link/geoschedd.log"])
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [
+        (given_away, f"belongs to user {SECOND_USER}"),
+        (for_everybody, "is writable by everybody"),
+        (for_a_group, f"is writable by group {SECOND_USER}"),
+    ],
+)
+def test_its_log_is_not_where_others_could_have_put_a_file(
+    host: Host, share: Callable[[Path], None], reason: str, below: str
+) -> None:
+    logs = host.root / "logs"
+    logs.mkdir()
+    (host.root / "roots").mkdir()
+    if below.startswith("link"):
+        (logs / "link").symlink_to(host.root / "roots")
+    share(logs)
+    host.set(LOG=logs / below)
+    assert_not_started(host, f"cannot log to {logs / below}: {logs} {reason}")
+    assert list((host.root / "roots").iterdir()) == []
+    assert [path.name for path in logs.iterdir()] in ([], ["link"])
+
+
+@needs_two_users
+@pytest.mark.parametrize("owner", [0, SECOND_USER])
+def test_its_log_is_in_a_sticky_directory_only_below_one_of_root_s(host: Host, owner: int) -> None:
+    logs = host.root / "logs"
+    (logs / "below").mkdir(parents=True)
+    sticky(logs)
+    os.chown(logs / "below", owner, owner)
+    host.set(LOG=logs / "geoschedd.log")
+    assert_not_started(host, f"{logs} is writable by everybody")
+    host.set(LOG=logs / "below/geoschedd.log")
+    if owner == 0:
+        host.start()
+        written = logs / "below/geoschedd.log"
+        wait_for(lambda: "Ready" in written.read_text(), what="its log")
+    else:
+        assert_not_started(host, f"{logs}/below belongs to user {SECOND_USER}")
+
+
+@needs_two_users
+def test_its_log_is_no_link(host: Host) -> None:
+    secret = host.root / "secret"
+    secret.write_text("root only")
+    host.log.symlink_to(secret)
+    assert_not_started(host, f"cannot log to {host.log}: {host.log} is a link")
+    assert secret.read_text() == "root only"
+
+
+@needs_two_users
+def test_its_log_is_behind_a_link_of_root_s_but_not_of_others(host: Host) -> None:
+    (host.root / "roots").mkdir()
+    (host.root / "link").symlink_to("roots")
+    host.set(LOG=host.root / "link/geoschedd.log")
+    os.chown(host.root / "link", SECOND_USER, SECOND_USER, follow_symlinks=False)
+    assert_not_started(host, f"{host.root}/link belongs to user {SECOND_USER}")
+    os.chown(host.root / "link", 0, 0, follow_symlinks=False)
+    host.start()
+    written = host.root / "roots/geoschedd.log"
+    wait_for(lambda: "Ready" in written.read_text(), what="its log")
+
+
+def assert_not_started(host: Host, reason: str) -> None:
+    done = host.service("start")
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert host.service("status").returncode == STATUS_NOT_RUNNING
 
 
 # --- the installer ----------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""Directories that others can write: root takes what is empty, warns of `log_dir`, and refuses what
-else is not its own."""
+"""Directories that others can write: root takes what is empty, does without `log_dir`, and
+refuses what else is not its own."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -71,6 +71,7 @@ def for_a_group(path: Path) -> None:
     path.chmod(0o770)
 
 
+UNUSED = "; it is not used, and output of runs is lost"
 SHARED = [
     (given_away, f"belongs to user {NOBODY}"),
     (for_everybody, "is writable by everybody (mode 0777)"),
@@ -111,7 +112,7 @@ def test_a_directory_that_others_can_write_and_where_something_is_is_left_to_the
 
 
 @pytest.mark.parametrize(("share", "reason"), SHARED)
-def test_a_log_directory_that_others_can_write_is_told(
+def test_a_log_directory_that_others_can_write_is_told_of_and_not_used(
     daemon: Daemon, share: Callable[[Path], None], reason: str
 ):
     path = daemon.root / "log"
@@ -119,8 +120,9 @@ def test_a_log_directory_that_others_can_write_is_told(
     share(path)
     before = path.stat()
     told = f"log_dir: others can write it: {path} {reason}"
-    assert [checked(daemon), warned(daemon)] == [told] * 2
+    assert [checked(daemon), warned(daemon)] == [told, told + UNUSED]
     assert (path.stat().st_uid, path.stat().st_mode) == (before.st_uid, before.st_mode)
+    assert list(path.iterdir()) == []
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -136,7 +138,7 @@ def test_a_directory_above_counts_whether_its_own_is_there_or_not(
     daemon.configure(scripts={}, **{key: str(above / "here")})
     wanted = f"{key}: others can write it: {above} belongs to user {NOBODY}"
     if key == "log_dir":
-        assert [checked(daemon), warned(daemon)] == [wanted] * 2
+        assert [checked(daemon), warned(daemon)] == [wanted, wanted + UNUSED]
     else:
         assert refused(daemon) == wanted
     assert (above / "here").exists() == there

@@ -1,5 +1,5 @@
-"""Directories that others can write: what they put there is neither read nor written, nor
-followed; and what is made has its mode, whatever the umask."""
+"""Directories that others can write: root uses no file there. What those whom it trusts put in
+theirs is not followed; and what is made has its mode, whatever the umask."""
 
 import errno
 import os
@@ -188,7 +188,7 @@ def test_what_others_put_in_the_place_of_a_file_is_not_written(
     refused: list[BaseException] = []
 
     def write() -> None:
-        with Directory.open_exposed(theirs) as opened:
+        with Directory.open(theirs, trusted={SECOND_USER}) as opened:
             try:
                 os.close(opened.open_file("file", flags))
             except OSError as error:
@@ -205,28 +205,29 @@ def test_what_others_put_in_the_place_of_a_file_is_not_written(
 
 
 @root_only
-@pytest.mark.parametrize("plant", PLANTED)
+@pytest.mark.parametrize("owner", [0, SECOND_USER])
 @pytest.mark.parametrize("lent", [False, True])
-def test_what_others_put_in_the_place_of_a_file_is_not_read(
-    theirs: Path, secret: Path, plant: Callable[[Path, Path], None], lent: bool
-):
-    plant(theirs / "file", secret)
-    with Directory.open_exposed(theirs) as opened, pytest.raises(OSError, match="file"):
-        opened.read("file", 100, lent=lent)
-
-
-@root_only
-@pytest.mark.parametrize("lent", [False, True])
-def test_a_file_of_others_is_neither_read_nor_written_where_they_could_have_put_it(
-    theirs: Path, lent: bool
-):
+def test_no_file_is_used_where_others_could_have_put_it(theirs: Path, owner: int, lent: bool):
+    """Not even one of root's with one name: a second one may be gone since it was opened."""
     path = theirs / "file"
-    path.write_text("forged")
-    os.chown(path, SECOND_USER, SECOND_USER)
+    path.write_text("content")
+    os.chown(path, owner, owner)
+    before = descriptors()
     with Directory.open_exposed(theirs) as opened:
-        for flags in (READ, MAKE):
-            with pytest.raises(UntrustedError, match=f"belongs to user {SECOND_USER}"):
-                opened.open_file("file", flags, lent=lent)
+        for flags in (READ, MAKE, MAKE | os.O_TRUNC):
+            for name in ("file", "new"):
+                with pytest.raises(UntrustedError, match=f"{theirs} belongs to user"):
+                    opened.open_file(name, flags, lent=lent)
+        with pytest.raises(UntrustedError):
+            opened.replace("file", b"new", durable=False)
+        with pytest.raises(UntrustedError):
+            opened.rename("file", "new")
+        with pytest.raises(UntrustedError):
+            opened.unlink("file", missing_ok=True)
+        with pytest.raises(UntrustedError):
+            opened.made("directory", 0o700)
+    assert path.read_text() == "content"
+    assert descriptors() == before
 
 
 @root_only
@@ -291,7 +292,7 @@ def test_a_replacement_takes_the_place_of_what_others_put_there(
     theirs: Path, secret: Path, plant: Callable[[Path, Path], None], name: str
 ):
     plant(theirs / name, secret)
-    with Directory.open_exposed(theirs) as opened:
+    with Directory.open(theirs, trusted={SECOND_USER}) as opened:
         opened.replace("file", b"new", durable=True)
         assert opened.read("file", 100) == b"new"
         assert opened.names() == ["file"]
@@ -314,7 +315,7 @@ def test_a_replacement_that_fails_leaves_the_old_content_and_nothing_beside_it(
 
 def test_a_link_is_removed_and_not_what_it_leads_to(theirs: Path, secret: Path):
     (theirs / "file").symlink_to(secret)
-    with Directory.open_exposed(theirs) as opened:
+    with Directory.open(theirs, trusted={SECOND_USER}) as opened:
         opened.unlink("file")
         opened.unlink("file", missing_ok=True)
         with pytest.raises(FileNotFoundError, match=f"{theirs}/file"):
@@ -324,7 +325,7 @@ def test_a_link_is_removed_and_not_what_it_leads_to(theirs: Path, secret: Path):
 
 
 def test_what_was_opened_stays_where_it_is_whatever_takes_its_name(theirs: Path, tmp_path: Path):
-    with Directory.open_exposed(theirs) as opened:
+    with Directory.open(theirs, trusted={SECOND_USER}) as opened:
         theirs.rename(tmp_path / "moved")
         theirs.mkdir()
         opened.replace("file", b"content", durable=False)
@@ -336,21 +337,16 @@ def test_what_was_opened_stays_where_it_is_whatever_takes_its_name(theirs: Path,
 
 
 @root_only
-def test_in_a_directory_of_others_only_ones_own_are_entered(theirs: Path, tmp_path: Path):
-    (tmp_path / "roots").mkdir()
-    (theirs / "link").symlink_to(tmp_path / "roots")
-    (theirs / "forged").mkdir()
-    os.chown(theirs / "forged", SECOND_USER, SECOND_USER)
+def test_what_others_put_in_the_place_of_a_directory_is_not_entered(tmp_path: Path):
+    (tmp_path / "forged").mkdir()
+    os.chown(tmp_path / "forged", SECOND_USER, SECOND_USER)
     before = descriptors()
-    with Directory.open_exposed(theirs) as opened:
-        with pytest.raises(NotADirectoryError, match=f"{theirs}/link"):
-            opened.subdirectory("link")
-        with pytest.raises(UntrustedError, match=f"{theirs}/forged belongs to user"):
+    with Directory.open(tmp_path) as opened:
+        with pytest.raises(UntrustedError, match=f"{tmp_path}/forged belongs to user"):
             opened.made("forged", 0o700)
         with opened.made("own", 0o700) as own:
-            assert own.exposed == ""
             own.replace("file", b"content", durable=False)
-    assert (theirs / "own" / "file").exists()
+    assert (tmp_path / "own" / "file").exists()
     assert descriptors() == before
 
 

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from geosched.workers.host.trust import why_not
+from geosched.workers.host import trust
+from geosched.workers.host.trust import groups_of_logs, why_not
 
 NOBODY = 65534
 
@@ -83,3 +84,34 @@ def test_what_belongs_to_or_is_writable_for_others_is_not_trusted(place: Path, a
     assert f"is writable by group {NOBODY} (mode 0775)" in asked(place / "bin/program")
     os.chown(place / at, 0, 0)
     assert asked(place / "bin/program") == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(("owner", "reason"), [(0, ""), (NOBODY, f"link belongs to user {NOBODY}")])
+def test_a_link_in_a_directory_of_a_trusted_group_is_trusted_where_root_owns_it(
+    place: Path, owner: int, reason: str
+):
+    """As in Ubuntu's /var/log, which the group syslog may write."""
+    (place / "roots").mkdir()
+    (place / "logs").mkdir()
+    os.chown(place / "logs", 0, NOBODY)
+    (place / "logs").chmod(0o775)
+    (place / "logs/link").symlink_to(place / "roots")
+    os.chown(place / "logs/link", owner, NOBODY, follow_symlinks=False)
+    found = why_not(place / "logs/link", groups=(0, NOBODY))
+    assert found == (f"{place / 'logs'}/{reason}" if reason else "")
+    walked = trust.walk(place / "logs/link", trust.Trusted(groups=(0, NOBODY)), follow=(0,))
+    assert (walked.descriptor >= 0) == (owner == 0)
+    if walked.descriptor >= 0:
+        os.close(walked.descriptor)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(("mode", "groups"), [(0o775, (0, NOBODY)), (0o755, (0,))])
+def test_the_group_of_the_host_s_logs_counts_where_it_may_write_them(
+    place: Path, monkeypatch: pytest.MonkeyPatch, mode: int, groups: tuple[int, ...]
+):
+    os.chown(place / "bin", 0, NOBODY)
+    (place / "bin").chmod(mode)
+    monkeypatch.setattr(trust, "LOGS", place / "bin")
+    assert groups_of_logs() == groups
