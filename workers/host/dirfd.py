@@ -26,6 +26,8 @@ from .trust import ROOT, Trusted
 #: A file that others make and remove while it is being opened is opened anew, at most this often.
 OPEN_TRIES_MAX = 10
 
+#: Rights that a change of owner and mode leaves (acl(5)).
+_ACCESS_CONTROL_LISTS = ("system.posix_acl_access", "system.posix_acl_default")
 _ENTER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -168,6 +170,9 @@ class Directory:
             if found.st_mode & stat.S_ISVTX or os.listdir(listed):
                 raise UntrustedError(self.exposed)
             os.fchown(listed, ROOT, ROOT)
+            for rights in _ACCESS_CONTROL_LISTS:
+                with contextlib.suppress(OSError):  # it has none, or no file system has them here
+                    os.removexattr(listed, rights)
             os.fchmod(listed, mode)
             if os.listdir(listed):  # made by somebody who was faster
                 raise UntrustedError(self.exposed)

@@ -286,7 +286,7 @@ def test_without_syslog_its_log_goes_to_a_file(host: Host) -> None:
         (tools / tool).symlink_to(found)
     host.set(PATH=tools)
     host.start()
-    assert "Ready" in log_file.read_text()
+    wait_for(lambda: "Ready" in log_file.read_text())
 
 
 def given_away(logs: Path) -> None:

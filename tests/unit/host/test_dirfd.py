@@ -4,6 +4,7 @@ theirs is not followed; and what is made has its mode, whatever the umask."""
 import errno
 import os
 import stat
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -359,6 +360,23 @@ def test_a_link_of_ones_own_to_a_directory_is_entered(tmp_path: Path):
 
 
 # --- taking ------------------------------------------------------------------------------
+
+
+@root_only
+def test_a_directory_that_is_taken_keeps_no_rights_of_others(theirs: Path):
+    """An access control list, as acl(5) and `linux/posix_acl_xattr.h` have it."""
+    everybody = 0xFFFFFFFF
+    rights = [(1, 7, everybody), (2, 7, SECOND_USER), (4, 5, everybody), (16, 7, everybody)]
+    listed = b"".join(struct.pack("<HHI", *each) for each in (*rights, (32, 0, everybody)))
+    names = ("system.posix_acl_access", "system.posix_acl_default")
+    try:
+        for name in names:
+            os.setxattr(theirs, name, struct.pack("<I", 2) + listed)
+    except OSError as error:
+        pytest.skip(f"the file system of {theirs} has no access control lists: {error}")
+    with Directory.open_exposed(theirs) as directory:
+        directory.take(0o700)
+    assert not {*names} & {*os.listxattr(theirs)}
 
 
 @root_only
