@@ -154,12 +154,13 @@ class Oracle:
         self.world.note("script of %s starts (%s)", action_id, run_id[-4:])
         # A further attempt goes on although the clock was set back behind its window.
         first = action_id in self.known and self.known[action_id].record.attempt == 1
-        stepped = self.world.now_us - self.world.stepped_us < 2 * SECOND_US
-        if first and run_id in self.runs and self.now.trusted and not stepped:
-            from_us = self.runs[run_id].action.from_us
-            early = from_us - self.world.wall_us > ROUNDED_US_MAX
-            self._demand(not early, action_id, "S9: its script starts before its window")
         run = self.runs.get(run_id)
+        if first and run is not None and self.now.trusted:
+            # What was decided before the clock was set back starts, however long the host slept.
+            stepped = self.world.stepped_us > run.decided_us - 2 * SECOND_US
+            early = run.action.from_us - self.world.wall_us > ROUNDED_US_MAX
+            held = stepped or not early
+            self._demand(held, action_id, "S9: its script starts before its window")
         if run is not None:
             run.begun_boot_us, run.begun_wall_us = self.world.boot_us, self.world.wall_us
         other = [s for s in self.living.values() if getattr(s, "action_id", "") == action_id]
@@ -311,7 +312,7 @@ class Oracle:
         seen.record = after
         for effect in change.effects:
             if isinstance(effect, StartRun):
-                seen.run = RunSeen(effect.run_id, after.action, self.daemon)
+                seen.run = RunSeen(effect.run_id, after.action, self.daemon, self.world.now_us)
                 seen.run.fails = after.action.type not in self.policies
                 self.runs[effect.run_id] = seen.run
                 if old.status is NULL and not seen.run.fails:

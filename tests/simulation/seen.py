@@ -15,6 +15,7 @@ class RunSeen:
     run_id: str
     action: Action  # as it was started with
     daemon: int  # the number of the daemon that started it
+    decided_us: int
     stop: StopReason | None = None
     sent_us: int | None = None
     result: RunResult | None = None
