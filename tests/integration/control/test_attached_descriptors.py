@@ -1,4 +1,4 @@
-"""Peers of our ROUTER that attach descriptors, whose last close waits, to what they send."""
+"""Peers of our sockets that attach descriptors, whose last close waits, to what they send."""
 
 import errno
 import socket
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from geosched.ipc import unwanted_descriptors
 from geosched.ipc.router import Bounds
+from geosched.ipc.sockets import Server, new_context
 from support.lingering import AT_ONCE_SECONDS, leave, lingering
 from support.router import BOUNDS, Echo
 from support.second_user import SECOND_USER, needs_two_users
@@ -58,6 +59,22 @@ def test_descriptors_are_refused_to_their_sender(open_to_all: Callable[..., Echo
     open_to_all(older_kernel=False)
     with lingering(path, socket.SOCK_STREAM, SECOND_USER) as (_, said):
         assert said == "PermissionError"
+
+
+@pytest.mark.skipif(not passes_no_rights(), reason="this kernel has no SO_PASSRIGHTS")
+@pytest.mark.parametrize("anew", [False, True])
+def test_they_are_refused_where_libzmq_listens_also_after_it_does_so_anew(path: Path, anew: bool):
+    with new_context() as context:
+        server: Server[bytes, bytes] = Server(context, path, receives=bytes, mode=0o666)
+        try:
+            path.parent.chmod(0o755)
+            if anew:
+                path.unlink()
+                server.rebind()
+            with lingering(path, socket.SOCK_STREAM, SECOND_USER) as (_, said):
+                assert said == "PermissionError"
+        finally:
+            server.close()
 
 
 def test_who_attaches_some_is_refused_and_holds_nobody_up(
