@@ -3,7 +3,7 @@
 libzmq ends the process that cannot accept for want of descriptors (fact Z6), and bounds no
 peer. Here `accept` fails like any other call, and connections are bounded for each user and in
 all; who has the most gives way. A peer is known by the credentials that the kernel took when
-it connected. No call waits.
+it connected. No call waits, nor does one for the end of descriptors that a peer attaches.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple
 
 import msgspec
 
-from . import zmtp
+from . import unwanted_descriptors, zmtp
 from .sockets import (
     FRAME_BYTES_MAX,
     Peer,
@@ -77,6 +77,7 @@ class _Connection:
         self.unsent = bytearray(zmtp.OPENING)
         self.wanted = select.EPOLLIN
         self.ended = False  # nothing more comes from the peer
+        self.attached = False  # it sent descriptors, which nobody has asked for
         self.unread = False  # may hold messages that were not taken yet
         self.opened_monotonic = now_monotonic
         self.asked_monotonic = now_monotonic
@@ -85,19 +86,22 @@ class _Connection:
     def receive(self) -> bool:
         """Read what has come, at most `PIECE_BYTES_MAX`. False where there was nothing."""
         try:
-            data = self.socket.recv(PIECE_BYTES_MAX)
+            with unwanted_descriptors.interrupted():
+                data, _, flags, _ = self.socket.recvmsg(PIECE_BYTES_MAX)
         except BlockingIOError:
             return False
         except OSError:
-            data = b""  # its end
+            data, flags = b"", 0  # its end
         self.decoder.feed(data)
         self.ended = not data
+        self.attached |= bool(flags & socket.MSG_CTRUNC)
         return True
 
     def left(self) -> bool:
         """The peer has left, and nothing that it sent is there."""
         try:
-            return not self.socket.recv(1, socket.MSG_PEEK)
+            with unwanted_descriptors.interrupted():
+                return not self.socket.recv(1, socket.MSG_PEEK)
         except OSError as error:
             return not isinstance(error, BlockingIOError)
 
@@ -152,6 +156,7 @@ class Router(Generic[Received, Sent]):
         self._accept_at_monotonic: float | None = None
         self._tell_at_monotonic = 0.0
         self._number = 0
+        unwanted_descriptors.allow_interruptions()
         self._listener = self._listen()
 
     def fileno(self) -> int:
@@ -165,7 +170,7 @@ class Router(Generic[Received, Sent]):
         """Close all connections and remove the socket file; what was not taken yet is lost."""
         for connection in list(self._connections.values()):
             self._close(connection)
-        self._listener.close()
+        unwanted_descriptors.close(self._listener)
         self._epoll.close()
         with contextlib.suppress(OSError):  # what is there by now is not ours
             if self.in_place():
@@ -182,7 +187,7 @@ class Router(Generic[Received, Sent]):
         if self._accept_at_monotonic is None:
             self._epoll.unregister(old.fileno())
         self._accept_at_monotonic = None
-        old.close()
+        unwanted_descriptors.close(old)
 
     def _listen(self) -> socket.socket:
         endpoint(self.path)  # or its path is too long
@@ -194,6 +199,7 @@ class Router(Generic[Received, Sent]):
 
         try:
             bind_file(self.path, self._mode, bind)
+            unwanted_descriptors.refuse(listener)
             listener.listen(_BACKLOG)
         except OSError:
             listener.close()
@@ -253,6 +259,9 @@ class Router(Generic[Received, Sent]):
         """Return the next message of a peer, if it has one; close the connection at its end."""
         if connection.socket.fileno() < 0 or connection.unsent:
             return None  # closed, or to take its answers first
+        if connection.attached:
+            self._refuse(connection, "sends descriptors")
+            return None
         try:
             message = connection.decoder.take()
         except zmtp.ZmtpError as error:
@@ -306,7 +315,7 @@ class Router(Generic[Received, Sent]):
             try:
                 self._admit(opened, now_monotonic, came)
             except OSError as error:
-                opened.close()
+                unwanted_descriptors.close(opened)
                 self._accept_later(now_monotonic, error)
                 return
         if self._accept_at_monotonic is not None:
@@ -332,7 +341,7 @@ class Router(Generic[Received, Sent]):
         if came[uid] > self.bounds.of_user or not self._make_room(uid, now_monotonic):
             came[uid] = self.bounds.of_user
             self._tell(Peer(b"", uid, gid, pid), "too many are there")
-            opened.close()
+            unwanted_descriptors.close(opened)
             return
         opened.setblocking(False)
         self._epoll.register(opened.fileno(), select.EPOLLIN)
@@ -437,4 +446,4 @@ class Router(Generic[Received, Sent]):
         self._users += Counter()  # forgets who has none
         del self._by_descriptor[connection.socket.fileno()]
         self._epoll.unregister(connection.socket.fileno())
-        connection.socket.close()
+        unwanted_descriptors.close(connection.socket)

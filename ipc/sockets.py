@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 import zmq
 
+from . import unwanted_descriptors
 from .paths import ENDPOINT_PATH_BYTES_MAX
 
 FRAME_BYTES_MAX = 256 * 1024
@@ -25,6 +26,8 @@ FRAME_BYTES_MAX = 256 * 1024
 SYNC_FRAME_BYTES_MAX = 2 * 1024 * 1024
 #: Messages that may wait for one peer, in each direction.
 QUEUED_MESSAGES_MAX = 64
+#: Connections of a `Server` that wait to be accepted, as by libzmq itself.
+_BACKLOG = 100
 #: A peer that sends nothing after it connected is dropped after this time (fact Z6).
 HANDSHAKE_MILLISECONDS_MAX = 2000
 #: The pauses of a peer that cannot connect double between these. To begin with they are short:
@@ -119,8 +122,20 @@ class Server(Generic[Received, Sent]):
     def rebind(self) -> None:
         """Listen at `path`, once more where its file was removed: connections that exist go on,
         and the old listener, which nobody can reach, stays open (fact Z14). Raises `BindError`."""
-        bind_file(self.path, self._mode, lambda: self.socket.bind(self.endpoint))
+        bind_file(self.path, self._mode, self._listen)
         self._bound = self.path.lstat()
+
+    def _listen(self) -> None:
+        """Have libzmq listen by a socket that takes no descriptors: its thread would wait for
+        their end (fact Z20). Raises `OSError`, `zmq.ZMQError`."""
+        self.path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as made:
+            made.bind(os.fspath(self.path))
+            unwanted_descriptors.refuse(made)
+            made.listen(_BACKLOG)
+            self.socket.set(zmq.USE_FD, made.fileno())
+            self.socket.bind(self.endpoint)
+            made.detach()  # libzmq closes it
 
     def in_place(self) -> bool:
         """The socket that this server has bound is at `path`. Raises `OSError`."""

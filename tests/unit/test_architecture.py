@@ -20,7 +20,7 @@ FLOORS = {
     "": ("ipc", "workers", "supervisor"),
     "ipc": (
         "backends digests failpoints foreign_text instants paths signals standard_streams"
-        " thread_probe zmtp",
+        " thread_probe unwanted_descriptors zmtp",
         "actions sockets",
         "messages router",
         "client",

@@ -4,7 +4,6 @@ Receives the messages, tells their senders apart (fact P15) and parses them. `wa
 judges a script that sends none.
 """
 
-import array
 import contextlib
 import logging
 import os
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ...ipc import unwanted_descriptors
 from ...ipc.sockets import Poller
 from ..host import procfs
 
@@ -28,12 +28,12 @@ STATUS_CHARS_MAX = 500
 MESSAGES_PER_TURN_MAX = 32
 #: Sockets of one run, where its file is removed again and again.
 SOCKETS_MAX = 4
-#: A message may carry descriptors (BARRIER=1 does); the kernel allows no more (SCM_MAX_FD).
-_DESCRIPTORS_MAX = 253
 
 #: A directory may be searched by its group, and by all others.
 _SEARCH = stat.S_IXGRP | stat.S_IXOTH
 _CREDENTIALS = struct.Struct("iII")
+#: Room for the credentials alone, which the kernel attaches first.
+_ROOM_BYTES = socket.CMSG_LEN(_CREDENTIALS.size)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -77,6 +77,7 @@ class NotifySocket:
         self._told = ""
         self._sockets: list[socket.socket] = []
         self._file = (0, 0)
+        unwanted_descriptors.allow_interruptions()
         self._open()
 
     def drain(self) -> list[Notice]:
@@ -125,7 +126,7 @@ class NotifySocket:
 
     def _close(self, opened: socket.socket) -> None:
         self._poller.forget(opened.fileno())
-        opened.close()
+        unwanted_descriptors.close(opened)
 
     def _receive(self) -> "_Message | None":
         """Return the next message of any of the sockets; None where there is none."""
@@ -169,14 +170,17 @@ class _Message(NamedTuple):
 
 
 def _receive(opened: socket.socket) -> _Message:
-    """Raises `BlockingIOError` where there is no message."""
-    room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_DESCRIPTORS_MAX * 4)
-    text, attached, flags, _ = opened.recvmsg(TEXT_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
+    """Raises `BlockingIOError` where there is no message.
+
+    Descriptors that are attached find no room, and the kernel drops them, which acknowledges a
+    BARRIER=1. Received, they would have to be closed, and a file system of the script's user may
+    let that wait for ever.
+    """
+    with unwanted_descriptors.interrupted():
+        text, attached, flags, _ = opened.recvmsg(TEXT_BYTES_MAX, _ROOM_BYTES)
     pid, uid = 0, -1
     for level, kind, data in attached:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            _close_all(data)
-        elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             pid, uid, _ = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])
     return _Message(None if flags & socket.MSG_TRUNC else text, pid, uid)
 
@@ -232,12 +236,3 @@ def _inode(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _close_all(data: bytes) -> None:
-    """Keep none of the descriptors; closing a BARRIER's acknowledges it."""
-    descriptors = array.array("i")
-    descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
