@@ -126,7 +126,7 @@ def test_a_script_behind_thousands_of_options_is_found(stage: Stage) -> None:
 def test_a_command_line_that_hangs_costs_itself_and_no_other(stage: Stage, tmp_path: Path) -> None:
     """It goes by its other names: that of the script which the kernel executed."""
     script = stage.directory / stage.name
-    script.write_text(f"#!{sys.executable}\n{HOLDS_BACK}")
+    script.write_text(f"#!{os.path.realpath(sys.executable)}\n{HOLDS_BACK}")
     script.chmod(0o755)
     with holding_back(tmp_path) as file:
         bad = stage.keep(command_as(os.getuid(), str(script), str(file), **PIPES))

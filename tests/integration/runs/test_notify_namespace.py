@@ -40,7 +40,7 @@ def daemon() -> Iterator[Daemon]:
         pytest.skip("this host does not let us make a network namespace")
     with daemon_installation() as made:
         script = made.root / "s"
-        script.write_text(SCRIPT.format(python=sys.executable))
+        script.write_text(SCRIPT.format(python=os.path.realpath(sys.executable)))
         script.chmod(0o755)
         settings = {"command": [str(script)], "stop_grace": "0s", "heartbeat_timeout": "1s"}
         made.configure(scripts={"default": settings})

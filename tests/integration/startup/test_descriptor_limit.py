@@ -121,9 +121,9 @@ def test_a_client_without_descriptors_says_so(installed: Daemon):
     installed.configure(scripts={"default": {"command": ["/bin/true"]}})
     installed.start()
     for open_files in (6, 8, 10):
-        command = limited(
-            open_files, commands() / "geosched-ctl", "--config", installed.config, "ping"
-        )
+        # By Python itself: in a path with a blank the command is a shell's first, which needs more.
+        ctl = (commands() / "python", commands() / "geosched-ctl")
+        command = limited(open_files, *ctl, "--config", installed.config, "ping")
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == "geosched-ctl: cannot reach the daemon: Too many open files\n"
