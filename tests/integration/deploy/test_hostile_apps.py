@@ -176,6 +176,7 @@ wait
 """
 WORKER = """
 setsid "$BLOCKER" "$BLOCK_APPS" &
+echo "blocker $!" >> "$JOURNAL"
 setsid "$1/$2" "$1/helper" app &
 wait
 """
@@ -213,7 +214,7 @@ def test_of_the_daemons_processes_only_what_scripts_run_is_ended(stage: Stage) -
         return {name: int(pid) for name, pid in map(str.split, lines)}
 
     try:
-        wait_for(lambda: len(pids()) == 2, what="the helper and the app")
+        wait_for(lambda: len(pids()) == 3, what="the blocker, the helper and the app")
         wait_for(lambda: not lives(pids()["app"]), what="the end of the app")
         assert lives(pids()["helper"])
         assert daemon.poll() is None
