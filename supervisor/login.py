@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ..ipc.messages.login import NotLoggedIn, Why, encode
+from ..workers.host.files import in_memory
 from .config.derived import address
 from .config.sections import BackendSettings, SettingsError
 from .config.settings import load
@@ -42,10 +43,8 @@ def main() -> None:
 def _handed_over(content: bytes) -> int:
     """Return a descriptor to read it from, in the next program too: arguments are there for
     everybody to see, and a proxy may have a password in it."""
-    descriptor = os.memfd_create("geosched-login", 0)
-    with os.fdopen(descriptor, "wb", closefd=False) as file:
-        file.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
+    descriptor = in_memory("geosched-login", content)
+    os.set_inheritable(descriptor, True)
     return descriptor
 
 

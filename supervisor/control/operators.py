@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from ...ipc.messages.helper import FindUsers, UsersFound
 from ...ipc.messages.views import OperatorsView
+from ...workers.host.liveness import patience_seconds
 from ..core.model import Instant
 from ..host.helpers import Helpers, Job
 from ..participant import News, Participant
@@ -89,7 +90,9 @@ class Operators(Participant):
         else:
             self._tell(f"cannot be looked up: {job.why_not or job.answer}")
         if self._open:
-            wait_seconds = min(AGAIN_SECONDS * 2.0 ** min(self._failures, 62), AGAIN_SECONDS_MAX)
+            wait_seconds = patience_seconds(
+                AGAIN_SECONDS, tries_failed=self._failures, longest=AGAIN_SECONDS_MAX
+            )
             self._again_monotonic = now.monotonic_seconds + wait_seconds
             self._failures += 1
 

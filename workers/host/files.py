@@ -1,4 +1,4 @@
-"""Atomic writes, waits for the disk, and safe opening of files that others may have made."""
+"""Atomic writes, waits for the disk, safe opening of what others may have made, files in memory."""
 
 import errno
 import os
@@ -65,3 +65,17 @@ def open_regular(path: str | Path, *, follow_links: bool = True) -> IO[bytes]:
         os.close(descriptor)
         raise OSError("it is not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def in_memory(name: str, content: bytes) -> int:
+    """Return the descriptor of a file in memory, to be read from its start; unlike a pipe it needs
+    no writer. Raises `OSError`."""
+    descriptor = os.memfd_create(name)
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

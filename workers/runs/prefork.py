@@ -24,6 +24,7 @@ from setproctitle import setproctitle
 from ...ipc.messages.runs import Conditions
 from ..host import execution
 from ..host.execution import ConditionError, Credentials
+from ..host.files import in_memory
 from ..host.linux import HELD_AT_EXEC, hold_at_exec, let_run, set_parent_death_signal
 from ..host.procfs import identity
 from ..runfiles.run_lock import NotedScript, note_script
@@ -139,7 +140,7 @@ class Preforked:
     def _hand_over(self, request: ExecRequest, stdin: int, lock: int | None) -> ExecError | None:
         if request.held and not self._hold():
             request = replace(request, held=False)
-        told = _in_memory("geosched-request", pickle.dumps(request))
+        told = in_memory("geosched-request", pickle.dumps(request))
         try:
             descriptors = [told, stdin] if lock is None else [told, stdin, lock]
             socket.send_fds(self._channel, [b"!"], descriptors, socket.MSG_NOSIGNAL)
@@ -209,7 +210,7 @@ def become_script(
     Returns the process and the error that prevented its exec, if one did. The process holds
     `lock` until its exec. Where this fails, no process is left. Raises `OSError`.
     """
-    stdin = _in_memory("geosched-input", standard_input)
+    stdin = in_memory("geosched-input", standard_input)
     try:
         if preforked is not None:
             try:
@@ -231,20 +232,6 @@ def trapped(child: int) -> int | None:
     """Return the `si_status` of a child that is stopped in a trace; None where it is not."""
     found = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     return found.si_status if found is not None and found.si_code == os.CLD_TRAPPED else None
-
-
-def _in_memory(name: str, content: bytes) -> int:
-    """Open a memory file to be read from its start; unlike a pipe it needs no writer. Raises
-    `OSError`."""
-    descriptor = os.memfd_create(name)
-    try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 # --- in the child -----------------------------------------------------------------------

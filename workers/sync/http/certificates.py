@@ -14,6 +14,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from ....ipc.messages.broker import FileKey
 from ....ipc.messages.sync import BackendAddress, ErrorKind
 from ...host import tls_files
+from ...host.files import in_memory
 from ..backend_files import BackendFiles
 from ..base import ExchangeError
 from .secrets import read_private, unusable
@@ -39,7 +40,7 @@ def context_of(
     with contextlib.ExitStack() as opened:
         copies: dict[str, str] = {}
         for path, content in _read(backend, files):
-            descriptor = copied(content)
+            descriptor = in_memory("geosched", content)
             opened.callback(os.close, descriptor)
             copies[path] = path_to(descriptor)
         paths = (backend.ca_file, backend.client_cert, backend.client_key)
@@ -52,19 +53,6 @@ def context_of(
     if backend.ca_file and not backend.clock_believed:
         context.verify_flags |= ssl.VerifyFlags(_X509_V_FLAG_NO_CHECK_TIME)
     return context
-
-
-def copied(content: bytes) -> int:
-    """Return the descriptor of a file in memory with this content. Raises `OSError`."""
-    descriptor = os.memfd_create("geosched")
-    try:
-        left = memoryview(content)
-        while left:
-            left = left[os.write(descriptor, left) :]
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def path_to(descriptor: int) -> str:

@@ -25,10 +25,11 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from .... import __version__
 from ....ipc.messages.sync import BackendAddress, ErrorKind
+from ...host.files import in_memory
 from ..backend_files import BackendFiles, LocalFiles
 from ..base import ExchangeError
 from ..bodies.status_reports import printable
-from .certificates import context_of, copied, path_to
+from .certificates import context_of, path_to
 from .coding import CodingError, CutShortError, unpack
 from .deadline import Deadline
 from .errors import bad_answer, cut_short, failure, refusal, shown, too_large
@@ -192,7 +193,8 @@ def load_late_parts() -> None:
 def public_authorities() -> str:
     """Return a path to the certificates of the public authorities, in memory, for good. Raises
     `OSError`."""
-    return path_to(copied(Path(requests.utils.DEFAULT_CA_BUNDLE_PATH).read_bytes()))
+    authorities = Path(requests.utils.DEFAULT_CA_BUNDLE_PATH)
+    return path_to(in_memory("geosched", authorities.read_bytes()))
 
 
 _HEADERS = {
