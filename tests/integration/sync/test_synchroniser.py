@@ -269,10 +269,10 @@ def test_it_leaves_when_the_supervisor_does_not_read_a_snapshot(
     ordered: Ordered, backend: BackendServer
 ) -> None:
     long_names = ["x" * 250] * 400
-    backend.set_actions([entry(f"a{n}", appNames=long_names) for n in range(600)])
+    backend.set_actions([entry(f"a{n}", appNames=long_names) for n in range(200)])
     where = address(url=backend.url, max_body_bytes=100 * MEBIBYTE, timeout_seconds=2.0)
     ordered.order(Pull(1, where, 0))
-    assert ordered.left(seconds=20.0) == 0
+    assert ordered.left(seconds=40.0) == 0
 
 
 def test_an_order_that_it_cannot_read_makes_it_leave(ordered: Ordered) -> None:
