@@ -4,6 +4,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support import gate
 from support.signals import hand_down_the_usual
 
@@ -15,3 +16,8 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
 
 def pytest_configure() -> None:
     hand_down_the_usual()
+    # How long an example takes is the host's affair: it may be busy.
+    settings.register_profile(
+        "busy host", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("busy host")

@@ -2,6 +2,7 @@
 socketpair.
 
 A file is named by its setting, never by a path. Its descriptor comes with `Opened` (SCM_RIGHTS).
+Every request but `Say` has one answer.
 """
 
 from typing import Annotated, Literal, TypeAlias
@@ -12,6 +13,11 @@ from .base import CInt, Message
 
 #: Bounds of what is written into the file of tokens.
 TOKENS_BYTES_MAX = 64 * 1024
+
+#: Of a line of the log; a synchroniser cuts it long before that.
+SAID_CHARS_MAX = 8192
+
+Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 
 #: The settings of `[backend]` that name a file.
 FileKey: TypeAlias = Literal[
@@ -48,7 +54,18 @@ class UnlockTokens(Message, tag="unlock-tokens", frozen=True):
     """Give the lock back."""
 
 
-ToBroker: TypeAlias = OpenFile | OpenReports | LockTokens | ReplaceTokens | UnlockTokens
+class Say(Message, tag="say", frozen=True):
+    """Put a record into the log; nothing answers it. `lost` records came before it that the
+    socket did not take."""
+
+    level: Level
+    message: Annotated[str, Meta(max_length=SAID_CHARS_MAX)]
+    event: str
+    lost: CInt
+
+
+FileRequest: TypeAlias = OpenFile | OpenReports | LockTokens | ReplaceTokens | UnlockTokens
+ToBroker: TypeAlias = FileRequest | Say
 
 
 class Opened(Message, tag="opened", frozen=True):

@@ -41,6 +41,11 @@ def set_up(level: str, style: str, handler: logging.Handler) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+def pass_on(handler: logging.Handler) -> None:
+    """Give all records of this process to `handler`, which passes them on to one that logs."""
+    logging.basicConfig(level=logging.getLogger().level, handlers=[handler], force=True)
+
+
 def log_uncaught() -> None:
     """Log what ends this process or a thread of it, or is raised where nobody can catch it: the
     interpreter would write it to standard error as it is."""

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from .log_rate import OF_A_MESSAGE, OF_A_USER, Rates
+from .log_rate import OF_A_MESSAGE, OF_A_PROCESS, OF_A_USER, Kind, Rate, Rates
 
 #: Records that wait for the relay, as the kernel counts them: with some 800 bytes for each.
 QUEUED_BYTES_MAX = 208 * 1024
@@ -57,8 +57,9 @@ class _Sink:
 
 class DroppingHandler(logging.StreamHandler[_Sink]):
     """Writes each record whole to a descriptor that does not block; one that is not taken is
-    dropped and counted. So is one too many of its kind: a message, and the uid in `askedBy` of a
-    record that a user has caused. The counts are told before the next record, or by `tell_lost`."""
+    dropped and counted. So is one too many of its kind: a message, and who has caused it, which is
+    the uid in `askedBy` of a record or the process in `saidBy`. The counts are told before the next
+    record, or by `tell_lost`."""
 
     def __init__(
         self, descriptor: int, monotonic_seconds: Callable[[], float] = time.monotonic
@@ -77,10 +78,7 @@ class DroppingHandler(logging.StreamHandler[_Sink]):
         return self._rates.next_deadline()
 
     def emit(self, record: logging.LogRecord) -> None:
-        asked_by = getattr(record, "askedBy", None)
-        rate = OF_A_MESSAGE if asked_by is None else OF_A_USER
-        kind = (str(record.msg), asked_by)
-        if not self._rates.admits(kind, rate, self._monotonic_seconds()):
+        if not self._rates.admits(*_kind(record), self._monotonic_seconds()):
             return
         if self._tell_lost():
             super().emit(record)
@@ -104,8 +102,8 @@ class DroppingHandler(logging.StreamHandler[_Sink]):
         if self._sink.refused_records:
             self._sink.refused_records = dropped
             return False
-        for (message, asked_by), count in self._rates.left_out(self._monotonic_seconds()):
-            by = "" if asked_by is None else f" of uid {asked_by}"
+        for (message, cause), count in self._rates.left_out(self._monotonic_seconds()):
+            by = "" if cause is None else f" of {cause}"
             text = "%d more records%s were left out, too many at once: %s"
             self._tell("log-records-left-out", count, text, count, by, message)
         return True
@@ -116,6 +114,16 @@ class DroppingHandler(logging.StreamHandler[_Sink]):
         )
         told.event, told.records = event, records
         super().emit(told)
+
+
+def _kind(record: logging.LogRecord) -> tuple[Kind, Rate]:
+    """Return the kind of a record, and how many of it may come."""
+    message = str(record.msg)
+    if (uid := getattr(record, "askedBy", None)) is not None:
+        return (message, f"uid {uid}"), OF_A_USER
+    if (process := getattr(record, "saidBy", None)) is not None:
+        return (message, process), OF_A_PROCESS
+    return (message, None), OF_A_MESSAGE
 
 
 def relay(source: int, target: int, gone: Callable[[], bool]) -> None:

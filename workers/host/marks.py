@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn, Self
 
@@ -26,10 +27,13 @@ log = logging.getLogger(__name__)
 #: A read that did nothing for so long hangs (law 17); it costs its process the look, and no other.
 READ_IDLE_SECONDS_MAX = 0.25
 READ_CPU_SECONDS_MAX = 5.0
-READ_LOOK_MILLISECONDS = 80
+READ_LOOK_MILLISECONDS = 20
 #: Of one look, for all processes of one user: beyond it others of that user are not read. A
 #: thousand take some 30 ms; the rest is for a slow host (law 17).
 USER_SECONDS_MAX = 3.0
+#: Of all looks of a `MarkReader`, what reads of the processes of one user may idle: whoever makes
+#: them wait could have thrown the marks away as well.
+USER_IDLE_SECONDS_MAX = 3.0
 #: Processes that are asked for in one message.
 BATCH_MAX = 256
 #: The ids of our runs are shorter.
@@ -83,6 +87,7 @@ class MarkReader:
         self._instances = frozenset(instances)
         self._users = own_users() | frozenset(users)
         self._hung: set[int] = set()
+        self._idle_seconds: defaultdict[int, float] = defaultdict(float)  # by user
         self._reader: _Reader | None = None
 
     def __enter__(self) -> Self:
@@ -105,7 +110,7 @@ class MarkReader:
         """Return what `marked` does, of processes with their users."""
         of_users: dict[int, list[int]] = {}
         for pid, user in users.items():
-            if self._instances and pid not in self._hung:
+            if self._instances and pid not in self._hung and self._has_time(user):
                 of_users.setdefault(user, []).append(pid)
         found: dict[int, str] = {}
         for user, theirs in of_users.items():
@@ -116,20 +121,24 @@ class MarkReader:
         """Yield the marked ones of the processes of one user, within its time."""
         over_monotonic = time.monotonic() + USER_SECONDS_MAX
         rest = list(pids)
-        while rest and time.monotonic() < over_monotonic:
+        while rest and time.monotonic() < over_monotonic and self._has_time(user):
             batch, rest = rest[:BATCH_MAX], rest[BATCH_MAX:]
             read = 0
             try:
-                for run_id in self._answers(batch):
+                for run_id, idle_seconds in self._answers(batch):
                     if run_id is not None:
                         yield batch[read], run_id
                     read += 1
-                    if time.monotonic() >= over_monotonic:
+                    self._idle_seconds[user] += idle_seconds
+                    if time.monotonic() >= over_monotonic or not self._has_time(user):
                         self.close()  # it has answers that nobody will read
                         rest = batch[read:] + rest
                         break
             except HungError:
+                hung_monotonic = time.monotonic()
                 self.close()
+                ended_seconds = time.monotonic() - hung_monotonic
+                self._idle_seconds[user] += READ_IDLE_SECONDS_MAX + ended_seconds
                 self._hung.add(batch[read])
                 log.warning(
                     "Cannot read the environment of process %d: it hangs",
@@ -145,14 +154,17 @@ class MarkReader:
                 extra={"event": "environments-unread"},
             )
 
-    def _answers(self, pids: Sequence[int]) -> Iterator[str | None]:
-        """Yield the run id of each process, None where it is not marked. Raises `HungError` for
-        the one that comes next, `OSError`."""
+    def _has_time(self, user: int) -> bool:
+        return self._idle_seconds[user] < USER_IDLE_SECONDS_MAX
+
+    def _answers(self, pids: Sequence[int]) -> Iterator[tuple[str | None, float]]:
+        """Yield the run id of each process, None where it is not marked, and for how long the
+        reader idled over it. Raises `HungError` for the one that comes next, `OSError`."""
         if self._reader is None:
             try:
                 self._reader = _Reader(self._instances)
             except BlockingIOError:  # no process may be forked: the calling one is judged instead
-                yield from (run_of(pid, self._instances) for pid in pids)
+                yield from ((run_of(pid, self._instances), 0.0) for pid in pids)
                 return
         try:
             yield from self._reader.ask(pids)
@@ -183,28 +195,30 @@ class _Reader:
             if self._pid == 0:
                 _read_for(theirs, parent, instances)
 
-    def ask(self, pids: Sequence[int]) -> Iterator[str | None]:
-        """Yield the answer for each process. Raises `HungError` for the one that comes next, and
-        `OSError` where the reader could not look."""
+    def ask(self, pids: Sequence[int]) -> Iterator[tuple[str | None, float]]:
+        """Yield the answer for each process, and for how long it was idle. Raises `HungError` for
+        the one that comes next, and `OSError` where the reader could not look."""
         try:
             self._socket.send(msgspec.msgpack.encode(pids))
         except (BrokenPipeError, ConnectionResetError):
             raise HungError from None
         for _ in pids:
-            self._await()
+            idle_seconds = self._await()
             answer = self._socket.recv(_MESSAGE_BYTES_MAX)
             if not answer:
                 raise HungError
             run_id, shortage = _decode_answer(answer)
             if shortage:
                 raise OSError(shortage, os.strerror(shortage))
-            yield run_id
+            yield run_id, idle_seconds
 
-    def _await(self) -> None:
+    def _await(self) -> float:
+        """Wait for an answer; return for how long the reader idled, as far as looks tell."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         if poll.poll(READ_LOOK_MILLISECONDS):
-            return
+            return 0.0
+        idle_seconds = 0.0
         awaited = AnswerWait(
             time.monotonic(),
             procfs.activity(self._pid),
@@ -212,8 +226,12 @@ class _Reader:
             cpu_seconds_max=READ_CPU_SECONDS_MAX,
         )
         while not poll.poll(READ_LOOK_MILLISECONDS):
-            if awaited.hangs(time.monotonic(), procfs.activity(self._pid)):
+            activity = procfs.activity(self._pid)
+            if awaited.hangs(time.monotonic(), activity):
                 raise HungError
+            if activity and not activity.runnable:
+                idle_seconds += READ_LOOK_MILLISECONDS / 1000
+        return idle_seconds
 
     def end(self) -> None:
         os.kill(self._pid, signal.SIGKILL)  # not reaped, so the pid is still its own

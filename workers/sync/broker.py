@@ -1,4 +1,5 @@
-"""File broker: opens and replaces the files of `[backend]` for a synchroniser that has no rights.
+"""File broker: opens and replaces the files of `[backend]` for a synchroniser that has no rights,
+and writes what that says into the log.
 
 The zygote of a daemon that is root forks it beside each synchroniser, and a login by root does.
 It keeps its rights, knows the paths from the configuration alone, speaks to no network, and
@@ -20,19 +21,23 @@ from ...ipc.messages.broker import (
     TOKENS_BYTES_MAX,
     Done,
     FileKey,
+    FileRequest,
     FromBroker,
     Held,
+    Level,
     LockTokens,
     Opened,
     OpenFile,
     OpenReports,
     Refused,
     ReplaceTokens,
+    Say,
     ToBroker,
     UnlockTokens,
 )
 from ...ipc.messages.sync import BackendAddress, ErrorKind
 from ...ipc.sockets import ProtocolError, decoded
+from ..host.log_lines import MESSAGE_BYTES_MAX, bounded, trace_lines
 from .backend_files import BackendFiles, LocalFiles
 from .base import ExchangeError
 
@@ -42,6 +47,8 @@ REQUEST_BYTES_MAX = TOKENS_BYTES_MAX + 1024
 _ANSWER_BYTES_MAX = 16 * 1024
 #: Niceness: it is asked by a process that may ask without end.
 NICER_BY = 10
+#: Events of the log that a synchroniser may tell of.
+EVENTS = frozenset({"crash", "reports-cut-short", "synchroniser-left"})
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: An answer, and the file whose descriptor goes with it.
@@ -63,6 +70,9 @@ def main(served: int, backend: BackendAddress, trusted: Collection[int] = ()) ->
     with socket.socket(fileno=served) as requests:
         while request := _received(requests):
             asked = decoded([request], decode)
+            if isinstance(asked, Say):
+                say(asked)
+                continue
             if isinstance(asked, ProtocolError):
                 answered: _Answered = Refused(0, str(asked)), None
             else:
@@ -73,7 +83,18 @@ def main(served: int, backend: BackendAddress, trusted: Collection[int] = ()) ->
     return 0
 
 
-def carry_out(request: ToBroker, files: BackendFiles) -> _Answered:
+def say(said: Say) -> None:
+    """Log what a synchroniser says, as its word: the log may not look as if others had said it."""
+    if said.lost:
+        lost = {"event": "log-records-lost", "records": said.lost, "saidBy": "synchroniser"}
+        log.warning("%d records of the synchroniser are lost", said.lost, extra=lost)
+    event = said.event if said.event in EVENTS else "synchroniser-said"
+    level = logging.getLevelNamesMapping()[said.level.upper()]
+    extra = {"event": event, "saidBy": "synchroniser"}
+    log.log(level, "Synchroniser: %s", said.message, extra=extra)
+
+
+def carry_out(request: FileRequest, files: BackendFiles) -> _Answered:
     """Carry out a request; return the answer to it."""
     try:
         match request:
@@ -113,6 +134,14 @@ def _told(requests: socket.socket, answer: FromBroker, file: IO[bytes] | None) -
     return True
 
 
+_LEVELS: dict[int, Level] = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+    logging.CRITICAL: "critical",
+}
+
 _decode_answer: Callable[[bytes | memoryview], FromBroker]
 _decode_answer = msgspec.msgpack.Decoder(FromBroker).decode
 
@@ -141,13 +170,13 @@ class BrokeredFiles(BackendFiles):
     def unlock_tokens(self) -> None:
         self._ask(UnlockTokens())
 
-    def _descriptor(self, request: ToBroker) -> int:
+    def _descriptor(self, request: FileRequest) -> int:
         _, descriptors = self._ask(request)
         if not descriptors:
             raise OSError("no descriptor is left to take it")
         return descriptors[0]
 
-    def _ask(self, request: ToBroker) -> tuple[FromBroker, list[int]]:
+    def _ask(self, request: FileRequest) -> tuple[FromBroker, list[int]]:
         """Ask, and wait for the answer: a broker that hangs is the supervisor's to judge, which
         kills a synchroniser that is late. Raises `OSError` for a refusal."""
         try:
@@ -165,3 +194,31 @@ class BrokeredFiles(BackendFiles):
         if isinstance(answer, Refused):
             raise OSError(answer.errno, answer.reason) if answer.errno else OSError(answer.reason)
         return answer, descriptors
+
+
+class BrokeredLog(logging.Handler):
+    """The log of a process that may not write to the daemon's own, by a broker at the other end of
+    a socket. A record that the socket does not take at once is lost, and counted."""
+
+    def __init__(self, broker: socket.socket) -> None:
+        super().__init__()
+        self._broker = broker
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = [record.getMessage()]
+        if record.exc_info:
+            lines += trace_lines(logging.Formatter().formatException(record.exc_info))
+        for line in lines:
+            self._say(record, line)
+
+    def _say(self, record: logging.LogRecord, line: str) -> None:
+        level: Level = _LEVELS.get(record.levelno, "info")
+        shown = bounded(line, MESSAGE_BYTES_MAX)
+        said = Say(level, shown, getattr(record, "event", ""), self._lost)
+        try:
+            self._broker.send(msgspec.msgpack.encode(said), socket.MSG_DONTWAIT)
+        except OSError:  # it has no room, or its broker is gone
+            self._lost += 1
+        else:
+            self._lost = 0

@@ -34,10 +34,10 @@ from ...ipc.messages.sync import (
     Send,
     ToSynchroniser,
 )
-from ..host import privileges
+from ..host import log_lines, privileges
 from .backend_files import FilesOf, LocalFiles
 from .base import Backend, ExchangeError, Snapshot
-from .broker import BrokeredFiles
+from .broker import BrokeredFiles, BrokeredLog
 
 #: Bounds of a page, which is applied in a slice of one turn of the supervisor's loop.
 PAGE_ACTIONS_MAX = 100
@@ -86,7 +86,10 @@ def main(
     without_rights = None
     if backend is not None and broker_fd is not None:
         # Before this process has a second thread, and what it imports is out of reach.
-        files = BrokeredFiles(socket.socket(fileno=broker_fd))
+        asked = socket.socket(fileno=broker_fd)
+        log_lines.pass_on(BrokeredLog(asked))
+        _leave_streams()
+        files = BrokeredFiles(asked)
         without_rights = WithoutRights(backend, files)
     threading.Thread(target=_leave_when_orphaned, args=(lifeline_fd,), daemon=True).start()
     context = sockets.new_context()
@@ -105,6 +108,16 @@ def main(
     finally:
         connection.close()
         context.term()
+
+
+def _leave_streams() -> None:
+    """Give up what is shared with all processes of the daemon: the log's socket, whatever standard
+    output is, and a terminal. Who holds one can make it block for all."""
+    nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    for stream in (1, 2):
+        os.dup2(nothing, stream)
+    os.close(nothing)
+    os.setsid()
 
 
 def _leave_when_orphaned(lifeline_fd: int) -> None:

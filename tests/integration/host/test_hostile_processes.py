@@ -139,6 +139,26 @@ def test_an_environment_that_hangs_costs_itself_and_no_other(
     assert f"environment of process {bad.pid}: it hangs" in caplog.text
 
 
+@needs_two_users
+def test_a_user_of_many_that_hang_is_given_up_and_no_other(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks, "USER_IDLE_SECONDS_MAX", 2 * marks.READ_IDLE_SECONDS_MAX)
+    other = start(LEAST | MARKS, user=SECOND_USER)
+    with holding_back(tmp_path) as file:
+        held = (LEAST | MARKS, sys.executable, "-c", HOLDS_BACK, str(file))
+        bad = [start(*held, **PIPES) for _ in range(6)]
+        for one in bad:
+            wait_until_held_back(one)
+        pids = [one.pid for one in (*bad, other)]
+        with MarkReader((MARK,), (SECOND_USER,)) as reader:
+            for _ in range(3):
+                assert reader.marked(pids) == {other.pid: "r"}
+    hung = caplog.text.count(": it hangs")
+    assert 1 <= hung <= 2, "later looks cost nothing"
+    assert f"environments of {6 - hung} processes of user {os.getuid()}: no" in caplog.text
+
+
 def test_a_name_that_looks_like_the_rest_of_the_line_moves_no_field(start: Start) -> None:
     """A process names itself; parentheses, blanks and line ends are allowed."""
     named = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'x) R 1 1\\n1 ('); print(flush=True)"

@@ -45,7 +45,7 @@ def backend() -> Iterator[BackendServer]:
 
 
 @given(case=SCHEMA["/actions"]["GET"].as_strategy())
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 def test_the_backend_of_the_tests_serves_actions_as_the_document_says(
     backend: BackendServer, case: Any
 ):
@@ -53,7 +53,7 @@ def test_the_backend_of_the_tests_serves_actions_as_the_document_says(
 
 
 @given(case=SCHEMA["/actions/status"]["POST"].as_strategy())
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 def test_the_backend_of_the_tests_takes_reports_as_the_document_says(
     backend: BackendServer, case: Any
 ):

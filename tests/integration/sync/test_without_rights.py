@@ -1,5 +1,6 @@
 """The synchroniser of a daemon that is root has no rights, and does its work all the same."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,7 +9,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+from geosched.ipc.messages.broker import OpenFile, Say
 from geosched.ipc.messages.sync import (
     BackendAddress,
     ErrorKind,
@@ -19,7 +22,12 @@ from geosched.ipc.messages.sync import (
     Taken,
 )
 from geosched.ipc.messages.zygote import ForkFailed
+from geosched.workers.host import log_lines
+from geosched.workers.host.log_lines import MESSAGE_BYTES_MAX
+from geosched.workers.host.log_rate import OF_A_PROCESS
+from geosched.workers.host.log_relay import DroppingHandler
 from geosched.workers.host.privileges import PROCESSES_MAX, UNNAMED_UID
+from geosched.workers.sync import broker
 from geosched.workers.zygote import BROKERS_MAX
 from support.backend import BackendServer, address, entry
 from support.oauth import ACCESS, OAuthServer, keep_tokens, kept_tokens
@@ -145,6 +153,20 @@ sys.exit("root again")
 def test_what_only_root_may_read_it_cannot_open_nor_become_root_again(tmp_path: Path) -> None:
     with as_user(0, CONTROL, secret(tmp_path), "/proc/1/environ") as process:
         assert process.wait(10) == 0
+
+
+def test_no_stream_of_it_is_shared_with_the_daemon(exchanges: Synchronisers, actions: Path) -> None:
+    """Who holds the log's socket, or a terminal, can make it block for all, or close it."""
+    where = address("file", path=str(actions))
+    exchanges.fork(where)
+    exchanges.pull(where)
+    of_zygote = {os.readlink(fd) for fd in Path(f"/proc/{exchanges.host.zygote.pid}/fd").iterdir()}
+    for stream in "012":
+        assert os.readlink(f"/proc/{exchanges.pid}/fd/{stream}") == os.devnull
+    own = {os.readlink(fd) for fd in Path(f"/proc/{exchanges.pid}/fd").iterdir()}
+    lifeline = os.readlink(f"/proc/self/fd/{exchanges.host.lifeline}")
+    assert own & of_zygote <= {os.devnull, lifeline, "anon_inode:[eventpoll]"}
+    assert os.getsid(exchanges.pid) == exchanges.pid
 
 
 # --- what it does all the same -----------------------------------------------------------
@@ -313,6 +335,34 @@ def test_a_connection_that_it_lost_it_cannot_make_again_and_it_leaves_with_the_s
 # --- its broker --------------------------------------------------------------------------
 
 
+def test_what_it_logs_its_broker_writes(actions: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with synchronisers() as exchanges:
+        exchanges.fork(address("file", path=str(actions)))
+        (pid,) = wait_for(exchanges.brokers, what="the broker")
+        exchanges.server.socket.send_multipart([exchanges.name.encode(), b"\xc1"])
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), what="both leave")
+        said = "error   Synchroniser: The synchroniser leaves: cannot read"
+        assert said in capfd.readouterr().err
+
+
+def test_what_a_synchroniser_says_is_its_word_and_bounded(
+    actions: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with served_broker(actions) as ours:
+        for number in range(3 * OF_A_PROCESS.at_once):
+            text = f"{number}\n2026-01-01T00:00:00.000Z info    Started a\x1b[0m" + "x" * 5000
+            ours.send(msgspec.msgpack.encode(Say("info", text, "run-started", 0)))
+        ours.send(msgspec.msgpack.encode(OpenFile("path")))
+        assert socket.recv_fds(ours, 4096, 1)[1], "it serves all the same"
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == OF_A_PROCESS.at_once
+    for line in lines:
+        said = json.loads(line)
+        assert said["event"] == "synchroniser-said"
+        assert said["message"].startswith("Synchroniser: ")
+    assert max(map(len, lines)) < 2 * MESSAGE_BYTES_MAX
+
+
 def test_its_broker_leaves_with_it(exchanges: Synchronisers, actions: Path) -> None:
     where = address("file", path=str(actions))
     exchanges.fork(where)
@@ -325,8 +375,8 @@ def test_its_broker_leaves_with_it(exchanges: Synchronisers, actions: Path) -> N
 def test_it_leaves_when_its_broker_is_gone(exchanges: Synchronisers, actions: Path) -> None:
     where = address("file", path=str(actions))
     exchanges.fork(where)
-    (broker,) = wait_for(exchanges.brokers, what="the broker")
-    os.kill(broker, signal.SIGKILL)
+    (pid,) = wait_for(exchanges.brokers, what="the broker")
+    os.kill(pid, signal.SIGKILL)
     answer = exchanges.pull(where)
     assert isinstance(answer, ExchangeFailed)
     assert "the file broker is gone" in answer.detail
@@ -339,16 +389,16 @@ def test_brokers_that_hang_are_few(exchanges: Synchronisers, actions: Path) -> N
     try:
         for _ in range(BROKERS_MAX):
             exchanges.fork(where)
-            (broker,) = wait_for(lambda: {*exchanges.brokers()} - {*hung}, what="another broker")
-            os.kill(broker, signal.SIGSTOP)
-            hung.append(broker)
+            (pid,) = wait_for(lambda: {*exchanges.brokers()} - {*hung}, what="another broker")
+            os.kill(pid, signal.SIGSTOP)
+            hung.append(pid)
             os.kill(exchanges.pid, signal.SIGKILL)
         answer = exchanges.asked_for(where)
         assert isinstance(answer, ForkFailed)
         assert "file brokers hang" in answer.detail
     finally:
-        for broker in hung:
-            os.kill(broker, signal.SIGCONT)
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
     wait_for(lambda: not exchanges.brokers(), what="they leave")
     exchanges.fork(where)
     assert isinstance(exchanges.pull(where), Pulled)
@@ -359,18 +409,27 @@ def test_a_broker_answers_what_it_cannot_read_or_leaves(
     asked: bytes, actions: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever has taken the synchroniser over has the other end."""
-    from geosched.workers.sync import broker
+    with served_broker(actions) as ours:
+        if asked:
+            ours.send(asked)
+            assert b"cannot read a message" in ours.recv(4096)
+    assert capfd.readouterr().err == ""
 
+
+@contextlib.contextmanager
+def served_broker(actions: Path) -> Iterator[socket.socket]:
+    """A synchroniser's end of a broker, which has to leave without an error after that."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         ours.close()
+        log_lines.set_up("info", "json", DroppingHandler(2))
         os._exit(broker.main(theirs.detach(), address("file", path=str(actions))))
     theirs.close()
-    with ours:
-        ours.settimeout(10)
-        if asked:
-            ours.send(asked)
-            assert b"cannot read a message" in ours.recv(4096)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert capfd.readouterr().err == ""
+    try:
+        with ours:
+            ours.settimeout(10)
+            yield ours
+    finally:
+        status = os.waitpid(pid, 0)[1]
+    assert status == 0
