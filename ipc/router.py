@@ -295,9 +295,15 @@ class Router(Generic[Received, Sent]):
     def _bound_unsent(self, connection: _Connection) -> None:
         if len(connection.unsent) > UNREAD_BYTES_MAX:
             self._refuse(connection, "does not read its answers")
-        if sum(len(each.unsent) for each in self._connections.values()) > UNREAD_BYTES_IN_ALL_MAX:
-            most = max(self._connections.values(), key=lambda each: len(each.unsent))
-            self._refuse(most, "does not read its answers")
+        unsent: Counter[int] = Counter()
+        for each in self._connections.values():
+            unsent[each.peer.uid] += len(each.unsent)
+        if unsent.total() > UNREAD_BYTES_IN_ALL_MAX:
+            ((uid, _),) = unsent.most_common(1)  # who has many connections has no more for it
+            theirs = (each for each in self._connections.values() if each.peer.uid == uid)
+            self._refuse(
+                max(theirs, key=lambda each: len(each.unsent)), "does not read its answers"
+            )
 
     # --- connections --------------------------------------------------------------------
 

@@ -72,21 +72,27 @@ def _answer(work: Callable[[], list[str]], writer: int) -> NoReturn:
     """Do the work, tell what came of it, and end this process."""
     status = 1
     try:
-        answer = _answered(work)
-        with open(writer, "wb") as told:
-            told.write(msgspec.json.encode(answer))
+        told = _answered(work)
+        with open(writer, "wb") as answer:
+            answer.write(told)
         status = 0
     finally:
         os._exit(status)
 
 
-def _answered(work: Callable[[], list[str]]) -> _Answer:
+def _answered(work: Callable[[], list[str]]) -> bytes:
     """Return what is to be told: an exception, too, for nobody else would hear of it."""
     try:
-        return _Answer(work())
+        answer = _Answer([_encodable(text) for text in work()])
     except Exception as error:
         log.debug("A call failed", exc_info=True)
-        return _Answer(failed=f"{type(error).__name__}: {error}")
+        answer = _Answer(failed=_encodable(f"{type(error).__name__}: {error}"))
+    return msgspec.json.encode(answer)
+
+
+def _encodable(text: str) -> str:
+    """Return a text with what no UTF-8 has, of the name of a file perhaps, as escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _await(reader: int, pid: int) -> None:

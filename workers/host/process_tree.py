@@ -14,7 +14,7 @@ import msgspec
 
 from . import procfs
 from .cgroups import Containment, Group
-from .marks import MarkReader
+from .marks import MarkReader, own_users
 from .procfs import Identity, Stat
 from .signalling import signal_process
 
@@ -35,9 +35,12 @@ class ProcessLook:
     """One look at all processes of the host, in which the runs of many are found. Of strangers no
     more is asked than whose they are, until somebody wants the `table`."""
 
-    def __init__(self, known: dict[int, Stat], marked: dict[str, set[int]]) -> None:
+    def __init__(
+        self, known: dict[int, Stat], marked: dict[str, set[int]], users: Mapping[int, int]
+    ) -> None:
         self._known = known
         self.marked = marked  # by their run id
+        self._users = users
 
     @staticmethod
     def take(reader: MarkReader) -> "ProcessLook":
@@ -48,7 +51,12 @@ class ProcessLook:
         marked: dict[str, set[int]] = {}
         for pid, run_id in reader.marked_of({pid: users[pid] for pid in known}).items():
             marked.setdefault(run_id, set()).add(pid)
-        return ProcessLook(known, marked)
+        return ProcessLook(known, marked, users)
+
+    def marked_by(self, run_id: str, users: Collection[int]) -> set[int]:
+        """Return those that carry the mark of a run, and are processes of `users`: who can read
+        the mark in its own run's environment can write it with the id of any other."""
+        return {pid for pid in self.marked.get(run_id, ()) if self._users[pid] in users}
 
     @cached_property
     def table(self) -> dict[int, Stat]:
@@ -136,7 +144,7 @@ class RunTree(msgspec.Struct, frozen=True):
         if look is None:
             with MarkReader((self.mark,), self.users) as reader:
                 look = ProcessLook.take(reader)
-        found = set(look.marked.get(self.run_id, ()))
+        found = look.marked_by(self.run_id, self.users | own_users())
         if self.group is not None:
             found |= (self.group.pids() & look.table.keys()) - {self.keeper}
         if self.keeper is not None:
@@ -251,15 +259,21 @@ def _gone(trees: Sequence[RunTree], reader: MarkReader) -> list[RunTree]:
 
 def _orphans(trees: Sequence[RunTree], reader: MarkReader) -> dict[Stat, str]:
     """Return living children of the adopter that are of runs without a group, with their runs."""
-    loose = {tree.run_id for tree in trees if tree.group is None}
+    own = own_users()
+    loose = {tree.run_id: tree.users | own for tree in trees if tree.group is None}
     if not loose:
         return {}
     newest_max = NEWEST_MAX * len(loose)
 
     def living(newest_last: list[int]) -> dict[Stat, str]:
         known = {found.pid: found for found in _known(newest_last[-newest_max:])}
-        marked = reader.marked(known)
-        return {known[pid]: run_id for pid, run_id in marked.items() if run_id in loose}
+        users = reader.users_of(known)
+        marked = reader.marked_of(users)
+        return {
+            known[pid]: run_id
+            for pid, run_id in marked.items()
+            if users[pid] in loose.get(run_id, ())
+        }
 
     return _adopted(trees[0].adopter or os.getpid(), living)
 

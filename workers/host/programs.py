@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ...ipc.foreign_text import visible
 from .execution import Credentials
+from .files import open_regular
 from .lookup import find_program
 
 #: The kernel follows this many interpreters, and reads this much of a file.
@@ -129,7 +130,7 @@ def _head(path: str) -> bytes | None:
     """Return the part of a file by which the kernel knows its format; None where this process may
     not read it. Raises `OSError`."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(HEAD_BYTES)
     except PermissionError:
         return None
@@ -223,7 +224,7 @@ def _loader(path: str, head: bytes, order: str) -> str:
     wide = head[4] == 2
     (offset,) = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", head, 32 if wide else 28)
     size, count = struct.unpack_from(f"{order}HH", head, 54 if wide else 42)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(offset)
         table = file.read(size * min(count, _PROGRAM_HEADERS_MAX))
         for at in range(0, len(table), size or 1):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ...ipc.messages.runs import Run
 from ..host import execution, programs, trust
 from ..host.execution import Credentials, UnusableConditionsError
+from ..host.files import open_regular
 from ..host.linux import HELD_AT_EXEC, let_run
 from ..host.lookup import find_program
 from ..host.procfs import MARK_VARIABLES
@@ -187,7 +188,7 @@ def _gives_rights(program: str) -> bool:
     capabilities), which it would not get while it is held (ptrace(2))."""
     for _ in range(INTERPRETERS_MAX):
         try:
-            with open(program, "rb") as file:
+            with open_regular(program) as file:
                 first = file.read(HEAD_BYTES).split(b"\n", 1)[0]
                 if os.fstat(file.fileno()).st_mode & (stat.S_ISUID | stat.S_ISGID):
                     return True

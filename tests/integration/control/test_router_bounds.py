@@ -268,6 +268,25 @@ def test_what_is_left_unread_is_bounded_for_one_and_for_all(
     assert len(echo.router) == 2
 
 
+def test_who_leaves_most_unread_pays_for_it_in_however_many_connections(
+    echo: Echo, peers: Peers, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "UNREAD_BYTES_IN_ALL_MAX", 2_000_000)
+    ours = peers.raw(HELLO + ASK)
+    with others(echo.router.path, STRANGER, 3, HELLO + ASK) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == b"connected\n"
+        echo.settle()
+        by_user = {peer.uid: peer.routing_id for peer in echo.peers}
+        theirs = [peer.routing_id for peer in echo.peers if peer.uid == STRANGER]
+        assert echo.router.send(by_user[os.getuid()], bytes(1_000_000))
+        for each in theirs:
+            echo.router.send(each, bytes(700_000))
+        assert (len(theirs), len(echo.router)) == (3, 3)
+        assert is_open(ours)
+        stranger.communicate(timeout=10)
+
+
 def test_without_descriptors_those_who_are_there_are_served_and_others_wait(
     echo: Echo, peers: Peers, caplog: pytest.LogCaptureFixture
 ):

@@ -18,7 +18,7 @@ import pytest
 from geosched.workers.host import marks, procfs
 from geosched.workers.host.cgroups import TREE, Containment
 from geosched.workers.host.marks import MarkReader
-from geosched.workers.host.process_tree import ProcessLook, RunTree, end_instance
+from geosched.workers.host.process_tree import ProcessLook, RunTree, end_instance, end_trees
 from support.held_back import HOLDS_BACK, holding_back, wait_until_held_back
 from support.second_user import SECOND_USER, command_as, needs_two_users
 from support.wait import wait_for
@@ -82,6 +82,21 @@ def test_a_mark_counts_only_in_processes_of_users_of_ours(start: Start) -> None:
     ours, theirs = start(LEAST | MARKS), start(LEAST | MARKS, user=SECOND_USER)
     assert marked(ours, theirs) == {ours.pid: "r"}
     assert marked(ours, theirs, users=(SECOND_USER,)) == {ours.pid: "r", theirs.pid: "r"}
+
+
+@needs_two_users
+def test_a_mark_with_the_id_of_a_run_of_another_user_is_none_of_it(start: Start) -> None:
+    """A script has its instance's mark in its own environment."""
+    forged = start(LEAST | MARKS, user=SECOND_USER)
+    mine = RunTree(MARK, "r")
+    with MarkReader((MARK,), (SECOND_USER,)) as reader:
+        look = ProcessLook.take(reader)
+        assert look.marked["r"] == {forged.pid}
+        assert mine.members(look) == {}
+    of_both = [mine, RunTree(MARK, "another", users=frozenset((SECOND_USER,)))]
+    assert end_trees(of_both) == ["r", "another"]
+    assert forged.poll() is None
+    assert RunTree(MARK, "r", users=frozenset((SECOND_USER,))).members().keys() == {forged.pid}
 
 
 @needs_two_users

@@ -112,6 +112,14 @@ def test_a_missing_file_is_named(shared: Host):
     assert cannot_start(shared, "/nowhere/at-all") == "cannot start /nowhere/at-all: no such file"
 
 
+def test_an_interpreter_that_nobody_writes_to_holds_no_armed_worker(shared: Host):
+    fifo = shared.dir / "fifo"
+    os.mkfifo(fifo, 0o755)
+    script = shared.script("exit 0", interpreter=str(fifo))
+    soon_us = time.time_ns() // 1000 + 500_000
+    assert "not a regular file" in cannot_start(shared, script, not_before_us=soon_us)
+
+
 def test_a_name_that_is_not_in_the_path_is_named(shared: Host):
     assert "no-such-command-anywhere" in cannot_start(shared, "no-such-command-anywhere")
 

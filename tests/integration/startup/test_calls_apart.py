@@ -26,6 +26,10 @@ def test_the_answer_is_what_was_returned() -> None:
     assert called_apart(lambda: long) == long
 
 
+def test_names_that_are_no_text_are_told_as_escapes() -> None:
+    assert called_apart(lambda: ["/tmp/\udcff"]) == ["/tmp/\\udcff"]
+
+
 def test_a_call_that_waits_for_a_disk_is_given_up() -> None:
     begun = time.monotonic()
     with pytest.raises(HangingError, match=r"no answer for \d+ s"):
