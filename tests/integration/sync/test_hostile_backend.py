@@ -354,7 +354,7 @@ def test_an_answer_that_ends_its_reader_again_and_again_is_asked_for_twice_and_n
         return host.backend_view().last_pull_ok is False
 
     host.client.ask(Sync(wait=False), Synced)
-    wait_for(pulled, seconds=HOSTILE_SECONDS_MAX)
+    wait_for(pulled, seconds=30)
     last_error = host.backend_view().last_error
     assert last_error is not None
     assert last_error.startswith("local: ")
