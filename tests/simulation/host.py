@@ -113,6 +113,7 @@ class Line:
         self.news = News()
         self.closed = False
         self.free: set[str] = set()  # workers that said they are ready, as the daemon knows it
+        self._gone: set[str] = set()  # and those that it knows to be gone
         self._host = host
         self._beats = beats
         self._mail: deque[tuple[Peer, Any]] = deque()
@@ -126,6 +127,11 @@ class Line:
         if self.processes.pop(name, None) is not None and not self.closed:
             self.news.gone.append(name)
             self._host.world.awake = True
+
+    def forget(self, name: str) -> None:
+        """The daemon has found that it is gone."""
+        self.free.discard(name)
+        self._gone.add(name)
 
     def send(self, routing_id: bytes, message: ToWorker) -> bool:
         self._host.step()
@@ -143,8 +149,8 @@ class Line:
     def drain(self, messages_max: int) -> Iterator[tuple[Peer, FromWorker]]:
         for _ in range(min(messages_max, len(self._mail))):
             peer, message = self._mail.popleft()
-            if isinstance(message, Ready):
-                self.free.add(peer.routing_id.decode())
+            if isinstance(message, Ready):  # which may be read after its end was
+                self.free |= {peer.routing_id.decode()} - self._gone
             if isinstance(message, Started):
                 self._host.oracle.begin_is_heard(message.run_id)
             yield peer, message
@@ -184,7 +190,7 @@ class Children(Participant):
             line.news = News()
         for name in news.gone:
             self._known.pop(name, None)
-            self._workers.free.discard(name)
+            self._workers.forget(name)
             self._host.oracle.worker_is_lost(name)
 
     def get(self, name: str) -> Child | None:

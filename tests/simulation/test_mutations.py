@@ -35,13 +35,15 @@ USED = {
 
 @dataclass(frozen=True)
 class Mutation:
-    """`rule` is what the fault has to be found by, as it is told: a pattern."""
+    """`rule` is what the fault has to be found by, as it is told: a pattern. `seed` is that of a
+    year that finds it, so that it is lived first: once that has changed, the others follow."""
 
     name: str
     old: str
     new: str
     rule: str
     module: types.ModuleType = lifecycle
+    seed: int = 1
 
 
 MUTATIONS = (
@@ -179,7 +181,7 @@ def test_a_fault_in_the_rules_is_found_within_fifty_years(
     module = mutated(mutation)
     for user, name in USED[mutation.module]:
         monkeypatch.setattr(user, name, getattr(module, name))
-    for seed in range(1, SEEDS_MAX + 1):
+    for seed in (mutation.seed, *(set(range(1, SEEDS_MAX + 1)) - {mutation.seed})):
         place = directory / str(seed)
         place.mkdir()
         try:
