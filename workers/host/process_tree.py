@@ -60,9 +60,13 @@ class ProcessLook:
         the mark in its own run's environment can write it with the id of any other."""
         return self.of(self.marked.get(run_id, ()), users)
 
+    def user_of(self, pid: int) -> int | None:
+        """Return the user of a process; None where the look did not ask for it."""
+        return self._users.get(pid)
+
     def of(self, pids: Iterable[int], users: Collection[int]) -> set[int]:
         """Return those that are processes of `users`, as far as the look asked for these."""
-        return {pid for pid in pids if self._users.get(pid) in users}
+        return {pid for pid in pids if self.user_of(pid) in users}
 
     @cached_property
     def table(self) -> dict[int, Stat]:
