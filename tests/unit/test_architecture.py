@@ -22,7 +22,8 @@ FLOORS = {
         "backends digests failpoints foreign_text instants paths signals standard_streams"
         " thread_probe unwanted_descriptors zmtp",
         "actions sockets",
-        "messages router",
+        "connection messages",
+        "router",
         "client",
         "ctl",
     ),
