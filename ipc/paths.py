@@ -1,10 +1,11 @@
-"""Paths that more than one process has to know. Names only: nothing is opened.
+"""Paths that more than one process has to know. Nothing is opened but the configuration.
 
 `geosched-ctl` finds the daemon's socket here without reading the rest of its settings.
 """
 
-import stat
 from pathlib import Path
+
+from .regular_files import CONFIGURATION_BYTES_MAX, open_regular
 
 DEFAULT_CONFIG = Path("/etc/geosched/geosched.toml")
 DEFAULT_STATE_DIR = "/var/lib/geosched"
@@ -61,11 +62,13 @@ def state_dir(config: Path) -> Path:
 def _directory(config: Path, key: str, default: str) -> Path:
     import tomllib  # late: a worker has no use for it
 
-    if not stat.S_ISREG(config.stat().st_mode):  # a FIFO would be waited for
-        raise ValueError("it is not a regular file")
+    with open_regular(config) as file:
+        content = file.read(CONFIGURATION_BYTES_MAX + 1)
+    if len(content) > CONFIGURATION_BYTES_MAX:
+        raise ValueError(f"it is longer than {CONFIGURATION_BYTES_MAX} bytes")
     try:
         # Editors write a byte order mark.
-        document = tomllib.loads(config.read_text("utf-8-sig"))
+        document = tomllib.loads(content.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deep") from None
     daemon = document.get("daemon", {})

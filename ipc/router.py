@@ -20,6 +20,7 @@ from typing import Any, Generic, NamedTuple
 import msgspec
 
 from . import unwanted_descriptors, zmtp
+from .connection import Connection
 from .sockets import (
     FRAME_BYTES_MAX,
     Peer,
@@ -51,8 +52,6 @@ TELL_AGAIN_SECONDS = 10.0
 #: As many as may wait to be accepted, so that a user that connects without end does not keep
 #: others waiting; one that is not let in costs some microseconds.
 ACCEPTS_PER_TURN_MAX = 512
-#: Read from one peer in one turn.
-PIECE_BYTES_MAX = 64 * 1024
 _EVENTS_PER_TURN_MAX = 256
 _BACKLOG = ACCEPTS_PER_TURN_MAX
 _PEERCRED = struct.Struct("iII")
@@ -63,63 +62,6 @@ class Bounds(NamedTuple):
 
     in_all: int
     of_user: int
-
-
-class _Connection:
-    """One peer: its socket, what it has sent, and what it has not taken yet."""
-
-    def __init__(
-        self, opened: socket.socket, peer: Peer, message_bytes_max: int, now_monotonic: float
-    ):
-        self.socket = opened
-        self.peer = peer
-        self.decoder = zmtp.Decoder(message_bytes_max=message_bytes_max)
-        self.unsent = bytearray(zmtp.OPENING)
-        self.wanted = select.EPOLLIN
-        self.ended = False  # nothing more comes from the peer
-        self.attached = False  # it sent descriptors, which nobody has asked for
-        self.unread = False  # may hold messages that were not taken yet
-        self.opened_monotonic = now_monotonic
-        self.asked_monotonic = now_monotonic
-        self.taken_monotonic = now_monotonic  # when it last took some of what was sent
-
-    def receive(self) -> bool:
-        """Read what has come, at most `PIECE_BYTES_MAX`. False where there was nothing."""
-        try:
-            with unwanted_descriptors.interrupted():
-                data, _, flags, _ = self.socket.recvmsg(PIECE_BYTES_MAX)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data, flags = b"", 0  # its end
-        self.decoder.feed(data)
-        self.ended = not data
-        self.attached |= bool(flags & socket.MSG_CTRUNC)
-        return True
-
-    def left(self) -> bool:
-        """The peer has left, and nothing that it sent is there."""
-        try:
-            with unwanted_descriptors.interrupted():
-                return not self.socket.recv(1, socket.MSG_PEEK)
-        except OSError as error:
-            return not isinstance(error, BlockingIOError)
-
-    def flush(self, now_monotonic: float) -> bool:
-        """Send what the peer takes. False where it is gone."""
-        self.unsent += self.decoder.answers
-        self.decoder.answers.clear()
-        try:
-            while self.unsent:
-                with memoryview(self.unsent) as unsent:
-                    sent = self.socket.send(unsent, socket.MSG_NOSIGNAL)
-                del self.unsent[:sent]
-                self.taken_monotonic = now_monotonic
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return True
 
 
 class Router(Generic[Received, Sent]):
@@ -148,10 +90,10 @@ class Router(Generic[Received, Sent]):
         self._mode = mode
         self._monotonic_seconds = monotonic_seconds
         self._epoll = select.epoll()
-        self._connections: dict[bytes, _Connection] = {}
-        self._by_descriptor: dict[int, _Connection] = {}
+        self._connections: dict[bytes, Connection] = {}
+        self._by_descriptor: dict[int, Connection] = {}
         self._users: Counter[int] = Counter()  # connections of each uid
-        self._unread: deque[_Connection] = deque()
+        self._unread: deque[Connection] = deque()
         self._waiting: Collection[bytes] = ()
         self._accept_at_monotonic: float | None = None
         self._tell_at_monotonic = 0.0
@@ -223,20 +165,27 @@ class Router(Generic[Received, Sent]):
         self._bound_unsent(connection)
         return routing_id in self._connections
 
-    def drain(self, messages_max: int) -> Iterator[tuple[Peer, Received | ProtocolError]]:
+    def drain(
+        self, messages_max: int, *, heard: Callable[[Peer], bool] = lambda _: True
+    ) -> Iterator[tuple[Peer, Received | ProtocolError]]:
         """Yield the messages that have arrived, at most `messages_max`, one of each peer in turn;
-        for one that cannot be read, the error. New peers are let in first."""
+        for one that cannot be read, the error. New peers are let in first. Those who are not
+        `heard` by now come first the next time."""
         now_monotonic = self._monotonic_seconds()
         self._hear(now_monotonic)
-        for _ in range(messages_max):
-            if not self._unread:
-                return
+        put_off: list[Connection] = []
+        while self._unread and messages_max:
             connection = self._unread.popleft()
+            if not heard(connection.peer):
+                put_off.append(connection)
+                continue
+            messages_max -= 1
             connection.unread = False
             message = self._take(connection, now_monotonic)
             if message is not None:
                 connection.asked_monotonic = now_monotonic
                 yield connection.peer, decoded(message, self._decode)
+        self._unread.extendleft(reversed(put_off))
 
     def _hear(self, now_monotonic: float) -> None:
         """Accept peers, and read from those that may send."""
@@ -255,7 +204,7 @@ class Router(Generic[Received, Sent]):
         if accepts:
             self._accept(now_monotonic)
 
-    def _take(self, connection: _Connection, now_monotonic: float) -> list[bytes] | None:
+    def _take(self, connection: Connection, now_monotonic: float) -> list[bytes] | None:
         """Return the next message of a peer, if it has one; close the connection at its end."""
         if connection.socket.fileno() < 0 or connection.unsent:
             return None  # closed, or to take its answers first
@@ -275,12 +224,12 @@ class Router(Generic[Received, Sent]):
             self._close(connection)
         return message
 
-    def _is_unread(self, connection: _Connection) -> None:
+    def _is_unread(self, connection: Connection) -> None:
         if not connection.unread:
             connection.unread = True
             self._unread.append(connection)
 
-    def _flush(self, connection: _Connection, now_monotonic: float) -> None:
+    def _flush(self, connection: Connection, now_monotonic: float) -> None:
         """Send what waits. While some of it does, nothing is read from the peer."""
         if not connection.flush(now_monotonic):
             self._close(connection)
@@ -292,7 +241,7 @@ class Router(Generic[Received, Sent]):
             if not connection.unsent:
                 self._is_unread(connection)
 
-    def _bound_unsent(self, connection: _Connection) -> None:
+    def _bound_unsent(self, connection: Connection) -> None:
         if len(connection.unsent) > UNREAD_BYTES_MAX:
             self._refuse(connection, "does not read its answers")
         unsent: Counter[int] = Counter()
@@ -353,7 +302,7 @@ class Router(Generic[Received, Sent]):
         self._epoll.register(opened.fileno(), select.EPOLLIN)
         self._number += 1
         peer = Peer(self._number.to_bytes(8), uid, gid, pid)
-        connection = _Connection(opened, peer, FRAME_BYTES_MAX, now_monotonic)
+        connection = Connection(opened, peer, FRAME_BYTES_MAX, now_monotonic)
         self._connections[peer.routing_id] = connection
         self._by_descriptor[opened.fileno()] = connection
         self._users[uid] += 1
@@ -382,7 +331,7 @@ class Router(Generic[Received, Sent]):
         self._refuse(min(theirs, key=lambda each: each.asked_monotonic), "gives way to another")
         return True
 
-    def _gives_way(self, connection: _Connection, now_monotonic: float) -> bool:
+    def _gives_way(self, connection: Connection, now_monotonic: float) -> bool:
         if connection.peer.routing_id in self._waiting or connection.unread:
             return False
         return now_monotonic - connection.asked_monotonic >= STAYS_SECONDS
@@ -405,7 +354,7 @@ class Router(Generic[Received, Sent]):
             if expires_monotonic is not None and expires_monotonic <= now_monotonic:
                 self._expire(connection)
 
-    def _expires_monotonic(self, connection: _Connection) -> float | None:
+    def _expires_monotonic(self, connection: Connection) -> float | None:
         if not connection.decoder.ready:
             return connection.opened_monotonic + HANDSHAKE_SECONDS_MAX
         if connection.unsent:
@@ -414,7 +363,7 @@ class Router(Generic[Received, Sent]):
             return None
         return connection.asked_monotonic + IDLE_SECONDS_MAX
 
-    def _expire(self, connection: _Connection) -> None:
+    def _expire(self, connection: Connection) -> None:
         """Close a connection; a request that comes at this very moment is answered before."""
         with contextlib.suppress(OSError):
             connection.socket.shutdown(socket.SHUT_RD)  # what it sends now, it knows to be lost
@@ -425,7 +374,7 @@ class Router(Generic[Received, Sent]):
         else:
             self._close(connection)
 
-    def _refuse(self, connection: _Connection, reason: str) -> None:
+    def _refuse(self, connection: Connection, reason: str) -> None:
         self._tell(connection.peer, reason)
         self._close(connection)
 
@@ -444,7 +393,7 @@ class Router(Generic[Received, Sent]):
             extra={"event": "connection-refused"},
         )
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         if connection.socket.fileno() < 0:
             return
         del self._connections[connection.peer.routing_id]

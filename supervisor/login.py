@@ -11,10 +11,12 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
 from ..ipc.messages.login import NotLoggedIn, Why, encode
+from ..workers.host.dirfd import Directory, refuse_exposed
 from ..workers.host.files import in_memory
 from .config.derived import address
 from .config.sections import BackendSettings, SettingsError
@@ -32,12 +34,18 @@ def main() -> None:
         # Its files are looked at where they are opened: the daemon may be another user's.
         preflight.refuse_untrusted(settings, of_backend=False)
         refuse_without_login(settings.backend, settings.source)
+        owner = str(_owner_of(settings.daemon.state_dir))
     except SettingsError as error:
-        sys.stdout.write(f"{encode(NotLoggedIn(Why.CONFIGURATION, str(error))).decode()}\n")
-        sys.exit(1)
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"cannot use state_dir: {error}")
     given = _handed_over(msgspec.json.encode(address(settings.backend)))
-    owner = str(_owner_of(settings.daemon.state_dir))
     os.execv(sys.executable, [sys.executable, "-P", "-m", WORKER, str(given), seconds, owner])
+
+
+def _refuse(detail: str) -> NoReturn:
+    sys.stdout.write(f"{encode(NotLoggedIn(Why.CONFIGURATION, detail)).decode()}\n")
+    sys.exit(1)
 
 
 def _handed_over(content: bytes) -> int:
@@ -49,11 +57,15 @@ def _handed_over(content: bytes) -> int:
 
 
 def _owner_of(state_dir: Path) -> int:
-    """Return the user of the daemon that works on this directory; our own where it is not there."""
+    """Return the user of the daemon that works on this directory; our own where it is not there.
+    Raises `UntrustedError` where others say which directory that is, `OSError`."""
     try:
-        return state_dir.stat().st_uid
-    except OSError:
+        directory, found = Directory.of_one_owner(state_dir)
+    except FileNotFoundError:
+        refuse_exposed(state_dir)
         return os.geteuid()
+    directory.close()
+    return found.st_uid
 
 
 def refuse_without_login(backend: BackendSettings, source: Path) -> None:

@@ -83,7 +83,8 @@ def carry_out(
             case EndTrees(runs, adopter):
                 lost = partial(_tree, mark=mark, containment=containment, runtime=runtime)
                 trees = [lost(run, adopter) for run in runs]
-                return TreesEnded(tuple(end_trees(trees)))
+                ended = end_trees(trees)
+                return TreesEnded(tuple(ended.gone), ended.witnesses)
     except OSError as error:
         return Failed(str(error), missing=isinstance(error, FileNotFoundError))
     assert_never(request)
@@ -104,7 +105,15 @@ def _tree(
     """Return the tree of a run. Its script is known by the note in the run's lock, too, where its
     worker died before it told of it."""
     group = containment.group(run.worker) if run.worker else None
-    tree = RunTree(mark, run.run_id, run.script_pid, group=group, adopter=adopter)
+    tree = RunTree(
+        mark,
+        run.run_id,
+        run.script_pid,
+        group=group,
+        adopter=adopter,
+        just_lost=run.just_lost,
+        witness=run.witness,
+    )
     noted = noted_script(runtime, run.run_id)
     if noted is None:
         return tree

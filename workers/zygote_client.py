@@ -15,39 +15,15 @@ from pathlib import Path
 
 import msgspec
 
-from ..ipc import failpoints
+from ..ipc.environment import child_environment
 from ..ipc.messages.zygote import Forked, FromZygote, ToZygote
 from ..ipc.sockets import ProtocolError, decoded
 
 MESSAGES_PER_TURN_MAX = 256
 _MESSAGE_BYTES_MAX = 8192
 _STDIN = 0
-
-#: Variables of the daemon's environment that its own children get; scripts get another set.
-_ALLOWED = frozenset(
-    {
-        failpoints.VARIABLE,
-        "HOME",
-        "LANG",
-        "LC_ALL",
-        "LC_CTYPE",
-        "LD_LIBRARY_PATH",
-        "PATH",
-        "PYTHONHOME",
-        "PYTHONPATH",
-        "SSL_CERT_DIR",
-        "SSL_CERT_FILE",
-        "TZ",
-    }
-)
-
 #: With none at all no process gets a title (fact P38).
 _LEAST_ENVIRONMENT = {"PATH": os.defpath}
-
-
-def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what of the daemon's environment its own children get."""
-    return {name: text for name, text in environment.items() if name in _ALLOWED}
 
 
 _decode: Callable[[bytes | memoryview], FromZygote] = msgspec.msgpack.Decoder(FromZygote).decode

@@ -193,7 +193,8 @@ class StatusIs(Message, tag="status-is", frozen=True):
 
 
 class ActionsAre(Message, tag="actions-are", frozen=True):
-    """`cursor` is "" on the last page."""
+    """`cursor` is "" on the last page; one before it may be empty, because the rows that are read
+    for a page are bounded."""
 
     actions: tuple[ActionView, ...]
     cursor: str

@@ -2,7 +2,9 @@
 
 from typing import TypeAlias
 
-from .base import Message, Pid
+import msgspec
+
+from .base import Count, Message, Pid
 
 
 class ReadOutput(Message, tag="read-output", frozen=True):
@@ -26,11 +28,15 @@ class FindUsers(Message, tag="find-users", frozen=True):
 
 
 class LostRun(Message, tag="lost-run", frozen=True):
-    """A run whose worker is dead or silent. `worker` is "" where none is known."""
+    """A run whose worker is dead or silent. `worker` is "" where none is known. `just_lost`: it
+    was seconds ago. `witness` is a member of its session that an earlier round has seen there, by
+    its pid and start."""
 
     run_id: str
     script_pid: Pid | None
     worker: str
+    just_lost: bool = False
+    witness: tuple[Pid, Count] | None = None
 
 
 class EndTrees(Message, tag="end-trees", frozen=True):
@@ -62,9 +68,11 @@ class FilesRemoved(Message, tag="files-removed", frozen=True):
 
 
 class TreesEnded(Message, tag="trees-ended", frozen=True):
-    """The round is done; `gone` has the ids of the runs of which nothing was left."""
+    """The round is done; `gone` has the ids of the runs of which nothing was left, `witnesses` the
+    witnesses of others, by their ids."""
 
     gone: tuple[str, ...]
+    witnesses: dict[str, tuple[Pid, Count]] = msgspec.field(default_factory=dict)
 
 
 class Failed(Message, tag="failed", frozen=True):

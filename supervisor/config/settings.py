@@ -17,7 +17,7 @@ import msgspec
 from ...ipc.backends import BACKENDS
 from ...ipc.messages.base import AbsolutePath
 from ...ipc.messages.runs import Limits
-from ...workers.host.files import open_regular
+from ...ipc.regular_files import CONFIGURATION_BYTES_MAX, open_regular
 from . import backend_checks, parsers
 from .sections import (
     DIRECTORIES,
@@ -33,8 +33,6 @@ from .sections import (
     key_of,
 )
 
-FILE_BYTES_MAX = 1024 * 1024
-
 
 def load(path: Path) -> Settings:
     """Return the settings in the file; relative paths in it are relative to its directory.
@@ -49,11 +47,11 @@ def read(path: Path) -> bytes:
     source = path.absolute()
     try:
         with open_regular(source) as file:
-            content = file.read(FILE_BYTES_MAX + 1)
+            content = file.read(CONFIGURATION_BYTES_MAX + 1)
     except OSError as error:
         raise SettingsError(f"cannot read {source}: {error.strerror or error}") from None
-    if len(content) > FILE_BYTES_MAX:
-        raise SettingsError(f"cannot use {source}: longer than {FILE_BYTES_MAX} bytes")
+    if len(content) > CONFIGURATION_BYTES_MAX:
+        raise SettingsError(f"cannot use {source}: longer than {CONFIGURATION_BYTES_MAX} bytes")
     return content
 
 

@@ -81,8 +81,6 @@ from .views import action_view, event_view, incident_view, phase, report_view, r
 #: Added to the grace of a `stop` and to the time-out of a `sync`; half of it to the bound of
 #: a `shutdown`, which has a margin already (INTERFACE, "Commands").
 BOUND_MARGIN_SECONDS = 10.0
-#: Of app names in one page of `list`; with one more action it still fits its frame.
-LIST_PAGE_CHARS_MAX = 64 * 1024
 
 #: One poll after each turn of the loop: None or `Progress` while there is no answer, then the
 #: answer. Nothing is done before the first poll.
@@ -245,22 +243,12 @@ class Handlers:
     def _actions(self, request: ListActions) -> ActionsAre | Refused:
         try:
             statuses = frozenset(ExecutionStatus(status) for status in request.statuses)
-            records, cursor = self._page(request.cursor, statuses or frozenset(ExecutionStatus))
+            records, cursor = self._loop.parts.db.page(
+                request.cursor, LIST_PAGE_MAX, statuses or frozenset(ExecutionStatus)
+            )
         except ValueError as error:
             return Refused(RefusalKind.BAD_REQUEST, str(error))
         return ActionsAre(tuple(self._view(record) for record in records), cursor)
-
-    def _page(self, cursor: str, statuses: frozenset[ExecutionStatus]) -> tuple[list[Record], str]:
-        """Return as many records as fit a frame: one with a thousand apps is a megabyte."""
-        page: list[Record] = []
-        size = 0
-        for _ in range(LIST_PAGE_MAX):
-            records, cursor = self._loop.parts.db.page(cursor, 1, statuses)
-            page += records
-            size += sum(len(name) for r in records for name in r.action.app_names)
-            if not cursor or size > LIST_PAGE_CHARS_MAX:
-                break
-        return page, cursor
 
     def _action(self, action_id: str) -> ActionIs | None:
         record = self._loop.parts.db.read(action_id)

@@ -8,6 +8,7 @@ act (`operators.py`), everybody else who reaches the socket may look. Requests a
 
 import enum
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -36,6 +37,9 @@ from .operators import Operators
 log = logging.getLogger(__name__)
 
 REQUESTS_PER_TURN_MAX = 50
+#: Of processor time, for requests of those who may only look: the others of them take the next
+#: turn. One request may take as much again.
+LOOKING_SECONDS_OF_TURN_MAX = 0.005
 #: A client that asks for the progress of its request is sent it at this interval at most.
 PROGRESS_SECONDS = 0.3
 
@@ -72,18 +76,31 @@ class Control(Participant):
         self._operators = operators
         self._waiting: list[_Waiting] = []
         self._failures = 0
+        self._looked_seconds = 0.0  # of this turn, by those who may only look
 
     # --- the turns of the loop ----------------------------------------------------------
 
     def gather(self, _news: News, now: Instant) -> None:
         """Answer the requests that have arrived."""
-        for peer, call in self._server.drain(REQUESTS_PER_TURN_MAX):
-            if isinstance(call, ProtocolError):
-                self._refuse_unreadable(peer, call)
-                continue
-            answer = self._carried_out(peer, partial(self._begin, peer, call, now))
-            if answer is not None:
-                self._reply(peer, call.number, answer)
+        self._looked_seconds = 0.0
+        for peer, call in self._server.drain(REQUESTS_PER_TURN_MAX, heard=self._is_heard):
+            begun_seconds = time.thread_time()
+            self._answer_now(peer, call, now)
+            if not self._operators.may_act(peer.uid):
+                self._looked_seconds += time.thread_time() - begun_seconds
+
+    def _is_heard(self, peer: Peer) -> bool:
+        """Those who may only look have used less than their time of this turn."""
+        in_time = self._looked_seconds < LOOKING_SECONDS_OF_TURN_MAX
+        return in_time or self._operators.may_act(peer.uid)
+
+    def _answer_now(self, peer: Peer, call: Call | ProtocolError, now: Instant) -> None:
+        if isinstance(call, ProtocolError):
+            self._refuse_unreadable(peer, call)
+            return
+        answer = self._carried_out(peer, partial(self._begin, peer, call, now))
+        if answer is not None:
+            self._reply(peer, call.number, answer)
 
     def next_deadline(self, _now: Instant) -> float | None:
         """Return the monotonic instant at which the first wait ends, or a connection needs

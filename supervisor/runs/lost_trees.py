@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 
 import msgspec
+from msgspec.structs import replace
 
 from ...ipc.messages.helper import EndTrees, LostRun, ToHelper, TreesEnded
 from ...workers.host.cgroups import Containment
@@ -25,6 +26,9 @@ STUCK_AFTER_SECONDS = 5.0
 KILL_AGAIN_SECONDS = 30.0
 #: A round that no helper did is asked for again after `ROUND_SECONDS`, doubled up to this.
 ASK_AGAIN_SECONDS_MAX = 5.0
+#: For so long a run was just lost: a session without its leader is then still its own, however fast
+#: others use up pids.
+JUST_LOST_SECONDS_MAX = 5.0
 #: While none is done, what can be killed from here is killed this often.
 STRIKE_SECONDS = 1.0
 #: Of one round, so that the request fits the helper's buffer; the others take the next.
@@ -33,9 +37,10 @@ TREES_OF_A_ROUND_MAX = 500
 
 class LostTree(msgspec.Struct):
     """The tree of a lost run. `looked_monotonic` is when the first round was done: before that
-    nobody can say that anything is left."""
+    nobody can say that anything is left. `lost_monotonic` is when it was first to be ended."""
 
     run: LostRun
+    lost_monotonic: float | None = None
     round_at_monotonic: float = 0.0
     looked_monotonic: float | None = None
     struck: bool = False
@@ -70,6 +75,9 @@ class LostTrees:
     def gather(self, now_monotonic: float) -> None:
         """Take the answer to a round, and begin the next."""
         self._take_answer(now_monotonic)
+        for tree in self._trees.values():
+            if tree.lost_monotonic is None:
+                tree.lost_monotonic = now_monotonic
         due = [tree for tree in self._pending() if now_monotonic >= tree.round_at_monotonic]
         ask = self._job is None and now_monotonic >= self._ask_at_monotonic
         again = ask or now_monotonic >= self._strike_at_monotonic
@@ -77,7 +85,7 @@ class LostTrees:
         if again:
             self._strike_at_monotonic = now_monotonic + STRIKE_SECONDS
         if ask and due:
-            self._ask(due[:TREES_OF_A_ROUND_MAX])
+            self._ask(due[:TREES_OF_A_ROUND_MAX], now_monotonic)
 
     def next_deadline(self, now_monotonic: float) -> float | None:
         """Return when to take an answer, to begin a round, or to kill again without one."""
@@ -115,11 +123,15 @@ class LostTrees:
                 KILL_AGAIN_SECONDS if stuck else ROUND_SECONDS
             )
             tree.gone = tree.run.run_id in answer.gone
+            tree.run = replace(tree.run, witness=answer.witnesses.get(tree.run.run_id))
 
-    def _ask(self, trees: list[LostTree]) -> None:
+    def _ask(self, trees: list[LostTree], now_monotonic: float) -> None:
         assert self._submit is not None
         self._asked = trees
-        self._job = self._submit(EndTrees(tuple(tree.run for tree in trees), os.getpid()))
+        runs = tuple(
+            replace(tree.run, just_lost=_is_just_lost(tree, now_monotonic)) for tree in trees
+        )
+        self._job = self._submit(EndTrees(runs, os.getpid()))
 
     def _strike(self, trees: Iterable[LostTree]) -> None:
         """Kill what needs no look at an environment. What cannot be looked at, for want of a
@@ -136,3 +148,10 @@ class LostTrees:
         if leaders:
             with contextlib.suppress(OSError):
                 end_sessions(leaders)
+
+
+def _is_just_lost(tree: LostTree, now_monotonic: float) -> bool:
+    """Its worker, one of this daemon's, was lost within `JUST_LOST_SECONDS_MAX`."""
+    if not tree.run.worker or tree.lost_monotonic is None:
+        return False
+    return now_monotonic < tree.lost_monotonic + JUST_LOST_SECONDS_MAX

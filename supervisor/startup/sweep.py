@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from ...ipc.messages.runs import EndCause, RunResult, StopReason
 from ...ipc.paths import Runtime
 from ...workers.host import procfs
 from ...workers.host.cgroups import Containment
-from ...workers.host.marks import MarkReader
+from ...workers.host.marks import MarkReader, own_users
 from ...workers.host.process_tree import ProcessLook, end_instance
 from ...workers.host.signalling import signal_process
 from ...workers.runfiles import results
@@ -39,6 +40,10 @@ ROUNDS_MIN = 10
 WORKERS_SPARED_SECONDS = 1.0
 ROUND_SECONDS = 0.05
 CLEAN_ROUNDS = 2
+#: Where only processes of users other than the daemon's are left, for so long, and in so many
+#: rounds: who starts new ones without end, or keeps one from ending, holds no start up.
+OTHERS_SECONDS_MAX = 0.5
+OTHERS_ROUNDS_MIN = 2
 
 
 class Leftovers:
@@ -66,6 +71,7 @@ class Leftovers:
         self._scanned_monotonic = 0.0
         self._clean = 0
         self._rounds = 0
+        self._others = _Others()
 
     @property
     def containment(self) -> str:
@@ -80,12 +86,13 @@ class Leftovers:
 
     def sweep(self) -> None:
         """End everything within `SWEEP_SECONDS_MAX`, or in `ROUNDS_MIN` rounds where these take
-        longer; runs left after that are `alive`."""
+        longer, and what is of other users within `OTHERS_SECONDS_MAX`; runs left after that are
+        `alive`."""
         with self._reader:
             self._sweep()
             if self._clean < CLEAN_ROUNDS:
                 self.alive = frozenset(self._runs_alive())
-            else:
+            if self._clean >= CLEAN_ROUNDS or self._others.over:
                 forget_sockets(self._runtime)
         remove_free_locks(self._runtime, kept=self.alive)
         self._groups.remove_abandoned()
@@ -99,8 +106,10 @@ class Leftovers:
             self.begin_sweep()
         assert self._begun_monotonic is not None
         give_up_monotonic = self._begun_monotonic + SWEEP_SECONDS_MAX
-        while self._clean < CLEAN_ROUNDS and (
-            self._rounds < ROUNDS_MIN or time.monotonic() < give_up_monotonic
+        while (
+            self._clean < CLEAN_ROUNDS
+            and not self._others.over
+            and (self._rounds < ROUNDS_MIN or time.monotonic() < give_up_monotonic)
         ):
             time.sleep(max(0.0, self._scanned_monotonic + ROUND_SECONDS - time.monotonic()))
             self._scan(waited_seconds=time.monotonic() - self._begun_monotonic)
@@ -108,9 +117,18 @@ class Leftovers:
         self._ended_by_us -= self._before
 
     def _runs_alive(self) -> set[str]:
-        marked = ProcessLook.take(self._reader).marked.keys()
+        marked = self._runs_marked(ProcessLook.take(self._reader))
         noted = {run_id for run_id, script in self._noted.items() if procfs.lives(script.process)}
-        return locked_runs(self._runtime) | marked | noted
+        return locked_runs(self._runtime) | marked | noted | self._others.runs
+
+    def _runs_marked(self, look: ProcessLook) -> set[str]:
+        """Return the runs that marks name in processes of their own users: of the one as whom the
+        script was noted, and of this daemon's. Any other script could write the mark, too."""
+        return {run_id for run_id in look.marked if look.marked_by(run_id, self._users_of(run_id))}
+
+    def _users_of(self, run_id: str) -> frozenset[int]:
+        noted = self._noted.get(run_id)
+        return own_users() if noted is None else own_users() | {noted.user}
 
     def _scan(self, *, waited_seconds: float) -> None:
         clean = self._round(patient=waited_seconds < WORKERS_SPARED_SECONDS)
@@ -150,7 +168,8 @@ class Leftovers:
         """
         look = ProcessLook.take(self._reader)
         # By their locks too: a script that wiped its environment is known by its group only.
-        self._ended_by_us |= look.marked.keys() | locked_runs(self._runtime)
+        runs = self._runs_marked(look)
+        self._ended_by_us |= runs | locked_runs(self._runtime)
         children = self._children()
         spared = frozenset(known.identity.pid for known in children) if patient else frozenset()
         noted = [script.process for script in self._noted.values()]
@@ -158,7 +177,10 @@ class Leftovers:
         if not patient:
             for known in children:
                 signal_process(known.identity, signal.SIGKILL)
-        return not scripts and not children and not locked_runs(self._runtime)
+        left = children or locked_runs(self._runtime)
+        ours = left or not all(_is_of_others(pid, look) for pid in scripts)
+        self._others.note(ours=bool(ours), others=bool(scripts), runs=runs)
+        return not scripts and not left
 
     def _children(self) -> list[KnownProcess]:
         """Return the living zygotes, workers and synchronisers of earlier daemons.
@@ -172,3 +194,36 @@ class Leftovers:
             else:
                 forget_identity(self._runtime, known.identity.pid)
         return living
+
+
+class _Others:
+    """Rounds since the last in which anything was left but processes of users other than the
+    daemon's. One in which nothing is seen says nothing about who starts new ones without end.
+    `runs` are those that were seen in them."""
+
+    def __init__(self) -> None:
+        self.runs: set[str] = set()
+        self._rounds = 0
+        self._since_monotonic = 0.0
+
+    def note(self, *, ours: bool, others: bool, runs: Collection[str]) -> None:
+        if ours:
+            self._rounds = 0
+            self.runs.clear()
+        elif others:
+            self.runs.update(runs)
+            self._since_monotonic = self._since_monotonic if self._rounds else time.monotonic()
+            self._rounds += 1
+
+    @property
+    def over(self) -> bool:
+        seconds = time.monotonic() - self._since_monotonic
+        return self._rounds > OTHERS_ROUNDS_MIN and seconds >= OTHERS_SECONDS_MAX
+
+
+def _is_of_others(pid: int, look: ProcessLook) -> bool:
+    """The process is known to be another user's than the daemon's."""
+    user = look.user_of(pid)
+    if user is None:
+        user = procfs.real_user(pid)
+    return user is not None and user not in own_users()

@@ -281,8 +281,8 @@ class DaemonDB:
         """Return at most `limit` records with one of the statuses, and the next cursor.
 
         The order means nothing. "" is the first cursor, and the next one at the end; a page
-        before the end may hold few records or none, because the rows read at once are
-        bounded. Raises `ValueError` for a cursor that is not one of ours.
+        before the end may hold few records or none, because the rows read at once, and the
+        names in them, are bounded. Raises `ValueError` for a cursor that is not one of ours.
         """
         after = page_cursor(cursor)
         records, last = self._read(lambda txn: self._actions.page(txn, after, limit, statuses))

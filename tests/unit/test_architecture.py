@@ -19,14 +19,16 @@ LINES_MAX = 450
 FLOORS = {
     "": ("ipc", "workers", "supervisor"),
     "ipc": (
+        "regular_files",
         "backends digests failpoints foreign_text instants paths signals standard_streams"
         " thread_probe unwanted_descriptors zmtp",
-        "actions sockets",
-        "messages router",
+        "actions environment sockets",
+        "connection messages",
+        "router",
         "client",
         "ctl",
     ),
-    "ipc/ctl": ("exits options table", "words", "printing", "commands", "main"),
+    "ipc/ctl": ("exits options table", "words", "printing", "tool", "commands", "main"),
     "workers": ("host zygote_client", "runfiles sync", "helper runs", "zygote"),
     "workers/sync": (
         "base",

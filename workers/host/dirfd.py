@@ -96,6 +96,22 @@ class Directory:
         return cls(descriptor, path, walked.reason, who)
 
     @classmethod
+    def of_one_owner(cls, path: Path) -> tuple[Self, os.stat_result]:
+        """Open a directory, and return it with what is known of it. As root, that may be any one
+        user's: none but root and that user can put another in its place, or have put a link on
+        the way to it. Raises `UntrustedError`, `OSError`."""
+        with cls.open_exposed(path) as first:
+            owner = os.fstat(first.descriptor).st_uid
+        # Which link is followed does not depend on whom is trusted, so this is the same, or another
+        # of the same owner: nobody else can change the way.
+        opened = cls.open(path, trusted=(owner,))
+        found = os.fstat(opened.descriptor)
+        if found.st_uid != owner:
+            opened.close()
+            raise UntrustedError(f"{path} belonged to user {owner} a moment ago")
+        return opened, found
+
+    @classmethod
     def holding(
         cls,
         path: Path,

@@ -2,9 +2,20 @@
 
 import errno
 import os
-import stat
 from pathlib import Path
-from typing import IO
+
+from ...ipc.regular_files import open_regular
+
+__all__ = [
+    "TEMPORARY",
+    "UMASK",
+    "fsync_path",
+    "in_memory",
+    "is_shortage",
+    "open_regular",
+    "raise_shortage",
+    "replace_whole",
+]
 
 #: The suffix of a file that is not complete yet.
 TEMPORARY = ".tmp"
@@ -53,18 +64,6 @@ def replace_whole(path: Path, content: bytes, *, durable: bool) -> None:
         raise
     if durable:
         fsync_path(path.parent)
-
-
-def open_regular(path: str | Path, *, follow_links: bool = True) -> IO[bytes]:
-    """Open a regular file for reading. Refuses devices, and FIFOs, on which an open could block.
-    Raises `OSError`."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags if follow_links else flags | os.O_NOFOLLOW)
-    # Before `fdopen`, which leaks the descriptor of a directory.
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError("it is not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 def in_memory(name: str, content: bytes) -> int:

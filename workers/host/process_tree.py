@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -29,6 +29,8 @@ NEWEST_MAX = 32
 LOOKS_WITHOUT_A_MEMBER = 2
 
 Found = TypeVar("Found", dict[Stat, str], set[int])
+#: A member of a run, by its pid and start.
+Witness: TypeAlias = tuple[int, int]
 
 
 class ProcessLook:
@@ -56,7 +58,15 @@ class ProcessLook:
     def marked_by(self, run_id: str, users: Collection[int]) -> set[int]:
         """Return those that carry the mark of a run, and are processes of `users`: who can read
         the mark in its own run's environment can write it with the id of any other."""
-        return {pid for pid in self.marked.get(run_id, ()) if self._users[pid] in users}
+        return self.of(self.marked.get(run_id, ()), users)
+
+    def user_of(self, pid: int) -> int | None:
+        """Return the user of a process; None where the look did not ask for it."""
+        return self._users.get(pid)
+
+    def of(self, pids: Iterable[int], users: Collection[int]) -> set[int]:
+        """Return those that are processes of `users`, as far as the look asked for these."""
+        return {pid for pid in pids if self.user_of(pid) in users}
 
     @cached_property
     def table(self) -> dict[int, Stat]:
@@ -113,6 +123,11 @@ class RunTree(msgspec.Struct, frozen=True):
     as far as the process table, or its start, `script_ticks`, confirms it; `adopter` is then the
     subreaper to which orphans of the run come, the calling process where it is None. Marks count
     in processes of `users` and of the calling process's own.
+
+    Once the script is reaped, its pid may become that of another leader, which has ended as well.
+    It cannot while anything of its session lives. So a session without its leader is the run's
+    where the run was `just_lost`, or while a `witness` lives that an earlier round has seen in
+    it; else only processes of those users count in it.
     """
 
     mark: str
@@ -123,6 +138,8 @@ class RunTree(msgspec.Struct, frozen=True):
     adopter: int | None = None
     script_ticks: int | None = None
     users: frozenset[int] = frozenset()
+    just_lost: bool = False
+    witness: Witness | None = None
 
     def members(self, look: ProcessLook | None = None) -> dict[int, Stat]:
         """Return all processes of the run that have not ended; without a keeper, in `look`."""
@@ -144,22 +161,36 @@ class RunTree(msgspec.Struct, frozen=True):
         if look is None:
             with MarkReader((self.mark,), self.users) as reader:
                 look = ProcessLook.take(reader)
-        found = look.marked_by(self.run_id, self.users | own_users())
+        users = self.users | own_users()
+        found = look.marked_by(self.run_id, users)
         if self.group is not None:
             found |= (self.group.pids() & look.table.keys()) - {self.keeper}
         if self.keeper is not None:
             found |= look.below([self.keeper])
-        if self.script_pid is not None and self._script_is_ours(look.table, found):
-            found |= look.led.get(self.script_pid, set())
+        if self.script_pid is not None:
+            found |= self._led(self.script_pid, look, found, users)
         found |= look.below(found)
         return {pid: look.table[pid] for pid in found}
 
-    def _script_is_ours(self, table: Mapping[int, Stat], found: set[int]) -> bool:
-        """No other process has `script_pid` now: none can, while members of its session live."""
-        leader = table.get(self.script_pid or 0)
-        if leader is None or leader.start_ticks == self.script_ticks:
-            return True
-        return leader.pid in found or (leader.ended and self.script_ticks is None)
+    def _led(
+        self, script_pid: int, look: ProcessLook, found: set[int], users: Collection[int]
+    ) -> set[int]:
+        """Return what is in the group and the session of the script and is the run's."""
+        led = look.led.get(script_pid, set())
+        leader = look.table.get(script_pid)
+        if leader is not None and (leader.start_ticks == self.script_ticks or script_pid in found):
+            return led
+        if leader is not None and not (leader.ended and self.script_ticks is None):
+            return set()  # another process has its pid: none can, while its session lives
+        if self.just_lost or self.witness in {(pid, look.table[pid].start_ticks) for pid in led}:
+            return led
+        return look.of(led, users)
+
+    def witness_among(self, members: Mapping[int, Stat]) -> Witness | None:
+        """Return the oldest of the members that are in the script's group or session."""
+        led = [one for one in members.values() if self.script_pid in (one.pgid, one.session)]
+        oldest = min(led, key=lambda one: one.start_ticks, default=None)
+        return None if oldest is None else (oldest.pid, oldest.start_ticks)
 
     def signal(self, number: int) -> None:
         """Signal all members, and continue stopped ones so that they receive it."""
@@ -170,7 +201,7 @@ class RunTree(msgspec.Struct, frozen=True):
     def kill(self) -> bool:
         """Do one round of SIGKILL. True if nothing is left."""
         if self.keeper is None:
-            return bool(end_trees([self]))
+            return bool(end_trees([self]).gone)
         if self.group is not None and self.group.leave():
             self.group.kill()
         for member in self.members().values():
@@ -202,24 +233,37 @@ class RunTree(msgspec.Struct, frozen=True):
         return found is not None and found.si_code != os.CLD_TRAPPED  # that one is held
 
 
-def end_trees(trees: Sequence[RunTree]) -> list[str]:
+class Round(NamedTuple):
+    """What came of a round: the ids of the runs that are gone, and of the others the witnesses of
+    their sessions, for the next round."""
+
+    gone: list[str]
+    witnesses: dict[str, Witness]
+
+
+def end_trees(trees: Sequence[RunTree]) -> Round:
     """Do one round of SIGKILL to runs of an instance whose workers are dead or silent; a worker
-    ends with its group. Returns the ids of the runs that are gone."""
+    ends with its group."""
     if not trees:
-        return []
+        return Round([], {})
+    witnesses: dict[str, Witness] = {}
     with _reader_for(trees) as reader:
         look = ProcessLook.take(reader)
         for tree in trees:
             if tree.group is not None:
                 tree.group.kill()
-            for member in tree.members(look).values():
+            members = tree.members(look)
+            if (witness := tree.witness_among(members)) is not None:
+                witnesses[tree.run_id] = witness
+            for member in members.values():
                 signal_process(member, signal.SIGKILL)
         _chase(lambda: _orphans(trees, reader).keys())
         gone = _gone(trees, reader)
     for tree in gone:
+        witnesses.pop(tree.run_id, None)
         if tree.group is not None:
             tree.group.remove()
-    return [tree.run_id for tree in gone]
+    return Round([tree.run_id for tree in gone], witnesses)
 
 
 def _reader_for(trees: Sequence[RunTree]) -> MarkReader:

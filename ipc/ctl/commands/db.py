@@ -5,24 +5,30 @@ daemon: so the caller needs the rights to the files, and a path of the caller's 
 reaches the daemon. This module starts that process and shows its result.
 """
 
+import re
 import sys
+from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import msgspec
 
-from ...client import NotDoneError
 from ...messages.control import Acknowledged, AcknowledgeIncidents
 from ...paths import state_dir
 from ...signals import signal_name
+from ...standard_streams import give_up, reader_left
 from ..exits import Exit, VerbFailedError
 from ..options import Verb, connect, from_config
-from ..printing import fields, show
+from ..printing import fields, show, write
 from ..table import Block, Column, Sheet, Table
+from ..tool import COMPLAINTS_MAX, Show, Tool
 from ..words import NOTHING, clean, size
 
-_TOOL = (sys.executable, "-P", "-m", "geosched.supervisor.store.tools.cli")
+_TOOL = "geosched.supervisor.store.tools.cli"
+ANSWER_BYTES_MAX = 16 * 1024**2
+_PROGRESS = re.compile("progress ([0-9]{1,9}) ([0-9]{1,9})")
 #: Exit codes of the tool that are this command's own too. CONFLICT: a daemon runs.
 _SHARED_EXITS = (Exit.FAILED, Exit.NOT_PERMITTED, Exit.CONFLICT, Exit.INTERRUPTED)
 
@@ -65,7 +71,7 @@ def backup(ctx: click.Context, directory: Path) -> None:
 @click.pass_context
 def export(ctx: click.Context) -> None:
     """Print every row as a line of JSON."""
-    _run(ctx, "export", captured=False)
+    _copied(ctx)
 
 
 @command.command(cls=Verb)
@@ -102,41 +108,68 @@ def acknowledge(ctx: click.Context) -> None:
 
 
 def _asked(ctx: click.Context, verb: str, *more: Path) -> dict[str, Any]:
-    document: dict[str, Any] = msgspec.json.decode(_run(ctx, verb, *more))
-    del document["schemaVersion"]
+    """Return the tool's answer, also where it exits 1 for what a check has found. Raises
+    `ClientError`."""
+    said: deque[str] = deque(maxlen=COMPLAINTS_MAX)
+    with _tool(ctx, verb, *more, show=said.append) as tool:
+        answer = tool.output.read(ANSWER_BYTES_MAX + 1)
+        code = tool.code()
+    if code and not answer:
+        _complain(ctx, verb, code, said)
+    try:
+        document: dict[str, Any] = msgspec.json.decode(answer[:ANSWER_BYTES_MAX])
+        del document["schemaVersion"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise VerbFailedError(f"cannot {verb}: its process gave no answer") from None
     return document
 
 
-def _run(ctx: click.Context, verb: str, *more: Path, captured: bool = True) -> bytes:
-    """Run the tool and return its output, also where it exits 1 for what a check has found.
-    Raises `ClientError`."""
-    import subprocess  # late: the help of geosched-ctl imports this module
+def _copied(ctx: click.Context) -> None:
+    """Copy what is exported to standard output; a terminal is shown it as foreign text. Raises
+    `ClientError`, `OSError`."""
+    progress = ["--progress"] if sys.stderr.isatty() else []
+    said: deque[str] = deque(maxlen=COMPLAINTS_MAX)
+    with _tool(ctx, "export", *progress, show=partial(_show_progress, said)) as tool:
+        to_terminal = sys.stdout.isatty()
+        for line in tool.lines():
+            try:
+                write(_shown(line) if to_terminal else line)
+            except OSError as error:
+                if reader_left(error):
+                    raise
+                give_up(sys.stdout)
+                detail = f"cannot export the output: {error.strerror}"
+                raise VerbFailedError(detail) from None
+        code = tool.code()
+    if code:
+        _complain(ctx, "export", code, said)
 
+
+def _shown(line: bytes) -> bytes:
+    return f"{clean(line.decode(errors='replace').rstrip())}\n".encode()
+
+
+def _show_progress(said: deque[str], line: str) -> None:
+    if found := _PROGRESS.fullmatch(line):
+        done, rows = map(int, found.groups())
+        end = "\n" if done == rows else ""
+        sys.stderr.write(f"\rexported {done} of {rows} rows{end}")
+        sys.stderr.flush()
+    else:
+        said.append(line)
+
+
+def _tool(ctx: click.Context, verb: str, *more: str | Path, show: Show) -> Tool:
     place = from_config(ctx, state_dir)
-    stderr = subprocess.PIPE if captured or not sys.stderr.isatty() else None
-    seconds = ctx.meta.get("timeout")
-    try:
-        done = subprocess.run(
-            [*_TOOL, verb, place, *more],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if captured else None,
-            stderr=stderr,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise NotDoneError(f"cannot {verb}: not done within {seconds:g} s") from None
-    except OSError as error:
-        raise VerbFailedError(f"cannot {verb}: {error.strerror}: {_TOOL[0]}") from None
-    if done.returncode and not done.stdout:
-        _complain(ctx, verb, done.returncode, done.stderr)
-    return done.stdout or b""
+    tool = Tool(verb, _TOOL, verb, place, *more, show=show)
+    tool.end_after(ctx.meta.get("timeout"))
+    return tool
 
 
-def _complain(ctx: click.Context, verb: str, code: int, said: bytes | None) -> NoReturn:
-    """Raise the tool's last line, or leave without a word where it has none: its standard
-    error was the terminal, or the reader has left."""
-    last = (said or b"").decode(errors="replace").strip().splitlines()[-1:]
+def _complain(ctx: click.Context, verb: str, code: int, said: deque[str]) -> NoReturn:
+    """Raise the tool's last line, or leave without a word where it has none: its reader has
+    left."""
+    last = list(said)[-1:]
     if code < 0:
         last = [f"cannot {verb}: its process was ended by {signal_name(-code)}"]
     exit_code = Exit(code) if code in _SHARED_EXITS else Exit.FAILED

@@ -4,11 +4,8 @@ It asks no daemon. Configuration, network and tokens belong to another process
 (`supervisor/login.py`), which this one starts; it shows its messages, one JSON a line.
 """
 
-import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import click
 import msgspec
@@ -19,10 +16,10 @@ from ..exits import Exit, VerbFailedError
 from ..options import TIMEOUT_SECONDS_MAX, OutputFormat, Verb, output_of
 from ..printing import complain, show_document, show_sheet
 from ..table import Block
+from ..tool import Complaints, Tool
 from ..words import clean
 
 TOOL = "geosched.supervisor.login"
-LINE_BYTES_MAX = 64 * 1024
 
 _EXITS = {
     Why.CONFIGURATION: Exit.USAGE,
@@ -51,27 +48,13 @@ def command(ctx: click.Context) -> None:
 
 
 def _said(config: Path, seconds: float) -> Iterator[Said]:
-    """Start the login and yield its messages. It shares our standard error."""
-    import subprocess  # late: the help of geosched-ctl imports this module
-
-    tool_command = [sys.executable, "-P", "-m", TOOL, str(config), str(seconds)]
-    with contextlib.ExitStack() as closing:
-        try:
-            tool = closing.enter_context(subprocess.Popen(tool_command, stdout=subprocess.PIPE))
-        except OSError as error:
-            detail = f"cannot log in: cannot start {sys.executable}: {error.strerror}"
-            raise VerbFailedError(detail) from None
-        closing.callback(tool.terminate)
-        assert tool.stdout is not None
-        yield from _lines(tool.stdout)
-
-
-def _lines(stream: IO[bytes]) -> Iterator[Said]:
-    while line := stream.readline(LINE_BYTES_MAX):
-        try:
-            yield decode(line)
-        except (ValueError, RecursionError):
-            raise VerbFailedError("cannot log in: its process is no login") from None
+    """Start the login and yield its messages."""
+    with Tool("log in", TOOL, config, str(seconds), show=Complaints()) as tool:
+        for line in tool.lines():
+            try:
+                yield decode(line)
+            except (ValueError, RecursionError):
+                raise VerbFailedError("cannot log in: its process is no login") from None
 
 
 def _show_code(code: CodeGiven, output: OutputFormat) -> None:

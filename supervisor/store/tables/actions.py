@@ -28,8 +28,11 @@ from .codec import (
 )
 from .schema import Damage, Tables, Transaction, rows_from, scan, set_aside
 
-#: Rows read for one page of a list, however few of them match.
-PAGE_ROWS_MAX = 5_000
+#: Rows read for one page of a list, however few of them match: a request of somebody who may only
+#: look costs no more.
+PAGE_ROWS_MAX = 2_000
+#: Of app names in one page; with one more action it still fits its frame.
+PAGE_CHARS_MAX = 64 * 1024
 
 
 class Swap(NamedTuple):
@@ -77,15 +80,18 @@ class ActionRows:
     ) -> tuple[list[Record], bytes]:
         """Return records after the key `after`, by key, and the next `after`, b"" at the end."""
         records: list[Record] = []
-        last = after
+        last, chars = after, 0
         with txn.cursor(self._tables.actions) as at:
             found = rows_from(at, after + b"\0" if after else b"")
             for looked_at, (key, value) in enumerate(found):
-                if len(records) == limit or looked_at == PAGE_ROWS_MAX:
+                full = len(records) == limit or chars > PAGE_CHARS_MAX
+                if full or looked_at == PAGE_ROWS_MAX:
                     return records, last
                 last = key
                 record = self._joined(txn, key, value) if status_of(value) in statuses else None
-                records += [] if record is None else [record]
+                if record is not None:
+                    records.append(record)
+                    chars += sum(map(len, record.action.app_names))
         return records, b""
 
     def edges(

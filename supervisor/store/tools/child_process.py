@@ -17,10 +17,10 @@ from typing import TypeVar
 
 import msgspec
 
+from ....ipc.environment import child_environment
 from ....ipc.signals import signal_name
 from ....workers.host import procfs
 from ....workers.host.liveness import LOOK_SECONDS_MAX, AnswerWait
-from ....workers.zygote_client import child_environment
 from ..errors import StoreError, StoreErrorKind
 from ..files import StorePaths
 from ..repair.findings import Condition, Examination

@@ -98,18 +98,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="storetool", description=(__doc__ or "").split("\n")[0])
     verbs = parser.add_subparsers(required=True)
 
-    def verb(name: str, work: Callable[[argparse.Namespace], None], *arguments: str) -> None:
+    def verb(
+        name: str, work: Callable[[argparse.Namespace], None], *arguments: str
+    ) -> argparse.ArgumentParser:
         command = verbs.add_parser(name)
         command.set_defaults(work=work, verb=name)
         for argument in arguments:
             command.add_argument(argument, type=_TYPES.get(argument, Path))
+        return command
 
     verb("replace", _replace, "state_dir", "why", "map_bytes", "now_us")
     verb("backup-own", _backup_own, "state_dir")
     verb("stats", _stats, "state_dir")
     verb("check", _check, "state_dir")
     verb("backup", _backup, "state_dir", "directory")
-    verb("export", _export, "state_dir")
+    verb("export", _export, "state_dir").add_argument("--progress", action="store_true")
     verb("compact", _compact, "state_dir")
     verb("restore", _restore, "state_dir", "directory")
     return parser
@@ -198,6 +201,7 @@ def _have_copied(options: argparse.Namespace, target: int) -> None:
 
 
 def _copy_to(target: int, options: argparse.Namespace) -> None:
+    standard_streams.give_up(sys.stdout)  # what is said there is root's word
     become(options.owner)
     signal.alarm(SECONDS_MAX)
     with _copy(options.state_dir) as copy:
@@ -213,15 +217,17 @@ def _export(options: argparse.Namespace) -> None:
     delay a daemon that starts meanwhile."""
     become(options.owner)
     with _copy(options.state_dir) as store_dir, lmdb_env.reading(store_dir, live=False) as env:
-        for line in dump.export(env, progress=_progress):
+        for line in dump.export(env, progress=_progress if options.progress else _no_progress):
             sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 
 
 def _progress(done: int, rows: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done == rows else ""
-        print(f"\rexported {done} of {rows} rows", end=end, file=sys.stderr, flush=True)
+    print(f"progress {done} {rows}", file=sys.stderr, flush=True)
+
+
+def _no_progress(_done: int, _rows: int) -> None:
+    """Nobody wants to know."""
 
 
 def _examined(store_dir: Path, owner: Owner | None) -> Examination:

@@ -25,20 +25,24 @@ class Owner(NamedTuple):
 def other_owner(state_dir: Path) -> Owner | None:
     """Return the owner of `state_dir` where this process is root and that is not, else None.
 
-    Raises `UntrustedError` for a directory of root's that others can change, and for one that is
+    Raises `UntrustedError` for a directory that others than root and its owner can change, or to
+    which a link of theirs leads: they could have root work as anybody. Also for one that is
     missing where others can make it; `OSError`.
+
+    By then nobody but root and that owner can have the path lead elsewhere, and whatever it is
+    used for later is done with the owner's rights.
     """
     if os.geteuid() != ROOT:
         return None
     try:
-        found = os.stat(state_dir)
+        directory, found = Directory.of_one_owner(state_dir)
     except FileNotFoundError:
         refuse_exposed(state_dir)
         return None
-    if found.st_uid != ROOT:
-        return Owner(found.st_uid, found.st_gid or _own_group(found.st_uid))
-    Directory.open(state_dir).close()
-    return None
+    directory.close()
+    if found.st_uid == ROOT:
+        return None
+    return Owner(found.st_uid, found.st_gid or _own_group(found.st_uid))
 
 
 def _own_group(uid: int) -> int:

@@ -145,7 +145,7 @@ def test_command_lines_that_hang_hide_no_other_of_their_user(stage: Stage) -> No
     block_apps = loaded_block_apps()
 
     class Hanging:
-        def of(self, pid: int) -> bytes:
+        def of(self, place: str) -> bytes:
             raise block_apps.HangsError
 
     program = stage.directory / stage.name
@@ -222,3 +222,70 @@ def test_of_the_daemons_processes_only_what_scripts_run_is_ended(stage: Stage) -
         for pid in pids().values():
             if lives(pid):
                 os.kill(pid, signal.SIGKILL)
+
+
+@needs_two_users
+def test_who_has_many_that_do_not_end_keeps_nobody_elses_from_being_ended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for a disk, perhaps: here no signal reaches them."""
+    block_apps = loaded_block_apps()
+    monkeypatch.setattr(block_apps, "ENDING_OF_A_USER_MAX", 3)
+    monkeypatch.setattr(block_apps.Process, "may_be_ended", lambda _: True)  # our children are not
+    unending = [stage.decoy(user=SECOND_USER) for _ in range(5)]
+    for one in unending:
+        wait_for(lambda one=one: Path(f"/proc/{one.pid}/comm").read_text().strip() == stage.name)
+    theirs = {one.pid for one in unending}
+    send = signal.pidfd_send_signal
+
+    def sends(descriptor: int, number: int) -> None:
+        told = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+        pid = int(told.split("Pid:")[1].split()[0])
+        if pid not in theirs:
+            send(descriptor, number)
+
+    monkeypatch.setattr(block_apps.signal, "pidfd_send_signal", sends)
+    blocker = block_apps.Blocker([stage.name])
+    blocker.scan(time.monotonic())
+    assert len(blocker._ending) == 3
+    later = stage.decoy(user=os.getuid())
+    wait_for(lambda: Path(f"/proc/{later.pid}/comm").read_text().strip() == stage.name)
+    blocker.scan(time.monotonic())
+    assert -later.wait(5) == signal.SIGTERM
+    assert len(blocker._ending) == 4
+    blocker._command_lines._give_up()
+    for ending in blocker._ending.values():
+        os.close(ending.descriptor)
+
+
+#: Executes `name`, which has two threads and lets the first end.
+ENDS_ITS_FIRST_THREAD = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_ended(stage: Stage) -> None:
+    """It looks like a zombie, has neither a command line nor an executable, and goes on."""
+    script = stage.directory / stage.name
+    script.write_text(ENDS_ITS_FIRST_THREAD)
+    command = (sys.executable, str(script))
+    game = stage.keep(command_as(os.getuid(), *command, stderr=subprocess.DEVNULL))
+    stat = Path(f"/proc/{game.pid}/stat")
+    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+    assert Path(f"/proc/{game.pid}/cmdline").read_bytes() == b""
+    assert loaded_block_apps().Process(game.pid).alive
+    stage.block()
+    assert -game.wait(10) == signal.SIGTERM
+
+
+@needs_two_users
+def test_a_set_uid_program_is_its_callers(stage: Stage) -> None:
+    """Its /proc is that of the user whose rights it has, and anybody may execute one."""
+    became = f"import os; os.setresuid({SECOND_USER}, 0, 0); print(flush=True); input()"
+    caller = stage.keep(command_as(os.getuid(), sys.executable, "-c", became, **PIPES))
+    assert caller.stdout is not None
+    assert caller.stdout.readline() == b"\n"
+    assert os.stat(f"/proc/{caller.pid}").st_uid == 0
+    assert loaded_block_apps().Process(caller.pid).user() == SECOND_USER

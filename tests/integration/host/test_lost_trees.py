@@ -58,10 +58,10 @@ def test_the_trees_of_many_runs_are_ended_by_the_same_rounds_and_no_others(scrip
     scripts.start("another")
     for run_id in (*lost, "another"):
         wait_for(lambda run_id=run_id: len(scripts.left(run_id)) == 2)
-    wait_for(lambda: sorted(end_trees(trees)) == lost)
+    wait_for(lambda: sorted(end_trees(trees).gone) == lost)
     assert not any(scripts.left(run_id) for run_id in lost)
     assert len(scripts.left("another")) == 2
-    assert end_trees([]) == []
+    assert end_trees([]) == ([], {})
 
 
 def test_a_run_that_is_not_gone_holds_up_no_other(
@@ -75,7 +75,7 @@ def test_a_run_that_is_not_gone_holds_up_no_other(
         signal_process,
         lambda known, number: known.pid in kept or os.kill(known.pid, number),
     )
-    wait_for(lambda: end_trees([stays, goes]) == ["goes"])
+    wait_for(lambda: end_trees([stays, goes]).gone == ["goes"])
     assert scripts.left("stays")
 
 

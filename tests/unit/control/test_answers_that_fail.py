@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from geosched.ipc.messages.control import Answer, Call, Dropped, Ping, RefusalKind, Refused, Reply
 from geosched.ipc.sockets import Peer
+from geosched.supervisor.control.operators import Operators
 from geosched.supervisor.control.server import Control
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.participant import News
@@ -18,7 +19,7 @@ class Wire:
     def __init__(self) -> None:
         self.said: list[Answer] = []
 
-    def drain(self, _: int) -> Iterator[tuple[Peer, Call]]:
+    def drain(self, _: int, *, heard: object) -> Iterator[tuple[Peer, Call]]:
         yield Peer(b"peer", 0, 0, 1), Call(7, Ping())
 
     def send(self, _: bytes, message: Reply) -> bool:
@@ -41,7 +42,7 @@ class Handlers:
 )
 def test_an_answer_that_cannot_be_encoded_costs_itself(answer: Answer):
     wire = Wire()
-    Control(wire, Handlers(answer), ()).gather(News(), Instant(0))
+    Control(wire, Handlers(answer), Operators(None, ())).gather(News(), Instant(0))
     (said,) = wire.said
     assert isinstance(said, Refused)
     assert said.kind is RefusalKind.FAILED

@@ -46,7 +46,7 @@ class Wire:
         self.said: list[Answer] = []
         self.waiting: set[bytes] = set()
 
-    def drain(self, _: int) -> Iterator[tuple[Peer, Call]]:
+    def drain(self, _: int, *, heard: object) -> Iterator[tuple[Peer, Call]]:
         while self.asked:
             yield self.asked.pop(0)
 

@@ -139,4 +139,4 @@ def test_a_request_names_the_worker_where_one_is_known(rounds: Rounds):
     rounds.trees.gather(1.0)
     request = rounds.jobs[0].request
     assert isinstance(request, EndTrees)
-    assert request.runs == (LostRun("a", None, ""), LostRun("b", 8, "worker-1"))
+    assert request.runs == (LostRun("a", None, ""), LostRun("b", 8, "worker-1", just_lost=True))

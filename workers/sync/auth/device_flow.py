@@ -10,6 +10,7 @@ the tokens (DESIGN 6).
     python -P -m geosched.workers.sync.auth.device_flow DESCRIPTOR SECONDS OWNER
 """
 
+import logging
 import math
 import os
 import signal
@@ -23,7 +24,8 @@ import msgspec
 
 from ....ipc.messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, encode
 from ....ipc.messages.sync import BackendAddress, ErrorKind
-from ...host import privileges
+from ...host import log_lines, privileges
+from ...host.linux import set_parent_death_signal
 from .. import broker
 from ..backend_files import BackendFiles, LocalFiles
 from ..base import ExchangeError
@@ -70,7 +72,7 @@ class NotLoggedInError(Exception):
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a traceback
+    set_up_process()
     given, seconds, owner = sys.argv[1:]
     with os.fdopen(int(given), "rb") as file:
         backend = msgspec.json.decode(file.read(), type=BackendAddress)
@@ -81,6 +83,14 @@ def main() -> None:
         _say(NotLoggedIn(Why.FAILED, detail))
         sys.exit(1)
     sys.exit(0 if run(backend, float(seconds), _say, files) else 1)
+
+
+def set_up_process() -> None:
+    """Have this process, and its broker, end and log as a login does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a traceback
+    set_parent_death_signal(signal.SIGTERM)  # it hears of no terminal that is closed
+    log_lines.set_up("info", "text", logging.StreamHandler())
+    log_lines.log_uncaught()
 
 
 def _files_of(backend: BackendAddress, owner: int) -> BackendFiles:
@@ -97,8 +107,12 @@ def _files_of(backend: BackendAddress, owner: int) -> BackendFiles:
         sys.exit(broker.main(theirs.detach(), backend, (owner,)))
     theirs.close()
     load_late_parts()
+    parent = os.getppid()
     privileges.prepare()
     privileges.become(account)
+    set_parent_death_signal(signal.SIGTERM)  # the kernel forgot it with the user (prctl(2))
+    if os.getppid() != parent:
+        sys.exit(1)
     return broker.BrokeredFiles(ours)
 
 
