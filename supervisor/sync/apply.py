@@ -17,7 +17,7 @@ from ..core.model import Change, Instant, Record
 from ..core.reconcile import Verdict, reconcile_absent, reconcile_sent
 from ..core.turn import Turn
 from ..store.tables.codec import KEY_BYTES, action_key, edge_of
-from .exchange import PackedSnapshot, pack, unpack
+from .exchange import PackedSnapshot, pack, unpack, unpack_ids
 
 #: Entries of a slice while something is due soon: some milliseconds of work.
 ENTRIES_PER_TURN_MIN = 200
@@ -157,8 +157,12 @@ class Applying(msgspec.Struct):
                 self.counts[verdict] += 1
             else:
                 self.undecided.add(key, action)
-        if not self.snapshot.pages:
-            self.seen.update(map(action_key, self.snapshot.told.set_aside_ids))
+        looked_at = len(sent)
+        while not self.snapshot.pages and self.snapshot.set_aside_ids and looked_at < entries_max:
+            ids = unpack_ids(self.snapshot.set_aside_ids.popleft())
+            self.seen.update(map(action_key, ids))
+            looked_at += len(ids)
+        if not self.snapshot.pages and not self.snapshot.set_aside_ids:
             self.phase = Phase.ENDED if self._unclear else Phase.ABSENT
 
     def _look_at_absent(self, entries_max: int) -> None:

@@ -22,14 +22,14 @@ FLOORS = {
         "backends digests failpoints foreign_text instants paths signals standard_streams"
         " thread_probe unwanted_descriptors zmtp",
         "actions sockets",
-        "messages router",
+        "channel messages router",
         "client",
         "ctl",
     ),
     "ipc/ctl": ("exits options table", "words", "printing", "commands", "main"),
     "workers": ("host zygote_client", "runfiles sync", "helper runs", "zygote"),
     "workers/sync": (
-        "base",
+        "allowance base",
         "backend_files bodies",
         "broker http",
         "auth synchroniser",

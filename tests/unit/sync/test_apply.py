@@ -78,9 +78,11 @@ def applying(
 ) -> Applying:
     named = tuple(set_aside)
     ids = tuple(entry.id for entry in named if entry.id is not None)
-    told = Pulled(1, 0, "", "", named, ids, len(named), unreadable_ids)
+    told = Pulled(1, 0, "", "", named, len(named), unreadable_ids)
     return Applying(
-        PackedSnapshot(deque(pack(tuple(page)) for page in pages), told),
+        PackedSnapshot(
+            deque(pack(tuple(page)) for page in pages), told, deque([pack(ids)] if ids else [])
+        ),
         store.read,
         store.open_keys,
         store.ended,

@@ -28,6 +28,7 @@ from .. import broker
 from ..backend_files import BackendFiles, LocalFiles
 from ..base import ExchangeError
 from ..bodies.snapshot import decode_strictly
+from ..http import deadline
 from ..http.client import Exchange, load_late_parts
 from ..http.errors import shown
 from .oauth import OAuthError, grant, post_form
@@ -91,13 +92,16 @@ def _files_of(backend: BackendAddress, owner: int) -> BackendFiles:
         return LocalFiles(backend, (owner,))
     account = privileges.look_up(backend.user)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asker = os.pidfd_open(os.getpid())
     if os.fork() == 0:
         ours.close()
         _leave_standard_output()
-        sys.exit(broker.main(theirs.detach(), backend, (owner,)))
+        sys.exit(broker.main(theirs.detach(), backend, asker=asker, trusted=(owner,)))
+    os.close(asker)
     theirs.close()
     load_late_parts()
     privileges.prepare()
+    deadline.begin()
     privileges.become(account)
     return broker.BrokeredFiles(ours)
 
