@@ -7,6 +7,7 @@ reads nothing from the files. It leaves when the other end of its socket is clos
 asks is gone, whoever has that end by then: what was asked before is finished.
 """
 
+import array
 import contextlib
 import errno
 import logging
@@ -166,8 +167,10 @@ def _told(requests: socket.socket, answer: FromBroker, file: IO[bytes] | None) -
     with contextlib.ExitStack() as closing:
         descriptors = [] if file is None else [closing.enter_context(file).fileno()]
         try:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
             packed = [msgspec.msgpack.encode(answer)]
-            socket.send_fds(requests, packed, descriptors, socket.MSG_DONTWAIT)
+            # Not by `socket.send_fds`, which ignores its flags (fact P47).
+            requests.sendmsg(packed, [rights] if descriptors else [], socket.MSG_DONTWAIT)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return False
     return True
