@@ -22,6 +22,9 @@ from .exchange import PackedSnapshot, pack, unpack, unpack_ids
 #: Entries of a slice while something is due soon: some milliseconds of work.
 ENTRIES_PER_TURN_MIN = 200
 ENTRIES_PER_TURN_MAX = 2_000
+#: Of absences that are decided first, as the store did not take what is new: a small commit needs
+#: little room.
+ENTRIES_PER_TURN_SHORT = 10
 #: Bounds of a turn: its processor time, and its elapsed time with the wait for the disk.
 TURN_CPU_SECONDS_MAX = 0.05
 TURN_SECONDS_MAX = 0.125
@@ -103,13 +106,16 @@ class Applying(msgspec.Struct):
 
     `read` returns the records under keys, `open_keys(cursor, limit)` pages through the keys of
     all records that are not terminal, `ended(cursor)` through the rows of terminal ones, each
-    with a flag that the last snapshot lacked it. `seen` and `missing` are keys of actions.
+    with a flag that the last snapshot lacked it. `seen` and `missing` are keys of actions. With
+    `short` the store did not take the snapshot before: absences are decided first, which what is
+    new may leave no room for, in small slices.
     """
 
     snapshot: PackedSnapshot
     read: Callable[[Sequence[bytes]], list[Record | None]]
     open_keys: Callable[[str, int], tuple[list[bytes], str]]
     ended: Callable[[bytes], tuple[list[tuple[bytes, bool]], bytes]]
+    short: bool = False
     counts: dict[Verdict, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Verdict, 0))
     seen: set[bytes] = msgspec.field(default_factory=set)
     undecided: Undecided = msgspec.field(default_factory=Undecided)
@@ -134,7 +140,9 @@ class Applying(msgspec.Struct):
         elif self.phase is Phase.ENDED:
             self._take_ended(turn)
         if self.phase is Phase.DECIDING:
-            self._decide(turn, self.deciding_pace.entries(turn.now, calm_seconds))
+            entries_max = self.deciding_pace.entries(turn.now, calm_seconds)
+            absences_first = self.short and self.missing
+            self._decide(turn, ENTRIES_PER_TURN_SHORT if absences_first else entries_max)
 
     @property
     def _unclear(self) -> bool:
@@ -173,7 +181,7 @@ class Applying(msgspec.Struct):
 
     def _decide(self, turn: Turn, entries_max: int) -> None:
         """Decide entries by the present records, which other turns may have changed since."""
-        sent = self.undecided.take(entries_max)
+        sent = [] if self.short and self.missing else self.undecided.take(entries_max)
         for (_, action), stored in zip(sent, self.read([key for key, _ in sent]), strict=True):
             record = turn.newest(stored) if stored else turn.decided(action.id)
             self._take(turn, *reconcile_sent(record, action, turn.now, turn.rules))
