@@ -32,7 +32,9 @@ LONG_OVER_US = 24 * 60 * 60 * SECOND_US
 SET_ASIDE_MAX = 100
 REASON_CHARS_MAX = 500
 DETAIL_CHARS_MAX = 4096
-ETAG_CHARS_MAX = 256
+#: ETags that are kept and sent back: an opaque word, that a header can carry. "" is none.
+ETAG = r"^[\x21-\x7e]{0,256}\Z"
+DIGEST = r"^([0-9a-f]{32})?\Z"
 REPORTS_PER_EXCHANGE_MAX = 100
 REPORT_KEY_CHARS_MAX = 64
 #: Of the error of a report.
@@ -167,8 +169,8 @@ class Pulled(Message, tag="pulled", frozen=True):
 
     exchange: Count
     total: Count
-    etag: Annotated[str, Meta(max_length=ETAG_CHARS_MAX)]
-    digest: Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?\Z")]
+    etag: Annotated[str, Meta(pattern=ETAG)]
+    digest: Annotated[str, Meta(pattern=DIGEST)]
     set_aside: Annotated[tuple[SetAside, ...], Meta(max_length=SET_ASIDE_MAX)] = ()
     set_aside_total: Count = 0
     unreadable_ids: Count = 0

@@ -6,6 +6,7 @@ one that says what no honest one says is killed, and its exchange has failed.
 """
 
 import logging
+import re
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,7 +18,8 @@ from ...ipc.actions import Action, unsound
 from ...ipc.channel import Channel
 from ...ipc.messages.sync import (
     BYTES_OF_A_BODY_BYTE_MAX,
-    ETAG_CHARS_MAX,
+    DIGEST,
+    ETAG,
     LONG_OVER_US,
     BackendAddress,
     Connected,
@@ -193,8 +195,10 @@ class ExchangeRunner:
 
     def pull(self, now: Instant, *, etag: str, digest: str) -> None:
         """Begin a pull; both texts are those of the stored snapshot, or ""."""
-        known = etag if len(etag) <= ETAG_CHARS_MAX else ""  # an older daemon kept any
-        self._begin(Pull(self._next(), self._address(now), now.wall_us, known, digest))
+        # An older daemon kept what it was told, whatever that was.
+        etag = etag if re.match(ETAG, etag) else ""
+        digest = digest if re.match(DIGEST, digest) else ""
+        self._begin(Pull(self._next(), self._address(now), now.wall_us, etag, digest))
 
     def report(self, reports: Iterable[Report], now: Instant) -> None:
         """Begin to send reports, in this order."""

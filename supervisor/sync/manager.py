@@ -108,7 +108,7 @@ class SyncManager(Participant):
 
     @property
     def bad_messages(self) -> int:
-        """Messages on the sync socket that were refused."""
+        """Messages for which a synchroniser was killed."""
         return self._exchanges.bad_messages
 
     def reconfigure(self, settings: BackendSettings) -> None:

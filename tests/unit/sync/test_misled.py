@@ -7,7 +7,6 @@ import pytest
 from geosched.ipc.actions import Action
 from geosched.ipc.messages.sync import (
     BYTES_OF_A_BODY_BYTE_MAX,
-    ETAG_CHARS_MAX,
     LONG_OVER_US,
     Connected,
     ErrorKind,
@@ -164,11 +163,16 @@ def test_some_verdicts_may_be_missing(side: Side) -> None:
     assert side.wait(0) == ReportsDone(taken)
 
 
-def test_an_etag_that_an_older_daemon_kept_is_not_sent_where_it_is_too_long(side: Side) -> None:
-    pulls(side, etag="e" * (ETAG_CHARS_MAX + 1))
+@pytest.mark.parametrize("kept", ["e" * 257, "a\r\nb: c", "é", "a b"])
+def test_what_an_older_daemon_kept_is_not_sent_where_no_backend_can_have_given_it(
+    kept: str, side: Side
+) -> None:
+    side.runner.pull(side.now, etag=kept, digest=kept)
+    side.forked()
+    side.wait(0)
     (order,) = side.orders
     assert isinstance(order, Pull)
-    assert order.etag == ""
+    assert (order.etag, order.digest) == ("", "")
 
 
 def test_a_snapshot_as_large_as_a_body_allows_is_taken(side: Side) -> None:
