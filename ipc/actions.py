@@ -28,7 +28,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 ActionId: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_CHARS_MAX)]
 _AppName: TypeAlias = Annotated[str, msgspec.Meta(max_length=APP_NAME_CHARS_MAX)]
-_Type: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")]
+_TYPE = r"^[A-Za-z0-9_.-]{1,64}\Z"
+_is_type = re.compile(_TYPE).match
 
 
 class ExecutionStatus(enum.StrEnum):
@@ -65,7 +66,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True, gc=False):
     to_us: InstantUs
     should_be_executed: bool
     app_names: Annotated[tuple[_AppName, ...], msgspec.Meta(max_length=APP_NAMES_MAX)] = ()
-    type: _Type = DEFAULT_TYPE
+    type: Annotated[str, msgspec.Meta(max_length=64)] = DEFAULT_TYPE
     args: Annotated[str, msgspec.Meta(max_length=ARGS_CHARS_MAX)] = ""
 
     def same_work(self, other: "Action") -> bool:
@@ -100,7 +101,7 @@ class _Entry(msgspec.Struct, rename="camel"):
     should_be_executed: bool
     app_names: Annotated[list[_AppName], msgspec.Meta(max_length=APP_NAMES_MAX)]
     #: None means absent: superjson writes null for undefined.
-    type: _Type | None = None
+    type: Annotated[str, msgspec.Meta(pattern=_TYPE)] | None = None
     args: msgspec.Raw = msgspec.Raw()
 
 
@@ -220,8 +221,10 @@ def unsound(action: Action) -> str:
     where a process says so that may have been taken over; "" for one that it can."""
     if not 0 <= action.from_us < action.to_us:
         return "toDate is not after fromDate"
-    if _CONTROL.search(action.id) or any(map(_CONTROL.search, action.app_names)):
+    if _CONTROL.search(action.id) or _CONTROL.search("".join(action.app_names)):
         return "a control character"
+    if action.type != DEFAULT_TYPE and not _is_type(action.type):
+        return "a type that is no word"
     if not action.args:
         return ""
     try:

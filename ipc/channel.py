@@ -42,6 +42,7 @@ class Channel(Generic[Received, Sent]):
         self._epoll = select.epoll()
         self._socket: socket.socket | None = None
         self._received = bytearray()
+        self._taken = 0  # of that
         self._unsent = bytearray()
         unwanted_descriptors.allow_interruptions()
 
@@ -68,7 +69,7 @@ class Channel(Generic[Received, Sent]):
     def hang_up(self) -> None:
         """Close the connection, whoever has its other end; what was not taken yet is lost."""
         opened, self._socket = self._socket, None
-        self._received, self._unsent = bytearray(), bytearray()
+        self._received, self._taken, self._unsent = bytearray(), 0, bytearray()
         if opened is not None:
             if not self.ended:
                 self._epoll.unregister(opened.fileno())
@@ -117,22 +118,24 @@ class Channel(Generic[Received, Sent]):
             data, flags = b"", 0  # its end
         if not data:
             self._end(opened)
+        del self._received[: self._taken]
+        self._taken = 0
         self._received += data
         return "it sends descriptors" if flags & socket.MSG_CTRUNC else ""
 
     def _take(self) -> bytes | None:
         """Return the next whole message. Raises `ProtocolError`."""
-        if len(self._received) < _LENGTH.size:
+        if len(self._received) < self._taken + _LENGTH.size:
             return None
-        (size,) = _LENGTH.unpack_from(self._received)
+        (size,) = _LENGTH.unpack_from(self._received, self._taken)
         if size > MESSAGE_BYTES_MAX:
             raise ProtocolError(f"cannot read a message of {size} bytes")
-        end = _LENGTH.size + size
+        end = self._taken + _LENGTH.size + size
         if len(self._received) < end:
             return None
         with memoryview(self._received) as view:
-            body = bytes(view[_LENGTH.size : end])
-        del self._received[:end]
+            body = bytes(view[self._taken + _LENGTH.size : end])
+        self._taken = end
         return body
 
     def _flush(self, opened: socket.socket) -> None:

@@ -25,7 +25,7 @@ OUT_OF_BOUNDS: dict[str, dict[str, Any]] = {
     "an instant of no calendar": with_field(2, 2**60),
     "many apps": with_field(4, ["x"] * 1001),
     "a long app": with_field(4, ["x" * 256]),
-    "a type that is no word": with_field(5, "a/b"),
+    "a long type": with_field(5, "x" * 65),
     "long args": with_field(6, HUGE),
     "many actions": {"t": "page", "exchange": 1, "actions": [ACTION] * 101},
     "many ids": {"t": "page", "exchange": 1, "set_aside_ids": ["a"] * 2_000_000},
