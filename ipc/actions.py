@@ -221,7 +221,7 @@ def unsound(action: Action) -> str:
     where a process says so that may have been taken over; "" for one that it can."""
     if not 0 <= action.from_us < action.to_us:
         return "toDate is not after fromDate"
-    if _CONTROL.search(action.id) or _CONTROL.search("".join(action.app_names)):
+    if _CONTROL.search("".join((action.id, *action.app_names))):
         return "a control character"
     if action.type != DEFAULT_TYPE and not _is_type(action.type):
         return "a type that is no word"
