@@ -8,7 +8,7 @@ depend on the kind of backend, and decides nothing about statuses.
 import enum
 import re
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -18,10 +18,18 @@ ID_CHARS_MAX = 200
 APP_NAMES_MAX = 1000
 APP_NAME_CHARS_MAX = 255
 ARGS_BYTES_MAX = 16 * 1024
+#: Of canonical JSON: a number such as 1e15 is written with four times as many digits.
+ARGS_CHARS_MAX = 4 * ARGS_BYTES_MAX
 DEFAULT_TYPE = "default"
 
 #: C0, DEL and C1, which could move a terminal's cursor or end a line in a log.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+ActionId: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_CHARS_MAX)]
+_AppName: TypeAlias = Annotated[str, msgspec.Meta(max_length=APP_NAME_CHARS_MAX)]
+_TYPE = r"^[A-Za-z0-9_.-]{1,64}\Z"
+_is_type = re.compile(_TYPE).match
 
 
 class ExecutionStatus(enum.StrEnum):
@@ -49,16 +57,17 @@ class Action(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One window of time and the work to do in it, as the backend sent it.
 
     `from_us` and `to_us` are microseconds since 1970 UTC. `args` is canonical JSON text
-    (keys sorted), or "" where the backend sent none.
+    (keys sorted), or "" where the backend sent none. What bounds of single fields cannot say is
+    in `unsound`.
     """
 
-    id: str
+    id: ActionId
     from_us: InstantUs
     to_us: InstantUs
     should_be_executed: bool
-    app_names: tuple[str, ...] = ()
-    type: str = DEFAULT_TYPE
-    args: str = ""
+    app_names: Annotated[tuple[_AppName, ...], msgspec.Meta(max_length=APP_NAMES_MAX)] = ()
+    type: Annotated[str, msgspec.Meta(max_length=64)] = DEFAULT_TYPE
+    args: Annotated[str, msgspec.Meta(max_length=ARGS_CHARS_MAX)] = ""
 
     def same_work(self, other: "Action") -> bool:
         """A run of `other` would do the same as a run of this action (SPEC S15)."""
@@ -78,23 +87,21 @@ class EntryError(ValueError):
         self.reason = reason
 
 
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_CHARS_MAX)]
-_AppName = Annotated[str, msgspec.Meta(max_length=APP_NAME_CHARS_MAX)]
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class _IdOnly(msgspec.Struct):
-    id: _Id
+    id: ActionId
 
 
 class _Entry(msgspec.Struct, rename="camel"):
-    id: _Id
+    id: ActionId
     from_date: _Moment
     to_date: _Moment
     should_be_executed: bool
     app_names: Annotated[list[_AppName], msgspec.Meta(max_length=APP_NAMES_MAX)]
     #: None means absent: superjson writes null for undefined.
-    type: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")] | None = None
+    type: Annotated[str, msgspec.Meta(pattern=_TYPE)] | None = None
     args: msgspec.Raw = msgspec.Raw()
 
 
@@ -199,10 +206,32 @@ def _canonical_args(raw: msgspec.Raw) -> str:
         return ""
     if len(text) > ARGS_BYTES_MAX:
         raise ValueError(f"args is longer than {ARGS_BYTES_MAX} bytes")
+    return _canonical(text)
+
+
+def _canonical(text: bytes | str) -> str:
     value = msgspec.json.decode(text)
     if any(_CONTROL.search(part) for part in _strings(value)):
         raise ValueError("args has a control character or a lone surrogate")
     return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def unsound(action: Action) -> str:
+    """Say why `parse_entry` cannot have returned an action whose fields are within their bounds,
+    where a process says so that may have been taken over; "" for one that it can."""
+    if not 0 <= action.from_us < action.to_us:
+        return "toDate is not after fromDate"
+    if _CONTROL.search("".join((action.id, *action.app_names))):
+        return "a control character"
+    if action.type != DEFAULT_TYPE and not _is_type(action.type):
+        return "a type that is no word"
+    if not action.args:
+        return ""
+    try:
+        canonical = _canonical(action.args) == action.args != "null"
+    except (ValueError, RecursionError):
+        canonical = False
+    return "" if canonical else "args is no canonical JSON"
 
 
 def _strings(value: Any) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 
 from .messages.control import Accepted, Answer, Call, Progress, RefusalKind, Refused, Reply, Request
 from .sockets import (
-    SYNC_FRAME_BYTES_MAX,
+    REPLY_FRAME_BYTES_MAX,
     Connection,
     ProtocolError,
     endpoint,
@@ -92,7 +92,7 @@ class Client:
 
     def _connected(self) -> Connection[Reply, Call]:
         return Connection(
-            self._context, self._endpoint, receives=Reply, frame_bytes_max=SYNC_FRAME_BYTES_MAX
+            self._context, self._endpoint, receives=Reply, frame_bytes_max=REPLY_FRAME_BYTES_MAX
         )
 
     def __enter__(self) -> Self:

@@ -26,7 +26,6 @@ class Runtime:
         self.store_lock = runtime_dir / "daemondb.lock"
         self.control_socket = runtime_dir / "control.sock"
         self.worker_socket = runtime_dir / "workers.sock"
-        self.sync_socket = runtime_dir / "sync.sock"
         self.runs = runtime_dir / "runs"  # a lock file for each run that lives
         self.results = runtime_dir / "results"  # results of ended runs, until acknowledged
         self.backoff = runtime_dir / "backoff.json"  # the earliest next exchanges

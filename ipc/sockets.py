@@ -21,9 +21,9 @@ from . import unwanted_descriptors
 from .paths import ENDPOINT_PATH_BYTES_MAX
 
 FRAME_BYTES_MAX = 256 * 1024
-#: On the socket of the synchroniser: the longest valid action (1000 apps of 255 characters
-#: of four bytes) fits a frame, and so does the summary of a whole snapshot.
-SYNC_FRAME_BYTES_MAX = 2 * 1024 * 1024
+#: Of what the daemon answers: the longest valid action (1000 apps of 255 characters of four
+#: bytes) fits a frame.
+REPLY_FRAME_BYTES_MAX = 2 * 1024 * 1024
 #: Messages that may wait for one peer, in each direction.
 QUEUED_MESSAGES_MAX = 64
 #: Connections of a `Server` that wait to be accepted, as by libzmq itself.

@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator
 
 from .. import __version__
+from ..ipc.channel import Channel
 from ..ipc.messages.control import Call, Reply
 from ..ipc.messages.runs import FromWorker, ToWorker
 from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
 from ..ipc.messages.views import LimitsView
 from ..ipc.router import Bounds, Router
-from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, BindError, Poller, Server, new_context
+from ..ipc.sockets import BindError, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.host.liveness import JudgeClock
 from ..workers.zygote_client import ZygoteClient
@@ -180,14 +181,9 @@ class Service(Participant):
             context, base.runtime.worker_socket, receives=FromWorker
         )
         self._opened.callback(workers.close)
-        exchanges: Server[FromSynchroniser, ToSynchroniser] = Server(
-            context,
-            base.runtime.sync_socket,
-            receives=FromSynchroniser,
-            frame_bytes_max=SYNC_FRAME_BYTES_MAX,
-        )
+        exchanges: Channel[FromSynchroniser, ToSynchroniser] = Channel(receives=FromSynchroniser)
         self._opened.callback(exchanges.close)
-        self._listeners += (workers, exchanges)
+        self._listeners.append(workers)
         inherited = _utf8_environment()
         clock = Clock(
             mark_us=db.meta.clock_mark_us,
@@ -233,7 +229,7 @@ class Service(Participant):
                 record, at, self.settings, instance=cleanup.instance, inherited=inherited
             ),
         )
-        for readable in (workers, exchanges, children.fileno(), base.wakeup):
+        for readable in (workers, exchanges.fileno(), children.fileno(), base.wakeup):
             parts.poller.watch(readable)
         if parts.clock_set is not None:
             parts.poller.watch(parts.clock_set)

@@ -51,13 +51,15 @@ from .runfiles.run_lock import noted_scripts
 from .runs import worker
 from .runs.run import World
 from .sync import broker
+from .sync.allowance import Allowances
 from .zygote_client import Given
 
 log = logging.getLogger("geosched.workers.zygote")
 
 #: The settings of a backend are its longest part: paths, URLs and texts within their bounds.
 REQUEST_BYTES_MAX = 64 * 1024
-#: File brokers at once. One whose synchroniser is gone lives on only in a disk that hangs.
+#: File brokers at once. One whose synchroniser is gone finishes what that asked for: it lives on
+#: only in a disk that hangs.
 BROKERS_MAX = 4
 DESCRIPTORS_MAX = 2
 #: Orphaned workers have at most 3 s of grace, and 5 s after the daemon nothing may be left (S17).
@@ -90,6 +92,7 @@ class Zygote:
         self._children: dict[int, tuple[str, int]] = {}  # pidfd -> name, pid
         self._relay_pidfds: set[int] = set()
         self._broker_pidfds: set[int] = set()
+        self._allowed = Allowances.make()
         self._poll = select.poll()
         self._poll.register(requests, select.POLLIN)
         self._poll.register(world.lifeline, select.POLLIN)
@@ -193,7 +196,7 @@ class Zygote:
             return None
         try:
             if isinstance(asked, ForkSynchroniser) and drops_to(asked.backend.user) is not None:
-                return self._forked_with_broker(asked)
+                return self._forked_with_broker(asked, descriptors)
             return self._forked_child(asked, descriptors)
         except OSError as error:
             self._say(ForkFailed(asked.name, f"cannot fork: {error.strerror or error}"))
@@ -207,22 +210,35 @@ class Zygote:
         self._tell_forked(asked, pid)
         return None
 
-    def _forked_with_broker(self, asked: ForkSynchroniser) -> ChildMain | None:
-        """Fork a synchroniser that will have no rights, and the broker of its files before it.
-        Returns the body, in a child only. Raises `OSError`."""
+    def _forked_with_broker(
+        self, asked: ForkSynchroniser, descriptors: list[int]
+    ) -> ChildMain | None:
+        """Fork a synchroniser that will have no rights, and the broker of its files, which watches
+        it. Returns the body, in a child only. Raises `OSError`."""
         if len(self._broker_pidfds) >= BROKERS_MAX:
             raise OSError(f"{BROKERS_MAX} earlier file brokers hang: the disk of their files does")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             pid = os.fork()
             if pid == 0:
+                return self._in_child(asked, [*descriptors, ours.detach()])
+            asker = self._watch(asked.name, pid)
+            try:
+                broker_pid = os.fork()
+            except OSError as error:  # the synchroniser will find it gone
+                log.error("Cannot fork a file broker: %s", error, extra={"event": "fork-failed"})
+                broker_pid = -1
+            if broker_pid == 0:
+                asker = os.dup(asker)
                 self._close_own()
-                return partial(broker.main, theirs.detach(), asked.backend)
-            self._broker_pidfds.add(self._watch(f"{asked.name}-broker", pid))
-            child_main = self._forked_child(asked, [ours.fileno()])
-            if child_main is not None:
-                ours.detach()
-        return child_main
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                serve = partial(broker.main, theirs.detach(), asked.backend)
+                return partial(serve, asker=asker, allowed=self._allowed)
+            if broker_pid > 0:
+                self._broker_pidfds.add(self._watch(f"{asked.name}-broker", broker_pid))
+        self._say(Forked(asked.name, pid), asker)
+        return None
 
     def _close_own(self) -> None:
         """Close what belongs to the zygote, in a child."""
@@ -233,6 +249,7 @@ class Zygote:
     def _in_child(self, asked: ToZygote, descriptors: list[int]) -> ChildMain:
         """Close what belongs to the zygote. Returns the body of the child."""
         self._close_own()
+        self._allowed.close()
         match asked:
             case ForkWorker(name, endpoint, forks_ahead):
                 return partial(worker.main, name, endpoint, self._world, forks_ahead=forks_ahead)
@@ -278,20 +295,16 @@ class Zygote:
             log.debug("Cannot answer, the supervisor is gone: %s", error)
 
 
-def _synchronise(asked: ForkSynchroniser, world: World, broker_fd: int | None = None) -> int:
+def _synchronise(
+    asked: ForkSynchroniser, world: World, served: int, broker_fd: int | None = None
+) -> int:
     """Be a synchroniser, with a broker of its files one without rights. What it declares the
     zygote forgets, for it may not."""
     declare(world.runtime, Kind.SYNCHRONISER, asked.name)
     # Not earlier: what it imports is large, and no worker needs it.
     from .sync.synchroniser import main as synchronise
 
-    synchronise(
-        asked.name,
-        asked.endpoint,
-        world.lifeline,
-        backend=asked.backend,
-        broker_fd=broker_fd,
-    )
+    synchronise(served, world.lifeline, backend=asked.backend, broker_fd=broker_fd)
     return 0
 
 

@@ -1,4 +1,8 @@
-"""Messages between supervisor (ROUTER) and synchroniser (DEALER): pulls and reports."""
+"""Messages between the supervisor and a synchroniser, over a channel of its own: pulls, reports.
+
+What a synchroniser says has bounds in every field: it reads the network, and may have been
+taken over. What else an honest one never says is looked for in `supervisor/sync/exchange.py`.
+"""
 
 import enum
 from typing import Annotated, Literal, TypeAlias
@@ -6,14 +10,35 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from ..actions import Action
-from ..instants import InstantUs
+from ..actions import Action, ActionId
+from ..instants import SECOND_US, InstantUs
 from .base import AbsolutePath, CInt, Count, Message
 
 #: Bounds of what a backend asks for by `Retry-After` (fact B8): a wrong header must silence a
 #: device neither for ever nor not at all.
 RETRY_AFTER_SECONDS_MIN = 1.0
 RETRY_AFTER_SECONDS_MAX = 3600.0
+
+#: Bounds of a page, which is applied in a slice of one turn of the supervisor's loop.
+PAGE_ACTIONS_MAX = 100
+PAGE_BYTES_MAX = 128 * 1024
+PAGE_IDS_MAX = 1000
+#: All actions and ids of a snapshot as they travel, for each byte of its body: most take less than
+#: in JSON, but a number in `args` may take four times as much.
+BYTES_OF_A_BODY_BYTE_MAX = 4
+#: An entry whose window ended this long ago does not count towards `max_actions`.
+LONG_OVER_US = 24 * 60 * 60 * SECOND_US
+#: Entries set aside that are named with their reason.
+SET_ASIDE_MAX = 100
+REASON_CHARS_MAX = 500
+DETAIL_CHARS_MAX = 4096
+#: ETags that are kept and sent back: an opaque word, that a header can carry. "" is none.
+ETAG = r"^[\x21-\x7e]{0,256}\Z"
+DIGEST = r"^([0-9a-f]{32})?\Z"
+REPORTS_PER_EXCHANGE_MAX = 100
+REPORT_KEY_CHARS_MAX = 64
+#: Of the error of a report.
+ERROR_CHARS_MAX = 200
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 
@@ -91,11 +116,7 @@ class Send(Message, tag="send", frozen=True):
     reports: tuple[Report, ...]
 
 
-class Leave(Message, tag="leave", frozen=True):
-    """Order to exit: no further exchange is due soon."""
-
-
-ToSynchroniser: TypeAlias = Pull | Send | Leave
+ToSynchroniser: TypeAlias = Pull | Send
 
 
 class ErrorKind(enum.StrEnum):
@@ -116,8 +137,8 @@ class ErrorKind(enum.StrEnum):
 class SetAside(msgspec.Struct, frozen=True):
     """An unusable entry of a snapshot; `id` is None where it cannot be read."""
 
-    id: str | None
-    reason: str
+    id: ActionId | None
+    reason: Annotated[str, Meta(max_length=REASON_CHARS_MAX)]
 
 
 class Connected(Message, tag="connected", frozen=True):
@@ -127,49 +148,55 @@ class Connected(Message, tag="connected", frozen=True):
 class NotModified(Message, tag="not-modified", frozen=True):
     """The backend still has the applied snapshot."""
 
-    exchange: int
+    exchange: Count
 
 
 class Page(Message, tag="page", frozen=True, gc=False):
-    """A part of a whole and checked snapshot; pages come in order, then `Pulled`."""
+    """A part of a whole and checked snapshot, and of the ids of what was set aside; pages come in
+    order, none is empty, then `Pulled`."""
 
-    exchange: int
-    actions: tuple[Action, ...]
+    exchange: Count
+    actions: Annotated[tuple[Action, ...], Meta(max_length=PAGE_ACTIONS_MAX)] = ()
+    set_aside_ids: Annotated[tuple[ActionId, ...], Meta(max_length=PAGE_IDS_MAX)] = ()
 
 
 class Pulled(Message, tag="pulled", frozen=True):
     """End of a snapshot, whose pages had `total` actions.
 
-    `set_aside` names at most 100 of the `set_aside_total` entries that were unusable;
-    `set_aside_ids` names every one whose id could be read, and `unreadable_ids` counts
-    the others.
+    `set_aside` names at most 100 of the `set_aside_total` entries that were unusable; the pages
+    had the ids of every one whose id could be read, and `unreadable_ids` counts the others.
     """
 
-    exchange: int
+    exchange: Count
     total: Count
-    etag: str
-    digest: str
-    set_aside: tuple[SetAside, ...] = ()
-    set_aside_ids: tuple[str, ...] = ()
+    etag: Annotated[str, Meta(pattern=ETAG)]
+    digest: Annotated[str, Meta(pattern=DIGEST)]
+    set_aside: Annotated[tuple[SetAside, ...], Meta(max_length=SET_ASIDE_MAX)] = ()
     set_aside_total: Count = 0
     unreadable_ids: Count = 0
+
+
+_Key: TypeAlias = Annotated[str, Meta(max_length=REPORT_KEY_CHARS_MAX)]
+_Error: TypeAlias = Annotated[str, Meta(max_length=ERROR_CHARS_MAX)]
 
 
 class Taken(Message, tag="taken", frozen=True):
     """Verdicts on reports: accepted keys, refused ones with their error; others stay pending."""
 
-    exchange: int
-    accepted: tuple[str, ...]
-    refused: tuple[tuple[str, str], ...] = ()
+    exchange: Count
+    accepted: Annotated[tuple[_Key, ...], Meta(max_length=REPORTS_PER_EXCHANGE_MAX)]
+    refused: Annotated[
+        tuple[tuple[_Key, _Error], ...], Meta(max_length=REPORTS_PER_EXCHANGE_MAX)
+    ] = ()
 
 
 class ExchangeFailed(Message, tag="exchange-failed", frozen=True):
     """Nothing of the exchange counts. `retry_after_seconds` is 0 where no wait was asked for."""
 
-    exchange: int
+    exchange: Count
     kind: ErrorKind
-    detail: str
-    retry_after_seconds: float = 0.0
+    detail: Annotated[str, Meta(max_length=DETAIL_CHARS_MAX)]
+    retry_after_seconds: Annotated[float, Meta(ge=0, le=RETRY_AFTER_SECONDS_MAX)] = 0.0
 
 
 FromSynchroniser: TypeAlias = Connected | NotModified | Page | Pulled | Taken | ExchangeFailed

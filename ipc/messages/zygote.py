@@ -19,11 +19,10 @@ class ForkWorker(Message, tag="fork-worker", frozen=True):
 
 
 class ForkSynchroniser(Message, tag="fork-synchroniser", frozen=True):
-    """Fork a synchroniser of a backend, which connects to `endpoint` under the name `name`; under
+    """Fork a synchroniser of a backend, which serves the socket that comes with the message; under
     root, with a broker of the files that `backend` names."""
 
     name: str
-    endpoint: str
     backend: BackendAddress
 
 

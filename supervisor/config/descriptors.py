@@ -1,6 +1,6 @@
 """Descriptors of the daemon's process: how many its limit allows, and what fits into them. Pure.
 
-libzmq, which workers and synchroniser speak to, ends a process that cannot accept for want of
+libzmq, which workers speak to, ends a process that cannot accept for want of
 descriptors (fact Z6); so the daemon admits no more workers and connections than fit.
 """
 

@@ -143,8 +143,10 @@ class Children(Participant):
         """Ask for no workers that wait until others are gone: the daemon leaves."""
         self._held.clear()
 
-    def fork_synchroniser(self, name: str, endpoint: str, backend: BackendAddress) -> None:
-        self._ask(ForkSynchroniser(name, endpoint, backend))
+    def fork_synchroniser(self, name: str, served: int, backend: BackendAddress) -> None:
+        """Fork a synchroniser that serves a socket; the caller keeps that open until it is told."""
+        self._descriptors[name] = (served,)
+        self._ask(ForkSynchroniser(name, backend))
 
     def fork_log_relay(self, name: str, source: int, target: int) -> None:
         self._descriptors[name] = (source, target)

@@ -65,7 +65,7 @@ def socket_problems(daemon: DaemonSettings) -> Iterator[str]:
     """Yield that paths in `runtime_dir` are too long for sockets."""
     runtime = Runtime(daemon.runtime_dir)
     sockets = (
-        *(runtime.control_socket, runtime.worker_socket, runtime.sync_socket),
+        *(runtime.control_socket, runtime.worker_socket),
         runtime.notify_socket(PID_MAX),
     )
     longest = max(len(os.fsencode(path)) for path in sockets)

@@ -113,7 +113,7 @@ def _entries(daemon: DaemonSettings) -> Iterator[_Entry]:
         yield _Entry("runtime_dir", path, "directory")
     for path in (runtime.store_lock, runtime.backoff):
         yield _Entry("runtime_dir", path, "regular file", needed=False)
-    for path in (runtime.control_socket, runtime.worker_socket, runtime.sync_socket):
+    for path in (runtime.control_socket, runtime.worker_socket):
         yield _Entry("runtime_dir", path, "socket")
 
 

@@ -17,11 +17,14 @@ from ..core.model import Change, Instant, Record
 from ..core.reconcile import Verdict, reconcile_absent, reconcile_sent
 from ..core.turn import Turn
 from ..store.tables.codec import KEY_BYTES, action_key, edge_of
-from .exchange import PackedSnapshot, pack, unpack
+from .exchange import PackedSnapshot, pack, unpack, unpack_ids
 
 #: Entries of a slice while something is due soon: some milliseconds of work.
 ENTRIES_PER_TURN_MIN = 200
 ENTRIES_PER_TURN_MAX = 2_000
+#: Of absences that are decided first, as the store did not take what is new: a small commit needs
+#: little room.
+ENTRIES_PER_TURN_SHORT = 10
 #: Bounds of a turn: its processor time, and its elapsed time with the wait for the disk.
 TURN_CPU_SECONDS_MAX = 0.05
 TURN_SECONDS_MAX = 0.125
@@ -103,13 +106,16 @@ class Applying(msgspec.Struct):
 
     `read` returns the records under keys, `open_keys(cursor, limit)` pages through the keys of
     all records that are not terminal, `ended(cursor)` through the rows of terminal ones, each
-    with a flag that the last snapshot lacked it. `seen` and `missing` are keys of actions.
+    with a flag that the last snapshot lacked it. `seen` and `missing` are keys of actions. With
+    `short` the store did not take the snapshot before: absences are decided first, which what is
+    new may leave no room for, in small slices.
     """
 
     snapshot: PackedSnapshot
     read: Callable[[Sequence[bytes]], list[Record | None]]
     open_keys: Callable[[str, int], tuple[list[bytes], str]]
     ended: Callable[[bytes], tuple[list[tuple[bytes, bool]], bytes]]
+    short: bool = False
     counts: dict[Verdict, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Verdict, 0))
     seen: set[bytes] = msgspec.field(default_factory=set)
     undecided: Undecided = msgspec.field(default_factory=Undecided)
@@ -134,7 +140,9 @@ class Applying(msgspec.Struct):
         elif self.phase is Phase.ENDED:
             self._take_ended(turn)
         if self.phase is Phase.DECIDING:
-            self._decide(turn, self.deciding_pace.entries(turn.now, calm_seconds))
+            entries_max = self.deciding_pace.entries(turn.now, calm_seconds)
+            absences_first = self.short and self.missing
+            self._decide(turn, ENTRIES_PER_TURN_SHORT if absences_first else entries_max)
 
     @property
     def _unclear(self) -> bool:
@@ -157,8 +165,12 @@ class Applying(msgspec.Struct):
                 self.counts[verdict] += 1
             else:
                 self.undecided.add(key, action)
-        if not self.snapshot.pages:
-            self.seen.update(map(action_key, self.snapshot.told.set_aside_ids))
+        looked_at = len(sent)
+        while not self.snapshot.pages and self.snapshot.set_aside_ids and looked_at < entries_max:
+            ids = unpack_ids(self.snapshot.set_aside_ids.popleft())
+            self.seen.update(map(action_key, ids))
+            looked_at += len(ids)
+        if not self.snapshot.pages and not self.snapshot.set_aside_ids:
             self.phase = Phase.ENDED if self._unclear else Phase.ABSENT
 
     def _look_at_absent(self, entries_max: int) -> None:
@@ -169,7 +181,7 @@ class Applying(msgspec.Struct):
 
     def _decide(self, turn: Turn, entries_max: int) -> None:
         """Decide entries by the present records, which other turns may have changed since."""
-        sent = self.undecided.take(entries_max)
+        sent = [] if self.short and self.missing else self.undecided.take(entries_max)
         for (_, action), stored in zip(sent, self.read([key for key, _ in sent]), strict=True):
             record = turn.newest(stored) if stored else turn.decided(action.id)
             self._take(turn, *reconcile_sent(record, action, turn.now, turn.rules))

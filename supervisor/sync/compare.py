@@ -16,7 +16,7 @@ from ...ipc.messages.views import DifferenceView
 from ..core.model import Over, Record
 from ..core.turn import Turn
 from .apply import ENTRIES_PER_TURN_MIN
-from .exchange import PackedSnapshot, unpack
+from .exchange import PackedSnapshot, unpack, unpack_ids
 
 #: Bounds of a page, in actions and in their JSON: with one action more it still fits a frame.
 PAGE_ACTIONS_MAX = 100
@@ -70,7 +70,6 @@ class Comparison(msgspec.Struct):
         """Begin to look through this snapshot."""
         self.pulling, self._snapshot = False, snapshot
         self.set_aside = snapshot.told.set_aside_total
-        self._seen.update(snapshot.told.set_aside_ids)
 
     def slice(self, turn: Turn, open_page: OpenPage) -> None:
         """Look at the next entries: those of the snapshot first, then those that it lacks."""
@@ -78,6 +77,8 @@ class Comparison(msgspec.Struct):
         assert snapshot is not None
         if snapshot.pages:
             self._look_at_sent(turn, snapshot)
+        elif snapshot.set_aside_ids:
+            self._seen.update(unpack_ids(snapshot.set_aside_ids.popleft()))
         else:
             records, self._cursor = open_page(self._cursor)
             # An entry whose id cannot be read could be any of them.

@@ -108,7 +108,7 @@ class SyncManager(Participant):
 
     @property
     def bad_messages(self) -> int:
-        """Messages on the sync socket that were refused."""
+        """Messages for which a synchroniser was killed."""
         return self._exchanges.bad_messages
 
     def reconfigure(self, settings: BackendSettings) -> None:
@@ -285,8 +285,9 @@ class SyncManager(Participant):
             case PullDone(None):
                 self._pull_succeeded(now)
             case PullDone(PackedSnapshot() as snapshot):
+                db = self._db
                 self._applying = Applying(
-                    snapshot, self._db.read_keys, self._db.open_keys, self._db.ended_page
+                    snapshot, db.read_keys, db.open_keys, db.ended_page, short=self.not_stored
                 )
             case ReportsDone(taken):
                 self._reports_done(taken, now)

@@ -6,12 +6,12 @@ makes repetition harmless.
 
 import logging
 
-from ...ipc.messages.sync import ErrorKind, Report, Taken
+from ...ipc.messages.sync import REPORTS_PER_EXCHANGE_MAX, ErrorKind, Report, Taken
 from ...ipc.signals import signal_name
 from ..core.model import Instant, StatusChange
 from ..store.daemondb import DaemonDB
 from ..store.errors import StoreError
-from .exchange import REPORTS_PER_EXCHANGE_MAX, ExchangeRunner
+from .exchange import ExchangeRunner
 
 log = logging.getLogger(__name__)
 

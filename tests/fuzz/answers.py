@@ -13,6 +13,7 @@ from unittest import mock
 
 import msgspec
 import urllib3.connection
+from geosched.ipc.channel import MESSAGE_BYTES_MAX
 from geosched.ipc.messages import login
 from geosched.ipc.messages.sync import (
     RETRY_AFTER_SECONDS_MAX,
@@ -25,7 +26,6 @@ from geosched.ipc.messages.sync import (
     Report,
     Send,
 )
-from geosched.ipc.sockets import SYNC_FRAME_BYTES_MAX
 from geosched.workers.sync.auth import device_flow, oauth
 from geosched.workers.sync.backends import trpc
 from geosched.workers.sync.base import ExchangeError, Snapshot
@@ -147,7 +147,7 @@ def _exchanged(order: Pull | Send) -> Callable[[Path], Feed]:
             messages = list(carry_out(order))
         for message in messages:
             packed = msgspec.msgpack.encode(message)
-            assert len(packed) <= SYNC_FRAME_BYTES_MAX
+            assert len(packed) <= MESSAGE_BYTES_MAX
             assert decode(packed) == message
         *pages, last = messages
         assert all(isinstance(page, Page) for page in pages)

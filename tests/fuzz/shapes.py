@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from geosched.ipc.actions import unsound
+from geosched.ipc.channel import MESSAGE_BYTES_MAX
 from geosched.ipc.instants import format_instant
 from geosched.ipc.messages.control import Call, Request
 from geosched.ipc.messages.runs import FromWorker, Run, RunResult, ToWorker
 from geosched.ipc.messages.sync import BackendAddress, FromSynchroniser, Page, Pull
-from geosched.ipc.sockets import SYNC_FRAME_BYTES_MAX, ProtocolError, decoded
+from geosched.ipc.sockets import ProtocolError, decoded
 from geosched.supervisor.config import derived, settings
 from geosched.supervisor.config.sections import ScriptSettings, SettingsError
 from geosched.supervisor.control.views import action_view, event_view, run_view
@@ -105,10 +107,11 @@ def _snapshot(drawn: Any) -> bool:
     assert isinstance(found, Snapshot)
     for actions in pages(found.actions):
         packed = msgspec.msgpack.encode(Page(1, actions))
-        assert len(packed) <= SYNC_FRAME_BYTES_MAX
+        assert len(packed) <= MESSAGE_BYTES_MAX
         page = msgspec.msgpack.decode(packed, type=FromSynchroniser)
         assert page == Page(1, actions)
         for action in page.actions:
+            assert not unsound(action)
             change = first_seen(action, NOW, RULES)
             _changed(change)
             _ordered(change.after)
@@ -169,6 +172,8 @@ def _sync_message(drawn: Any) -> bool:
     message = _read(drawn, FromSynchroniser)
     if isinstance(message, Page):
         for action in message.actions:
+            if unsound(action):
+                continue
             change = first_seen(action, NOW, RULES)
             _changed(change)
             _changed(decide(record(), Absent(), NOW, RULES))

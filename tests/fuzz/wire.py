@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from geosched.ipc import zmtp
+from geosched.ipc.channel import Channel, framed
 from geosched.ipc.messages.broker import FromBroker, ToBroker
 from geosched.ipc.messages.control import Call, RefusalKind, Refused, Reply
 from geosched.ipc.messages.helper import FromHelper, ToHelper
@@ -55,6 +56,25 @@ def _message(kind: Any) -> Callable[[Path], Feed]:
         return False
 
     return lambda _: feed
+
+
+def _channel(_: Path) -> Feed:
+    """What a synchroniser sends, cut at what a socket takes at once."""
+    channel: Channel[Any, Any] = Channel(receives=FromSynchroniser)
+
+    def feed(data: bytes) -> bool:
+        with channel.open() as theirs:
+            theirs.setblocking(False)
+            if data:
+                theirs.send(data)
+            found = list(channel.drain())
+        faults = [each for each in found if isinstance(each, ProtocolError)]
+        for each in faults:
+            str(each).encode()
+        channel.hang_up()
+        return len(found) > len(faults)
+
+    return feed
 
 
 def _notification(data: bytes) -> bool:
@@ -109,6 +129,11 @@ TARGETS = (
     *(
         Target(f"message {name}", _samples_of(kind), _message(kind))
         for name, kind in _CHANNELS.items()
+    ),
+    Target(
+        "channel of a synchroniser",
+        (b"".join(map(framed, samples.packed(FromSynchroniser))), framed(b"\xc1"), b"\xff" * 8),
+        _channel,
     ),
     Target(
         "notification",

@@ -35,7 +35,7 @@ from geosched.supervisor.upkeep.retention import Retention
 from geosched.workers.host.liveness import JudgeClock
 
 from .exchange import ASKED_PER_MINUTE_MAX, SimulatedBackend, SimulatedSynchroniser
-from .host import Children, Host, Leftovers, Line
+from .host import Channel, Children, Host, Leftovers, Line
 from .oracle import Oracle
 from .rules import Phase
 from .world import BrokenRuleError, World
@@ -238,7 +238,7 @@ class SimulatedDaemon:
         pool.oracle, pool.host = oracle, host
         backoff = Backoff(settings.daemon.runtime_dir / "backoff", now, chance=world.random.random)
         self.exchange_runner = exchange_runner = WatchedExchanges(
-            self.exchanges,
+            Channel(self.exchanges),
             children,
             address(settings.backend),
             backoff,

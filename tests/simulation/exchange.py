@@ -12,7 +12,6 @@ from geosched.ipc.instants import SECOND_US
 from geosched.ipc.messages.sync import (
     Connected,
     ErrorKind,
-    Leave,
     NotModified,
     Pull,
     Report,
@@ -100,9 +99,7 @@ class SimulatedSynchroniser:
         world.after(0.02, lambda: self._say(Connected()))
 
     def hear(self, message: ToSynchroniser) -> None:
-        if isinstance(message, Leave):
-            self._world.after(0.01, self.be_killed)
-        elif self._backend.fault != "silent":
+        if self._backend.fault != "silent":
             self._world.after(self._world.random.uniform(0.02, 2.0), lambda: self._do(message))
 
     def be_killed(self) -> None:

@@ -116,11 +116,12 @@ class Line:
         self._gone: set[str] = set()  # and those that it knows to be gone
         self._host = host
         self._beats = beats
-        self._mail: deque[tuple[Peer, Any]] = deque()
+        self.newest = ""  # synchroniser
+        self.mail: deque[tuple[Peer, Any]] = deque()
 
     def deliver(self, sender: Any, message: Any) -> None:
         if not self.closed:
-            self._mail.append((Peer(sender.name.encode(), 0, 0, sender.pid), message))
+            self.mail.append((Peer(sender.name.encode(), 0, 0, sender.pid), message))
             self._host.world.awake = True
 
     def lost(self, name: str) -> None:
@@ -147,8 +148,8 @@ class Line:
         return True
 
     def drain(self, messages_max: int) -> Iterator[tuple[Peer, FromWorker]]:
-        for _ in range(min(messages_max, len(self._mail))):
-            peer, message = self._mail.popleft()
+        for _ in range(min(messages_max, len(self.mail))):
+            peer, message = self.mail.popleft()
             if isinstance(message, Ready):  # which may be read after its end was
                 self.free |= {peer.routing_id.decode()} - self._gone
             if isinstance(message, Started):
@@ -160,6 +161,41 @@ class Line:
             beat = worker.beat()
             if beat is not None:
                 yield Peer(worker.name.encode(), 0, 0, worker.pid), beat
+
+
+class Given:
+    """Stands for the end of a synchroniser."""
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
+class Channel:
+    """The line to the newest synchroniser; stands for `ipc.channel.Channel`."""
+
+    ended = False
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def open(self) -> Given:
+        self.hang_up()
+        return Given()
+
+    def hang_up(self) -> None:
+        self._line.newest = ""
+        self._line.mail.clear()
+
+    def send(self, message: Any) -> bool:
+        return self._line.send(self._line.newest.encode(), message)
+
+    def drain(self) -> Iterator[Any]:
+        for peer, message in self._line.drain(1000):
+            if peer.routing_id == self._line.newest.encode():
+                yield message
 
 
 class Children(Participant):
@@ -213,7 +249,8 @@ class Children(Participant):
 
         self._fork(name, self._workers, make)
 
-    def fork_synchroniser(self, name: str, _endpoint: str, _backend: BackendAddress) -> None:
+    def fork_synchroniser(self, name: str, _served: int, _backend: BackendAddress) -> None:
+        self._exchanges.newest = name
         self._fork(name, self._exchanges, lambda pid: self._make_synchroniser(name, pid))
 
     def zygote_dies(self) -> None:

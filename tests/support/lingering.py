@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,3 +63,20 @@ def leave(process: "subprocess.Popen[str]") -> None:
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "left\n"
+
+
+@contextlib.contextmanager
+def full_socket() -> Iterator[socket.socket]:
+    """One of this process, for it to send and to close."""
+    with socket.socket() as listener, socket.socket() as waits:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        waits.connect(listener.getsockname())
+        never_reads, _ = listener.accept()
+        waits.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGER_SECONDS))
+        waits.setblocking(False)
+        with never_reads:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    waits.send(bytes(65536))
+            yield waits

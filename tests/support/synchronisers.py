@@ -1,18 +1,17 @@
 """Synchronisers as a daemon has them: forked by a real zygote, each with its file broker where
-the tests run as root, and ordered over the real socket."""
+the tests run as root, and ordered over a real channel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from geosched.ipc import sockets
+from geosched.ipc.channel import Channel
 from geosched.ipc.messages.sync import (
     BackendAddress,
     Connected,
     ExchangeFailed,
     FromSynchroniser,
-    Leave,
     NotModified,
     Page,
     Pull,
@@ -20,9 +19,9 @@ from geosched.ipc.messages.sync import (
     Report,
     Send,
     Taken,
-    ToSynchroniser,
 )
 from geosched.ipc.messages.zygote import Forked, ForkFailed, ForkSynchroniser
+from geosched.ipc.sockets import ProtocolError
 
 from .wait import wait_for
 from .workers import Host, host
@@ -36,22 +35,9 @@ class Synchronisers:
     def __init__(self, running: Host) -> None:
         self.host = running
         self.pid = 0
-        self.server = self._listening()
+        self.channel: Channel[Any, Any] = Channel(receives=FromSynchroniser)
         self._number = 0
         self._got: list[FromSynchroniser] = []
-
-    def _listening(self) -> "sockets.Server[FromSynchroniser, ToSynchroniser]":
-        return sockets.Server(
-            self.host.context,
-            self.host.runtime.sync_socket,
-            receives=FromSynchroniser,
-            frame_bytes_max=sockets.SYNC_FRAME_BYTES_MAX,
-        )
-
-    def listen_anew(self) -> None:
-        """Close the socket with all connections, and open it again at its path."""
-        self.server.close()
-        self.server = self._listening()
 
     @property
     def name(self) -> str:
@@ -65,8 +51,9 @@ class Synchronisers:
     def asked_for(self, backend: BackendAddress) -> Forked | ForkFailed:
         """The zygote's answer to a request for one."""
         self._number += 1
-        asked = ForkSynchroniser(self.name, self.server.endpoint, backend)
-        assert self.host.zygote.ask(asked)
+        with self.channel.open() as theirs:
+            asked = ForkSynchroniser(self.name, backend)
+            assert self.host.zygote.ask(asked, theirs.fileno())
         answer: Forked | ForkFailed = self.host.wait(
             lambda: next((m for m in self.host.from_zygote if _is_about(m, self.name)), None)
         )
@@ -86,16 +73,13 @@ class Synchronisers:
         assert isinstance(message, Taken | ExchangeFailed)
         return message
 
-    def leave(self) -> None:
-        self._order(Leave())
-
     def brokers(self) -> list[int]:
         """Pids of the brokers that live."""
         children = Path(f"/proc/{self.host.zygote.pid}/task/{self.host.zygote.pid}/children")
         return [pid for pid in map(int, children.read_text().split()) if _is_broker(pid)]
 
-    def _order(self, message: Pull | Send | Leave) -> None:
-        assert self.server.send(self.name.encode(), message)
+    def _order(self, message: Pull | Send) -> None:
+        assert self.channel.send(message)
 
     def _next(self, kind: Any = object) -> Any:
         wait_for(self._received, what=f"{kind} of the synchroniser")
@@ -104,8 +88,8 @@ class Synchronisers:
         return message
 
     def _received(self) -> bool:
-        for _, message in self.server.drain(10):
-            assert not isinstance(message, sockets.ProtocolError), message
+        for message in self.channel.drain():
+            assert not isinstance(message, ProtocolError), message
             self._got.append(message)
         return bool(self._got)
 
@@ -128,4 +112,4 @@ def synchronisers() -> Iterator[Synchronisers]:
         try:
             yield opened
         finally:
-            opened.server.close()
+            opened.channel.close()

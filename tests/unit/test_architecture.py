@@ -23,7 +23,7 @@ FLOORS = {
         "backends digests failpoints foreign_text instants paths signals standard_streams"
         " thread_probe unwanted_descriptors zmtp",
         "actions environment sockets",
-        "connection messages",
+        "channel connection messages",
         "router",
         "client",
         "ctl",
@@ -31,7 +31,7 @@ FLOORS = {
     "ipc/ctl": ("exits options table", "words", "printing", "tool", "commands", "main"),
     "workers": ("host zygote_client", "runfiles sync", "helper runs", "zygote"),
     "workers/sync": (
-        "base",
+        "allowance base",
         "backend_files bodies",
         "broker http",
         "auth synchroniser",

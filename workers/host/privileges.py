@@ -24,8 +24,8 @@ from .trust import ROOT
 #: The user where none is configured, a number that no account has: systemd and Debian give 65520
 #: to 65533 to nobody, and a container with 65536 ids has it. `nobody` is shared with strangers.
 UNNAMED_UID = 65529
-#: Processes and threads of that user: a synchroniser has four.
-PROCESSES_MAX = 128
+#: Bytes of a file that such a process writes: a copy of certificates in memory, at most.
+FILE_BYTES_MAX = 8 * 1024 * 1024
 
 #: From `linux/capability.h`: signals to processes of other users.
 _CAP_KILL = 5
@@ -82,10 +82,13 @@ def prepare() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def become(account: Account) -> None:
-    """Become a user without rights, in all threads, irrevocably. Raises `OSError`: some rights
-    may be gone by then."""
-    resource.setrlimit(resource.RLIMIT_NPROC, _no_more_than(PROCESSES_MAX))
+def become(account: Account, *, file_bytes_max: int | None = FILE_BYTES_MAX) -> None:
+    """Become a user without rights, in all threads, irrevocably, who can make no process and no
+    thread: none outlives this one, and none of that user counts against it. Raises `OSError`:
+    some rights may be gone by then."""
+    limit(resource.RLIMIT_NPROC, 0)
+    if file_bytes_max is not None:
+        limit(resource.RLIMIT_FSIZE, file_bytes_max)
     os.setgroups(())
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
@@ -95,10 +98,11 @@ def become(account: Account) -> None:
             raise PermissionError(f"thread {thread} has kept rights: {left}")
 
 
-def _no_more_than(processes: int) -> tuple[int, int]:
-    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    most = processes if hard == resource.RLIM_INFINITY else min(processes, hard)
-    return most, most
+def limit(kind: int, most: int) -> None:
+    """Set a limit of `resource` for good: whoever is no root cannot raise it again."""
+    hard = resource.getrlimit(kind)[1]
+    allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (allowed, allowed))
 
 
 def _rights_left(status: str, account: Account) -> str:

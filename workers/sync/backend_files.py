@@ -59,6 +59,7 @@ class _TokenLock(NamedTuple):
     name: str
     new: int
     opened: contextlib.ExitStack
+    replaced: bool = False
 
 
 class LocalFiles(BackendFiles):
@@ -69,6 +70,7 @@ class LocalFiles(BackendFiles):
         self._backend = backend
         self._trusted = trusted
         self._lock: _TokenLock | None = None
+        self._journal: tuple[int, int] | None = None  # whose name is on the disk
 
     def open(self, key: FileKey) -> IO[bytes]:
         given: str = getattr(self._backend, key)
@@ -111,9 +113,11 @@ class LocalFiles(BackendFiles):
         with directory:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
             file = os.fdopen(directory.open_file(name, flags, REPORTS_MODE), "a+b")
-            if not os.fstat(file.fileno()).st_size:
+            found = os.fstat(file.fileno())
+            if not found.st_size and (found.st_dev, found.st_ino) != self._journal:
                 with _closed_on_error(file):
                     directory.sync()  # it may have been made just now
+                self._journal = (found.st_dev, found.st_ino)
         return file
 
     def lock_tokens(self) -> bool:
@@ -138,9 +142,11 @@ class LocalFiles(BackendFiles):
         return True
 
     def replace_tokens(self, content: bytes) -> None:
-        if self._lock is None or len(content) > TOKENS_BYTES_MAX:
-            raise OSError(errno.EINVAL, "the file of tokens is not locked, or they are too long")
-        directory, name, new, _ = self._lock
+        if self._lock is None or self._lock.replaced or len(content) > TOKENS_BYTES_MAX:
+            why = "the file of tokens is not locked, or replaced already, or they are too long"
+            raise OSError(errno.EINVAL, why)
+        directory, name, new, *_ = self._lock
+        self._lock = self._lock._replace(replaced=True)
         os.lseek(new, 0, os.SEEK_SET)
         _write_all(new, content)
         os.ftruncate(new, len(content))

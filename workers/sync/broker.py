@@ -3,12 +3,16 @@ and writes what that says into the log.
 
 The zygote of a daemon that is root forks it beside each synchroniser, and a login by root does.
 It keeps its rights, knows the paths from the configuration alone, speaks to no network, and
-reads nothing from the files. It leaves when the other end of its socket is closed.
+reads nothing from the files. It leaves when the other end of its socket is closed, or when who
+asks is gone, whoever has that end by then: what was asked before is finished.
 """
 
+import array
 import contextlib
+import errno
 import logging
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable, Collection
@@ -17,6 +21,7 @@ from typing import IO, TypeAlias, assert_never
 import msgspec
 from setproctitle import setproctitle
 
+from ...ipc import unwanted_descriptors
 from ...ipc.messages.broker import (
     TOKENS_BYTES_MAX,
     Done,
@@ -38,6 +43,7 @@ from ...ipc.messages.broker import (
 from ...ipc.messages.sync import BackendAddress, ErrorKind
 from ...ipc.sockets import ProtocolError, decoded
 from ..host.log_lines import MESSAGE_BYTES_MAX, bounded, trace_lines
+from .allowance import Allowance, Allowances
 from .backend_files import BackendFiles, LocalFiles
 from .base import ExchangeError
 
@@ -49,6 +55,8 @@ _ANSWER_BYTES_MAX = 16 * 1024
 NICER_BY = 10
 #: Events of the log that a synchroniser may tell of.
 EVENTS = frozenset({"crash", "reports-cut-short", "synchroniser-left"})
+#: Of the reason why a request cannot be read, which may quote it.
+REASON_CHARS_MAX = 200
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: An answer, and the file whose descriptor goes with it.
@@ -56,8 +64,16 @@ _Answered: TypeAlias = tuple[FromBroker, IO[bytes] | None]
 _Decode: TypeAlias = Callable[[bytes | memoryview], ToBroker]
 
 
-def main(served: int, backend: BackendAddress, trusted: Collection[int] = ()) -> int:
-    """Serve the socket, in the calling process. Returns its exit status."""
+def main(
+    served: int,
+    backend: BackendAddress,
+    *,
+    asker: int,
+    allowed: Allowances | None = None,
+    trusted: Collection[int] = (),
+) -> int:
+    """Serve the socket, in the calling process, for the process of the pidfd `asker`. Returns its
+    exit status."""
     setproctitle("geosched: file broker")
     for number in _IGNORED:  # an answer is finished, and who asks tells when to leave
         signal.signal(number, signal.SIG_IGN)
@@ -65,36 +81,44 @@ def main(served: int, backend: BackendAddress, trusted: Collection[int] = ()) ->
         os.nice(NICER_BY)
     except OSError as error:  # a seccomp profile
         log.debug("Cannot be nicer: %s", error.strerror)
+    unwanted_descriptors.allow_interruptions()
+    allowed = allowed or Allowances.make()
     files = LocalFiles(backend, trusted)
     decode: _Decode = msgspec.msgpack.Decoder(ToBroker).decode
-    with socket.socket(fileno=served) as requests:
-        while request := _received(requests):
-            asked = decoded([request], decode)
-            if isinstance(asked, Say):
-                say(asked)
-                continue
-            if isinstance(asked, ProtocolError):
-                answered: _Answered = Refused(0, str(asked)), None
-            else:
-                answered = carry_out(asked, files)
-            if not _told(requests, *answered):
-                break
+    left_out = 0
+    requests = socket.socket(fileno=served)
+    unwanted_descriptors.refuse(requests)
+    while request := _received(requests, asker):
+        asked = decoded([request], decode)
+        if isinstance(asked, Say):
+            told = allowed.records.take()
+            left_out = say(asked, asked.lost + left_out) if told else left_out + asked.lost + 1
+            continue
+        if isinstance(asked, ProtocolError):
+            answered: _Answered = Refused(0, str(asked)[:REASON_CHARS_MAX]), None
+        else:
+            answered = carry_out(asked, files, allowed.renewals)
+        if not _told(requests, *answered):
+            break
+    unwanted_descriptors.close(requests)
     files.unlock_tokens()
     return 0
 
 
-def say(said: Say) -> None:
-    """Log what a synchroniser says, as its word: the log may not look as if others had said it."""
-    if said.lost:
-        lost = {"event": "log-records-lost", "records": said.lost, "saidBy": "synchroniser"}
-        log.warning("%d records of the synchroniser are lost", said.lost, extra=lost)
+def say(said: Say, lost: int) -> int:
+    """Log what a synchroniser says, as its word: the log may not look as if others had said it.
+    Before that, tell how many records of it were `lost`. Returns 0: they are told."""
+    if lost:
+        extra = {"event": "log-records-lost", "records": lost, "saidBy": "synchroniser"}
+        log.warning("%d records of the synchroniser are lost", lost, extra=extra)
     event = said.event if said.event in EVENTS else "synchroniser-said"
     level = logging.getLevelNamesMapping()[said.level.upper()]
     extra = {"event": event, "saidBy": "synchroniser"}
     log.log(level, "Synchroniser: %s", said.message, extra=extra)
+    return 0
 
 
-def carry_out(request: FileRequest, files: BackendFiles) -> _Answered:
+def carry_out(request: FileRequest, files: BackendFiles, renewals: Allowance) -> _Answered:
     """Carry out a request; return the answer to it."""
     try:
         match request:
@@ -103,7 +127,7 @@ def carry_out(request: FileRequest, files: BackendFiles) -> _Answered:
             case OpenReports():
                 return Opened(), files.open_reports()
             case LockTokens():
-                return (Done() if files.lock_tokens() else Held()), None
+                return (Done() if _locked(files, renewals) else Held()), None
             case ReplaceTokens(content):
                 files.replace_tokens(content)
             case UnlockTokens():
@@ -115,21 +139,39 @@ def carry_out(request: FileRequest, files: BackendFiles) -> _Answered:
     return Done(), None
 
 
-def _received(requests: socket.socket) -> bytes:
-    """Return the next request, "" once nobody asks any more."""
+def _locked(files: BackendFiles, renewals: Allowance) -> bool:
+    """Lock the tokens, unless that was done too often: new ones that a server gave are kept
+    whatever came before. Raises `OSError`."""
+    if renewals.left < 1:
+        raise OSError(errno.EAGAIN, "tokens were renewed too often")
+    return files.lock_tokens() and renewals.take()
+
+
+def _received(requests: socket.socket, asker: int) -> bytes:
+    """Return the next request, "" once nobody asks any more, or nobody may."""
+    poll = select.poll()
+    poll.register(requests, select.POLLIN)
+    poll.register(asker, select.POLLIN)
     try:
-        return requests.recv(REQUEST_BYTES_MAX)
+        if asker in dict(poll.poll()):
+            requests.shutdown(socket.SHUT_RD)  # what was asked before can still be read
+        with unwanted_descriptors.interrupted():
+            return requests.recv(REQUEST_BYTES_MAX)
     except ConnectionResetError:
         return b""  # whoever asked left an answer unread
 
 
 def _told(requests: socket.socket, answer: FromBroker, file: IO[bytes] | None) -> bool:
-    """Send an answer, and close the file that goes with it. False where nobody waits for it."""
+    """Send an answer, and close the file that goes with it. False where nobody waits for it, or
+    reads those before it."""
     with contextlib.ExitStack() as closing:
         descriptors = [] if file is None else [closing.enter_context(file).fileno()]
         try:
-            socket.send_fds(requests, [msgspec.msgpack.encode(answer)], descriptors)
-        except (BrokenPipeError, ConnectionResetError):
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+            packed = [msgspec.msgpack.encode(answer)]
+            # Not by `socket.send_fds`, which ignores its flags (fact P47).
+            requests.sendmsg(packed, [rights] if descriptors else [], socket.MSG_DONTWAIT)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return False
     return True
 

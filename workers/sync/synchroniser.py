@@ -1,8 +1,8 @@
 """Synchroniser process: carries out the pulls and reports that the supervisor orders.
 
 It parses text from outside, away from daemonDB, and keeps nothing between two exchanges. Of a
-daemon that is root it gives up all rights before the first (DESIGN 6). It exits on `Leave`, or
-at once when the supervisor is gone.
+daemon that is root it gives up all rights before the first (DESIGN 6). It leaves when the
+supervisor closes its socket, or is gone.
 """
 
 import importlib
@@ -14,43 +14,47 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 import msgspec
 from setproctitle import setproctitle
 
-from ...ipc import sockets
 from ...ipc.actions import Action
 from ...ipc.backends import BACKENDS
+from ...ipc.channel import ChildEnd
 from ...ipc.messages.sync import (
+    DETAIL_CHARS_MAX,
+    PAGE_ACTIONS_MAX,
+    PAGE_BYTES_MAX,
+    PAGE_IDS_MAX,
     BackendAddress,
     Connected,
     ErrorKind,
     ExchangeFailed,
     FromSynchroniser,
-    Leave,
     Page,
     Pull,
     Pulled,
     Send,
     ToSynchroniser,
 )
+from ...ipc.sockets import ProtocolError
 from ..host import log_lines, privileges
 from .backend_files import FilesOf, LocalFiles
 from .base import Backend, ExchangeError, Snapshot
 from .broker import BrokeredFiles, BrokeredLog
+from .http import deadline
 
-#: Bounds of a page, which is applied in a slice of one turn of the supervisor's loop.
-PAGE_ACTIONS_MAX = 100
-PAGE_BYTES_MAX = 128 * 1024
 #: Bounds of the address space: the interpreter with its threads, and multiples of a body.
 MEMORY_BYTES_BASE = 512 * 1024 * 1024
 MEMORY_BODIES_MAX = 16
 #: Niceness: a peer that keeps this process busy must not hold up the supervisor or a start.
 NICER_BY = 10
-#: Bound of one wait for an order, which is then simply repeated.
-ORDER_WAIT_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
+
+
+_Connection: TypeAlias = ChildEnd[ToSynchroniser, FromSynchroniser]
 
 
 class _UnreadError(Exception):
@@ -62,14 +66,13 @@ class _AloneError(Exception):
 
 
 def main(
-    name: str,
-    endpoint: str,
+    served: int,
     lifeline_fd: int,
     *,
     backend: BackendAddress | None = None,
     broker_fd: int | None = None,
 ) -> None:
-    """Serve the supervisor at `endpoint` under the routing id `name`, in a fresh child.
+    """Serve the supervisor by the socket `served`, in a fresh child.
 
     `lifeline_fd` is the read end of a pipe whose write end only the supervisor has. With
     `broker_fd`, a socket of a broker of the files of `backend`, it gives up its rights, and
@@ -92,22 +95,15 @@ def main(
         files = BrokeredFiles(asked)
         without_rights = WithoutRights(backend, files)
     threading.Thread(target=_leave_when_orphaned, args=(lifeline_fd,), daemon=True).start()
-    context = sockets.new_context()
-    connection: sockets.Connection[ToSynchroniser, FromSynchroniser] = sockets.Connection(
-        context,
-        endpoint,
-        receives=ToSynchroniser,
-        name=name,
-        frame_bytes_max=sockets.SYNC_FRAME_BYTES_MAX,
-    )
+    deadline.begin()  # without rights no thread can be made any more
+    connection: _Connection = ChildEnd(socket.socket(fileno=served), receives=ToSynchroniser)
     try:
         connection.send(Connected())
         _serve(connection, without_rights)
-    except (_AloneError, _UnreadError, sockets.ProtocolError) as error:
+    except (_AloneError, _UnreadError, ProtocolError) as error:
         log.error("The synchroniser leaves: %s", error, extra={"event": "synchroniser-left"})
     finally:
         connection.close()
-        context.term()
 
 
 def _leave_streams() -> None:
@@ -128,18 +124,10 @@ def _leave_when_orphaned(lifeline_fd: int) -> None:
     os._exit(0)
 
 
-def _serve(
-    connection: sockets.Connection[ToSynchroniser, FromSynchroniser],
-    without_rights: "WithoutRights | None",
-) -> None:
-    """Carry out exchanges until told to leave."""
+def _serve(connection: _Connection, without_rights: "WithoutRights | None") -> None:
+    """Carry out exchanges until the supervisor wants no more."""
     load = load_backend if without_rights is None else without_rights.load
-    while True:
-        order = connection.receive(timeout_seconds=ORDER_WAIT_SECONDS)
-        if isinstance(order, Leave):
-            return
-        if order is None:
-            continue
+    while (order := connection.receive()) is not None:
         _bound_memory(order.backend.max_body_bytes)
         for message in carry_out(order, load):
             if not connection.send(message, timeout_seconds=order.backend.timeout_seconds):
@@ -149,9 +137,9 @@ def _serve(
 
 
 class WithoutRights:
-    """The backend of a synchroniser that gives up its rights with its first order: by then it is
-    connected to the supervisor's socket, which is root's. Nothing from the network was read
-    before. It is made while the process has one thread."""
+    """The backend of a synchroniser that gives up its rights with its first order: by then it has
+    the threads that it needs. Nothing from the network was read before. It is made while the
+    process has one thread."""
 
     def __init__(self, backend: BackendAddress, files: BrokeredFiles) -> None:
         self._files = files
@@ -161,6 +149,9 @@ class WithoutRights:
             self._backend = load_backend(backend.kind, lambda _: files)
             self._backend.prepare()
             self._account = privileges.look_up(backend.user)
+            # A file of reports grows until its reader moves it.
+            keeps_reports = BACKENDS[backend.kind].needs == "path"
+            self._file_bytes_max = None if keeps_reports else privileges.FILE_BYTES_MAX
             privileges.prepare()
         except ExchangeError as error:
             self._refusal = error
@@ -176,7 +167,7 @@ class WithoutRights:
         """Return the backend, which has no rights. Raises `ExchangeError` (local)."""
         if self._refusal is None and self._has_rights:
             try:
-                privileges.become(self._account)
+                privileges.become(self._account, file_bytes_max=self._file_bytes_max)
             except OSError as error:
                 self._refusal = _cannot_become(error)
             self._has_rights = False
@@ -215,7 +206,7 @@ def carry_out(
         backend = load(order.backend.kind)
         result = backend.pull(order) if isinstance(order, Pull) else backend.send(order)
     except ExchangeError as error:
-        failed = (error.kind, error.detail, error.retry_after_seconds)
+        failed = (error.kind, error.detail[:DETAIL_CHARS_MAX], error.retry_after_seconds)
         yield ExchangeFailed(order.exchange, *failed)
     except MemoryError:
         detail = "cannot read the answer: it needs more memory than one exchange may use"
@@ -230,13 +221,15 @@ def carry_out(
 def _snapshot_messages(exchange: int, snapshot: Snapshot) -> Iterator[FromSynchroniser]:
     for actions in pages(snapshot.actions):
         yield Page(exchange, actions)
+    ids = snapshot.set_aside_ids
+    for start in range(0, len(ids), PAGE_IDS_MAX):
+        yield Page(exchange, set_aside_ids=ids[start : start + PAGE_IDS_MAX])
     yield Pulled(
         exchange,
         len(snapshot.actions),
         snapshot.etag,
         snapshot.digest,
         snapshot.set_aside,
-        snapshot.set_aside_ids,
         snapshot.set_aside_total,
         snapshot.unreadable_ids,
     )
@@ -258,8 +251,7 @@ def pages(actions: Iterable[Action]) -> Iterator[tuple[Action, ...]]:
 
 
 def _bound_memory(max_body_bytes: int) -> None:
-    """Limit the address space: a body that unpacks into too much fails one exchange only."""
+    """Limit the address space, for good: a body that unpacks into too much fails one exchange only.
+    Other settings have another synchroniser."""
     wanted = MEMORY_BYTES_BASE + MEMORY_BODIES_MAX * max_body_bytes
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    privileges.limit(resource.RLIMIT_AS, wanted)

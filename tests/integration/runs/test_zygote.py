@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,9 +131,14 @@ def test_a_stuck_zygote_never_blocks_the_supervisor(alone: Host):
 
 
 def test_a_synchroniser_is_forked_under_its_name_and_leaves_with_the_supervisor(alone: Host):
-    assert alone.zygote.ask(
-        ForkSynchroniser("sync-1", alone.server.endpoint, BackendAddress("file"))
-    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        asked = ForkSynchroniser("sync-1", BackendAddress("file"))
+        assert alone.zygote.ask(asked, theirs.fileno())
+        _synchronises_until_the_supervisor_is_gone(alone)
+
+
+def _synchronises_until_the_supervisor_is_gone(alone: Host) -> None:
     alone.wait(lambda: "sync-1" in alone.forked)
     pid = alone.forked["sync-1"][0].pid
     wait_for(lambda: pid in {p.identity.pid for p in read_identities(alone.runtime)})

@@ -56,7 +56,7 @@ def other_daemon(daemon: Daemon) -> int:
         return other.process.wait(15)
 
 
-@pytest.mark.parametrize("name", ["control.sock", "workers.sock", "sync.sock"])
+@pytest.mark.parametrize("name", ["control.sock", "workers.sock"])
 def test_a_socket_that_is_removed_is_made_anew(daemon: Daemon, name: str):
     for _ in range(2):
         (run_dir(daemon) / name).unlink()
@@ -82,7 +82,7 @@ def test_a_whole_runtime_directory_is_made_anew_with_its_mode(daemon: Daemon, mo
         run_dir(daemon).rename(daemon.root / "old")
     else:
         shutil.rmtree(run_dir(daemon))
-    mended(daemon, "the directory", "lock", "control.sock", "workers.sock", "sync.sock", "runs")
+    mended(daemon, "the directory", "lock", "control.sock", "workers.sock", "runs")
     assert run_dir(daemon).stat().st_mode & 0o766 == 0o700  # a run may let others search it
     assert daemon.ctl("ping").returncode == 0
     assert other_daemon(daemon) == 3

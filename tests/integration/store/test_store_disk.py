@@ -148,6 +148,22 @@ def test_a_disk_that_fails_ends_the_daemon_with_4_and_the_next_start_goes_on(dae
         assert daemon.terminate() == 0
 
 
+def test_what_is_withdrawn_is_written_though_what_is_new_does_not_fit(daemon: Daemon):
+    """As after a backend, or who had taken its place, that sent more than there is room for."""
+    script = daemon.script("s", "trap 'exit 0' TERM\nnote began\nsleep 600 & wait $!")
+    scripts = {"default": {"command": [script], "stop_grace": "2s"}}
+    daemon.configure(scripts=scripts, map_size="1MiB", backend={"report": False})
+    start_one(daemon)
+    daemon.send([entry(f"w{n}", 300, LONG, appNames=["x" * 200, str(n)]) for n in range(4000)])
+    in_state(daemon, "map-full")
+    wait_for(
+        lambda: daemon.action("a")["executionStatus"] == "WONT_FINISH",
+        seconds=30,
+        what="the withdrawal of a",
+    )
+    assert daemon.terminate() == 0
+
+
 def test_a_full_map_degrades_and_a_larger_one_takes_it_all(daemon: Daemon):
     script = daemon.script("s", "trap 'exit 0' TERM\nnote began\nsleep 600 & wait $!")
     scripts = {"default": {"command": [script], "stop_grace": "2s"}}

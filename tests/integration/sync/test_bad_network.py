@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from geosched.ipc.messages.sync import REPORTS_PER_EXCHANGE_MAX
 from geosched.supervisor.store.tables.outbox import REFUSALS_MAX
-from geosched.supervisor.sync.exchange import REPORTS_PER_EXCHANGE_MAX
 from geosched.supervisor.sync.report_sender import BACKLOG_PAUSE_SECONDS
 from support.backend import BackendServer
 from support.daemon import Daemon, daemon_installation, entry

@@ -24,16 +24,19 @@ import os, socket, sys
 import msgspec
 from geosched.ipc.messages.sync import BackendAddress, Pull, Report, Send
 from geosched.workers.sync import broker
+from geosched.workers.sync.http import deadline
 from geosched.workers.sync.http.client import load_late_parts
 from geosched.workers.sync.synchroniser import WithoutRights, carry_out
 
 def meets(backend):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asker = os.pidfd_open(os.getpid())
     if os.fork() == 0:
         ours.close()
-        os._exit(broker.main(theirs.detach(), backend))
+        os._exit(broker.main(theirs.detach(), backend, asker=asker))
     theirs.close()
     without_rights = WithoutRights(backend, broker.BrokeredFiles(ours))
+    deadline.begin()
     without_rights.load(backend.kind)
     late = []
     sys.addaudithook(lambda event, given: late.append(given[0]) if event == "import" else None)

@@ -13,8 +13,8 @@ import schemathesis
 import yaml
 from geosched.ipc import actions
 from geosched.ipc.actions import EntryError, ExecutionStatus, parse_entry
+from geosched.ipc.messages.sync import REPORTS_PER_EXCHANGE_MAX
 from geosched.supervisor.store.tables.outbox import REFUSALS_MAX
-from geosched.supervisor.sync.exchange import REPORTS_PER_EXCHANGE_MAX
 from hypothesis import HealthCheck, given, settings
 from support.backend import BackendServer
 from support.daemon import Daemon, daemon_installation, entry

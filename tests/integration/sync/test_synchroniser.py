@@ -1,27 +1,24 @@
 """The real synchroniser, as a process, ordered over its real socket."""
 
-import contextlib
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from geosched.ipc import sockets
+from geosched.ipc.channel import Channel
 from geosched.ipc.messages.sync import (
+    REPORTS_PER_EXCHANGE_MAX,
     Connected,
     ErrorKind,
     ExchangeFailed,
     FromSynchroniser,
-    Leave,
     NotModified,
     Page,
     Pull,
@@ -29,8 +26,8 @@ from geosched.ipc.messages.sync import (
     Report,
     Send,
     Taken,
-    ToSynchroniser,
 )
+from geosched.ipc.sockets import ProtocolError
 from geosched.workers.sync.synchroniser import MEMORY_BODIES_MAX, MEMORY_BYTES_BASE, NICER_BY
 from support.backend import BackendServer, address, entry
 from support.faults import MEBIBYTE
@@ -38,24 +35,26 @@ from support.wait import wait_for
 
 PROGRAM = (
     "import sys; from geosched.workers.sync.synchroniser import main;"
-    "main(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
+    "main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 
 
 class Ordered:
-    """A synchroniser that is running, and the supervisor's end of its socket and lifeline."""
+    """A synchroniser that is running, and the supervisor's end of its channel and lifeline."""
 
-    def __init__(self, server: "sockets.Server[FromSynchroniser, ToSynchroniser]") -> None:
-        self.server = server
+    def __init__(self) -> None:
+        self.channel: Channel[Any, Any] = Channel(receives=FromSynchroniser)
         lifeline, self._held = os.pipe()
-        command = [sys.executable, "-P", "-c", PROGRAM, "sync-1", server.endpoint, str(lifeline)]
-        self.process = subprocess.Popen(command, pass_fds=[lifeline], stderr=subprocess.PIPE)
+        with self.channel.open() as served:
+            given = [served.fileno(), lifeline]
+            command = [sys.executable, "-P", "-c", PROGRAM, *map(str, given)]
+            self.process = subprocess.Popen(command, pass_fds=given, stderr=subprocess.PIPE)
         os.close(lifeline)
         self._got: list[FromSynchroniser] = []
         self.connected = self.next(Connected)
 
-    def order(self, message: Pull | Send | Leave) -> None:
-        assert self.server.send(b"sync-1", message)
+    def order(self, message: Pull | Send) -> None:
+        assert self.channel.send(message)
 
     def next(self, kind: Any = object, *, seconds: float = 10.0) -> Any:
         """The next message, which has to be of a kind."""
@@ -65,8 +64,8 @@ class Ordered:
         return message
 
     def _received(self) -> bool:
-        for _, message in self.server.drain(10):
-            assert not isinstance(message, sockets.ProtocolError), message
+        for message in self.channel.drain():
+            assert not isinstance(message, ProtocolError), message
             self._got.append(message)
         return bool(self._got)
 
@@ -89,27 +88,16 @@ class Ordered:
 
     def end(self) -> None:
         self.drop_lifeline()
+        self.channel.close()
         self.process.kill()
         self.process.communicate(timeout=5)
 
 
 @pytest.fixture
 def ordered() -> Iterator[Ordered]:
-    folder = Path(tempfile.mkdtemp(prefix="gs-"))
-    context = sockets.new_context()
-    server: sockets.Server[FromSynchroniser, ToSynchroniser] = sockets.Server(
-        context,
-        folder / "sync.sock",
-        receives=FromSynchroniser,
-        frame_bytes_max=sockets.SYNC_FRAME_BYTES_MAX,
-    )
-    with contextlib.ExitStack() as closing:
-        closing.callback(shutil.rmtree, folder)
-        closing.callback(context.term)
-        closing.callback(server.close)
-        running = Ordered(server)
-        closing.callback(running.end)
-        yield running
+    running = Ordered()
+    yield running
+    running.end()
 
 
 @pytest.fixture
@@ -132,11 +120,11 @@ def test_it_makes_way_for_the_supervisor_and_for_starts(ordered: Ordered) -> Non
 def test_a_snapshot_crosses_in_pages_in_its_order(ordered: Ordered, backend: BackendServer) -> None:
     backend.set_actions([entry(f"a{number:04}") for number in range(1234)] + [{"id": "bad"}])
     pages, pulled = ordered.snapshot(Pull(5, address(url=backend.url), 0))
-    assert [page.exchange for page in pages] == [5] * 13
+    assert [page.exchange for page in pages] == [5] * 14
     sent = [action.id for page in pages for action in page.actions]
     assert sent == [f"a{number:04}" for number in range(1234)]
     assert (pulled.exchange, pulled.total) == (5, 1234)
-    assert (pulled.set_aside_ids, pulled.set_aside_total) == (("bad",), 1)
+    assert (pages[-1].set_aside_ids, pulled.set_aside_total) == (("bad",), 1)
     assert pulled.etag
     ordered.order(Pull(6, address(url=backend.url), 0, etag=pulled.etag))
     assert ordered.next() == NotModified(6)
@@ -217,7 +205,7 @@ def test_reports_are_sent_and_what_became_of_each_is_told(
 def test_many_reports_of_long_ids_are_sent_at_once(
     ordered: Ordered, backend: BackendServer
 ) -> None:
-    keys = [f"k{number}" for number in range(500)]
+    keys = [f"k{number}" for number in range(REPORTS_PER_EXCHANGE_MAX)]
     long_id = "😀" * 200
     reports = tuple(Report(key, long_id, "STARTED", 0, 1, "r", None, None, "due") for key in keys)
     ordered.order(Send(4, address(url=backend.url), reports))
@@ -238,8 +226,8 @@ def test_a_backend_of_an_unknown_kind_is_an_error_that_names_it(ordered: Ordered
     assert "gopher" in failed.detail
 
 
-def test_it_leaves_when_told_to(ordered: Ordered) -> None:
-    ordered.order(Leave())
+def test_it_leaves_when_its_channel_is_closed(ordered: Ordered) -> None:
+    ordered.channel.hang_up()
     assert ordered.left() == 0
 
 
@@ -276,5 +264,5 @@ def test_it_leaves_when_the_supervisor_does_not_read_a_snapshot(
 
 
 def test_an_order_that_it_cannot_read_makes_it_leave(ordered: Ordered) -> None:
-    ordered.server.socket.send_multipart([b"sync-1", b"\xc1"])
+    assert ordered.channel.send(None)
     assert ordered.left() == 0

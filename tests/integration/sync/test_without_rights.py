@@ -1,6 +1,5 @@
 """The synchroniser of a daemon that is root has no rights, and does its work all the same."""
 
-import contextlib
 import json
 import os
 import signal
@@ -22,14 +21,13 @@ from geosched.ipc.messages.sync import (
     Taken,
 )
 from geosched.ipc.messages.zygote import ForkFailed
-from geosched.workers.host import log_lines
 from geosched.workers.host.log_lines import MESSAGE_BYTES_MAX
 from geosched.workers.host.log_rate import OF_A_PROCESS
-from geosched.workers.host.log_relay import DroppingHandler
-from geosched.workers.host.privileges import PROCESSES_MAX, UNNAMED_UID
-from geosched.workers.sync import broker
+from geosched.workers.host.privileges import FILE_BYTES_MAX, UNNAMED_UID
+from geosched.workers.sync.synchroniser import MEMORY_BODIES_MAX, MEMORY_BYTES_BASE
 from geosched.workers.zygote import BROKERS_MAX
 from support.backend import BackendServer, address, entry
+from support.brokers import served_broker
 from support.oauth import ACCESS, OAuthServer, keep_tokens, kept_tokens
 from support.second_user import SECOND_USER, as_user
 from support.synchronisers import Synchronisers, synchronisers
@@ -87,7 +85,7 @@ def test_no_thread_of_it_has_the_user_groups_or_capabilities_of_root(
     exchanges.fork(where)
     assert isinstance(exchanges.pull(where), Pulled)
     threads = status_of_threads(exchanges.pid)
-    assert len(threads) >= 4, "libzmq has threads of its own, and the lifeline one"
+    assert len(threads) >= 3, "the lifeline has one, and the deadline"
     for thread in threads:
         assert thread["Uid"].split() == thread["Gid"].split() == [str(UNNAMED_UID)] * 4
         assert thread["Groups"] == ""
@@ -96,7 +94,7 @@ def test_no_thread_of_it_has_the_user_groups_or_capabilities_of_root(
             assert int(thread[each], 16) == 0, each
 
 
-def test_it_leaves_no_core_and_makes_few_processes(
+def test_it_leaves_no_core_makes_no_process_and_no_large_file(
     exchanges: Synchronisers, backend: BackendServer
 ) -> None:
     where = address(url=backend.url)
@@ -105,7 +103,10 @@ def test_it_leaves_no_core_and_makes_few_processes(
     limits = Path(f"/proc/{exchanges.pid}/limits").read_text()
     rows = {line[:26].strip(): line[26:].split()[:2] for line in limits.splitlines()}
     assert rows["Max core file size"] == ["0", "0"]
-    assert rows["Max processes"] == [str(PROCESSES_MAX)] * 2
+    assert rows["Max processes"] == ["0", "0"]
+    assert rows["Max file size"] == [str(FILE_BYTES_MAX)] * 2
+    memory = str(MEMORY_BYTES_BASE + MEMORY_BODIES_MAX * where.max_body_bytes)
+    assert rows["Max address space"] == [memory] * 2
 
 
 READ_MEMORY = """
@@ -136,6 +137,12 @@ from geosched.workers.host import privileges
 account = privileges.look_up("")
 privileges.prepare()
 privileges.become(account)
+try:
+    os.fork()
+except BlockingIOError:
+    pass
+else:
+    sys.exit("forked")
 for path in sys.argv[1:]:
     try:
         os.open(path, os.O_RDONLY)
@@ -316,20 +323,23 @@ def refused_for(exchanges: Synchronisers, where: BackendAddress, *reasons: str) 
     assert any(reason in answer.detail for reason in reasons), answer.detail
 
 
-def test_a_connection_that_it_lost_it_cannot_make_again_and_it_leaves_with_the_supervisor(
+def test_it_leaves_when_its_channel_is_closed(
     exchanges: Synchronisers, backend: BackendServer
 ) -> None:
-    """The socket is root's. The supervisor kills it as one that is late, and forks another."""
     where = address(url=backend.url)
     exchanges.fork(where)
     assert isinstance(exchanges.pull(where), Pulled)
-    pid = exchanges.pid
-    exchanges.listen_anew()
+    exchanges.channel.hang_up()
+    wait_for(lambda: not Path(f"/proc/{exchanges.pid}").exists(), what="it leaves")
+    wait_for(lambda: not exchanges.brokers(), what="its broker leaves")
+
+
+def test_it_leaves_with_the_supervisor(exchanges: Synchronisers, backend: BackendServer) -> None:
+    where = address(url=backend.url)
     exchanges.fork(where)
     assert isinstance(exchanges.pull(where), Pulled)
-    assert Path(f"/proc/{pid}").exists()
     exchanges.host.cut_lifeline()
-    wait_for(lambda: not Path(f"/proc/{pid}").exists(), what="it leaves")
+    wait_for(lambda: not Path(f"/proc/{exchanges.pid}").exists(), what="it leaves")
 
 
 # --- its broker --------------------------------------------------------------------------
@@ -339,7 +349,7 @@ def test_what_it_logs_its_broker_writes(actions: Path, capfd: pytest.CaptureFixt
     with synchronisers() as exchanges:
         exchanges.fork(address("file", path=str(actions)))
         (pid,) = wait_for(exchanges.brokers, what="the broker")
-        exchanges.server.socket.send_multipart([exchanges.name.encode(), b"\xc1"])
+        assert exchanges.channel.send(None)
         wait_for(lambda: not Path(f"/proc/{pid}").exists(), what="both leave")
         said = "error   Synchroniser: The synchroniser leaves: cannot read"
         assert said in capfd.readouterr().err
@@ -348,7 +358,7 @@ def test_what_it_logs_its_broker_writes(actions: Path, capfd: pytest.CaptureFixt
 def test_what_a_synchroniser_says_is_its_word_and_bounded(
     actions: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with served_broker(actions) as ours:
+    with served_broker(address("file", path=str(actions))) as ours:
         for number in range(3 * OF_A_PROCESS.at_once):
             text = f"{number}\n2026-01-01T00:00:00.000Z info    Started a\x1b[0m" + "x" * 5000
             ours.send(msgspec.msgpack.encode(Say("info", text, "run-started", 0)))
@@ -409,27 +419,8 @@ def test_a_broker_answers_what_it_cannot_read_or_leaves(
     asked: bytes, actions: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever has taken the synchroniser over has the other end."""
-    with served_broker(actions) as ours:
+    with served_broker(address("file", path=str(actions))) as ours:
         if asked:
             ours.send(asked)
             assert b"cannot read a message" in ours.recv(4096)
     assert capfd.readouterr().err == ""
-
-
-@contextlib.contextmanager
-def served_broker(actions: Path) -> Iterator[socket.socket]:
-    """A synchroniser's end of a broker, which has to leave without an error after that."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        log_lines.set_up("info", "json", DroppingHandler(2))
-        os._exit(broker.main(theirs.detach(), address("file", path=str(actions))))
-    theirs.close()
-    try:
-        with ours:
-            ours.settimeout(10)
-            yield ours
-    finally:
-        status = os.waitpid(pid, 0)[1]
-    assert status == 0

@@ -73,9 +73,7 @@ def test_workers_beyond_the_bound_are_forked_as_others_go(zygote: Zygote):
     assert children.next_deadline(Instant(0, 1.0)) is None  # they wait, and the loop need not turn
     turn(children)
     assert len(zygote.forked) == CHILDREN_MAX
-    children.fork_synchroniser(
-        "sync-1", "ipc://nowhere", BackendAddress()
-    )  # descriptors are kept for it
+    children.fork_synchroniser("sync-1", 0, BackendAddress())  # descriptors are kept for it
     assert len(zygote.forked) == CHILDREN_MAX + 1
     for _ in range(3):
         os.kill(zygote.forked[0], 9)

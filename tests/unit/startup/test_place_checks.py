@@ -35,7 +35,6 @@ ENTRIES: dict[str, Callable[[Path], object]] = {
     "run/daemondb.lock": Path.mkdir,
     "run/control.sock": Path.touch,
     "run/workers.sock": Path.mkdir,
-    "run/sync.sock": Path.touch,
     "run/runs": Path.touch,
     "run/results": Path.touch,
     "run/processes": Path.touch,

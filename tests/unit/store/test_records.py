@@ -50,12 +50,12 @@ STATES = (
 )
 ACTIONS = st.builds(
     Action,
-    TEXTS,
+    TEXTS.filter(bool),
     MOMENTS,
     MOMENTS,
     st.booleans(),
     st.lists(TEXTS, max_size=4).map(tuple),
-    TEXTS,
+    st.sampled_from(["default", "a.B-1_c"]),
     TEXTS,
 )
 ANY_RECORD = st.builds(

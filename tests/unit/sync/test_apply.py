@@ -17,6 +17,7 @@ from geosched.supervisor.sync.apply import (
     CALM_SECONDS,
     ENTRIES_PER_TURN_MAX,
     ENTRIES_PER_TURN_MIN,
+    ENTRIES_PER_TURN_SHORT,
     QUARANTINE_SHOWN_MAX,
     TURN_CPU_SECONDS_MAX,
     TURN_SECONDS_MAX,
@@ -78,9 +79,11 @@ def applying(
 ) -> Applying:
     named = tuple(set_aside)
     ids = tuple(entry.id for entry in named if entry.id is not None)
-    told = Pulled(1, 0, "", "", named, ids, len(named), unreadable_ids)
+    told = Pulled(1, 0, "", "", named, len(named), unreadable_ids)
     return Applying(
-        PackedSnapshot(deque(pack(tuple(page)) for page in pages), told),
+        PackedSnapshot(
+            deque(pack(tuple(page)) for page in pages), told, deque([pack(ids)] if ids else [])
+        ),
         store.read,
         store.open_keys,
         store.ended,
@@ -127,6 +130,18 @@ def test_additions_come_first_and_absences_last():
     decided = [change.after.action.id for turn in store.turns for change in turn]
     assert decided == ["new", "old"]
     assert store.statuses() == {"new": "NULL", "old": "WONT_START"}
+
+
+def test_absences_come_first_and_few_at_a_time_where_the_store_did_not_take_what_is_new():
+    gone = [f"old-{n:02}" for n in range(2 * ENTRIES_PER_TURN_SHORT + 1)]
+    store = Store(*(record(action_id=i) for i in gone))
+    applied = applying(store, [action("new")])
+    applied.short = True
+    store.apply(applied)
+    decided = [[change.after.action.id for change in turn] for turn in store.turns if turn]
+    assert [len(turn) for turn in decided] == [ENTRIES_PER_TURN_SHORT] * 2 + [1, 1]
+    assert decided[-1] == ["new"]
+    assert {*store.statuses().values()} == {"NULL", "WONT_START"}
 
 
 def test_what_changes_is_decided_in_the_turn_that_ends_the_snapshot():

@@ -40,10 +40,10 @@ class Known:
     ) -> Comparison:
         named = tuple(set_aside)
         ids = tuple(each.id for each in named if each.id is not None)
-        told = Pulled(1, len(sent), "", "", named, ids, len(named), unreadable_ids)
+        told = Pulled(1, len(sent), "", "", named, len(named), unreadable_ids)
         pages = deque(pack(sent[n : n + 50]) for n in range(0, len(sent), 50))
         comparison = Comparison(1)
-        comparison.pulled(PackedSnapshot(pages, told))
+        comparison.pulled(PackedSnapshot(pages, told, deque([pack(ids)] if ids else [])))
         while comparison.looking:
             self.turns.append(Turn(NOW, RULES, self.records.get, 0))
             comparison.slice(self.turns[-1], self.open_page)

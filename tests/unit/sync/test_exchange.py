@@ -1,129 +1,19 @@
 """The time of an exchange: a synchroniser that is late is killed where it hangs, and no other."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.ipc.messages.sync import (
-    BackendAddress,
-    Connected,
-    ErrorKind,
-    FromSynchroniser,
-    Leave,
-    NotModified,
-    Pull,
-    ToSynchroniser,
-)
-from geosched.ipc.sockets import Peer
+from geosched.ipc.messages.sync import BackendAddress, ErrorKind
 from geosched.supervisor.core.model import Instant
-from geosched.supervisor.participant import News
-from geosched.supervisor.sync.backoff import Backoff
 from geosched.supervisor.sync.exchange import (
     EXCHANGE_LATE_SECONDS_MAX,
     EXCHANGE_MARGIN_SECONDS,
     READERS_PER_EXCHANGE_MAX,
-    ExchangeRunner,
     Failed,
-    Outcome,
     PullDone,
 )
 from geosched.workers.host.liveness import Activity
-
-TIMEOUT_SECONDS = 30.0
-ASLEEP = Activity(7, 1.0, runnable=False)
-STARVED = Activity(7, 1.0, runnable=True)
-
-
-class Side:
-    """All that an exchange runner deals with: server, children, clock."""
-
-    endpoint = "ipc://nowhere"
-
-    def __init__(self, runtime_dir: Path) -> None:
-        self.seconds = 100.0
-        self.does = ASLEEP
-        self.forking: list[str] = []
-        self.forked_for: list[BackendAddress] = []
-        self.killed: list[str] = []
-        self.orders: list[ToSynchroniser] = []
-        self._living: set[str] = set()
-        self._said: list[tuple[Peer, FromSynchroniser]] = []
-        self._news = News()
-        address = BackendAddress(kind="http", timeout_seconds=TIMEOUT_SECONDS)
-        backoff = Backoff(runtime_dir / "backoff", self.now)
-        self.runner = ExchangeRunner(
-            self, self, address, backoff, monotonic_seconds=lambda: self.seconds
-        )
-
-    # --- the children -------------------------------------------------------------------
-
-    def fork_synchroniser(self, name: str, _endpoint: str, backend: BackendAddress) -> None:
-        self.forking.append(name)
-        self.forked_for.append(backend)
-
-    def get(self, name: str) -> object | None:
-        return self if name in self._living else None
-
-    def activity(self, name: str) -> Activity | None:
-        return self.does if name in self._living else None
-
-    def kill(self, name: str) -> None:
-        self.killed.append(name)
-        self._living.discard(name)
-
-    # --- the server ---------------------------------------------------------------------
-
-    def drain(self, _messages_max: int) -> Iterator[tuple[Peer, FromSynchroniser]]:
-        said, self._said = self._said, []
-        yield from said
-
-    def send(self, _routing_id: bytes, message: ToSynchroniser) -> bool:
-        self.orders.append(message)
-        return True
-
-    # --- what happens -------------------------------------------------------------------
-
-    @property
-    def now(self) -> Instant:
-        return Instant(0, self.seconds)
-
-    def pull(self) -> None:
-        self.runner.pull(self.now, etag="", digest="")
-
-    def forked(self) -> None:
-        """The zygote forks the newest that it was asked for, which connects."""
-        name = self.forking[-1]
-        self._living.add(name)
-        self._news.forked[name] = 7
-        self.say(Connected())
-
-    def not_forked(self, why: str) -> None:
-        """The zygote cannot fork the newest."""
-        self._news.failed[self.forking[-1]] = why
-
-    def ends_at_once(self) -> None:
-        """The newest is forked, and ends before it connects."""
-        self._news.forked[self.forking[-1]] = 7
-        self._news.gone.append(self.forking[-1])
-
-    def say(self, message: FromSynchroniser) -> None:
-        self._said.append((Peer(self.forking[-1].encode(), 0, 0, 7), message))
-
-    def answer(self) -> None:
-        order = self.orders[-1]
-        assert isinstance(order, Pull)
-        self.say(NotModified(order.exchange))
-
-    def wait(self, seconds: float) -> Outcome | None:
-        """The outcome within the time, of a loop that turns when the runner wants it to."""
-        until = self.seconds + seconds
-        while True:
-            news, self._news = self._news, News()
-            outcome = self.runner.gather(news, self.now)
-            if outcome is not None or self.seconds >= until:
-                return outcome
-            due = self.runner.next_deadline()
-            self.seconds = until if due is None else min(until, max(self.seconds, due) + 0.001)
+from support.exchange_side import STARVED, TIMEOUT_SECONDS, Side
 
 
 @pytest.fixture
@@ -238,7 +128,7 @@ def test_each_synchroniser_has_the_files_of_the_settings_that_it_was_forked_for(
     assert side.forked_for == [first], "the same settings need no other"
     side.runner.address = BackendAddress(kind="http", token_file="/another")
     side.pull()
-    assert Leave() in side.orders
+    assert side.killed == side.forking[:1]
     assert side.forked_for == [first, side.runner.address]
 
 
@@ -255,7 +145,7 @@ def test_settings_that_change_meanwhile_are_not_those_of_the_exchange(side: Side
 def test_a_clock_that_comes_to_be_believed_costs_no_synchroniser(side: Side) -> None:
     for believed in (False, True):
         at = Instant(0, side.seconds, believed=believed)
-        side.runner.pull(at, etag="", digest="")
+        side.runner.pull(at, etag="known", digest="")
         if not believed:
             side.forked()
         side.wait(0)

@@ -6,11 +6,20 @@ from typing import Any
 import msgspec
 import pytest
 from geosched.ipc.actions import Action
-from geosched.ipc.messages.sync import ErrorKind, NotModified, Page, Pull, Pulled
-from geosched.ipc.sockets import SYNC_FRAME_BYTES_MAX
+from geosched.ipc.channel import MESSAGE_BYTES_MAX
+from geosched.ipc.messages.sync import (
+    PAGE_ACTIONS_MAX,
+    PAGE_BYTES_MAX,
+    SET_ASIDE_MAX,
+    ErrorKind,
+    NotModified,
+    Page,
+    Pull,
+    Pulled,
+)
 from geosched.workers.sync.base import ExchangeError, Snapshot
-from geosched.workers.sync.bodies.snapshot import SET_ASIDE_MAX, digest_of, read_snapshot
-from geosched.workers.sync.synchroniser import PAGE_ACTIONS_MAX, PAGE_BYTES_MAX, pages
+from geosched.workers.sync.bodies.snapshot import digest_of, read_snapshot
+from geosched.workers.sync.synchroniser import pages
 from support.backend import address, entry
 
 NOW_US = 1_795_420_800_000_000  # 2026-11-23T08:00:00Z, when the windows of `entry` open
@@ -142,13 +151,13 @@ def test_the_names_of_what_is_set_aside_are_bounded_and_the_ids_are_not() -> Non
     assert snapshot.set_aside_total == SET_ASIDE_MAX + 250
 
 
-def test_ids_that_do_not_fit_a_frame_count_as_unreadable() -> None:
+def test_ids_beyond_a_bound_count_as_unreadable() -> None:
     broken = [{"id": f"{number:05}" + "€" * 195} for number in range(3000)]
     snapshot = read(broken)
     named = len(snapshot.set_aside_ids)
     assert 0 < named < 3000
     assert snapshot.unreadable_ids == 3000 - named
-    assert len(msgspec.msgpack.encode(_pulled(snapshot))) < SYNC_FRAME_BYTES_MAX
+    assert len(msgspec.msgpack.encode(_pulled(snapshot))) < MESSAGE_BYTES_MAX
 
 
 def _pulled(snapshot: Snapshot) -> Pulled:
@@ -158,7 +167,6 @@ def _pulled(snapshot: Snapshot) -> Pulled:
         "",
         snapshot.digest,
         snapshot.set_aside,
-        snapshot.set_aside_ids,
         snapshot.set_aside_total,
         snapshot.unreadable_ids,
     )
@@ -206,4 +214,4 @@ def test_pages_are_bounded_in_bytes() -> None:
 def test_the_longest_valid_action_fits_a_frame() -> None:
     longest = read([entry("😀" * 200, appNames=["😀" * 255] * 1000, args="x" * 16_000)])
     (page,) = pages(longest.actions)
-    assert len(msgspec.msgpack.encode(Page(1, page))) < SYNC_FRAME_BYTES_MAX
+    assert len(msgspec.msgpack.encode(Page(1, page))) < MESSAGE_BYTES_MAX

@@ -30,6 +30,7 @@ from .. import broker
 from ..backend_files import BackendFiles, LocalFiles
 from ..base import ExchangeError
 from ..bodies.snapshot import decode_strictly
+from ..http import deadline
 from ..http.client import Exchange, load_late_parts
 from ..http.errors import shown
 from .oauth import OAuthError, grant, post_form
@@ -101,14 +102,17 @@ def _files_of(backend: BackendAddress, owner: int) -> BackendFiles:
         return LocalFiles(backend, (owner,))
     account = privileges.look_up(backend.user)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asker = os.pidfd_open(os.getpid())
     if os.fork() == 0:
         ours.close()
         _leave_standard_output()
-        sys.exit(broker.main(theirs.detach(), backend, (owner,)))
+        sys.exit(broker.main(theirs.detach(), backend, asker=asker, trusted=(owner,)))
+    os.close(asker)
     theirs.close()
     load_late_parts()
     parent = os.getppid()
     privileges.prepare()
+    deadline.begin()
     privileges.become(account)
     set_parent_death_signal(signal.SIGTERM)  # the kernel forgot it with the user (prctl(2))
     if os.getppid() != parent:

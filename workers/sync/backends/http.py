@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Sequence
 
-from ....ipc.messages.sync import ErrorKind, NotModified, Pull, Report, Send, Taken
+from ....ipc.messages.sync import ETAG, ErrorKind, NotModified, Pull, Report, Send, Taken
 from ..auth.session import BackendExchange
 from ..backend_files import FilesOf, LocalFiles
 from ..base import Backend, ExchangeError, Snapshot
@@ -16,8 +16,6 @@ from ..bodies.status_reports import batch_body, batch_key, read_verdicts
 from ..http.client import Response, load_late_parts
 
 log = logging.getLogger(__name__)
-#: ETags that are kept and sent back: an opaque word.
-_ETAG = re.compile(r"[\x21-\x7e]{1,256}")
 #: Statuses of a whole batch that may be about one report in it.
 _ABOUT_A_REPORT = (400, 413, 422)
 
@@ -41,7 +39,7 @@ class HttpBackend(Backend):
                 raise answer.refusal()
             body = answer.read()
         etag = answer.headers.get("ETag", "")
-        return read_snapshot(body, etag if _ETAG.fullmatch(etag) else "", pull)
+        return read_snapshot(body, etag if re.match(ETAG, etag) else "", pull)
 
     def send(self, send: Send) -> Taken:
         """Send all at once; halve a batch that is refused as a whole, down to the report at fault.

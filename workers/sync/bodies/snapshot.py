@@ -13,18 +13,21 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from ....ipc.actions import Action, EntryError, parse_entry
-from ....ipc.instants import SECOND_US
-from ....ipc.messages.sync import ErrorKind, NotModified, Pull, SetAside
+from ....ipc.messages.sync import (
+    LONG_OVER_US,
+    REASON_CHARS_MAX,
+    SET_ASIDE_MAX,
+    ErrorKind,
+    NotModified,
+    Pull,
+    SetAside,
+)
 from ..base import ExchangeError, Snapshot
 
-#: Entries set aside that are named with their reason.
-SET_ASIDE_MAX = 100
-#: All ids of entries set aside, which travel in one frame.
+#: All ids of entries set aside that are passed on.
 SET_ASIDE_IDS_BYTES_MAX = 1024 * 1024
 #: Bytes that msgpack adds to a string, at most.
 _STRING_BYTES_MORE = 5
-#: An entry whose window ended this long ago does not count towards `max_actions`.
-LONG_OVER_US = 24 * 60 * 60 * SECOND_US
 
 _DIFFERENT_TWINS = "cannot use the entry: its id is sent twice with different content"
 
@@ -135,11 +138,13 @@ class _SortedOut:
             return
         self.nameless_total += 1
         if self.nameless_total <= SET_ASIDE_MAX:
-            self._nameless.append(SetAside(None, error.reason))
+            self._nameless.append(SetAside(None, error.reason[:REASON_CHARS_MAX]))
 
     def snapshot(self, etag: str, digest: str) -> Snapshot:
         ids = _that_fit(self.bad)
-        named = [SetAside(action_id, reason) for action_id, reason in self.bad.items()]
+        named = [
+            SetAside(action_id, reason[:REASON_CHARS_MAX]) for action_id, reason in self.bad.items()
+        ]
         return Snapshot(
             tuple(action for action in self.good.values() if action.id not in self.bad),
             etag,
@@ -153,7 +158,7 @@ class _SortedOut:
 
 
 def _that_fit(ids: Iterable[str]) -> tuple[str, ...]:
-    """Return the first ids, as many as fit their part of a frame."""
+    """Return the first ids, as many as are passed on."""
     fitting: list[str] = []
     left_bytes = SET_ASIDE_IDS_BYTES_MAX
     for action_id in ids:

@@ -10,10 +10,7 @@ import msgspec
 
 from ....ipc.actions import ExecutionStatus
 from ....ipc.instants import format_instant
-from ....ipc.messages.sync import Report
-
-#: Length of a text from outside that is kept.
-ERROR_CHARS_MAX = 200
+from ....ipc.messages.sync import ERROR_CHARS_MAX, Report
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 

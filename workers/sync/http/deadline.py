@@ -2,7 +2,8 @@
 
 The time-outs of `requests` bound the silence between two bytes, so a peer that sends a header
 byte by byte can hold up a call for ever, and the call cannot be interrupted: at the deadline
-its connection is shut down (fact B1). The resolver is out of reach; the supervisor kills a
+its connection is shut down (fact B1), by one thread for all exchanges of a process, because one
+without rights can make no other. The resolver is out of reach; the supervisor kills a
 synchroniser past its deadline.
 """
 
@@ -23,8 +24,6 @@ class Deadline:
         self._ends_monotonic = 0.0
         self._held: list[socket.socket] = []
         self._lock = threading.Lock()
-        self._timer = threading.Timer(seconds, self._shut_down)
-        self._timer.daemon = True
 
     @property
     def passed(self) -> bool:
@@ -43,9 +42,9 @@ class Deadline:
         with self._lock:
             self._held.append(socket.socket(fileno=os.dup(connection.fileno())))
         if self.passed:
-            self._shut_down()
+            self.shut_down()
 
-    def _shut_down(self) -> None:
+    def shut_down(self) -> None:
         with self._lock:
             for connection in self._held:
                 with contextlib.suppress(OSError):  # it is gone already
@@ -53,7 +52,7 @@ class Deadline:
 
     def __enter__(self) -> Self:
         self._ends_monotonic = time.monotonic() + self.seconds
-        self._timer.start()
+        _watch.add(self)
         return self
 
     def __exit__(
@@ -62,7 +61,51 @@ class Deadline:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._timer.cancel()
+        _watch.remove(self)
         with self._lock:
             while self._held:
                 self._held.pop().close()
+
+
+class _Watch:
+    """The deadlines that have begun, and the thread that waits for them."""
+
+    def __init__(self) -> None:
+        self._deadlines: set[Deadline] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        with self._changed:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+
+    def add(self, deadline: Deadline) -> None:
+        self.begin()
+        with self._changed:
+            self._deadlines.add(deadline)
+            self._changed.notify()
+
+    def remove(self, deadline: Deadline) -> None:
+        with self._changed:
+            self._deadlines.discard(deadline)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                left = [each.left_seconds for each in self._deadlines]
+                if not left or min(left) > 0:
+                    self._changed.wait(min(left, default=None))
+                passed = {each for each in self._deadlines if each.passed}
+                self._deadlines -= passed
+            for each in passed:
+                each.shut_down()
+
+
+_watch = _Watch()
+
+
+def begin() -> None:
+    """Make the thread that waits for deadlines, while this process may make threads."""
+    _watch.begin()
