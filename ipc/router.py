@@ -20,17 +20,8 @@ from typing import Any, Generic, NamedTuple
 import msgspec
 
 from . import unwanted_descriptors, zmtp
-from .sockets import (
-    FRAME_BYTES_MAX,
-    Peer,
-    ProtocolError,
-    Received,
-    Sent,
-    bind_file,
-    decoded,
-    endpoint,
-    is_at,
-)
+from .sockets import Peer, bind_file, endpoint, is_at
+from .wire import FRAME_BYTES_MAX, ProtocolError, Received, Sent, decoded
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +65,7 @@ class _Connection:
         self.socket = opened
         self.peer = peer
         self.decoder = zmtp.Decoder(message_bytes_max=message_bytes_max)
-        self.unsent = bytearray(zmtp.OPENING)
+        self.unsent = bytearray(zmtp.OPENING_OF_ROUTER)
         self.wanted = select.EPOLLIN
         self.ended = False  # nothing more comes from the peer
         self.attached = False  # it sent descriptors, which nobody has asked for

@@ -16,7 +16,8 @@ from ..ipc.messages.runs import FromWorker, ToWorker
 from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
 from ..ipc.messages.views import LimitsView
 from ..ipc.router import Bounds, Router
-from ..ipc.sockets import SYNC_FRAME_BYTES_MAX, BindError, Poller, Server, new_context
+from ..ipc.sockets import BindError, Poller, Server, new_context
+from ..ipc.wire import SYNC_FRAME_BYTES_MAX
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.host.liveness import JudgeClock
 from ..workers.zygote_client import ZygoteClient

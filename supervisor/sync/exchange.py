@@ -28,7 +28,8 @@ from ...ipc.messages.sync import (
     Taken,
     ToSynchroniser,
 )
-from ...ipc.sockets import ProtocolError, Server
+from ...ipc.sockets import Server
+from ...ipc.wire import ProtocolError
 from ...workers.host.linux import give_memory_back
 from ...workers.host.liveness import Activity, AnswerWait, patience_seconds
 from ..core.model import Instant

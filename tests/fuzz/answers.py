@@ -25,7 +25,7 @@ from geosched.ipc.messages.sync import (
     Report,
     Send,
 )
-from geosched.ipc.sockets import SYNC_FRAME_BYTES_MAX
+from geosched.ipc.wire import SYNC_FRAME_BYTES_MAX
 from geosched.workers.sync.auth import device_flow, oauth
 from geosched.workers.sync.backends import trpc
 from geosched.workers.sync.base import ExchangeError, Snapshot

@@ -23,6 +23,7 @@ from geosched.ipc.messages.sync import (
     ToSynchroniser,
 )
 from geosched.ipc.messages.zygote import Forked, ForkFailed, ForkSynchroniser
+from geosched.ipc.wire import SYNC_FRAME_BYTES_MAX, ProtocolError
 
 from .wait import wait_for
 from .workers import Host, host
@@ -45,7 +46,7 @@ class Synchronisers:
             self.host.context,
             self.host.runtime.sync_socket,
             receives=FromSynchroniser,
-            frame_bytes_max=sockets.SYNC_FRAME_BYTES_MAX,
+            frame_bytes_max=SYNC_FRAME_BYTES_MAX,
         )
 
     def listen_anew(self) -> None:
@@ -105,7 +106,7 @@ class Synchronisers:
 
     def _received(self) -> bool:
         for _, message in self.server.drain(10):
-            assert not isinstance(message, sockets.ProtocolError), message
+            assert not isinstance(message, ProtocolError), message
             self._got.append(message)
         return bool(self._got)
 

@@ -20,8 +20,8 @@ FLOORS = {
     "": ("ipc", "workers", "supervisor"),
     "ipc": (
         "backends digests failpoints foreign_text instants paths signals standard_streams"
-        " thread_probe unwanted_descriptors zmtp",
-        "actions sockets",
+        " thread_probe unwanted_descriptors wire zmtp",
+        "actions dealer sockets",
         "messages router",
         "client",
         "ctl",

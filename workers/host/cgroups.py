@@ -61,7 +61,7 @@ class Group(msgspec.Struct, frozen=True):
     def join(self) -> None:
         """Move this process, which has one thread, into it. Where that fails, the run is still
         found by its tree."""
-        _write(self.path / self._hierarchy.join_file, "0")
+        _write(f"{self.path}/{self._hierarchy.join_file}", "0")
 
     def leave(self) -> bool:
         """Move this process, with all its threads, to the group above those of the instance.
@@ -241,11 +241,14 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _write(path: Path, text: str) -> bool:
+def _write(path: str | Path, text: str) -> bool:
     """Write to a file. False where that fails: a group may be gone, a kernel too old."""
     try:
-        with path.open("r+") as file:
-            file.write(text)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
     except OSError:
         return False
     return True

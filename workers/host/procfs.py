@@ -4,6 +4,7 @@ Only reads. About a process that is gone every function returns None or nothing:
 and no error. Without a descriptor to look with they raise `OSError`, but for `activity`.
 """
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -104,8 +105,9 @@ def below(ancestor: int) -> dict[int, Stat]:
     return found
 
 
+@functools.cache
 def boot_id() -> str:
-    """Return the identity of this boot of the kernel."""
+    """Return the identity of this boot of the kernel, which is read once."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 

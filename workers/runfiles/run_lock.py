@@ -41,7 +41,7 @@ class RunLockedError(Exception):
 
 def take_run_lock(runtime: Runtime, run_id: str) -> int:
     """Take the lock of a run. Returns its descriptor. Raises `RunLockedError`, `OSError`."""
-    path = runtime.runs / run_id
+    path = f"{runtime.runs}/{run_id}"
     for _ in range(LOCK_TRIES_MAX):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

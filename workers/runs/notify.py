@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import re
+import select
 import socket
 import stat
 import struct
@@ -18,7 +19,6 @@ from typing import NamedTuple
 import msgspec
 
 from ...ipc import unwanted_descriptors
-from ...ipc.sockets import Poller
 from ..host import procfs
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class NotifySocket:
     """
 
     def __init__(
-        self, path: Path, uid: int, poller: Poller, belongs: Callable[[int], bool]
+        self, path: Path, uid: int, poll: select.poll, belongs: Callable[[int], bool]
     ) -> None:
         """`path` is in a directory of this user's alone, `uid` the script's user; `belongs` tests
         a living pid for being one of the run's. Raises `OSError`."""
@@ -72,7 +72,7 @@ class NotifySocket:
         self.refused = 0
         self._path = path
         self._uid = uid
-        self._poller = poller
+        self._poll = poll
         self._belongs = belongs
         self._told = ""
         self._sockets: list[socket.socket] = []
@@ -119,13 +119,13 @@ class NotifySocket:
             made, self._file = _bound(directory, self._path.name, self._uid)
         finally:
             os.close(directory)
-        self._poller.watch(made.fileno())
+        self._poll.register(made.fileno(), select.POLLIN)
         self._sockets.append(made)
         if len(self._sockets) > SOCKETS_MAX:
             self._close(self._sockets.pop(1))  # most are connected to the first
 
     def _close(self, opened: socket.socket) -> None:
-        self._poller.forget(opened.fileno())
+        self._poll.unregister(opened.fileno())
         unwanted_descriptors.close(opened)
 
     def _receive(self) -> "_Message | None":

@@ -34,6 +34,7 @@ from ...ipc.messages.sync import (
     Send,
     ToSynchroniser,
 )
+from ...ipc.wire import SYNC_FRAME_BYTES_MAX, ProtocolError
 from ..host import log_lines, privileges
 from .backend_files import FilesOf, LocalFiles
 from .base import Backend, ExchangeError, Snapshot
@@ -98,12 +99,12 @@ def main(
         endpoint,
         receives=ToSynchroniser,
         name=name,
-        frame_bytes_max=sockets.SYNC_FRAME_BYTES_MAX,
+        frame_bytes_max=SYNC_FRAME_BYTES_MAX,
     )
     try:
         connection.send(Connected())
         _serve(connection, without_rights)
-    except (_AloneError, _UnreadError, sockets.ProtocolError) as error:
+    except (_AloneError, _UnreadError, ProtocolError) as error:
         log.error("The synchroniser leaves: %s", error, extra={"event": "synchroniser-left"})
     finally:
         connection.close()

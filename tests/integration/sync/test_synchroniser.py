@@ -31,6 +31,7 @@ from geosched.ipc.messages.sync import (
     Taken,
     ToSynchroniser,
 )
+from geosched.ipc.wire import SYNC_FRAME_BYTES_MAX, ProtocolError
 from geosched.workers.sync.synchroniser import MEMORY_BODIES_MAX, MEMORY_BYTES_BASE, NICER_BY
 from support.backend import BackendServer, address, entry
 from support.faults import MEBIBYTE
@@ -66,7 +67,7 @@ class Ordered:
 
     def _received(self) -> bool:
         for _, message in self.server.drain(10):
-            assert not isinstance(message, sockets.ProtocolError), message
+            assert not isinstance(message, ProtocolError), message
             self._got.append(message)
         return bool(self._got)
 
@@ -101,7 +102,7 @@ def ordered() -> Iterator[Ordered]:
         context,
         folder / "sync.sock",
         receives=FromSynchroniser,
-        frame_bytes_max=sockets.SYNC_FRAME_BYTES_MAX,
+        frame_bytes_max=SYNC_FRAME_BYTES_MAX,
     )
     with contextlib.ExitStack() as closing:
         closing.callback(shutil.rmtree, folder)

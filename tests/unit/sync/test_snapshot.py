@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from geosched.ipc.actions import Action
 from geosched.ipc.messages.sync import ErrorKind, NotModified, Page, Pull, Pulled
-from geosched.ipc.sockets import SYNC_FRAME_BYTES_MAX
+from geosched.ipc.wire import SYNC_FRAME_BYTES_MAX
 from geosched.workers.sync.base import ExchangeError, Snapshot
 from geosched.workers.sync.bodies.snapshot import SET_ASIDE_MAX, digest_of, read_snapshot
 from geosched.workers.sync.synchroniser import PAGE_ACTIONS_MAX, PAGE_BYTES_MAX, pages
