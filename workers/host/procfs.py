@@ -85,8 +85,8 @@ def children(pid: int) -> list[int]:
     found: list[int] = []
     for thread in threads:  # each lists the children that it forked
         try:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                found += map(int, file.read().split())
+            with FileIO(f"/proc/{pid}/task/{thread}/children") as file:
+                found += map(int, file.readall().split())
         except OSError as error:
             raise_shortage(error)
     return found
@@ -120,7 +120,7 @@ def stat(pid: int) -> Stat | None:
         return None
     # The name is in parentheses, and may contain blanks and parentheses.
     fields = line[line.rindex(b")") + 2 :].split()
-    ticks = sum(int(field) for field in fields[11:15])
+    ticks = sum(map(int, fields[11:15]))
     return Stat(
         pid,
         fields[0].decode(),

@@ -77,7 +77,9 @@ def load_all(runtime: Runtime) -> list[RunResult]:
 def remove(runtime: Runtime, run_id: str) -> None:
     """Remove a result. Where that fails, the next start finds it, and settles it again."""
     try:
-        (runtime.results / run_id).unlink(missing_ok=True)
+        os.unlink(f"{runtime.results}/{run_id}")
+    except FileNotFoundError:
+        return
     except OSError as error:
         log.warning(
             "Cannot remove the kept result of run %s: %s",

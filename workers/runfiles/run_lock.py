@@ -62,7 +62,9 @@ def take_run_lock(runtime: Runtime, run_id: str) -> int:
 def release_run_lock(runtime: Runtime, run_id: str, descriptor: int) -> None:
     """Remove the lock file, then release the lock."""
     try:
-        (runtime.runs / run_id).unlink(missing_ok=True)
+        os.unlink(f"{runtime.runs}/{run_id}")
+    except FileNotFoundError:
+        log.debug("Somebody has removed the lock of run %s", run_id)
     except OSError as error:
         log.warning(
             "Cannot remove the lock of run %s: %s",

@@ -8,7 +8,6 @@ import logging
 import os
 import select
 import time
-from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
@@ -115,7 +114,7 @@ class ActiveRun:
             users=frozenset((self._script.uid,)),
         )
         self._watchdog = Watchdog(order.watchdog_seconds, time.monotonic())
-        output = Output(Path(order.output_path), order.output_bytes_max)
+        output = Output(order.output_path, order.output_bytes_max)
         self._pump = Pump(self._script.output, output, poll)
         poll.register(self._script.pidfd, select.POLLIN)
 
@@ -281,7 +280,7 @@ def _notify_socket(
     `CannotStartError`."""
     uid = os.geteuid() if credentials is None else credentials.uid
     worker = os.getpid()
-    path = runtime.notify_socket(worker)
+    path = f"{runtime.notify}/{worker}"
     try:
         notify = NotifySocket(path, uid, poll, lambda pid: procfs.is_below(pid, worker))
     except OSError as error:

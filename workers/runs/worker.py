@@ -113,7 +113,7 @@ class Worker:
             now = time.monotonic()
             # Messages before the lifeline: a stop that was still sent has the better reason.
             self._hear_supervisor(now)
-            if not self._orphaned and any(at == self._world.lifeline for at, _ in ready):
+            if not self._orphaned and self._world.lifeline in dict(ready):
                 self._lose_supervisor(now)
             self._turn(now)
         if self._preforked is not None:
@@ -283,7 +283,7 @@ def _join(group: Group | None) -> Group | None:
     except OSError as error:
         log.warning(
             "Cannot use the cgroup %s, going on without: %s",
-            group.path,
+            group.directory,
             error,
             extra={"event": "no-cgroup"},
         )
