@@ -15,14 +15,13 @@ from pathlib import Path
 import msgspec
 
 from . import procfs
-from .files import raise_shortage
+from .files import raise_shortage, read_all
 from .procfs import Stat
 from .signalling import signal_process
 
 log = logging.getLogger(__name__)
 
 CGROUP2, CGROUP1, TREE = "cgroup2", "cgroup1", "tree"
-_PIECE_BYTES = 4096
 
 
 #: The directories of instances, as `detect` names them by boot and place.
@@ -245,20 +244,13 @@ def _locked(directory: Path, operation: int) -> int:
 
 
 def _read(path: str) -> str:
-    """Read a file, without what a stream costs; "" where that fails. Raises `OSError` where there
-    is no descriptor to read it with."""
-    content = b""
+    """Return the text of a file; "" where it cannot be read. Raises `OSError` where there is no
+    descriptor to read it with."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            while piece := os.read(descriptor, _PIECE_BYTES):
-                content += piece
-        finally:
-            os.close(descriptor)
+        return os.fsdecode(read_all(path))
     except OSError as error:
         raise_shortage(error)
         return ""
-    return os.fsdecode(content)
 
 
 def _write(path: str, text: str) -> bool:

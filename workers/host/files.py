@@ -8,6 +8,7 @@ from typing import IO
 
 #: The suffix of a file that is not complete yet.
 TEMPORARY = ".tmp"
+PIECE_BYTES = 4096
 #: Of the daemon and of all its commands, whatever they are started with: files have the modes
 #: that they are made with.
 UMASK = 0o022
@@ -32,6 +33,18 @@ def write_all(descriptor: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def read_all(path: str) -> bytes:
+    """Read a file of the kernel's to its end, without what a stream costs. Raises `OSError`."""
+    content = b""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while piece := os.read(descriptor, PIECE_BYTES):
+            content += piece
+    finally:
+        os.close(descriptor)
+    return content
 
 
 def fsync_path(path: str | Path) -> None:

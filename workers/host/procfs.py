@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from ...ipc.messages.base import Count, Pid
-from .files import is_shortage, raise_shortage
+from .files import is_shortage, raise_shortage, read_all
 from .liveness import UNSEEN, Activity
 
 INSTANCE_VARIABLE = "GEOSCHED_INSTANCE"
@@ -85,8 +85,7 @@ def children(pid: int) -> list[int]:
     found: list[int] = []
     for thread in threads:  # each lists the children that it forked
         try:
-            with FileIO(f"/proc/{pid}/task/{thread}/children") as file:
-                found += map(int, file.readall().split())
+            found += map(int, read_all(f"/proc/{pid}/task/{thread}/children").split())
         except OSError as error:
             raise_shortage(error)
     return found
@@ -101,7 +100,8 @@ def below(ancestor: int) -> dict[int, Stat]:
         for child in children(rest.pop()):
             if child not in found and (known := stat(child)) is not None:
                 found[child] = known
-                rest.append(child)
+                if not known.ended:  # its children are others' by then
+                    rest.append(child)
     return found
 
 
