@@ -1,5 +1,6 @@
 """Our DEALER against servers that stall, die, drip, send garbage, or too much."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -284,6 +285,25 @@ def test_pings_whose_answers_are_not_read_cost_the_connection(server: RawServer,
         return False
 
     wait_for(closed)
+
+
+def test_an_answer_to_a_ping_is_not_sent_within_a_message(server: RawServer, client: Client):
+    opened = server.greeted(client)
+    message = frame(packed(b"a" * 1024**2))
+    assert client.dealer.send(b"a" * 1024**2)
+    opened.sendall(frame(b"\x04PING\0\0", command=True))
+    client.turn(1)
+    opened.setblocking(False)
+    found = bytearray()
+
+    def all_arrived() -> bool:
+        client.turn()
+        with contextlib.suppress(BlockingIOError):
+            found.extend(opened.recv(65_536))
+        return len(found) >= len(message) + 7
+
+    wait_for(all_arrived, pause_seconds=0)
+    assert found == message + frame(b"\x04PONG", command=True)
 
 
 def test_a_client_that_is_closed_leaves_nothing_open_or_watched(server: RawServer, client: Client):
