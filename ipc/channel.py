@@ -15,7 +15,7 @@ from typing import Any, Generic
 import msgspec
 
 from . import unwanted_descriptors
-from .sockets import ProtocolError, Received, Sent, decoded
+from .wire import ProtocolError, Received, Sent, decoded
 
 #: The longest valid action (1000 apps of 255 characters of four bytes, and its arguments) fits.
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024

@@ -12,15 +12,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from .messages.control import Accepted, Answer, Call, Progress, RefusalKind, Refused, Reply, Request
-from .sockets import (
-    REPLY_FRAME_BYTES_MAX,
-    Connection,
-    ProtocolError,
-    endpoint,
-    listening,
-    new_context,
-)
+from .sockets import Connection, endpoint, listening, new_context
 from .thread_probe import thread_refused
+from .wire import REPLY_FRAME_BYTES_MAX, ProtocolError
 
 #: After this silence a daemon counts as not answering (INTERFACE, "Commands").
 SILENCE_SECONDS_MAX = 5.0

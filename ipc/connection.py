@@ -22,7 +22,7 @@ class Connection:
         self.socket = opened
         self.peer = peer
         self.decoder = zmtp.Decoder(message_bytes_max=message_bytes_max)
-        self.unsent = bytearray(zmtp.OPENING)
+        self.unsent = bytearray(zmtp.OPENING_OF_ROUTER)
         self.wanted = select.EPOLLIN
         self.ended = False  # nothing more comes from the peer
         self.attached = False  # it sent descriptors, which nobody has asked for

@@ -10,40 +10,32 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple
 
 import msgspec
 import zmq
 
 from . import unwanted_descriptors
 from .paths import ENDPOINT_PATH_BYTES_MAX
+from .wire import (
+    ENDPOINT_SCHEME,
+    FRAME_BYTES_MAX,
+    HANDSHAKE_MILLISECONDS_MAX,
+    QUEUED_MESSAGES_MAX,
+    RECONNECT_MILLISECONDS,
+    RECONNECT_MILLISECONDS_MAX,
+    ProtocolError,
+    Received,
+    Sent,
+    decoded,
+)
 
-FRAME_BYTES_MAX = 256 * 1024
-#: Of what the daemon answers: the longest valid action (1000 apps of 255 characters of four
-#: bytes) fits a frame.
-REPLY_FRAME_BYTES_MAX = 2 * 1024 * 1024
-#: Messages that may wait for one peer, in each direction.
-QUEUED_MESSAGES_MAX = 64
 #: Connections of a `Server` that wait to be accepted, as by libzmq itself.
 _BACKLOG = 100
-#: A peer that sends nothing after it connected is dropped after this time (fact Z6).
-HANDSHAKE_MILLISECONDS_MAX = 2000
-#: The pauses of a peer that cannot connect double between these. To begin with they are short:
-#: while somebody else fills the queue of a listener, each try is a matter of luck (fact Z18).
-RECONNECT_MILLISECONDS = 10
-RECONNECT_MILLISECONDS_MAX = 320
 #: Descriptors of a context with one socket that is connected: seven by count.
 CONTEXT_DESCRIPTORS = 8
-
-Received = TypeVar("Received")
-Sent = TypeVar("Sent")
-
-
-class ProtocolError(Exception):
-    """A message that cannot be read: it is of no process of ours, or of another version."""
-
 
 #: In place of the ids of a peer that cannot be told.
 UNKNOWN = -1
@@ -73,18 +65,6 @@ def new_context() -> "zmq.Context[zmq.Socket[bytes]]":
     context = zmq.Context(io_threads=1)
     context.set(zmq.MAX_SOCKETS, 64)
     return context
-
-
-def decoded(
-    frames: Sequence[bytes | memoryview], decode: Callable[[bytes | memoryview], Received]
-) -> Received | ProtocolError:
-    """Return a message, which is one frame; or the error where it cannot be read."""
-    if len(frames) != 1:
-        return ProtocolError(f"cannot read a message of {len(frames)} frames")
-    try:
-        return decode(frames[0])
-    except (ValueError, RecursionError) as error:
-        return ProtocolError(f"cannot read a message: {error}")
 
 
 class Server(Generic[Received, Sent]):
@@ -255,7 +235,7 @@ def endpoint(path: Path) -> str:
         raise OSError(
             f"cannot use the socket path {path}: longer than {ENDPOINT_PATH_BYTES_MAX} bytes"
         )
-    return f"ipc://{path}"
+    return f"{ENDPOINT_SCHEME}{path}"
 
 
 def listening(path: Path, *, timeout_seconds: float = 1.0) -> bool:

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import signal
 import socket
-from collections.abc import Iterator
 
 INTERRUPTED_AFTER_SECONDS = 0.001
 #: <asm-generic/socket.h>, Linux 6.16 or later.
@@ -30,15 +29,21 @@ def allow_interruptions() -> None:
     signal.signal(signal.SIGALRM, lambda *_: None)
 
 
-@contextlib.contextmanager
-def interrupted() -> Iterator[None]:
+class _Interrupted(contextlib.AbstractContextManager[None]):
+    def __enter__(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, INTERRUPTED_AFTER_SECONDS, INTERRUPTED_AFTER_SECONDS)
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+_INTERRUPTED = _Interrupted()
+
+
+def interrupted() -> contextlib.AbstractContextManager[None]:
     """Let no call in here wait for longer than `INTERRUPTED_AFTER_SECONDS`, where this is the main
     thread. One that can be made again is, by Python itself."""
-    signal.setitimer(signal.ITIMER_REAL, INTERRUPTED_AFTER_SECONDS, INTERRUPTED_AFTER_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+    return _INTERRUPTED
 
 
 def close(opened: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""ZMTP 3 with the NULL mechanism, as the ROUTER's side reads and writes it: bytes, no I/O.
+"""ZMTP 3 with the NULL mechanism, as a ROUTER and a DEALER read and write it: bytes, no I/O.
 
 The protocol is RFC 23 (3.0) and RFC 37 (3.1) of rfc.zeromq.org. A `Decoder` is fed the bytes
 of one peer, in pieces of any size, and gives its messages; everything that a peer can send is
@@ -23,12 +23,13 @@ _MAJOR, _MINOR = 3, 1
 _MECHANISM = b"NULL".ljust(20, b"\0")
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _SHORT_BYTES_MAX = 255
-#: What may speak to a ROUTER.
-_PEERS = frozenset({b"DEALER", b"REQ", b"ROUTER"})
+#: What may speak to a ROUTER; and what a DEALER of ours speaks to.
+PEERS_OF_ROUTER = frozenset({b"DEALER", b"REQ", b"ROUTER"})
+PEERS_OF_DEALER = frozenset({b"ROUTER"})
 
 
 class ZmtpError(ValueError):
-    """Bytes that no peer of ZMTP 3 with NULL sends to a ROUTER; its connection is of no more
+    """Bytes that no peer of ZMTP 3 with NULL sends to such a socket; its connection is of no more
     use."""
 
 
@@ -50,32 +51,38 @@ def _property(name: bytes, value: bytes) -> bytes:
     return bytes((len(name),)) + name + len(value).to_bytes(4) + value
 
 
-#: What a ROUTER says first. NULL leaves nothing to agree on, so READY need not wait for the
-#: peer's greeting.
-OPENING = (
-    _SIGNATURE
-    + bytes((_MAJOR, _MINOR))
-    + _MECHANISM
-    + bytes(32)
-    + frame(
-        b"\x05READY" + _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""),
-        command=True,
+def opening(socket_type: bytes, routing_id: bytes = b"") -> bytes:
+    """Return what a socket says first. NULL leaves nothing to agree on, so READY need not wait
+    for the peer's greeting."""
+    ready = _property(b"Socket-Type", socket_type) + _property(b"Identity", routing_id)
+    return (
+        _SIGNATURE
+        + bytes((_MAJOR, _MINOR))
+        + _MECHANISM
+        + bytes(32)
+        + frame(b"\x05READY" + ready, command=True)
     )
-)
+
+
+OPENING_OF_ROUTER = opening(b"ROUTER")
 
 
 class Decoder:
-    """The bytes of one peer. `ready` once its greeting and READY have come.
+    """The bytes of one peer, which is a socket of one of `peers`. `ready` once its greeting and
+    READY have come.
 
     `behind`: the last `take` ended early, and the next may have a message without more bytes.
     `answers` are bytes to send to the peer, for the caller to take.
     """
 
-    def __init__(self, *, message_bytes_max: int) -> None:
+    def __init__(
+        self, *, message_bytes_max: int, peers: frozenset[bytes] = PEERS_OF_ROUTER
+    ) -> None:
         self.ready = False
         self.behind = False
         self.answers = bytearray()
         self._message_bytes_max = message_bytes_max
+        self._peers = peers
         self._greeted = False
         self._buffer = bytearray()
         self._frames: list[bytes] = []
@@ -156,7 +163,7 @@ class Decoder:
         if not self.ready:
             if name != b"READY":
                 raise ZmtpError(f"{name!r:.40} before READY")
-            _check_ready(rest)
+            _check_ready(rest, self._peers)
             self.ready = True
         elif name == b"PING":
             if not 2 <= len(rest) <= 2 + PING_CONTEXT_BYTES_MAX:
@@ -174,8 +181,8 @@ def _name_and_rest(body: bytes) -> tuple[bytes, bytes]:
     return body[1:end], body[end:]
 
 
-def _check_ready(metadata: bytes) -> None:
-    """Raise `ZmtpError` where the peer is nothing that may speak to a ROUTER."""
+def _check_ready(metadata: bytes, peers: frozenset[bytes]) -> None:
+    """Raise `ZmtpError` where the peer is no socket of one of `peers`."""
     properties: dict[bytes, bytes] = {}
     while metadata:
         name, rest = _name_and_rest(metadata)
@@ -185,7 +192,7 @@ def _check_ready(metadata: bytes) -> None:
         properties[name.lower()] = rest[4:end]
         metadata = rest[end:]
     peer = properties.get(b"socket-type", b"")
-    if peer not in _PEERS:
+    if peer not in peers:
         raise ZmtpError(f"a peer of type {peer!r:.40}")
     if len(properties.get(b"identity", b"")) > ROUTING_ID_BYTES_MAX:
         raise ZmtpError("an identity that is too long")

@@ -32,7 +32,7 @@ from ..ipc.messages.helper import (
     UsersFound,
 )
 from ..ipc.paths import Runtime
-from ..ipc.sockets import ProtocolError, decoded
+from ..ipc.wire import ProtocolError, decoded
 from .host.cgroups import Containment
 from .host.process_tree import RunTree, end_trees
 from .runfiles.output import read_output, remove_output

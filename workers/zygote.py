@@ -35,7 +35,7 @@ from ..ipc.messages.zygote import (
     ZygoteReady,
 )
 from ..ipc.paths import Runtime
-from ..ipc.sockets import ProtocolError, decoded
+from ..ipc.wire import ProtocolError, decoded
 from . import helper
 from .host import log_lines
 from .host.cgroups import Containment

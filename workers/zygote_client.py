@@ -17,7 +17,7 @@ import msgspec
 
 from ..ipc.environment import child_environment
 from ..ipc.messages.zygote import Forked, FromZygote, ToZygote
-from ..ipc.sockets import ProtocolError, decoded
+from ..ipc.wire import ProtocolError, decoded
 
 MESSAGES_PER_TURN_MAX = 256
 _MESSAGE_BYTES_MAX = 8192

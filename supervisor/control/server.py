@@ -27,7 +27,8 @@ from ...ipc.messages.control import (
     Request,
 )
 from ...ipc.router import Bounds, Router
-from ...ipc.sockets import Peer, ProtocolError
+from ...ipc.sockets import Peer
+from ...ipc.wire import ProtocolError
 from ..core.model import Instant
 from ..participant import News, Participant
 from ..store.errors import StoreError

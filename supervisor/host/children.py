@@ -24,7 +24,7 @@ from ...ipc.messages.zygote import (
     ToZygote,
     ZygoteReady,
 )
-from ...ipc.sockets import ProtocolError
+from ...ipc.wire import ProtocolError
 from ...workers.host import procfs
 from ...workers.host.liveness import Activity, AnswerWait, patience_seconds
 from ...workers.zygote_client import ZygoteClient

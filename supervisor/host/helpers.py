@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from ...ipc.messages.helper import FromHelper, ToHelper
-from ...ipc.sockets import ProtocolError, decoded
+from ...ipc.wire import ProtocolError, decoded
 from ...workers.host.liveness import AnswerWait
 from ..core.model import Instant
 from ..participant import News, Participant

@@ -26,7 +26,8 @@ from ...ipc.messages.runs import (
     StopReason,
     ToWorker,
 )
-from ...ipc.sockets import Peer, ProtocolError, Server
+from ...ipc.sockets import Peer, Server
+from ...ipc.wire import ProtocolError
 from ...workers.host import procfs
 from ...workers.host.liveness import JudgeClock
 from ..core.model import Instant

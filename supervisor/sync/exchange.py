@@ -35,7 +35,7 @@ from ...ipc.messages.sync import (
     Taken,
     ToSynchroniser,
 )
-from ...ipc.sockets import ProtocolError
+from ...ipc.wire import ProtocolError
 from ...workers.host.linux import give_memory_back
 from ...workers.host.liveness import Activity, AnswerWait, patience_seconds
 from ..core.model import Instant

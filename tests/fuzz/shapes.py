@@ -13,7 +13,7 @@ from geosched.ipc.instants import format_instant
 from geosched.ipc.messages.control import Call, Request
 from geosched.ipc.messages.runs import FromWorker, Run, RunResult, ToWorker
 from geosched.ipc.messages.sync import BackendAddress, FromSynchroniser, Page, Pull
-from geosched.ipc.sockets import ProtocolError, decoded
+from geosched.ipc.wire import ProtocolError, decoded
 from geosched.supervisor.config import derived, settings
 from geosched.supervisor.config.sections import ScriptSettings, SettingsError
 from geosched.supervisor.control.views import action_view, event_view, run_view

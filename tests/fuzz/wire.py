@@ -13,7 +13,7 @@ from geosched.ipc.messages.helper import FromHelper, ToHelper
 from geosched.ipc.messages.runs import FromWorker, ToWorker
 from geosched.ipc.messages.sync import FromSynchroniser, ToSynchroniser
 from geosched.ipc.messages.zygote import FromZygote, ToZygote
-from geosched.ipc.sockets import ProtocolError, decoded
+from geosched.ipc.wire import ProtocolError, decoded
 from geosched.workers.runs import notify
 from support.router import GREETING, HELLO
 
@@ -23,11 +23,11 @@ from .oracle import Feed, Target
 _MESSAGE_BYTES_MAX = 64 * 1024
 
 
-def _zmtp(hello: bytes) -> Callable[[Path], Feed]:
+def _zmtp(hello: bytes, peers: frozenset[bytes] = zmtp.PEERS_OF_ROUTER) -> Callable[[Path], Feed]:
     """A stream in pieces, whose size its own bytes decide."""
 
     def feed(data: bytes) -> bool:
-        decoder = zmtp.Decoder(message_bytes_max=_MESSAGE_BYTES_MAX)
+        decoder = zmtp.Decoder(message_bytes_max=_MESSAGE_BYTES_MAX, peers=peers)
         decoder.feed(hello)
         stream = memoryview(data)
         taken = 0
@@ -84,6 +84,7 @@ def _notification(data: bytes) -> bool:
     return True
 
 
+_SERVER = zmtp.OPENING_OF_ROUTER
 _PING = zmtp.frame(b"\x04PING\0\x14context", command=True)
 _FRAMES = zmtp.frame(b"one") + b"\1\1x\1\0\0\1y" + _PING + zmtp.frame(b"a" * 300)
 WORDS = (
@@ -123,6 +124,20 @@ TARGETS = (
         "ZMTP frames",
         (_FRAMES, _PING * 40, b"\x02" + (3).to_bytes(8) + b"abc"),
         _zmtp(HELLO),
+        (zmtp.ZmtpError,),
+        WORDS,
+    ),
+    Target(
+        "ZMTP greeting of a server",
+        (_SERVER + _FRAMES, _SERVER, GREETING),
+        _zmtp(b"", zmtp.PEERS_OF_DEALER),
+        (zmtp.ZmtpError,),
+        WORDS,
+    ),
+    Target(
+        "ZMTP frames of a server",
+        (_FRAMES, _PING * 40, b"\x02" + (3).to_bytes(8) + b"abc"),
+        _zmtp(_SERVER, zmtp.PEERS_OF_DEALER),
         (zmtp.ZmtpError,),
         WORDS,
     ),

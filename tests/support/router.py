@@ -6,7 +6,8 @@ from pathlib import Path
 
 import zmq
 from geosched.ipc.router import Bounds, Router
-from geosched.ipc.sockets import Peer, Poller, ProtocolError
+from geosched.ipc.sockets import Peer, Poller
+from geosched.ipc.wire import ProtocolError
 
 GREETING = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 HELLO = GREETING + b"\x04)\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"

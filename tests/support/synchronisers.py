@@ -21,7 +21,7 @@ from geosched.ipc.messages.sync import (
     Taken,
 )
 from geosched.ipc.messages.zygote import Forked, ForkFailed, ForkSynchroniser
-from geosched.ipc.sockets import ProtocolError
+from geosched.ipc.wire import ProtocolError
 
 from .wait import wait_for
 from .workers import Host, host

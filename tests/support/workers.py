@@ -26,7 +26,8 @@ from geosched.ipc.messages.runs import (
 )
 from geosched.ipc.messages.zygote import Forked, ForkWorker, FromZygote, ZygoteReady
 from geosched.ipc.paths import Runtime
-from geosched.ipc.sockets import ProtocolError, Server, new_context
+from geosched.ipc.sockets import Server, new_context
+from geosched.ipc.wire import ProtocolError
 from geosched.workers.host import process_tree, procfs
 from geosched.workers.host.cgroups import Containment
 from geosched.workers.host.marks import MarkReader

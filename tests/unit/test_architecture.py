@@ -21,8 +21,8 @@ FLOORS = {
     "ipc": (
         "regular_files",
         "backends digests failpoints foreign_text instants paths signals standard_streams"
-        " thread_probe unwanted_descriptors zmtp",
-        "actions environment sockets",
+        " thread_probe unwanted_descriptors wire zmtp",
+        "actions dealer environment sockets",
         "channel connection messages",
         "router",
         "client",

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from . import procfs
-from .files import raise_shortage
+from .files import raise_shortage, read_all
 from .procfs import Stat
 from .signalling import signal_process
 
@@ -51,17 +51,20 @@ class Group(msgspec.Struct, frozen=True):
     long for a script that is due. Its forks are in the group from their first instant.
     """
 
-    path: Path
+    directory: str
     _hierarchy: _Hierarchy
 
     def make(self) -> None:
         """Make its directory. Raises `OSError`."""
-        self.path.mkdir(mode=0o755, exist_ok=True, parents=True)
+        try:
+            os.mkdir(self.directory, 0o755)
+        except OSError:  # it is there, or the one above it is not
+            os.makedirs(self.directory, 0o755, exist_ok=True)
 
     def join(self) -> None:
         """Move this process, which has one thread, into it. Where that fails, the run is still
         found by its tree."""
-        _write(self.path / self._hierarchy.join_file, "0")
+        _write(f"{self.directory}/{self._hierarchy.join_file}", "0")
 
     def leave(self) -> bool:
         """Move this process, with all its threads, to the group above those of the instance.
@@ -69,15 +72,22 @@ class Group(msgspec.Struct, frozen=True):
         """
         if os.getpid() not in self.pids():
             return True
-        return _write(self.path.parent.parent / "cgroup.procs", "0")
+        above = os.path.dirname(os.path.dirname(self.directory))
+        return _write(f"{above}/cgroup.procs", "0")
 
     def pids(self) -> set[int]:
         """Return all processes in it and in groups below it; none once it is removed. Raises
         `OSError` where it cannot be looked at."""
         found: set[int] = set()
-        for directory, _, _ in os.walk(self.path, onerror=raise_shortage):
-            content = _read(Path(directory, "cgroup.procs"))
-            found.update(int(line) for line in content.split())
+        rest = [self.directory]
+        while rest:
+            directory = rest.pop()
+            try:
+                with os.scandir(directory) as entries:
+                    rest += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            except OSError as error:
+                raise_shortage(error)
+            found.update(map(int, _read(f"{directory}/cgroup.procs").split()))
         return found
 
     def _members(self) -> list[Stat]:
@@ -91,10 +101,10 @@ class Group(msgspec.Struct, frozen=True):
         """Do one round of SIGKILL to the processes in it. By itself this does not end all of them,
         not even with `cgroup.kill` (fact P5): callers signal the members as well, and repeat both
         until `pids` is empty."""
-        if _write(self.path / "cgroup.kill", "1"):
+        if _write(f"{self.directory}/cgroup.kill", "1"):
             return
         # Frozen, no process can fork while the others are killed.
-        freeze_file = self.path / self._hierarchy.freeze_file
+        freeze_file = f"{self.directory}/{self._hierarchy.freeze_file}"
         _write(freeze_file, self._hierarchy.frozen)
         for member in self._members():
             signal_process(member, signal.SIGKILL)
@@ -102,7 +112,7 @@ class Group(msgspec.Struct, frozen=True):
 
     def remove(self) -> None:
         """Remove it and the groups that its script made in it. Harmless where it is not empty."""
-        for directory, _, _ in os.walk(self.path, topdown=False):
+        for directory, _, _ in os.walk(self.directory, topdown=False):
             try:
                 os.rmdir(directory)
             except FileNotFoundError:
@@ -134,7 +144,7 @@ class Containment(msgspec.Struct, frozen=True):
         """Return the group of a worker, whether made yet or not; None for kind "tree"."""
         if self.base is None or self._hierarchy is None:
             return None
-        return Group(self.base / worker, self._hierarchy)
+        return Group(f"{self.base}/{worker}", self._hierarchy)
 
     def leftovers(self) -> list[Group]:
         """Return the groups that exist: of runs that live, or were never cleaned up."""
@@ -145,7 +155,7 @@ class Containment(msgspec.Struct, frozen=True):
                 names = [entry.name for entry in entries if entry.is_dir()]
         except FileNotFoundError:
             return []
-        return [Group(self.base / name, self._hierarchy) for name in names]
+        return [Group(f"{self.base}/{name}", self._hierarchy) for name in names]
 
     def hold(self) -> int | None:
         """Show other daemons that this instance lives, until the descriptor is closed; None where
@@ -183,15 +193,15 @@ class Containment(msgspec.Struct, frozen=True):
             return
         for group in self.leftovers():
             group.remove()
-        Group(self.base, self._hierarchy).remove()
+        Group(str(self.base), self._hierarchy).remove()
 
 
 def _own_groups() -> list[tuple[_Hierarchy, Path]]:
     """Return this process's own directory in each usable hierarchy, the best first."""
-    memberships = [line.split(":", 2) for line in _read(Path("/proc/self/cgroup")).splitlines()]
+    memberships = [line.split(":", 2) for line in _read("/proc/self/cgroup").splitlines()]
     own = {controllers: path for _, controllers, path in memberships}
     found: list[tuple[_Hierarchy, Path]] = []
-    for line in _read(Path("/proc/self/mountinfo")).splitlines():
+    for line in _read("/proc/self/mountinfo").splitlines():
         before, after = (part.split() for part in line.split(" - ", 1))
         root, mounted_at = before[3], Path(before[4])
         if after[0] == "cgroup2" and "" in own:
@@ -233,19 +243,24 @@ def _locked(directory: Path, operation: int) -> int:
     return descriptor
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
+    """Return the text of a file; "" where it cannot be read. Raises `OSError` where there is no
+    descriptor to read it with."""
     try:
-        return path.read_text()
+        return os.fsdecode(read_all(path))
     except OSError as error:
         raise_shortage(error)
         return ""
 
 
-def _write(path: Path, text: str) -> bool:
+def _write(path: str, text: str) -> bool:
     """Write to a file. False where that fails: a group may be gone, a kernel too old."""
     try:
-        with path.open("r+") as file:
-            file.write(text)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
     except OSError:
         return False
     return True

@@ -128,7 +128,8 @@ class Directory:
         if len(walked.missing) > 1:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(walked.path))
         # By now others may have changed what is theirs: this looks anew, at a path without links.
-        return cls.open(walked.path.parent, trusted=trusted, groups=groups), walked.path.name
+        above, name = os.path.split(walked.path)
+        return cls.open(Path(above), trusted=trusted, groups=groups), name
 
     @classmethod
     def open_or_make(cls, path: Path, mode: int, *, groups: Collection[int] = (ROOT,)) -> Self:

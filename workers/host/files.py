@@ -19,6 +19,7 @@ __all__ = [
 
 #: The suffix of a file that is not complete yet.
 TEMPORARY = ".tmp"
+PIECE_BYTES = 4096
 #: Of the daemon and of all its commands, whatever they are started with: files have the modes
 #: that they are made with.
 UMASK = 0o022
@@ -38,7 +39,26 @@ def raise_shortage(error: OSError) -> None:
         raise error
 
 
-def fsync_path(path: Path) -> None:
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write to a file, without what a stream costs. Raises `OSError`."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def read_all(path: str) -> bytes:
+    """Read a file of the kernel's to its end, without what a stream costs. Raises `OSError`."""
+    content = b""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while piece := os.read(descriptor, PIECE_BYTES):
+            content += piece
+    finally:
+        os.close(descriptor)
+    return content
+
+
+def fsync_path(path: str | Path) -> None:
     """Flush a file, or the names in a directory, to disk. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -47,23 +67,25 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_whole(path: Path, content: bytes, *, durable: bool) -> None:
+def replace_whole(path: str | Path, content: bytes, *, durable: bool) -> None:
     """Write a temporary file beside `path` and rename it to that, so that readers see all of it
     or nothing. Only its owner may read it. `durable`: flush it to disk. Raises `OSError`."""
-    temporary = path.with_name(f"{path.name}{TEMPORARY}")
+    temporary = f"{path}{TEMPORARY}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
+        descriptor = os.open(temporary, flags, 0o600)
+        try:
+            write_all(descriptor, content)
             if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
     if durable:
-        fsync_path(path.parent)
+        fsync_path(os.path.dirname(path) or ".")
 
 
 def in_memory(name: str, content: bytes) -> int:
@@ -71,8 +93,7 @@ def in_memory(name: str, content: bytes) -> int:
     no writer. Raises `OSError`."""
     descriptor = os.memfd_create(name)
     try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(content)
+        write_all(descriptor, content)
         os.lseek(descriptor, 0, os.SEEK_SET)
     except OSError:
         os.close(descriptor)

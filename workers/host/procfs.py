@@ -4,6 +4,7 @@ Only reads. About a process that is gone every function returns None or nothing:
 and no error. Without a descriptor to look with they raise `OSError`, but for `activity`.
 """
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from ...ipc.messages.base import Count, Pid
-from .files import is_shortage, raise_shortage
+from .files import is_shortage, raise_shortage, read_all
 from .liveness import UNSEEN, Activity
 
 INSTANCE_VARIABLE = "GEOSCHED_INSTANCE"
@@ -84,8 +85,7 @@ def children(pid: int) -> list[int]:
     found: list[int] = []
     for thread in threads:  # each lists the children that it forked
         try:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                found += map(int, file.read().split())
+            found += map(int, read_all(f"/proc/{pid}/task/{thread}/children").split())
         except OSError as error:
             raise_shortage(error)
     return found
@@ -100,12 +100,14 @@ def below(ancestor: int) -> dict[int, Stat]:
         for child in children(rest.pop()):
             if child not in found and (known := stat(child)) is not None:
                 found[child] = known
-                rest.append(child)
+                if not known.ended:  # its children are others' by then
+                    rest.append(child)
     return found
 
 
+@functools.cache
 def boot_id() -> str:
-    """Return the identity of this boot of the kernel."""
+    """Return the identity of this boot of the kernel, which is read once."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 
@@ -118,7 +120,7 @@ def stat(pid: int) -> Stat | None:
         return None
     # The name is in parentheses, and may contain blanks and parentheses.
     fields = line[line.rindex(b")") + 2 :].split()
-    ticks = sum(int(field) for field in fields[11:15])
+    ticks = sum(map(int, fields[11:15]))
     return Stat(
         pid,
         fields[0].decode(),

@@ -35,13 +35,13 @@ class Walked(NamedTuple):
     that lead nowhere, the first of which is the last of `path`."""
 
     descriptor: int
-    path: Path
+    path: str
     reason: str
     missing: tuple[str, ...] = ()
 
 
 def why_not(
-    path: Path,
+    path: str | Path,
     trusted: Collection[int] = (ROOT,),
     *,
     groups: Collection[int] = (ROOT,),
@@ -69,14 +69,15 @@ def groups_of_logs() -> tuple[int, ...]:
     return (ROOT, found.st_gid) if found.st_mode & stat.S_IWGRP else (ROOT,)
 
 
-def walk(path: Path, trusted: Trusted, *, follow: Collection[int] | None = None) -> Walked:
+def walk(path: str | Path, trusted: Trusted, *, follow: Collection[int] | None = None) -> Walked:
     """Walk the path as the kernel does: ".." behind a link leads above the link's target, so the
     path is never shortened as text. With `follow`, a link is followed only where nobody but
     these users can change it; a member of a group that may write its directory could have put it
     there, unless one of them owns it. Raises `OSError`."""
     leading = None if follow is None else trusted._replace(users=follow)
-    todo = list(reversed(path.absolute().parts[1:]))
-    here, where = os.open("/", _LOOK), Path("/")
+    given = os.fspath(path)
+    todo = _names(given if given.startswith("/") else os.path.join(os.getcwd(), given))
+    here, where = os.open("/", _LOOK), "/"
     reason, misleading, links = "", "", 0
     try:
         while todo:
@@ -85,28 +86,28 @@ def walk(path: Path, trusted: Trusted, *, follow: Collection[int] | None = None)
                 entry = _opened(here, name)
             except (FileNotFoundError, NotADirectoryError):
                 reason = reason or _addable(where, above, trusted)
-                return Walked(-1, where / name, reason, (name, *reversed(todo)))
+                return Walked(-1, os.path.join(where, name), reason, (name, *reversed(todo)))
             try:
                 found = os.fstat(entry)
                 if name != "..":
-                    reason = reason or _changeable(where / name, found, above, trusted)
+                    reason = reason or _changeable(where, name, found, above, trusted)
                     if leading and not misleading:
-                        misleading = _changeable(where / name, found, above, leading)
+                        misleading = _changeable(where, name, found, above, leading)
                 if not stat.S_ISLNK(found.st_mode):
-                    where = where.parent if name == ".." else where / name
+                    where = os.path.dirname(where) if name == ".." else os.path.join(where, name)
                     here, entry = entry, here
                     continue
                 links += 1
                 if misleading or links > LINKS_MAX:
-                    many = f"{where / name} is one of too many links"
-                    return Walked(-1, where / name, misleading or many)
-                target = Path(os.readlink("", dir_fd=entry))
+                    link = os.path.join(where, name)
+                    return Walked(-1, link, misleading or f"{link} is one of too many links")
+                target = os.readlink("", dir_fd=entry)
             finally:
                 os.close(entry)
-            todo += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-            if target.is_absolute():
+            todo += _names(target)
+            if target.startswith("/"):
                 os.close(here)
-                here, where = -1, Path("/")
+                here, where = -1, "/"
                 here = os.open("/", _LOOK)
         reason = reason or writable(where, os.fstat(here), trusted)
         descriptor, here = here, -1
@@ -120,6 +121,11 @@ def walk(path: Path, trusted: Trusted, *, follow: Collection[int] | None = None)
             os.close(here)
 
 
+def _names(path: str) -> list[str]:
+    """Return the names in a path, the first of them last."""
+    return [name for name in reversed(path.split("/")) if name not in ("", ".")]
+
+
 def _opened(directory: int, name: str) -> int:
     """Open an entry without reading it. As a directory first: only so is it mounted where an
     automounter waits for that (open(2), O_PATH). Raises `OSError`."""
@@ -129,34 +135,36 @@ def _opened(directory: int, name: str) -> int:
         return os.open(name, _LOOK, dir_fd=directory)
 
 
-def _addable(directory: Path, found: os.stat_result, trusted: Trusted) -> str:
+def _addable(directory: str, found: os.stat_result, trusted: Trusted) -> str:
     """Say who can add an entry that is missing, or replace it once it was made."""
     if trusted.to_be_made:
         return _replaceable(directory, found, ROOT, trusted)
     return writable(directory, found, trusted)
 
 
-def _changeable(path: Path, found: os.stat_result, above: os.stat_result, trusted: Trusted) -> str:
+def _changeable(
+    directory: str, name: str, found: os.stat_result, above: os.stat_result, trusted: Trusted
+) -> str:
     """Say who can replace an entry, or has put it there where it is a link."""
-    if reason := _replaceable(path.parent, above, found.st_uid, trusted):
+    if reason := _replaceable(directory, above, found.st_uid, trusted):
         return reason
     put_there = stat.S_ISLNK(found.st_mode) and above.st_mode & stat.S_IWGRP
     if put_there and found.st_uid not in trusted.users:
-        return f"{path} belongs to user {found.st_uid}"
+        return f"{os.path.join(directory, name)} belongs to user {found.st_uid}"
     return ""
 
 
 def _replaceable(
-    directory: Path, found: os.stat_result, owner_of_entry: int, trusted: Trusted
+    directory: str, found: os.stat_result, owner_of_entry: int, trusted: Trusted
 ) -> str:
     """Say who can replace an entry: in a sticky directory only its owner and the directory's."""
-    owners = (owner_of_entry, found.st_uid)
-    if found.st_mode & stat.S_ISVTX and all(owner in trusted.users for owner in owners):
+    sticky = found.st_mode & stat.S_ISVTX
+    if sticky and owner_of_entry in trusted.users and found.st_uid in trusted.users:
         return ""
     return writable(directory, found, trusted)
 
 
-def writable(path: Path, found: os.stat_result, trusted: Trusted) -> str:
+def writable(path: str | Path, found: os.stat_result, trusted: Trusted) -> str:
     """Say who besides the trusted can write what was found at a path; "" where nobody can."""
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid not in trusted.users:

@@ -320,7 +320,7 @@ class Output:
     """Output on its way to disk. Its thread begins with the first output, so that a script that
     writes nothing costs neither time at its start nor memory; a file is made in any case."""
 
-    def __init__(self, path: Path, bytes_max: int) -> None:
+    def __init__(self, path: str | Path, bytes_max: int) -> None:
         self._path = path
         self._bytes_max = bytes_max
         self._file: CappedFile | None = None
@@ -403,7 +403,8 @@ class Output:
             return self._file
         self._tried_monotonic = time.monotonic()
         try:
-            self._file = CappedFile(self._path, self._bytes_max, before=self._bytes_before)
+            path = Path(self._path)
+            self._file = CappedFile(path, self._bytes_max, before=self._bytes_before)
         except OSError as error:
             self._complain(error)
         return self._file

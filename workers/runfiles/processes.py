@@ -55,7 +55,7 @@ def write_identity(runtime: Runtime, kind: Kind, name: str) -> None:
     own = identity(os.getpid())
     assert own is not None
     content = msgspec.json.encode(KnownProcess(kind, name, own))
-    replace_whole(runtime.processes / str(own.pid), content, durable=False)
+    replace_whole(f"{runtime.processes}/{own.pid}", content, durable=False)
 
 
 def declare(runtime: Runtime, kind: Kind, name: str) -> bool:
@@ -107,13 +107,15 @@ def read_identities(runtime: Runtime) -> list[KnownProcess]:
 def forget_identity(runtime: Runtime, pid: int | str) -> None:
     """Remove the files of a process that has ended, if there are any: its identity, and a worker's
     socket for its script. A failure is logged."""
-    for path in (runtime.processes / str(pid), runtime.notify / str(pid)):
+    for directory in (runtime.processes, runtime.notify):
         try:
-            path.unlink(missing_ok=True)
+            os.unlink(f"{directory}/{pid}")
+        except FileNotFoundError:
+            continue
         except OSError as error:
             log.warning(
                 "Cannot remove %s of process %s: %s",
-                path.parent.name,
+                directory.name,
                 pid,
                 error,
                 extra={"event": "identity-not-removed"},

@@ -23,10 +23,14 @@ _decode = msgspec.json.Decoder(RunResult).decode
 
 def keep(runtime: Runtime, result: RunResult) -> None:
     """Write a result durably. Raises `OSError`."""
-    runtime.results.mkdir(mode=0o700, exist_ok=True)
     content = msgspec.json.encode(result)
     checked = f"{zlib.crc32(content):08x}\n".encode() + content
-    replace_whole(runtime.results / result.run_id, checked, durable=True)
+    path = f"{runtime.results}/{result.run_id}"
+    try:
+        replace_whole(path, checked, durable=True)
+    except FileNotFoundError:  # somebody has removed its directory
+        runtime.results.mkdir(mode=0o700, exist_ok=True)
+        replace_whole(path, checked, durable=True)
 
 
 def load(runtime: Runtime, run_id: str) -> RunResult | None:
@@ -73,7 +77,9 @@ def load_all(runtime: Runtime) -> list[RunResult]:
 def remove(runtime: Runtime, run_id: str) -> None:
     """Remove a result. Where that fails, the next start finds it, and settles it again."""
     try:
-        (runtime.results / run_id).unlink(missing_ok=True)
+        os.unlink(f"{runtime.results}/{run_id}")
+    except FileNotFoundError:
+        return
     except OSError as error:
         log.warning(
             "Cannot remove the kept result of run %s: %s",

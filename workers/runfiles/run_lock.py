@@ -41,7 +41,7 @@ class RunLockedError(Exception):
 
 def take_run_lock(runtime: Runtime, run_id: str) -> int:
     """Take the lock of a run. Returns its descriptor. Raises `RunLockedError`, `OSError`."""
-    path = runtime.runs / run_id
+    path = f"{runtime.runs}/{run_id}"
     for _ in range(LOCK_TRIES_MAX):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -62,7 +62,9 @@ def take_run_lock(runtime: Runtime, run_id: str) -> int:
 def release_run_lock(runtime: Runtime, run_id: str, descriptor: int) -> None:
     """Remove the lock file, then release the lock."""
     try:
-        (runtime.runs / run_id).unlink(missing_ok=True)
+        os.unlink(f"{runtime.runs}/{run_id}")
+    except FileNotFoundError:
+        log.debug("Somebody has removed the lock of run %s", run_id)
     except OSError as error:
         log.warning(
             "Cannot remove the lock of run %s: %s",

@@ -10,7 +10,6 @@ import os
 import signal
 import stat
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from ...ipc.messages.runs import Run
@@ -206,7 +205,7 @@ def _gives_rights(program: str) -> bool:
 
 def _refuse_untrusted(program: str) -> None:
     """Refuse, as root, a program that others could have written; at each start anew."""
-    reason = trust.why_not(Path(program)) if os.geteuid() == 0 else ""
+    reason = trust.why_not(program) if os.geteuid() == 0 else ""
     if reason:
         raise CannotStartError(f"cannot start {program}: {reason}")
 

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import re
+import select
 import socket
 import stat
 import struct
@@ -18,7 +19,6 @@ from typing import NamedTuple
 import msgspec
 
 from ...ipc import unwanted_descriptors
-from ...ipc.sockets import Poller
 from ..host import procfs
 
 log = logging.getLogger(__name__)
@@ -64,15 +64,14 @@ class NotifySocket:
     """
 
     def __init__(
-        self, path: Path, uid: int, poller: Poller, belongs: Callable[[int], bool]
+        self, path: str | Path, uid: int, poll: select.poll, belongs: Callable[[int], bool]
     ) -> None:
         """`path` is in a directory of this user's alone, `uid` the script's user; `belongs` tests
         a living pid for being one of the run's. Raises `OSError`."""
         self.address = os.fspath(path)
         self.refused = 0
-        self._path = path
         self._uid = uid
-        self._poller = poller
+        self._poll = poll
         self._belongs = belongs
         self._told = ""
         self._sockets: list[socket.socket] = []
@@ -96,14 +95,14 @@ class NotifySocket:
     def mend(self) -> bool:
         """Make the file anew where others removed it. True where they had: meanwhile nobody could
         find the socket."""
-        if _inode(self._path) == self._file:
+        if _inode(self.address) == self._file:
             return False
         try:
             self._open()
         except OSError as error:
-            self._tell(f"cannot make {self._path} anew: {error}")
+            self._tell(f"cannot make {self.address} anew: {error}")
         else:
-            self._tell(f"{self._path} was removed by others")
+            self._tell(f"{self.address} was removed by others")
         return True
 
     def close(self) -> None:
@@ -114,25 +113,28 @@ class NotifySocket:
 
     def _open(self) -> None:
         """Raises `OSError`."""
-        directory = _open_directory(self._path.parent, passable=self._uid != os.geteuid())
+        above, name = os.path.split(self.address)
+        directory = _open_directory(above, passable=self._uid != os.geteuid())
         try:
-            made, self._file = _bound(directory, self._path.name, self._uid)
+            made, self._file = _bound(directory, name, self._uid)
         finally:
             os.close(directory)
-        self._poller.watch(made.fileno())
+        self._poll.register(made.fileno(), select.POLLIN)
         self._sockets.append(made)
         if len(self._sockets) > SOCKETS_MAX:
             self._close(self._sockets.pop(1))  # most are connected to the first
 
     def _close(self, opened: socket.socket) -> None:
-        self._poller.forget(opened.fileno())
+        self._poll.unregister(opened.fileno())
         unwanted_descriptors.close(opened)
 
     def _receive(self) -> "_Message | None":
         """Return the next message of any of the sockets; None where there is none."""
         for opened in self._sockets:
-            with contextlib.suppress(BlockingIOError):
+            try:
                 return _receive(opened)
+            except BlockingIOError:
+                continue
         return None
 
     def _may_speak(self, pid: int, uid: int) -> bool:
@@ -185,14 +187,15 @@ def _receive(opened: socket.socket) -> _Message:
     return _Message(None if flags & socket.MSG_TRUNC else text, pid, uid)
 
 
-def _open_directory(path: Path, *, passable: bool) -> int:
+def _open_directory(path: str, *, passable: bool) -> int:
     """Open the directory of the sockets, which nobody but this user may write. Where it is to be
     `passable` for a script of another user, root lets every user through the one above. Raises
     `OSError`."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    above = os.open(path.parent, flags)
+    parent, name = os.path.split(path)
+    above = os.open(parent, flags)
     try:
-        directory = os.open(path.name, flags | os.O_NOFOLLOW, dir_fd=above)
+        directory = os.open(name, flags | os.O_NOFOLLOW, dir_fd=above)
         found, found_above = os.fstat(directory), os.fstat(above)
         if not _is_ours(found):
             os.close(directory)
@@ -229,10 +232,10 @@ def _bound(directory: int, name: str, uid: int) -> tuple[socket.socket, tuple[in
     return opened, (found.st_dev, found.st_ino)
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: str) -> tuple[int, int] | None:
     """Return what tells a file apart; None where there is none that can be seen."""
     try:
-        found = path.lstat()
+        found = os.lstat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -5,8 +5,8 @@ catch up within `STALL_SECONDS_MAX` costs output instead of holding up the scrip
 """
 
 import os
+import select
 
-from ...ipc.sockets import Poller
 from ..runfiles.output import Output
 
 READ_BYTES = 64 * 1024
@@ -23,12 +23,12 @@ CLOSE_SECONDS_MAX = 2.0
 class Pump:
     """Reads a pipe into an `Output`. `now` is in monotonic seconds."""
 
-    def __init__(self, pipe: int, output: Output, poller: Poller) -> None:
+    def __init__(self, pipe: int, output: Output, poll: select.poll) -> None:
         """`pipe` is the reading end. It belongs to the script and is not closed here."""
         os.set_blocking(pipe, False)
         self._pipe = pipe
         self._output = output
-        self._poller = poller
+        self._poll = poll
         self._ended = False
         self._watched = False
         self._behind_since_monotonic: float | None = None
@@ -51,7 +51,7 @@ class Pump:
         self._watch()
 
     def next_deadline(self, now: float) -> float | None:
-        """Return the monotonic instant of the next turn; None where the poller wakes for it."""
+        """Return the monotonic instant of the next turn; None where the poll wakes for it."""
         return None if self._ended or self._watched else now + LOOK_AGAIN_SECONDS
 
     def close(self) -> None:
@@ -86,10 +86,10 @@ class Pump:
 
     def _watch(self) -> None:
         if not self._watched:
-            self._poller.watch(self._pipe)
+            self._poll.register(self._pipe, select.POLLIN)
             self._watched = True
 
     def _unwatch(self) -> None:
         if self._watched:
-            self._poller.forget(self._pipe)
+            self._poll.unregister(self._pipe)
             self._watched = False

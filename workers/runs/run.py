@@ -6,8 +6,8 @@ action. Its worker drives it in turns. It blocks for nothing but the instant of 
 
 import logging
 import os
+import select
 import time
-from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from ...ipc.instants import restated_us
 from ...ipc.messages.runs import EndCause, Heartbeat, Run, RunResult, StopReason
 from ...ipc.paths import Runtime
-from ...ipc.sockets import Poller
 from ..host import procfs, programs
 from ..host.cgroups import Containment, Group
 from ..host.execution import Credentials
@@ -75,7 +74,7 @@ class ActiveRun:
         self,
         order: Run,
         world: World,
-        poller: Poller,
+        poll: select.poll,
         group: Group | None = None,
         *,
         preforked: Preforked | None = None,
@@ -84,7 +83,7 @@ class ActiveRun:
         """Start the script, in `preforked` if that lives; its process holds `lock` until the
         exec. Raises `CannotStartError`; then nothing is left of it."""
         self._order = order
-        self._poller = poller
+        self._poll = poll
         self._status_text = ""
         self._cause: EndCause | None = None
         self._reason: StopReason | None = None
@@ -92,7 +91,7 @@ class ActiveRun:
         self._tree_stop: TreeStop | None = None
         self._detail = ""
         credentials = credentials_of(order)
-        self._notify = _notify_socket(order, credentials, world.runtime, poller)
+        self._notify = _notify_socket(order, credentials, world.runtime, poll)
         try:
             self._script = start(
                 _with_notify(order, self._notify.address),
@@ -115,9 +114,9 @@ class ActiveRun:
             users=frozenset((self._script.uid,)),
         )
         self._watchdog = Watchdog(order.watchdog_seconds, time.monotonic())
-        output = Output(Path(order.output_path), order.output_bytes_max)
-        self._pump = Pump(self._script.output, output, poller)
-        poller.watch(self._script.pidfd)
+        output = Output(order.output_path, order.output_bytes_max)
+        self._pump = Pump(self._script.output, output, poll)
+        poll.register(self._script.pidfd, select.POLLIN)
 
     @property
     def script_pid(self) -> int:
@@ -237,7 +236,7 @@ class ActiveRun:
         self._exit = self._script.ended()
         if self._exit is None:
             return
-        self._poller.forget(self._script.pidfd)
+        self._poll.unregister(self._script.pidfd)
         if self._tree_stop is not None:
             self._tree_stop.hurry(now)
         else:
@@ -275,15 +274,15 @@ class ActiveRun:
 
 
 def _notify_socket(
-    order: Run, credentials: Credentials | None, runtime: Runtime, poller: Poller
+    order: Run, credentials: Credentials | None, runtime: Runtime, poll: select.poll
 ) -> NotifySocket:
     """Open the socket on which the script's user reaches this worker. Raises
     `CannotStartError`."""
     uid = os.geteuid() if credentials is None else credentials.uid
     worker = os.getpid()
-    path = runtime.notify_socket(worker)
+    path = f"{runtime.notify}/{worker}"
     try:
-        notify = NotifySocket(path, uid, poller, lambda pid: procfs.is_below(pid, worker))
+        notify = NotifySocket(path, uid, poll, lambda pid: procfs.is_below(pid, worker))
     except OSError as error:
         raise CannotStartError(f"cannot open its notify socket: {error}") from None
     if programs.may_search(os.fspath(runtime.notify), credentials):

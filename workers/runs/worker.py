@@ -8,9 +8,12 @@ import logging
 import os
 import select
 import time
+from collections.abc import Callable
 
+import msgspec
 from setproctitle import setproctitle
 
+from ...ipc.dealer import Dealer
 from ...ipc.failpoints import Step, step
 from ...ipc.foreign_text import visible
 from ...ipc.messages.runs import (
@@ -27,7 +30,7 @@ from ...ipc.messages.runs import (
     StopReason,
     ToWorker,
 )
-from ...ipc.sockets import Connection, Poller, ProtocolError, new_context
+from ...ipc.wire import ENDPOINT_SCHEME, ProtocolError
 from ..host.cgroups import Group
 from ..host.linux import become_subreaper, merge_pages
 from ..runfiles import results
@@ -50,6 +53,8 @@ ENDED_AGAIN_SECONDS = 1.0
 #: A worker with nothing to do takes a turn this often all the same.
 WAIT_SECONDS_MAX = 60.0
 
+_decode: Callable[[bytes | memoryview], ToWorker] = msgspec.msgpack.Decoder(ToWorker).decode
+
 
 def main(name: str, endpoint: str, world: World, *, forks_ahead: bool = False) -> int:
     """Act as the worker `name`, in the calling process. Returns its exit status."""
@@ -59,17 +64,16 @@ def main(name: str, endpoint: str, world: World, *, forks_ahead: bool = False) -
     preforked = _prefork() if forks_ahead else None
     setproctitle("geosched: worker")
     declare(world.runtime, Kind.WORKER, name)
-    context = new_context()
-    connection: Connection[ToWorker, FromWorker] = Connection(
-        context,
-        endpoint,
-        receives=ToWorker,
+    poll = select.poll()
+    connection: Dealer[ToWorker, FromWorker] = Dealer(
+        endpoint.removeprefix(ENDPOINT_SCHEME),
+        poll,
+        decode=_decode,
         name=name,
         frame_bytes_max=RUN_FRAME_BYTES_MAX,
     )
-    Worker(connection, world, group, preforked).live()
-    connection.close(linger_milliseconds=0)
-    context.term()
+    Worker(connection, poll, world, group, preforked).live()
+    connection.close()
     forget_identity(world.runtime, os.getpid())
     return 0
 
@@ -79,7 +83,8 @@ class Worker:
 
     def __init__(
         self,
-        connection: Connection[ToWorker, FromWorker],
+        connection: Dealer[ToWorker, FromWorker],
+        poll: select.poll,
         world: World,
         group: Group | None = None,
         preforked: Preforked | None = None,
@@ -88,7 +93,7 @@ class Worker:
         self._world = world
         self._group = group
         self._preforked = preforked
-        self._poller = Poller()
+        self._poll = poll
         self._order: Run | None = None
         self._lock: int | None = None
         self._run: ActiveRun | None = None
@@ -100,16 +105,15 @@ class Worker:
 
     def live(self) -> None:
         """Send READY, then take turns until it may leave."""
-        self._poller.watch(self._connection)
-        self._poller.watch(self._world.lifeline)
+        self._poll.register(self._world.lifeline, select.POLLIN)
         with step(Step.SEND_READY):
             self._say(Ready())
         while not self._leaving:
-            readable = self._poller.wait(self._wait_seconds(time.monotonic()))
+            ready = self._poll.poll(1000 * self._wait_seconds(time.monotonic()))
             now = time.monotonic()
             # Messages before the lifeline: a stop that was still sent has the better reason.
             self._hear_supervisor(now)
-            if self._world.lifeline in readable and not self._orphaned:
+            if not self._orphaned and self._world.lifeline in dict(ready):
                 self._lose_supervisor(now)
             self._turn(now)
         if self._preforked is not None:
@@ -120,6 +124,8 @@ class Worker:
 
     def _wait_seconds(self, now: float) -> float:
         deadlines = [now + WAIT_SECONDS_MAX]
+        if (due := self._connection.next_deadline()) is not None:
+            deadlines.append(due)
         if self._order is not None:
             deadlines.append(self._say_again_at_monotonic)
         if self._run is not None:
@@ -168,7 +174,7 @@ class Worker:
 
     def _lose_supervisor(self, now: float) -> None:
         """Without a supervisor: stop the script, keep the result, leave (law 11)."""
-        self._poller.forget(self._world.lifeline)
+        self._poll.unregister(self._world.lifeline)
         self._orphaned = True
         if self._run is None:
             self._leaving = True
@@ -195,7 +201,7 @@ class Worker:
                 self._run = ActiveRun(
                     order,
                     self._world,
-                    self._poller,
+                    self._poll,
                     self._group,
                     preforked=self._preforked,
                     lock=self._lock,
@@ -277,7 +283,7 @@ def _join(group: Group | None) -> Group | None:
     except OSError as error:
         log.warning(
             "Cannot use the cgroup %s, going on without: %s",
-            group.path,
+            group.directory,
             error,
             extra={"event": "no-cgroup"},
         )

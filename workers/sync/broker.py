@@ -41,7 +41,7 @@ from ...ipc.messages.broker import (
     UnlockTokens,
 )
 from ...ipc.messages.sync import BackendAddress, ErrorKind
-from ...ipc.sockets import ProtocolError, decoded
+from ...ipc.wire import ProtocolError, decoded
 from ..host.log_lines import MESSAGE_BYTES_MAX, bounded, trace_lines
 from .allowance import Allowance, Allowances
 from .backend_files import BackendFiles, LocalFiles

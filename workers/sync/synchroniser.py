@@ -38,7 +38,7 @@ from ...ipc.messages.sync import (
     Send,
     ToSynchroniser,
 )
-from ...ipc.sockets import ProtocolError
+from ...ipc.wire import ProtocolError
 from ..host import log_lines, privileges
 from .backend_files import FilesOf, LocalFiles
 from .base import Backend, ExchangeError, Snapshot

@@ -9,7 +9,8 @@ from geosched.ipc import client as module
 from geosched.ipc.client import Client
 from geosched.ipc.messages.control import Call, Ping, Pong, Reply
 from geosched.ipc.router import IDLE_SECONDS_MAX, Router
-from geosched.ipc.sockets import Poller, ProtocolError
+from geosched.ipc.sockets import Poller
+from geosched.ipc.wire import ProtocolError
 from support.router import BOUNDS
 from support.wait import wait_for
 

@@ -17,7 +17,8 @@ from geosched.ipc.messages.control import (
     Stopped,
 )
 from geosched.ipc.router import Router
-from geosched.ipc.sockets import Poller, ProtocolError
+from geosched.ipc.sockets import Poller
+from geosched.ipc.wire import ProtocolError
 from support.router import BOUNDS
 
 #: What a client may take beyond its bound on a loaded machine.

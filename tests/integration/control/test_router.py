@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-from geosched.ipc.sockets import FRAME_BYTES_MAX
-from geosched.ipc.zmtp import OPENING, frame
+from geosched.ipc.wire import FRAME_BYTES_MAX
+from geosched.ipc.zmtp import OPENING_OF_ROUTER, frame
 from support.router import GREETING, HELLO, Echo, Peers, until_closed
 from support.wait import wait_for
 
@@ -127,7 +127,7 @@ def test_a_peer_that_drips_is_understood(echo: Echo, peers: Peers, step: int):
         peer.sendall(stream[begin : begin + step])
         time.sleep(0.001)
     peer.shutdown(socket.SHUT_WR)
-    assert until_closed(peer) == OPENING + frame(packed(b"slow"))
+    assert until_closed(peer) == OPENING_OF_ROUTER + frame(packed(b"slow"))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_who_breaks_the_protocol_is_closed_and_everybody_else_served(
 ):
     echo.serve()
     dealer = peers.zmq()
-    assert OPENING.startswith(until_closed(peers.raw(sent)))
+    assert OPENING_OF_ROUTER.startswith(until_closed(peers.raw(sent)))
     assert said(dealer, b"x") == b"x"
     assert echo.errors == []
     assert echo.router.refused == 1

@@ -20,8 +20,8 @@ from geosched.ipc.router import (
     UNREAD_SECONDS_MAX,
     Bounds,
 )
-from geosched.ipc.sockets import RECONNECT_MILLISECONDS
-from geosched.ipc.zmtp import OPENING, frame
+from geosched.ipc.wire import RECONNECT_MILLISECONDS
+from geosched.ipc.zmtp import OPENING_OF_ROUTER, frame
 from support.limits import no_descriptors
 from support.router import GREETING, HELLO, Echo, Peers, is_open
 
@@ -194,7 +194,7 @@ def test_a_request_that_comes_as_its_time_is_over_is_answered(echo: Echo, peers:
     late.sendall(ASK)
     echo.router.expire(set())  # before it was read
     echo.settle()
-    assert late.recv(1000) == OPENING + ASK
+    assert late.recv(1000) == OPENING_OF_ROUTER + ASK
     assert not is_open(late)
 
 
@@ -224,7 +224,7 @@ def test_who_does_not_read_its_answers_is_read_from_no_more_and_goes(echo: Echo,
     assert len(echo.peers) < 5
     reads = peers.raw(HELLO + ASK)
     echo.settle()
-    assert reads.recv(1000) == OPENING + ASK
+    assert reads.recv(1000) == OPENING_OF_ROUTER + ASK
     assert not echo.turn()  # nothing spins
     echo.now += UNREAD_SECONDS_MAX
     echo.turn()
@@ -244,7 +244,7 @@ def test_a_peer_that_takes_its_answer_late_is_answered_what_it_asked_meanwhile(
         echo.turn()
     echo.settle()
     assert len(echo.peers) == 1  # the others are not looked at before that is taken
-    expected = OPENING + large + ASK * 3
+    expected = OPENING_OF_ROUTER + large + ASK * 3
     found = b""
     for _ in range(1000):
         with suppress(BlockingIOError):
@@ -300,7 +300,7 @@ def test_without_descriptors_those_who_are_there_are_served_and_others_wait(
             assert len(echo.router) == len(echo.peers) == 1
             assert echo.router.next_deadline() == echo.now + ACCEPT_AGAIN_SECONDS
             echo.now += ACCEPT_AGAIN_SECONDS
-        assert there.recv(1000) == OPENING + ASK
+        assert there.recv(1000) == OPENING_OF_ROUTER + ASK
     assert [record.event for record in caplog.records] == ["accept-failed"]
     echo.settle()
-    assert late.recv(1000) == OPENING + ASK
+    assert late.recv(1000) == OPENING_OF_ROUTER + ASK

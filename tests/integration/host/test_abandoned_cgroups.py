@@ -34,7 +34,7 @@ def others(ours: Containment) -> Iterator[Containment]:
     group = found.group("worker-1")
     assert group is not None
     group.make()
-    (group.path / "scripts-own").mkdir()
+    Path(group.directory, "scripts-own").mkdir()
     yield found
     for group in found.leftovers():
         wait_for(lambda group=group: group.kill() or not group.pids())
@@ -75,7 +75,7 @@ def test_groups_with_processes_stay(ours: Containment, others: Containment):
         try:
             join.write_text(str(process.pid))
             ours.remove_abandoned()
-            assert process.pid in cgroups.Group(join.parent, others._hierarchy).pids()
+            assert process.pid in cgroups.Group(str(join.parent), others._hierarchy).pids()
         finally:
             process.kill()
 

@@ -41,7 +41,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def starter(body: str, group: Group | None = None, run: str = "r") -> subprocess.Popen[bytes]:
         environment = {"GEOSCHED_INSTANCE": INSTANCE, "GEOSCHED_RUN_ID": run, "HERE": str(tmp_path)}
         if group is not None:
-            body = f"echo $$ > {group.path}/cgroup.procs; {body}"
+            body = f"echo $$ > {group.directory}/cgroup.procs; {body}"
         process = subprocess.Popen(
             ["/bin/sh", "-c", body], env=os.environ | environment, start_new_session=True
         )
@@ -78,7 +78,7 @@ def test_a_group_ends_even_what_has_no_mark_no_session_and_no_parent(
     assert bare in group.pids()
     wait_for(lambda: RunTree(INSTANCE, "r", group=held.group("r")).kill())
     assert not lives(bare)
-    assert not group.path.exists()
+    assert not Path(group.directory).exists()
 
 
 def test_groups_that_a_script_made_in_its_own_go_too(
@@ -87,13 +87,13 @@ def test_groups_that_a_script_made_in_its_own_go_too(
     group = held.group("r")
     assert group is not None
     group.make()
-    inner = group.path / "inner"
+    inner = Path(group.directory, "inner")
     start(f"mkdir {inner}; echo $$ > {inner}/cgroup.procs; echo $$ > $HERE/pid; sleep 600", group)
     pid = pid_in(tmp_path / "pid")
     assert pid in group.pids()
     wait_for(lambda: RunTree(INSTANCE, "r", group=held.group("r")).kill())
     assert not lives(pid)
-    assert not group.path.exists()
+    assert not Path(group.directory).exists()
 
 
 def test_groups_that_were_left_are_found_and_ended_by_the_sweep(
@@ -104,7 +104,7 @@ def test_groups_that_were_left_are_found_and_ended_by_the_sweep(
     group.make()
     start(f"({BARE}); exit 0", group, "another").wait()
     bare = pid_in(tmp_path / "bare")
-    assert [found.path for found in held.leftovers()] == [group.path]
+    assert [found.directory for found in held.leftovers()] == [group.directory]
     wait_for(lambda: not end_marked(INSTANCE, held))
     assert not lives(bare)
     assert held.leftovers() == []

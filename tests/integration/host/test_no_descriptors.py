@@ -37,7 +37,7 @@ def script() -> Iterator["subprocess.Popen[bytes]"]:
         procfs.marks,
         procfs.stat,
         lambda pid: cgroups._read(Path(f"/proc/{pid}/cgroup")),
-        lambda pid: cgroups.Group(Path(f"/proc/{pid}"), cgroups._UNIFIED).pids(),
+        lambda pid: cgroups.Group(f"/proc/{pid}", cgroups._UNIFIED).pids(),
     ],
     ids=("children", "marks", "stat", "group", "groups"),
 )

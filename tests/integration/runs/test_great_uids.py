@@ -1,6 +1,7 @@
 """Scripts of users whose numbers do not fit a signed integer."""
 
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from geosched.ipc.paths import Runtime
-from geosched.ipc.sockets import Poller
 from geosched.workers.runfiles.processes import make_directories
 from geosched.workers.runs.notify import Notice, NotifySocket
 from support.wait import wait_for
@@ -22,7 +22,7 @@ def test_a_notification_of_a_great_uid_that_has_ended_is_of_its_user():
         runtime = Runtime(Path(place))
         make_directories(runtime)
         path = runtime.notify_socket(os.getpid())
-        notify = NotifySocket(path, UID, Poller(), belongs=lambda _: False)
+        notify = NotifySocket(path, UID, select.poll(), belongs=lambda _: False)
         try:
             code = (
                 "import os, socket, sys;"

@@ -27,7 +27,7 @@ from geosched.ipc.messages.sync import (
     Send,
     Taken,
 )
-from geosched.ipc.sockets import ProtocolError
+from geosched.ipc.wire import ProtocolError
 from geosched.workers.sync.synchroniser import MEMORY_BODIES_MAX, MEMORY_BYTES_BASE, NICER_BY
 from support.backend import BackendServer, address, entry
 from support.faults import MEBIBYTE

@@ -4,7 +4,6 @@ import errno
 import os
 import stat
 import threading
-from pathlib import Path
 
 import pytest
 from geosched.workers.host import files
@@ -79,7 +78,7 @@ def test_a_write_that_fails_leaves_the_old_content_whole_and_nothing_beside_it(
     if fails == "fsync":
         monkeypatch.setattr(os, "fsync", no_space)
     else:
-        monkeypatch.setattr(Path, "replace", no_space)
+        monkeypatch.setattr(os, "replace", no_space)
     with pytest.raises(OSError, match="No space left"):
         replace_whole(path, b"new", durable=True)
     assert list(tmp_path.iterdir()) == before

@@ -10,7 +10,7 @@ import pytest
 from geosched.ipc.messages.helper import FindUsers, FromHelper, UsersFound
 from geosched.ipc.messages.zygote import FromZygote, ToZygote
 from geosched.ipc.paths import Runtime
-from geosched.ipc.sockets import ProtocolError
+from geosched.ipc.wire import ProtocolError
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.host.children import Children
 from geosched.supervisor.host.helpers import Helpers

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from geosched.ipc import unwanted_descriptors
 from geosched.ipc.channel import MESSAGE_BYTES_MAX, PIECE_BYTES_MAX, Channel, ChildEnd, framed
-from geosched.ipc.sockets import ProtocolError
+from geosched.ipc.wire import ProtocolError
 from support.lingering import AT_ONCE_SECONDS, full_socket
 from support.wait import wait_for
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from geosched.ipc.messages.sync import FromSynchroniser
-from geosched.ipc.sockets import ProtocolError, decoded
+from geosched.ipc.wire import ProtocolError, decoded
 
 decode = msgspec.msgpack.Decoder(FromSynchroniser).decode
 HUGE = "x" * 2_000_000

@@ -6,7 +6,7 @@ from geosched.ipc.zmtp import (
     FRAMES_MAX,
     FRAMES_PER_TAKE_MAX,
     GREETING_BYTES,
-    OPENING,
+    OPENING_OF_ROUTER,
     Decoder,
     ZmtpError,
     frame,
@@ -42,7 +42,7 @@ def ready(socket_type: bytes) -> bytes:
 
 def test_what_we_open_with_is_what_libzmq_sends_as_a_router():
     router = b"\x04)\x05READY\x0bSocket-Type\0\0\0\x06ROUTER\x08Identity\0\0\0\0"
-    assert GREETING + router == OPENING
+    assert GREETING + router == OPENING_OF_ROUTER
 
 
 @pytest.mark.parametrize("hello", [DEALER, REQ, ready(b"ROUTER")], ids=("dealer", "req", "router"))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from geosched.ipc.paths import Runtime
-from geosched.ipc.sockets import Poller
 from geosched.workers.runfiles.processes import make_directories
 from geosched.workers.runs.notify import Notice, NotifySocket
 from support.lingering import AT_ONCE_SECONDS, leave, lingering
@@ -29,7 +28,7 @@ def opened() -> Iterator[Open]:
 
         def opened(uid: int) -> NotifySocket:
             path = runtime.notify_socket(os.getpid())
-            made.append(NotifySocket(path, uid, Poller(), belongs=lambda _: True))
+            made.append(NotifySocket(path, uid, select.poll(), belongs=lambda _: True))
             return made[-1]
 
         yield opened

@@ -1,6 +1,7 @@
 """The file of a script's socket: whose it is, and what becomes of it."""
 
 import os
+import select
 import socket
 import stat
 import tempfile
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from geosched.ipc.paths import Runtime
-from geosched.ipc.sockets import Poller
 from geosched.workers.runfiles.processes import forget_sockets, make_directories
 from geosched.workers.runs.notify import SOCKETS_MAX, Notice, NotifySocket
 
@@ -34,7 +34,7 @@ def opened(runtime: Runtime) -> Iterator[Open]:
 
     def opened() -> NotifySocket:
         path = runtime.notify_socket(os.getpid())
-        made.append(NotifySocket(path, os.geteuid(), Poller(), belongs=lambda _: True))
+        made.append(NotifySocket(path, os.geteuid(), select.poll(), belongs=lambda _: True))
         return made[-1]
 
     yield opened

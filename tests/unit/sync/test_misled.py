@@ -18,7 +18,7 @@ from geosched.ipc.messages.sync import (
     Pulled,
     Taken,
 )
-from geosched.ipc.sockets import ProtocolError
+from geosched.ipc.wire import ProtocolError
 from geosched.supervisor.core.model import Instant
 from geosched.supervisor.sync.exchange import REASON_CHARS_MAX, Failed, PullDone, ReportsDone
 from support.exchange_side import MAX_ACTIONS, MAX_BODY_BYTES, Side
