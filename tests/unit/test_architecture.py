@@ -27,7 +27,7 @@ FLOORS = {
         "ctl",
     ),
     "ipc/ctl": ("exits options table", "words", "printing", "commands", "main"),
-    "workers": ("host zygote_client", "runfiles sync", "helper runs", "zygote"),
+    "workers": ("host zygote_client", "heap runfiles sync", "helper runs", "zygote"),
     "workers/sync": (
         "base",
         "backend_files bodies",
