@@ -3,16 +3,19 @@
 Code that runs for the first time writes to its own pages: the interpreter specialises it, and
 keeps what it looked up. A worker would get a copy of each. So each part of its life that touches
 nothing but a directory of the zygote's own is lived here first. What is left out has a context or
-a thread (law Z1), or would end processes below it, which here are everybody's workers.
+a thread (law Z1).
 """
 
+import logging
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from ...ipc.messages.runs import (
     Ack,
@@ -30,22 +33,25 @@ from ...ipc.messages.runs import (
     ToWorker,
 )
 from ...ipc.paths import Runtime
-from ...ipc.sockets import decoded
+from ...ipc.sockets import Poller, decoded
 from ..host import procfs
+from ..host.cgroups import Containment
 from ..host.lookup import find_program
 from ..runfiles import results
 from ..runfiles.processes import Kind, forget_identity, make_directories, write_identity
 from ..runfiles.run_lock import release_run_lock, take_run_lock
-from .launch import CannotStartError, credentials_of, start
-from .run import World
+from .launch import CannotStartError
+from .run import ActiveRun, World
 from .watchdog import Watchdog
+
+log = logging.getLogger(__name__)
 
 #: The interpreter specialises code that was run a few times.
 ROUNDS = 4
 #: Ends at once, and says nothing.
 PROGRAM = "true"
-ENDS_SECONDS_MAX = 2.0
-LOOK_SECONDS = 0.001
+RUN_SECONDS_MAX = 1.0
+LOOK_SECONDS_MAX = 0.1
 _DIRECTORY = "warm-up"
 _RUN_ID = "0" * 32
 
@@ -57,7 +63,7 @@ class WarmUp:
     def __init__(self, world: World) -> None:
         self._world = world
         self._runtime = Runtime(world.runtime.dir / _DIRECTORY)
-        self._rest = [self._begin, *(_messages, _files, _processes, _script) * ROUNDS]
+        self._rest = [self._begin, *(_run, _messages, _files, _processes) * ROUNDS]
 
     def step(self) -> bool:
         """Take the next step. True after the last one: nothing is left of them. Raises `OSError`,
@@ -118,23 +124,41 @@ def _processes(_runtime: Runtime, world: World) -> None:
     watchdog.next_deadline()
 
 
-def _script(runtime: Runtime, world: World) -> None:
-    """Start a program and take its end, as a worker does."""
+def _run(runtime: Runtime, world: World) -> None:
+    """Carry out a run. Only while this process has no children: a run ends all that is below its
+    worker, and reaps what has ended."""
+    if procfs.children(os.getpid()):
+        return
     order = _order(runtime.dir)
     if find_program(PROGRAM, order.environment) is None:
         return
+    own = replace(world, runtime=runtime, mark=_DIRECTORY, containment=Containment("tree"))
+    poller = Poller()
+    interrupted = signal.getsignal(signal.SIGALRM)
     lock = take_run_lock(runtime, _RUN_ID)
     try:
-        script = start(order, credentials_of(order), open_files=world.open_files, lock=lock)
-    except CannotStartError:
-        return  # a worker will say why
+        run = ActiveRun(order, own, poller, lock=lock)
+        _take_turns(run, poller)
+    except CannotStartError as error:
+        log.debug("No run to warm up with: %s", error)  # a worker that cannot, either, says so
     finally:
         release_run_lock(runtime, _RUN_ID, lock)
-    deadline_monotonic = time.monotonic() + ENDS_SECONDS_MAX
-    while script.ended() is None and time.monotonic() < deadline_monotonic:
-        time.sleep(LOOK_SECONDS)
-    os.kill(script.pid, 9)
-    script.forget()
+        forget_identity(runtime, os.getpid())
+        signal.signal(signal.SIGALRM, interrupted)
+
+
+def _take_turns(run: ActiveRun, poller: Poller) -> None:
+    """Take the turns of a worker until the run is over; one that takes too long is stopped."""
+    begun_monotonic = now = time.monotonic()
+    stopped = False
+    while run.turn(now) is None:
+        if now - begun_monotonic > RUN_SECONDS_MAX and not stopped:
+            run.stop(StopReason.OPERATOR, now)
+            stopped = True
+        run.heartbeat()
+        due = run.next_deadline(now)
+        poller.wait(LOOK_SECONDS_MAX if due is None else min(max(0.0, due - now), LOOK_SECONDS_MAX))
+        now = time.monotonic()
 
 
 def _order(directory: Path) -> Run:

@@ -2,13 +2,16 @@
 
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from geosched.ipc.messages.runs import RunResult
 from geosched.ipc.paths import Runtime
 from geosched.workers.host.cgroups import Containment
-from geosched.workers.runs import launch, warm_up
+from geosched.workers.runs import run, warm_up
 from geosched.workers.runs.run import World
 from geosched.workers.runs.warm_up import WarmUp
 
@@ -50,18 +53,49 @@ def test_it_leaves_nothing_behind(world):
     assert list(world.runtime.dir.iterdir()) == []
 
 
-def test_it_starts_a_program_and_takes_its_end(world, monkeypatch):
-    seen = []
-    started = launch.start
+class SeenRun(run.ActiveRun):
+    results: ClassVar[list[object]] = []
 
-    def seen_start(*arguments, **named):
-        script = started(*arguments, **named)
-        seen.append(script)
-        return script
+    def turn(self, now: float) -> RunResult | None:
+        result = super().turn(now)
+        self.results += [] if result is None else [result]
+        return result
 
-    monkeypatch.setattr(warm_up, "start", seen_start)
+
+@pytest.fixture
+def seen(monkeypatch) -> list[object]:
+    monkeypatch.setattr(warm_up, "ActiveRun", SeenRun)
+    monkeypatch.setattr(SeenRun, "results", [])
+    return SeenRun.results
+
+
+def test_it_carries_out_runs_to_their_end(world, seen):
     run_all(WarmUp(world))
-    assert len(seen) == warm_up.ROUNDS
+    assert [(each.cause, each.exit_code) for each in seen] == [("exited", 0)] * warm_up.ROUNDS
+
+
+def test_a_program_that_does_not_end_is_stopped(world, seen, monkeypatch, tmp_path):
+    hangs = tmp_path / "hangs"
+    hangs.write_text("#!/bin/sh\nexec sleep 60\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(warm_up, "PROGRAM", str(hangs))
+    monkeypatch.setattr(warm_up, "RUN_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(warm_up, "ROUNDS", 1)
+    monkeypatch.setattr(warm_up, "find_program", lambda *_: str(hangs))
+    before = state_of_process()
+    run_all(WarmUp(world))
+    assert [each.cause for each in seen] == ["stopped"]
+    assert state_of_process() == before
+
+
+def test_it_begins_no_run_while_there_are_children_for_a_run_ends_all_below_it(world, seen):
+    with subprocess.Popen(["/bin/sleep", "60"]) as child:
+        try:
+            run_all(WarmUp(world))
+            assert child.poll() is None
+        finally:
+            child.kill()
+    assert seen == []
 
 
 def test_without_the_program_it_does_the_rest(world, monkeypatch):
