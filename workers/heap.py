@@ -5,6 +5,7 @@ import logging
 
 from ..ipc.messages.base import IMMORTAL_HEAP_ON
 from .host import immortal
+from .host.linux import give_memory_back
 
 log = logging.getLogger(__name__)
 
@@ -38,3 +39,4 @@ class Heap:
         if self._word is not None:
             immortal.make_immortal(self._word)
         gc.freeze()
+        give_memory_back()  # what that has taken meanwhile: each child would have a share of it

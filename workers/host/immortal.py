@@ -30,6 +30,8 @@ _COUNT = 0xFFFF_FFFF
 #: A count with this bit is that of an immortal object, in all of them.
 _IMMORTAL = 1 << 31
 _WORD_BYTES = 8
+#: Objects whose references are asked for at once.
+_AT_ONCE = 1000
 #: Kinds of objects that are never made immortal, since their end does something: it closes a
 #: descriptor, gives a buffer back, or drops what a function or an error still holds.
 _ENDING = (
@@ -112,7 +114,9 @@ def make_immortal(word: int) -> int:
                 memory[place] = word
                 new.append(one)
         made += len(new)
-        found = gc.get_referents(*new)
+        found = []
+        for first in range(0, len(new), _AT_ONCE):
+            found += gc.get_referents(*new[first : first + _AT_ONCE])
         for one in new:
             if type(one) is types.CodeType:
                 found += _parts(one)

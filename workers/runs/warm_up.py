@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +64,7 @@ class WarmUp:
     def __init__(self, world: World) -> None:
         self._world = world
         self._runtime = Runtime(world.runtime.dir / _DIRECTORY)
-        self._rest = [self._begin, *(_run, _messages, _files, _processes) * ROUNDS]
+        self._rest = [self._begin, *(_run, _fork, _messages, _files, _processes) * ROUNDS]
 
     def step(self) -> bool:
         """Take the next step. True after the last one: nothing is left of them. Raises `OSError`,
@@ -81,6 +82,20 @@ class WarmUp:
         shutil.rmtree(runtime.dir, ignore_errors=True)  # of a zygote that was killed
         runtime.dir.mkdir(mode=0o700)
         make_directories(runtime)
+
+
+def _fork(_runtime: Runtime, _world: World) -> None:
+    """Do what Python does in each child, for the most part; with other threads it would end them.
+    By name, for there is no other way to it, and it can be done without."""
+    if threading.active_count() > 1:
+        return
+    for module, name in (
+        (threading, "_after_fork"),
+        (logging, "_after_at_fork_child_reinit_locks"),
+    ):
+        after_fork = getattr(module, name, None)
+        if after_fork is not None:
+            after_fork()
 
 
 def _messages(_runtime: Runtime, _world: World) -> None:
