@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import types
+import weakref
 from typing import NamedTuple
 
 from .linux import own_memory
@@ -32,18 +33,23 @@ _IMMORTAL = 1 << 31
 _WORD_BYTES = 8
 #: Objects whose references are asked for at once.
 _AT_ONCE = 1000
+#: What a memoryview holds. When it is released, it leaves the collector's lists, which in 3.14 an
+#: immortal object has left before: a SIGSEGV.
+_BUFFER = type(gc.get_referents(memoryview(b""))[0])
 #: Kinds of objects that are never made immortal, since their end does something: it closes a
 #: descriptor, gives a buffer back, or drops what a function or an error still holds.
 _ENDING = (
     io.IOBase,
     socket.socket,
     memoryview,
+    _BUFFER,
     BaseException,
     types.AsyncGeneratorType,
     types.CoroutineType,
     types.FrameType,
     types.GeneratorType,
     types.TracebackType,
+    weakref.ReferenceType,
 )
 #: Bytes of an object that the C library gives pages of its own; hardly more than it takes, for
 #: once it is freed it makes a rule of its size (mallopt(3), M_MMAP_THRESHOLD).
