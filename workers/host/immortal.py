@@ -38,18 +38,20 @@ _AT_ONCE = 1000
 _BUFFER = type(gc.get_referents(memoryview(b""))[0])
 #: Kinds of objects that are never made immortal, since their end does something: it closes a
 #: descriptor, gives a buffer back, or drops what a function or an error still holds.
-_ENDING = (
-    io.IOBase,
-    socket.socket,
-    memoryview,
-    _BUFFER,
-    BaseException,
-    types.AsyncGeneratorType,
-    types.CoroutineType,
-    types.FrameType,
-    types.GeneratorType,
-    types.TracebackType,
-    weakref.ReferenceType,
+_ENDING = frozenset(
+    (
+        io.IOBase.__base__,
+        socket.socket,
+        memoryview,
+        _BUFFER,
+        BaseException,
+        types.AsyncGeneratorType,
+        types.CoroutineType,
+        types.FrameType,
+        types.GeneratorType,
+        types.TracebackType,
+        weakref.ReferenceType,
+    )
 )
 #: Bytes of an object that the C library gives pages of its own; hardly more than it takes, for
 #: once it is freed it makes a rule of its size (mallopt(3), M_MMAP_THRESHOLD).
@@ -115,7 +117,7 @@ def make_immortal(word: int) -> int:
                 continue
             kind = type(one)
             if kind not in ends:
-                ends[kind] = issubclass(kind, _ENDING)
+                ends[kind] = not _ENDING.isdisjoint(kind.__mro__)
             if not ends[kind]:
                 memory[place] = word
                 new.append(one)
