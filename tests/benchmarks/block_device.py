@@ -67,5 +67,5 @@ def device() -> Iterator[Device]:
         # All at once: else the kernel goes on making the file system while we count.
         run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", loop)
         run("mount", "-o", "noatime", loop, place)
-        undo.callback(run, "umount", place)
+        undo.callback(run, "umount", "--lazy", place)  # should a process still have a file there
         yield Device(Path(loop).name, place)

@@ -225,12 +225,11 @@ def _armed(build: Build, size: Size) -> None:
 
 def _short_runs(build: Build, size: Size) -> None:
     with ExitStack() as stack:
-        daemon = stack.enter_context(daemon_installation())
         disk = None if why_not() else stack.enter_context(device())
+        daemon = stack.enter_context(daemon_installation())
         state = daemon.root / "state" if disk is None else disk.place / "state"
         _configured(daemon, life_seconds=0, state_dir=str(state), max_running=size.slots)
         daemon.start()
-        stack.callback(daemon.kill)  # before the device is unmounted
         lasts = size.short / size.short_a_second
         first = time.time() + KNOWN_SECONDS
         _sent(
