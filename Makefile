@@ -7,6 +7,8 @@ SEEDS ?= 1000
 FIRST ?= 1
 INPUTS ?= 1000000
 BENCH ?=
+PYTHONS ?=
+BEFORE ?=
 JOBS ?= 3
 UPGRADE ?=
 BIN := .venv/bin
@@ -80,9 +82,10 @@ soak: $(SET_UP)
 		--timeout 200 tests/integration/contract/test_crash_contract.py -k "suspended or stalls"
 
 # BENCH="--quick" for 2 minutes; BENCH="--only c,d" for parts, the others stay in bench.json.
+# Part j measures on each of PYTHONS="python3.11 python3.13", and BEFORE=DIR, a checkout, in turns.
 bench: $(SET_UP)
 	mkdir -p build
-	$(BIN)/python tests/benchmarks/bench.py --json build/bench.json $(BENCH)
+	PYTHONS="$(PYTHONS)" BEFORE="$(BEFORE)" $(BIN)/python tests/benchmarks/bench.py --json build/bench.json $(BENCH)
 	$(BIN)/python tests/benchmarks/bench_daemondb.py
 	$(BIN)/python tests/benchmarks/bench_flash.py
 	$(BIN)/python tests/benchmarks/bench_backend.py

@@ -20,7 +20,7 @@ from ..ipc.router import Bounds, Router
 from ..ipc.sockets import BindError, Poller, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.host.liveness import JudgeClock
-from ..workers.zygote_client import ZygoteClient
+from ..workers.zygote_client import Given, ZygoteClient
 from .config.derived import address, rules_of
 from .config.descriptors import OF_A_CHILD
 from .config.sections import Settings, SettingsError
@@ -132,15 +132,17 @@ class Service(Participant):
         self._opened.callback(os.close, lifeline)
 
         def start_zygote() -> ZygoteClient:
-            return ZygoteClient(
+            given = Given(
                 lifeline=lifeline,
-                runtime_dir=base.runtime.dir,
+                runtime_dir=str(base.runtime.dir.absolute()),
                 instance=base.leftovers.mark.instance,
                 mark=base.leftovers.mark.text,
                 log_level=self._log.level,
                 log_style=self._log.style,
                 open_files=base.open_files,
+                immortal_heap=self.settings.daemon.immortal_heap,
             )
+            return ZygoteClient(given)
 
         children = Children(start_zygote, children_max=base.descriptors.children)
         self._opened.callback(base.leftovers.forget_gone)

@@ -6,7 +6,6 @@ and leaves when the supervisor does. `zygote_client.py` runs it, as
 `python -P -m geosched.workers.zygote SOCKET`.
 """
 
-import gc
 import logging
 import os
 import select
@@ -14,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -22,7 +21,6 @@ from typing import TypeAlias
 import msgspec
 from setproctitle import setproctitle
 
-from ..ipc.messages.runs import ToWorker
 from ..ipc.messages.zygote import (
     Forked,
     ForkFailed,
@@ -37,6 +35,7 @@ from ..ipc.messages.zygote import (
 from ..ipc.paths import Runtime
 from ..ipc.wire import ProtocolError, decoded
 from . import helper
+from .heap import Heap
 from .host import log_lines
 from .host.cgroups import Containment
 from .host.linux import drop_capabilities, forbid_new_privileges, raise_open_files
@@ -50,6 +49,7 @@ from .runfiles.processes import Kind, declare, forget_identity
 from .runfiles.run_lock import noted_scripts
 from .runs import worker
 from .runs.run import World
+from .runs.warm_up import WarmUp
 from .sync import broker
 from .sync.allowance import Allowances
 from .zygote_client import Given
@@ -62,6 +62,8 @@ REQUEST_BYTES_MAX = 64 * 1024
 #: only in a disk that hangs.
 BROKERS_MAX = 4
 DESCRIPTORS_MAX = 2
+#: Requests put off until the warm-up is over; more are answered before.
+PUT_OFF_MAX = 64
 #: Orphaned workers have at most 3 s of grace, and 5 s after the daemon nothing may be left (S17).
 ORPHANED_WORKERS_SECONDS_MAX = 4.0
 #: Between the ends of the supervisor's socket and of the lifeline, which a slow host may part.
@@ -85,10 +87,15 @@ class Zygote:
     """Serves requests of the supervisor. `world` is handed to each worker; `declared` tells that
     the zygote's identity file was written, by which the next daemon finds it."""
 
-    def __init__(self, requests: socket.socket, world: World, *, declared: bool) -> None:
+    def __init__(
+        self, requests: socket.socket, world: World, heap: Heap, *, declared: bool
+    ) -> None:
         self._requests = requests
         self._world = world
+        self._heap = heap
         self._declared = declared
+        self._warm_up: WarmUp | None = WarmUp(world)
+        self._put_off: list[tuple[ToZygote, list[int]]] = []  # with its descriptors
         self._children: dict[int, tuple[str, int]] = {}  # pidfd -> name, pid
         self._relay_pidfds: set[int] = set()
         self._broker_pidfds: set[int] = set()
@@ -99,9 +106,13 @@ class Zygote:
 
     def serve(self) -> ChildMain | None:
         """Serve until the supervisor is gone, then return None. Return the body in a child."""
-        self._say(ZygoteReady())
+        self._say(ZygoteReady(self._heap.state))
+        self._heap.settle()
         while True:
-            for descriptor, _ in self._poll.poll():
+            readable = self._poll.poll(None if self._warm_up is None else 0)
+            if not readable and (child_main := self._warm()) is not None:
+                return child_main
+            for descriptor, _ in readable:
                 if descriptor == self._world.lifeline:
                     self._outlive_workers()
                     return None
@@ -113,7 +124,7 @@ class Zygote:
                     if self._supervisor_is_gone():
                         self._outlive_workers()
                     return None
-                child_main = self._answer(request, descriptors)
+                child_main = self._take(request, descriptors)
                 if child_main is not None:
                     return child_main
 
@@ -181,19 +192,43 @@ class Zygote:
             os.set_inheritable(descriptor, False)  # CPython 3.11 drops MSG_CMSG_CLOEXEC
         return data, descriptors
 
-    def _answer(self, request: bytes, descriptors: list[int]) -> ChildMain | None:
-        child_main = self._forked(request, descriptors)
-        if child_main is None:
-            for descriptor in descriptors:
-                os.close(descriptor)
-        return child_main
+    def _warm(self) -> ChildMain | None:
+        """Take the next step of the warm-up, while nobody waits. After the last one, answer what
+        was put off. Returns the body of a child, in the child only."""
+        assert self._warm_up is not None
+        try:
+            if not self._warm_up.step():
+                return None
+        except OSError as error:
+            log.warning("Cannot warm up: %s", error, extra={"event": "not-warm"})
+        self._warm_up = None
+        self._heap.settle()
+        while self._put_off:
+            child_main = self._answer(*self._put_off.pop(0))
+            if child_main is not None:
+                return child_main
+        return None
 
-    def _forked(self, request: bytes, descriptors: list[int]) -> ChildMain | None:
-        """Fork what is asked for. Returns the body of the child, in the child only."""
+    def _take(self, request: bytes, descriptors: list[int]) -> ChildMain | None:
+        """Answer a request, or put it off. Returns the body of a child, in the child only."""
         asked = decoded([request], _decode)
         if isinstance(asked, ProtocolError):
             log.error("Refused a request: %s", asked, extra={"event": "bad-message"})
+            _close(descriptors)
             return None
+        if self._warm_up is not None and _can_wait(asked) and len(self._put_off) < PUT_OFF_MAX:
+            self._put_off.append((asked, descriptors))
+            return None
+        return self._answer(asked, descriptors)
+
+    def _answer(self, asked: ToZygote, descriptors: list[int]) -> ChildMain | None:
+        child_main = self._forked(asked, descriptors)
+        if child_main is None:
+            _close(descriptors)
+        return child_main
+
+    def _forked(self, asked: ToZygote, descriptors: list[int]) -> ChildMain | None:
+        """Fork what is asked for. Returns the body of the child, in the child only."""
         try:
             if isinstance(asked, ForkSynchroniser) and drops_to(asked.backend.user) is not None:
                 return self._forked_with_broker(asked, descriptors)
@@ -243,6 +278,8 @@ class Zygote:
     def _close_own(self) -> None:
         """Close what belongs to the zygote, in a child."""
         self._requests.close()
+        for _, descriptors in self._put_off:
+            _close(descriptors)
         for pidfd in self._children:
             os.close(pidfd)
 
@@ -322,6 +359,19 @@ def _relay_log(descriptors: list[int], lifeline: int) -> int:
     return 0
 
 
+def _can_wait(asked: ToZygote) -> bool:
+    """Nobody waits for this child: a relay, for which the log's socket keeps the records, or a
+    spare worker. Forked before the warm-up, it would keep a copy of what that writes."""
+    return isinstance(asked, ForkLogRelay) or (
+        isinstance(asked, ForkWorker) and not asked.forks_ahead
+    )
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 def _ended(descriptor: int, milliseconds_max: int = KILLED_MILLISECONDS_MAX) -> bool:
     """The process of a pidfd, or the writing end of a pipe, is gone."""
     poll = select.poll()
@@ -348,22 +398,17 @@ def main() -> None:
         lifeline=options.lifeline,
         open_files=(options.open_files, hard) if options.open_files else None,
     )
-    _warm_up()
-    gc.collect()
-    gc.freeze()  # so that collections in children do not copy what is shared
-    child_main = Zygote(requests, world, declared=declared).serve()
+    setproctitle("geosched: zygote")
+    heap = Heap(wanted=options.immortal_heap)
+    child_main = Zygote(requests, world, heap, declared=declared).serve()
+    status = 0
     if child_main is None:
         forget_identity(runtime, os.getpid())
-        return
-    status = child_main()
-    # Without cleaning up: nothing is left to clean. (An error leaves main with its trace.)
+    else:
+        status = child_main()
+    # Without cleaning up: nothing is left to clean, and what is immortal cannot be freed. (An
+    # error leaves main with its trace.)
     os._exit(status)
-
-
-def _warm_up() -> None:
-    """Compute here, once, what all children share."""
-    setproctitle("geosched: zygote")
-    msgspec.msgpack.Decoder(ToWorker)
 
 
 def _close_all_but(*kept: int) -> None:

@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import msgspec
 
@@ -31,8 +30,13 @@ _decode: Callable[[bytes | memoryview], FromZygote] = msgspec.msgpack.Decoder(Fr
 
 class Given(msgspec.Struct, frozen=True):
     """What a zygote is given, as the first message on its socket: anybody may read arguments, and
-    the mark is a secret. `lifeline` is a descriptor, `open_files` is the soft limit of scripts, 0
-    to leave it."""
+    the mark is a secret.
+
+    `lifeline` is the reading end of a pipe whose other end, marked close-on-exec, only the
+    supervisor holds. `runtime_dir` is absolute. `instance` names the control groups of this boot
+    and state directory, `mark` is in the environment of its scripts. `open_files` is the soft limit
+    of scripts, 0 to leave it. With `immortal_heap` it makes its objects immortal, where it can.
+    """
 
     lifeline: int
     runtime_dir: str
@@ -41,40 +45,18 @@ class Given(msgspec.Struct, frozen=True):
     log_level: str = "info"
     log_style: str = "text"
     open_files: int = 0
+    immortal_heap: bool = True
 
 
 class ZygoteClient:
     """A zygote process. `pidfd` is readable once it has ended."""
 
-    def __init__(
-        self,
-        *,
-        lifeline: int,
-        runtime_dir: Path,
-        instance: str,
-        mark: str,
-        log_level: str = "info",
-        log_style: str = "text",
-        open_files: int = 0,
-        environment: Mapping[str, str] = os.environ,
-    ) -> None:
-        """Start it. `lifeline` is the reading end of a pipe whose other end, marked
-        close-on-exec, only the supervisor holds. `instance` names the control groups of this
-        boot and state directory, `mark` is in the environment of its scripts. `open_files` is
-        the soft limit of scripts, 0 to leave it. Raises `OSError`."""
+    def __init__(self, given: Given, environment: Mapping[str, str] = os.environ) -> None:
+        """Start it. Raises `OSError`."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         with contextlib.ExitStack() as opened, theirs:
             opened.callback(self._socket.close)
-            given = Given(
-                lifeline=lifeline,
-                runtime_dir=str(runtime_dir.absolute()),
-                instance=instance,
-                mark=mark,
-                log_level=log_level,
-                log_style=log_style,
-                open_files=open_files,
-            )
             self._socket.send(msgspec.json.encode(given))
             self.pid = os.posix_spawn(
                 sys.executable,
@@ -84,7 +66,7 @@ class ZygoteClient:
                     (os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0),
                     # Onto itself: that removes the close-on-exec mark, in the child only.
                     (os.POSIX_SPAWN_DUP2, theirs.fileno(), theirs.fileno()),
-                    (os.POSIX_SPAWN_DUP2, lifeline, lifeline),
+                    (os.POSIX_SPAWN_DUP2, given.lifeline, given.lifeline),
                 ],
                 setsigmask=(),
             )

@@ -9,6 +9,8 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
+#: The state of a zygote whose objects are immortal (`StatusView.immortal_heap`).
+IMMORTAL_HEAP_ON = "on"
 #: Absolute, or "" for none. A setting of this type may be relative to the configuration file.
 AbsolutePath: TypeAlias = Annotated[str, msgspec.Meta(extra={"path": "absolute"})]
 #: A process: any number that the kernel's `pid_t` can be; none of them means a group.

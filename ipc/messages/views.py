@@ -166,6 +166,7 @@ class StatusView(View, frozen=True):
     bad_messages: int = 0
     limits: LimitsView = LimitsView()
     operators: OperatorsView = OperatorsView()
+    immortal_heap: str = ""  # `on`, or `off` and the reason; "" before the zygote has said
 
 
 class ReportView(View, frozen=True):

@@ -57,7 +57,10 @@ class ForkFailed(Message, tag="fork-failed", frozen=True):
 
 
 class ZygoteReady(Message, tag="zygote-ready", frozen=True):
-    """The zygote has imported what its children need: from here on it answers at once."""
+    """The zygote has imported what its children need: from here on it answers at once.
+    `immortal_heap` is that of `StatusView`."""
+
+    immortal_heap: str = ""
 
 
 FromZygote: TypeAlias = ZygoteReady | Forked | ForkFailed

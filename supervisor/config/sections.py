@@ -20,7 +20,13 @@ from ...ipc.messages.sync import ExchangeSettings
 HEARTBEAT_SECONDS_MAX = 5.0
 DIRECTORIES = ("state_dir", "runtime_dir", "log_dir")
 #: Fields of `DaemonSettings` that a daemon keeps until it ends: a reload does not change them.
-UNTIL_RESTART = (*DIRECTORIES, "map_size_bytes", "clock_wait_seconds", "clock_must_sync")
+UNTIL_RESTART = (
+    *DIRECTORIES,
+    "map_size_bytes",
+    "clock_wait_seconds",
+    "clock_must_sync",
+    "immortal_heap",
+)
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _HOUR, _DAY = 3600.0, 86_400.0
@@ -56,6 +62,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     clock_must_sync: bool = False
     arm_ahead_seconds: Annotated[float, Meta(ge=0, le=60)] = 2.0
     spare_workers: Annotated[int, Meta(ge=0, le=64)] = 1
+    immortal_heap: bool = True
     map_size_bytes: Annotated[int, Meta(ge=_MIB, le=64 * _GIB)] = 64 * _MIB
     retention_seconds: Annotated[float, Meta(ge=0, le=3650 * _DAY)] = 14 * _DAY
     backup_interval_seconds: Annotated[float, Meta(ge=0, le=365 * _DAY)] = _DAY

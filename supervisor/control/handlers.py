@@ -189,6 +189,7 @@ class Handlers:
             ),
             clock=ClockView(parts.clock.trusted, parts.clock.detail),
             containment=self._containment,
+            immortal_heap=parts.children.immortal_heap,
             store=self._store(),
             stuck=sum(run.stuck for run in parts.pool.runs.values()) + len(parts.due.stuck),
             output_lost_bytes=loop.output_lost_bytes + parts.pool.output_lost_bytes,

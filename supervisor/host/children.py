@@ -101,6 +101,8 @@ class Children(Participant):
         self._not_before_monotonic = 0.0
         self._zygote: ZygoteClient | None = None
         self._zygote_ready = False
+        #: What the last zygote said of it: `on`, or a reason; "" before that.
+        self.immortal_heap = ""
         self._zygotes_given_up = 0  # since one last answered
         self._answer: AnswerWait | None = None  # the one that the zygote owes
         self._unanswered_since_monotonic: float | None = None
@@ -316,8 +318,9 @@ class Children(Participant):
                     log.error("Cannot fork %s: %s", name, detail, extra={"event": "fork-failed"})
                     self._asked.discard(name)
                     news.failed[name] = detail
-                case ZygoteReady():
+                case ZygoteReady(immortal_heap):
                     self._zygote_ready = True  # which is no answer to a request yet
+                    self.immortal_heap = immortal_heap
         if not self._asked:
             self._answer = self._unanswered_since_monotonic = None
         elif self._answer is None or before != (self._zygote_ready, self._zygotes_given_up):

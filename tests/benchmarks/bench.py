@@ -32,6 +32,7 @@ import idling
 import lateness
 import memory
 import recovery
+import run_costs
 import snapshot
 from figures import Figure, Line, machine, now, refresh, to_json, write_json
 from support.installed import install
@@ -55,6 +56,7 @@ PARTS = {
     "f": Part("Snapshots of many actions", snapshot.bench, 480),
     "h": Part("Crowds: many actions due at once", crowd.bench, 1800),
     "i": Part("Among hostile processes of another user", hostile.bench, 600),
+    "j": Part("What a run costs, beside the build before", run_costs.bench, 3600),
 }
 
 

@@ -10,20 +10,17 @@ writes for itself. What a drive writes besides, because its blocks are large, is
 import argparse
 import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import Figure, machine
+from block_device import Device, Written, device, why_not
+from figures import Figure, machine
 from geosched.ipc.actions import Action
 from geosched.ipc.instants import SECOND_US
 from geosched.ipc.messages.runs import EndCause, RunResult
@@ -33,9 +30,6 @@ from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
 from support.daemon import Daemon, daemon_installation, entry
 from support.wait import wait_for
 
-DISK_BYTES = 512 * 1024**2
-SECTOR_BYTES = 512  # of the kernel's counters, whatever the device has
-TOOLS = ("mkfs.ext4", "losetup", "mount", "umount", "sync")
 SINGLE = 200
 BATCH = 100
 RUNS = 10
@@ -43,58 +37,6 @@ HOUR_SECONDS = 3600
 HOUR_US = HOUR_SECONDS * SECOND_US
 NOW_US = 1_795_420_800 * SECOND_US
 RULES = Rules("0123456789abcdef")
-
-
-# --- the device, and its counters -------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a block device was given to write, and how often to let go of its cache."""
-
-    bytes: int
-    flushes: int
-
-    def __sub__(self, before: "Written") -> "Written":
-        return Written(self.bytes - before.bytes, self.flushes - before.flushes)
-
-
-@dataclass(frozen=True)
-class Device:
-    """An ext4 on a loop device, mounted at `place`."""
-
-    name: str
-    place: Path
-
-    def written(self) -> Written:
-        fields = Path(f"/sys/block/{self.name}/stat").read_text().split()
-        return Written(int(fields[6]) * SECTOR_BYTES, int(fields[15]))
-
-    def settled(self) -> Written:
-        """The same, once the file system has written what it would have written later."""
-        run("sync", "--file-system", self.place)
-        return self.written()
-
-
-def run(*command: str | Path) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-@contextmanager
-def device() -> Iterator[Device]:
-    with ExitStack() as undo:
-        root = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="gs-flash-")))
-        image, place = root / "disk", root / "mounted"
-        place.mkdir()
-        image.touch()
-        os.truncate(image, DISK_BYTES)
-        loop = run("losetup", "--find", "--show", image)
-        undo.callback(run, "losetup", "--detach", loop)
-        # All at once: else the kernel goes on making the file system while we count.
-        run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", loop)
-        run("mount", "-o", "noatime", loop, place)
-        undo.callback(run, "umount", place)
-        yield Device(Path(loop).name, place)
 
 
 # --- of daemonDB alone ------------------------------------------------------------------
@@ -288,12 +230,8 @@ def main() -> None:
     parser.add_argument("--actions", type=int, default=10_000, help="how many wait")
     parser.add_argument("--idle-seconds", type=float, default=60.0)
     chosen = parser.parse_args()
-    if os.geteuid() != 0:
-        print("nothing measured: only root can make a file system to count on")
-        return
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing:
-        print(f"nothing measured: this host has no {missing[0]}")
+    if reason := why_not():
+        print(f"nothing measured: {reason}")
         return
 
     host = machine()

@@ -112,6 +112,14 @@ def pss_bytes(daemon: Daemon) -> int:
     return kilobytes * 1024
 
 
+def merging() -> str:
+    """Whether the kernel merges pages that are alike, which changes every figure of memory."""
+    try:
+        return "on" if Path("/sys/kernel/mm/ksm/run").read_text().strip() == "1" else "off"
+    except OSError:
+        return "not there"
+
+
 @dataclass(frozen=True)
 class Spent:
     """By one thread so far."""

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
 from figures import Figure, Line, Remark
 from measuring import (
@@ -12,6 +11,7 @@ from measuring import (
     cpu_seconds,
     idle,
     kill_all,
+    merging,
     pss_bytes_at_rest,
     wall_seconds,
 )
@@ -55,15 +55,8 @@ def bench(quick: bool) -> Iterator[Line]:
         )
         yield Remark(
             "of supervisor, zygote, synchroniser and workers, without the scripts; "
-            f"poll_interval 60 s; the kernel's merging of alike pages is {_merging()}"
+            f"poll_interval 60 s; the kernel's merging of alike pages is {merging()}"
         )
-
-
-def _merging() -> str:
-    try:
-        return "on" if Path("/sys/kernel/mm/ksm/run").read_text().strip() == "1" else "off"
-    except OSError:
-        return "not there"
 
 
 def _sent(daemon: Daemon, actions: list[dict[str, object]], status: str, count: int) -> None:

@@ -3,22 +3,21 @@
 import fcntl
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 from .paths import ROOT
 
 
-def install(place: Path) -> Path:
-    """Build the tree under test and install it below `place`; where its commands are."""
-    with (ROOT / "pyproject.toml").open() as lock:
+def install(place: Path, *, python: str = sys.executable, root: Path = ROOT) -> Path:
+    """Build a tree and install it below `place`, for one Python; where its commands are."""
+    with (root / "pyproject.toml").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a build writes into the tree
         wheel = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation")
-        _run(*wheel, "--no-deps", "-w", place, ROOT)
+        _run(*wheel, "--no-deps", "-w", place, root)
     (package,) = place.glob("geosched-*.whl")
-    venv.create(place / "env", symlinks=True, with_pip=True)
+    _run(python, "-m", "venv", place / "env")
     install = (place / "env/bin/python", "-m", "pip", "install", "--quiet")
-    _run(*install, "--require-hashes", "-r", ROOT / "requirements/daemon.txt")
+    _run(*install, "--require-hashes", "-r", root / "requirements/daemon.txt")
     _run(*install, "--no-deps", package)
     return place / "env/bin"
 

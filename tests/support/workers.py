@@ -32,7 +32,7 @@ from geosched.workers.host import process_tree, procfs
 from geosched.workers.host.cgroups import Containment
 from geosched.workers.host.marks import MarkReader
 from geosched.workers.runfiles.processes import make_directories
-from geosched.workers.zygote_client import ZygoteClient
+from geosched.workers.zygote_client import Given, ZygoteClient
 
 from .wait import wait_for
 
@@ -46,7 +46,8 @@ def end_marked(mark: str, containment: Containment) -> set[int]:
 class Host:
     """A zygote, its workers, and what they said. Ends all that it began."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, immortal_heap: bool = True) -> None:
+        self._immortal_heap = immortal_heap
         self.dir = Path(tempfile.mkdtemp(prefix="gs-"))
         self.runtime = Runtime(self.dir)
         make_directories(self.runtime)
@@ -64,12 +65,14 @@ class Host:
         self.runs = 0
 
     def start_zygote(self) -> ZygoteClient:
-        return ZygoteClient(
+        given = Given(
             lifeline=self.lifeline,
-            runtime_dir=self.dir,
+            runtime_dir=str(self.dir),
             instance=self.instance,
             mark=self.instance,
+            immortal_heap=self._immortal_heap,
         )
+        return ZygoteClient(given)
 
     # --- hearing ------------------------------------------------------------------------
 
@@ -215,8 +218,8 @@ class Host:
 
 
 @contextmanager
-def host() -> Iterator[Host]:
-    opened = Host()
+def host(*, immortal_heap: bool = True) -> Iterator[Host]:
+    opened = Host(immortal_heap=immortal_heap)
     try:
         opened.zygote_ready()
         yield opened

@@ -29,7 +29,7 @@ FLOORS = {
         "ctl",
     ),
     "ipc/ctl": ("exits options table", "words", "printing", "tool", "commands", "main"),
-    "workers": ("host zygote_client", "runfiles sync", "helper runs", "zygote"),
+    "workers": ("host zygote_client", "heap runfiles sync", "helper runs", "zygote"),
     "workers/sync": (
         "allowance base",
         "backend_files bodies",

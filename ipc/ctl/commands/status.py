@@ -2,6 +2,7 @@
 
 import click
 
+from ...messages.base import IMMORTAL_HEAP_ON
 from ...messages.control import GetStatus, StatusIs
 from ...messages.views import (
     REASONS_JOINED_BY,
@@ -52,6 +53,7 @@ def status_sheet(status: StatusView, now_us: int) -> Sheet:
         ("clock", with_detail(trust, status.clock.detail)),
         ("database", _store(status.store, now_us)),
         ("containment", clean(status.containment)),
+        *_heap(status.immortal_heap),
     ]
     pairs.extend(("ATTENTION", clean(trouble)) for trouble in troubles(status))
     return [Block(tuple(pairs))]
@@ -130,6 +132,11 @@ def backend_line(backend: BackendView, now_us: int) -> str:
 
 def _synchroniser(backend: BackendView) -> list[tuple[str, str]]:
     return [("exchanges", f"as user {clean(backend.user)}")] if backend.user else []
+
+
+def _heap(state: str) -> list[tuple[str, str]]:
+    """A line where each worker counts the references of all that the zygote imported."""
+    return [] if state in ("", IMMORTAL_HEAP_ON) else [("immortal", clean(state))]
 
 
 def _next_edge(instant: str | None, now_us: int) -> str:

@@ -21,7 +21,7 @@ from geosched.workers.runfiles.run_lock import (
     noted_scripts,
     take_run_lock,
 )
-from geosched.workers.zygote_client import ZygoteClient
+from geosched.workers.zygote_client import Given, ZygoteClient
 from support.daemon import Daemon, daemon_installation, entry, lives
 from support.second_user import SECOND_USER, command_as, needs_two_users
 from support.wait import wait_for
@@ -111,7 +111,7 @@ def test_the_mark_is_in_no_argument_of_the_zygote(
 
     monkeypatch.setattr(os, "posix_spawn", spawned)
     with pytest.raises(OSError, match="not today"):
-        ZygoteClient(lifeline=0, runtime_dir=tmp_path, instance="name", mark="the-secret")
+        ZygoteClient(Given(0, str(tmp_path), instance="name", mark="the-secret"))
     assert begun
     assert "the-secret" not in repr(begun)
 

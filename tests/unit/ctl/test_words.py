@@ -188,6 +188,14 @@ def test_status_says_how_it_goes_in_a_few_lines() -> None:
     ]
 
 
+def test_status_tells_why_workers_share_less_memory_and_nothing_where_they_share_it() -> None:
+    off = status(immortal_heap="off: it needs Python 3.12 or later, and this is cpython 3.11")
+    lines = text(status_sheet(off, NOW)).split("\n")
+    assert "immortal     off: it needs Python 3.12 or later, and this is cpython 3.11" in lines
+    for state in ("on", ""):
+        assert "immortal" not in text(status_sheet(status(immortal_heap=state), NOW))
+
+
 def test_status_names_the_user_of_exchanges_where_it_is_not_the_daemons() -> None:
     as_user = status(backend=BackendView("http", user="65529"))
     assert "exchanges    as user 65529" in text(status_sheet(as_user, NOW)).split("\n")
