@@ -16,6 +16,7 @@ from .linux import (
     drop_bounding_capabilities,
     forbid_new_privileges,
     forbid_tracing,
+    leave_ipc_namespace,
     leave_session_keyring,
     let_capabilities_go,
 )
@@ -24,6 +25,9 @@ from .trust import ROOT
 #: The user where none is configured, a number that no account has: systemd and Debian give 65520
 #: to 65533 to nobody, and a container with 65536 ids has it. `nobody` is shared with strangers.
 UNNAMED_UID = 65529
+#: Descriptors of such a process, which may be files in memory: of so many bytes each, and beyond
+#: what is mapped. It has some twenty.
+OPEN_FILES_MAX = 64
 #: Bytes of a file that such a process writes: a copy of certificates in memory, at most.
 FILE_BYTES_MAX = 8 * 1024 * 1024
 
@@ -75,6 +79,8 @@ def prepare() -> None:
         raise PermissionError("the daemon lacks CAP_KILL, and could not end what it is then")
     forbid_new_privileges()
     leave_session_keyring()
+    with contextlib.suppress(OSError):  # a daemon may lack CAP_SYS_ADMIN, and a kernel namespaces
+        leave_ipc_namespace()
     let_capabilities_go()
     clear_inheritable_capabilities()
     with contextlib.suppress(PermissionError):
@@ -87,6 +93,7 @@ def become(account: Account, *, file_bytes_max: int | None = FILE_BYTES_MAX) -> 
     thread: none outlives this one, and none of that user counts against it. Raises `OSError`:
     some rights may be gone by then."""
     limit(resource.RLIMIT_NPROC, 0)
+    limit(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
     if file_bytes_max is not None:
         limit(resource.RLIMIT_FSIZE, file_bytes_max)
     os.setgroups(())
