@@ -25,9 +25,6 @@ from .trust import ROOT
 #: The user where none is configured, a number that no account has: systemd and Debian give 65520
 #: to 65533 to nobody, and a container with 65536 ids has it. `nobody` is shared with strangers.
 UNNAMED_UID = 65529
-#: Descriptors of such a process, which may be files in memory: of so many bytes each, and beyond
-#: what is mapped. It has some twenty.
-OPEN_FILES_MAX = 64
 #: Bytes of a file that such a process writes: a copy of certificates in memory, at most.
 FILE_BYTES_MAX = 8 * 1024 * 1024
 
@@ -93,7 +90,6 @@ def become(account: Account, *, file_bytes_max: int | None = FILE_BYTES_MAX) -> 
     thread: none outlives this one, and none of that user counts against it. Raises `OSError`:
     some rights may be gone by then."""
     limit(resource.RLIMIT_NPROC, 0)
-    limit(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
     if file_bytes_max is not None:
         limit(resource.RLIMIT_FSIZE, file_bytes_max)
     os.setgroups(())

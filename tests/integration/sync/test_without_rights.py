@@ -23,8 +23,12 @@ from geosched.ipc.messages.sync import (
 from geosched.ipc.messages.zygote import ForkFailed
 from geosched.workers.host.log_lines import MESSAGE_BYTES_MAX
 from geosched.workers.host.log_rate import OF_A_PROCESS
-from geosched.workers.host.privileges import FILE_BYTES_MAX, OPEN_FILES_MAX, UNNAMED_UID
-from geosched.workers.sync.synchroniser import MEMORY_BODIES_MAX, MEMORY_BYTES_BASE
+from geosched.workers.host.privileges import FILE_BYTES_MAX, UNNAMED_UID
+from geosched.workers.sync.synchroniser import (
+    MEMORY_BODIES_MAX,
+    MEMORY_BYTES_BASE,
+    OPEN_FILES_MAX,
+)
 from geosched.workers.zygote import BROKERS_MAX
 from support.backend import BackendServer, address, entry
 from support.brokers import served_broker
