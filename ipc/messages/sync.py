@@ -23,6 +23,8 @@ RETRY_AFTER_SECONDS_MAX = 3600.0
 PAGE_ACTIONS_MAX = 100
 PAGE_BYTES_MAX = 128 * 1024
 PAGE_IDS_MAX = 1000
+#: What MessagePack adds to the actions of a page.
+PAGE_HEAD_BYTES_MAX = 16
 #: All actions and ids of a snapshot as they travel, for each byte of its body: most take less than
 #: in JSON, but a number in `args` may take four times as much.
 BYTES_OF_A_BODY_BYTE_MAX = 4

@@ -21,6 +21,8 @@ from ...ipc.messages.sync import (
     DIGEST,
     ETAG,
     LONG_OVER_US,
+    PAGE_BYTES_MAX,
+    PAGE_HEAD_BYTES_MAX,
     BackendAddress,
     Connected,
     ErrorKind,
@@ -132,6 +134,9 @@ class _Exchange(msgspec.Struct):
         assert isinstance(self.message, Pull)
         if not page.actions and not page.set_aside_ids:
             return "an empty page"
+        page_bytes = len(pack(page.actions))
+        if len(page.actions) > 1 and page_bytes > PAGE_BYTES_MAX + PAGE_HEAD_BYTES_MAX:
+            return f"a page of {page_bytes} bytes"  # looking at one takes as long as it is
         if reason := next(filter(None, map(unsound, page.actions)), ""):
             return reason
         counts_from_us = self.message.now_us - LONG_OVER_US

@@ -58,6 +58,7 @@ MUTATIONS = (
         "case Running(run) if _window_over(record, now) and run.stop in (None, StopReason.CHANGED)",
         "case Running(run) if _window_over(record, now) and run.stop is not StopReason.WINDOW_OVER",
         "S13a",
+        seed=3,
     ),
     Mutation(
         "what is not wanted and NULL stays so",
@@ -102,6 +103,7 @@ MUTATIONS = (
         "hold = Hold(now.wall_us, delay) if held else None",
         "hold = None",
         "S12a",
+        seed=6,
     ),
     Mutation(
         "a start-up asks for the window before it asks how the run ended",
@@ -109,6 +111,7 @@ MUTATIONS = (
         "    if _window_over(record, now):\n"
         "        return _interrupted(record, None, Reason.INTERRUPTED, now)\n",
         "WONT_FINISH, and not",
+        seed=8,
     ),
     Mutation(
         "a daemon that leaves settles what its own stop has ended",
@@ -127,6 +130,7 @@ MUTATIONS = (
         "case Running(run) if run.stop is None and not record.action.same_work(action):",
         "case Running(run) if run is None:",
         "S15",
+        seed=5,
     ),
     Mutation(
         "attempts are not counted",
@@ -147,6 +151,7 @@ MUTATIONS = (
         "    return True",
         "FINISHED, and not WONT_FINISH",
         run_end,
+        seed=14,
     ),
     Mutation(
         "what waits for a worker is settled a moment ahead",

@@ -30,6 +30,8 @@ _PR_SET_MEMORY_MERGE = 67
 _SECBIT_NO_SETUID_FIXUP = 1 << 2
 _SECBIT_KEEP_CAPS = 1 << 4
 _CAPABILITY_VERSION_3 = 0x20080522
+#: From `linux/sched.h`.
+_CLONE_NEWIPC = 0x08000000
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 #: The number of keyctl(2), which the C library has no name for, by a machine's name and the bytes
 #: of a pointer: a 32-bit process may find itself on a 64-bit machine.
@@ -147,6 +149,13 @@ def leave_session_keyring() -> None:
     )
     if joined < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
         raise _last_error("keyctl")
+
+
+def leave_ipc_namespace() -> None:
+    """Give this process an IPC namespace of its own: segments of shared memory, semaphores and
+    message queues (sysvipc(7)) end with the last process in it. Raises `OSError`."""
+    if _libc.unshare(ctypes.c_int(_CLONE_NEWIPC)) < 0:
+        raise _last_error("unshare")
 
 
 def forbid_tracing() -> None:

@@ -14,15 +14,15 @@ class Rate(NamedTuple):
     per_second: float
 
 
-#: A message, before anything is filled in, and who has caused it, where that is not for us to say:
-#: a user, by its uid, or a process without rights.
+#: A message, before anything is filled in, and the user that has caused it, if one has.
 Kind: TypeAlias = tuple[str, str | None]
 
 #: Of one message of ours, whatever is filled in: more than happens when hundreds of runs begin.
 OF_A_MESSAGE = Rate(2000, 200.0)
 #: Of one message that one user has caused who may not act, or whose request cannot be read.
 OF_A_USER = Rate(10, 0.1)
-#: Of what a process without rights says: a few traces, and what it may say in a day.
+#: Of what a process without rights says, which its brokers count (`sync/allowance.py`): a few
+#: traces, and what it may say in a day.
 OF_A_PROCESS = Rate(200, 0.1)
 #: Between two records of what was left out of a kind.
 TELL_AGAIN_SECONDS = 10.0

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from .log_rate import OF_A_MESSAGE, OF_A_PROCESS, OF_A_USER, Kind, Rate, Rates
+from .log_rate import OF_A_MESSAGE, OF_A_USER, Kind, Rate, Rates
 
 #: Records that wait for the relay, as the kernel counts them: with some 800 bytes for each.
 QUEUED_BYTES_MAX = 208 * 1024
@@ -57,9 +57,8 @@ class _Sink:
 
 class DroppingHandler(logging.StreamHandler[_Sink]):
     """Writes each record whole to a descriptor that does not block; one that is not taken is
-    dropped and counted. So is one too many of its kind: a message, and who has caused it, which is
-    the uid in `askedBy` of a record or the process in `saidBy`. The counts are told before the next
-    record, or by `tell_lost`."""
+    dropped and counted. So is one too many of its kind: a message, and the uid in `askedBy` of a
+    record that a user has caused. The counts are told before the next record, or by `tell_lost`."""
 
     def __init__(
         self, descriptor: int, monotonic_seconds: Callable[[], float] = time.monotonic
@@ -121,8 +120,6 @@ def _kind(record: logging.LogRecord) -> tuple[Kind, Rate]:
     message = str(record.msg)
     if (uid := getattr(record, "askedBy", None)) is not None:
         return (message, f"uid {uid}"), OF_A_USER
-    if (process := getattr(record, "saidBy", None)) is not None:
-        return (message, process), OF_A_PROCESS
     return (message, None), OF_A_MESSAGE
 
 

@@ -16,6 +16,7 @@ from .linux import (
     drop_bounding_capabilities,
     forbid_new_privileges,
     forbid_tracing,
+    leave_ipc_namespace,
     leave_session_keyring,
     let_capabilities_go,
 )
@@ -75,6 +76,8 @@ def prepare() -> None:
         raise PermissionError("the daemon lacks CAP_KILL, and could not end what it is then")
     forbid_new_privileges()
     leave_session_keyring()
+    with contextlib.suppress(OSError):  # a daemon may lack CAP_SYS_ADMIN, and a kernel namespaces
+        leave_ipc_namespace()
     let_capabilities_go()
     clear_inheritable_capabilities()
     with contextlib.suppress(PermissionError):

@@ -48,6 +48,8 @@ from .http import deadline
 #: Bounds of the address space: the interpreter with its threads, and multiples of a body.
 MEMORY_BYTES_BASE = 512 * 1024 * 1024
 MEMORY_BODIES_MAX = 16
+#: Descriptors, which may be files in memory, beyond what is mapped. It has some twenty.
+OPEN_FILES_MAX = 64
 #: Niceness: a peer that keeps this process busy must not hold up the supervisor or a start.
 NICER_BY = 10
 
@@ -251,7 +253,8 @@ def pages(actions: Iterable[Action]) -> Iterator[tuple[Action, ...]]:
 
 
 def _bound_memory(max_body_bytes: int) -> None:
-    """Limit the address space, for good: a body that unpacks into too much fails one exchange only.
-    Other settings have another synchroniser."""
+    """Limit the address space and the descriptors, for good: a body that unpacks into too much
+    fails one exchange only. Other settings have another synchroniser."""
     wanted = MEMORY_BYTES_BASE + MEMORY_BODIES_MAX * max_body_bytes
     privileges.limit(resource.RLIMIT_AS, wanted)
+    privileges.limit(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)

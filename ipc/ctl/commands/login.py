@@ -5,6 +5,7 @@ It asks no daemon. Configuration, network and tokens belong to another process
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -20,6 +21,10 @@ from ..tool import Complaints, Tool
 from ..words import clean
 
 TOOL = "geosched.supervisor.login"
+#: It keeps to its time by itself, unless it has been taken over.
+LATE_SECONDS_MAX = 10.0
+#: A code, and how it ended.
+LINES_MAX = 2
 
 _EXITS = {
     Why.CONFIGURATION: Exit.USAGE,
@@ -50,11 +55,13 @@ def command(ctx: click.Context) -> None:
 def _said(config: Path, seconds: float) -> Iterator[Said]:
     """Start the login and yield its messages."""
     with Tool("log in", TOOL, config, str(seconds), show=Complaints()) as tool:
-        for line in tool.lines():
+        tool.end_after(seconds + LATE_SECONDS_MAX)
+        for line in islice(tool.lines(), LINES_MAX):
             try:
                 yield decode(line)
             except (ValueError, RecursionError):
                 raise VerbFailedError("cannot log in: its process is no login") from None
+        tool.code()
 
 
 def _show_code(code: CodeGiven, output: OutputFormat) -> None:

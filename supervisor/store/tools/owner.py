@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ....workers.host.dirfd import Directory, refuse_exposed
-from ....workers.host.linux import set_parent_death_signal
+from ....workers.host.linux import (
+    forbid_new_privileges,
+    leave_session_keyring,
+    set_parent_death_signal,
+)
 from ....workers.host.trust import ROOT
 
 
@@ -59,6 +63,8 @@ def become(owner: Owner | None) -> None:
     if owner is None:
         return
     parent = os.getppid()
+    forbid_new_privileges()
+    leave_session_keyring()
     os.setgroups([])
     os.setresgid(owner.gid, owner.gid, owner.gid)
     os.setresuid(owner.uid, owner.uid, owner.uid)

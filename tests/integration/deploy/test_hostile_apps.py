@@ -140,6 +140,19 @@ def test_a_command_line_that_hangs_costs_itself_and_no_other(stage: Stage, tmp_p
     assert -bad.wait(10) in (signal.SIGTERM, signal.SIGKILL)
 
 
+def test_a_reader_that_was_killed_is_replaced() -> None:
+    lines = loaded_block_apps().CommandLines()
+    own = f"/proc/{os.getpid()}"
+    found = lines.of(own)
+    assert found
+    first = lines._reader
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    assert lines.of(own) == found
+    assert lines._reader != first
+    lines._give_up()
+
+
 def test_command_lines_that_hang_hide_no_other_of_their_user(stage: Stage) -> None:
     """As those of all processes do here; beyond so many in a scan they go by their other names."""
     block_apps = loaded_block_apps()
@@ -252,7 +265,8 @@ def test_who_has_many_that_do_not_end_keeps_nobody_elses_from_being_ended(
     wait_for(lambda: Path(f"/proc/{later.pid}/comm").read_text().strip() == stage.name)
     blocker.scan(time.monotonic())
     assert -later.wait(5) == signal.SIGTERM
-    assert len(blocker._ending) == 4
+    users = [ending.user for ending in blocker._ending.values()]
+    assert users.count(SECOND_USER) == 3  # of others there may be a shell that is about to exec
     blocker._command_lines._give_up()
     for ending in blocker._ending.values():
         os.close(ending.descriptor)

@@ -202,7 +202,8 @@ def test_a_reader_that_may_not_be_forked_is_done_without(
 
 
 def test_a_script_that_threw_its_marks_away_is_found_by_its_start(start: Start) -> None:
-    script = start(LEAST, "sh", "-c", "sleep 600 & wait")
+    # A shell that only waits would end by itself, and with 0, once its child is killed first.
+    script = start(LEAST, "sh", "-c", "sleep 600 & exec sleep 600")
     wait_for(lambda: len(ProcessLook.take(MarkReader(())).led.get(script.pid, ())) == 2)
     known = procfs.identity(script.pid)
     assert known is not None

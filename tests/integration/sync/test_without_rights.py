@@ -24,7 +24,11 @@ from geosched.ipc.messages.zygote import ForkFailed
 from geosched.workers.host.log_lines import MESSAGE_BYTES_MAX
 from geosched.workers.host.log_rate import OF_A_PROCESS
 from geosched.workers.host.privileges import FILE_BYTES_MAX, UNNAMED_UID
-from geosched.workers.sync.synchroniser import MEMORY_BODIES_MAX, MEMORY_BYTES_BASE
+from geosched.workers.sync.synchroniser import (
+    MEMORY_BODIES_MAX,
+    MEMORY_BYTES_BASE,
+    OPEN_FILES_MAX,
+)
 from geosched.workers.zygote import BROKERS_MAX
 from support.backend import BackendServer, address, entry
 from support.brokers import served_broker
@@ -34,6 +38,8 @@ from support.synchronisers import Synchronisers, synchronisers
 from support.tls import authority, ca_file, client_files, server_context
 from support.wait import wait_for
 
+#: From `linux/capability.h`.
+CAP_SYS_ADMIN = 21
 REPORT = Report("k1", "a", "STARTED", 0, 1, "r", None, None, "due")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
@@ -105,8 +111,20 @@ def test_it_leaves_no_core_makes_no_process_and_no_large_file(
     assert rows["Max core file size"] == ["0", "0"]
     assert rows["Max processes"] == ["0", "0"]
     assert rows["Max file size"] == [str(FILE_BYTES_MAX)] * 2
+    assert rows["Max open files"] == [str(OPEN_FILES_MAX)] * 2
     memory = str(MEMORY_BYTES_BASE + MEMORY_BODIES_MAX * where.max_body_bytes)
     assert rows["Max address space"] == [memory] * 2
+
+
+def test_no_shared_memory_of_it_outlives_it(
+    exchanges: Synchronisers, backend: BackendServer
+) -> None:
+    where = address(url=backend.url)
+    exchanges.fork(where)
+    exchanges.pull(where)
+    own, its = (os.readlink(f"/proc/{pid}/ns/ipc") for pid in (os.getpid(), exchanges.pid))
+    (status,) = status_of_threads(os.getpid())[:1]
+    assert (its != own) == bool(int(status["CapEff"], 16) >> CAP_SYS_ADMIN & 1)
 
 
 READ_MEMORY = """

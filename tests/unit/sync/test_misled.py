@@ -70,6 +70,10 @@ LIES: dict[str, tuple[list[Any], str]] = {
     "args of nothing": ([Page(1, (action(args="null"),))], "canonical"),
     "args without end": ([Page(1, (action(args="[" * 5000),))], "canonical"),
     "too many actions": (pages(MAX_ACTIONS // 50 + 1, 50), f"more than {MAX_ACTIONS} actions"),
+    "a page that takes long to look at": (
+        pages(1, 3, app_names=("x" * 250,) * 400),
+        "a page of 30",
+    ),
     "too many bytes": (
         pages(BYTES_OF_A_BODY_BYTE_MAX * 5, 20, app_names=("x" * 250,) * 4, to_us=NOW_US + 1)[:20]
         + [Page(1, set_aside_ids=("i" * 200,) * 500) for _ in range(20)],
