@@ -6,19 +6,22 @@ nothing but a directory of the zygote's own is lived here first. What is left ou
 a thread (law Z1).
 """
 
+import contextlib
 import logging
 import os
 import select
 import shutil
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
+from ...ipc import zmtp
+from ...ipc.dealer import Dealer
 from ...ipc.messages.runs import (
     Ack,
     EndCause,
@@ -35,13 +38,13 @@ from ...ipc.messages.runs import (
     ToWorker,
 )
 from ...ipc.paths import Runtime
-from ...ipc.wire import decoded
 from ..host import procfs
 from ..host.cgroups import Containment
 from ..host.lookup import find_program
 from ..runfiles import results
 from ..runfiles.processes import Kind, forget_identity, make_directories, write_identity
 from ..runfiles.run_lock import release_run_lock, take_run_lock
+from . import worker
 from .launch import CannotStartError
 from .run import ActiveRun, World
 from .watchdog import Watchdog
@@ -54,7 +57,10 @@ ROUNDS = 4
 PROGRAM = "true"
 RUN_SECONDS_MAX = 1.0
 LOOK_SECONDS_MAX = 0.1
-_DIRECTORY = "warm-up"
+#: Short: with the number of a process the socket for its notices has to fit (fact Z2).
+_DIRECTORY = "w"
+_SOCKET = "s"
+_MARK = "warm-up"
 _RUN_ID = "0" * 32
 
 
@@ -99,25 +105,40 @@ def _fork(_runtime: Runtime, _world: World) -> None:
             after_fork()
 
 
-def _messages(_runtime: Runtime, _world: World) -> None:
-    decode: Callable[[bytes | memoryview], ToWorker] = msgspec.msgpack.Decoder(ToWorker).decode
-    encode = msgspec.msgpack.Encoder().encode
-    orders: tuple[ToWorker, ...] = (
-        _order(Path("/")),
-        Stop(_RUN_ID, StopReason.WINDOW_OVER),
-        Ack(_RUN_ID),
-        Release(),
-    )
-    for order in orders:
-        decoded([encode(order)], decode)
-    answers: tuple[FromWorker, ...] = (
-        Ready(),
-        Started(_RUN_ID, os.getpid(), 0),
-        Heartbeat(_RUN_ID),
-        Ended(_result()),
-    )
-    for answer in answers:
-        encode(answer)
+def _messages(runtime: Runtime, _world: World) -> None:
+    """Speak with a supervisor as a worker does, for which a listener of the zygote's own stands
+    in: what it says waits in the connection."""
+    poll = select.poll()
+    path = os.fspath(runtime.dir / _SOCKET)
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+        opened.callback(os.unlink, path)
+        listener.bind(path)
+        listener.listen()
+        connection: Dealer[ToWorker, FromWorker] = Dealer(
+            path, poll, decode=worker.decode, name="warm-up"
+        )
+        opened.callback(connection.close)
+        peer = opened.enter_context(listener.accept()[0])
+        orders: tuple[ToWorker, ...] = (
+            _order(Path("/")),
+            Stop(_RUN_ID, StopReason.WINDOW_OVER),
+            Ack(_RUN_ID),
+            Release(),
+        )
+        encode = msgspec.msgpack.Encoder().encode
+        peer.sendall(zmtp.OPENING_OF_ROUTER + b"".join(zmtp.frame(encode(each)) for each in orders))
+        while connection.receive() is not None:
+            poll.poll(0)
+        connection.next_deadline()
+        answers: tuple[FromWorker, ...] = (
+            Ready(),
+            Started(_RUN_ID, os.getpid(), 0),
+            Heartbeat(_RUN_ID),
+            Ended(_result()),
+        )
+        for answer in answers:
+            connection.send(answer)
 
 
 def _files(runtime: Runtime, _world: World) -> None:
@@ -148,7 +169,7 @@ def _run(runtime: Runtime, world: World) -> None:
     order = _order(runtime.dir)
     if find_program(PROGRAM, order.environment) is None:
         return
-    own = replace(world, runtime=runtime, mark=_DIRECTORY, containment=Containment("tree"))
+    own = replace(world, runtime=runtime, mark=_MARK, containment=Containment("tree"))
     poller = select.poll()
     interrupted = signal.getsignal(signal.SIGALRM)
     lock = take_run_lock(runtime, _RUN_ID)

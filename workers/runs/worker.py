@@ -53,7 +53,7 @@ ENDED_AGAIN_SECONDS = 1.0
 #: A worker with nothing to do takes a turn this often all the same.
 WAIT_SECONDS_MAX = 60.0
 
-_decode: Callable[[bytes | memoryview], ToWorker] = msgspec.msgpack.Decoder(ToWorker).decode
+decode: Callable[[bytes | memoryview], ToWorker] = msgspec.msgpack.Decoder(ToWorker).decode
 
 
 def main(name: str, endpoint: str, world: World, *, forks_ahead: bool = False) -> int:
@@ -68,7 +68,7 @@ def main(name: str, endpoint: str, world: World, *, forks_ahead: bool = False) -
     connection: Dealer[ToWorker, FromWorker] = Dealer(
         endpoint.removeprefix(ENDPOINT_SCHEME),
         poll,
-        decode=_decode,
+        decode=decode,
         name=name,
         frame_bytes_max=RUN_FRAME_BYTES_MAX,
     )

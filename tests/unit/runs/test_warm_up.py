@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from msgspec.structs import replace
 from geosched.ipc.messages.runs import RunResult
-from geosched.ipc.paths import Runtime
+from geosched.ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
 from geosched.workers.host.cgroups import Containment
 from geosched.workers.runs import run, warm_up
 from geosched.workers.runs.run import World
@@ -51,6 +52,15 @@ def test_it_leaves_nothing_behind(world):
     assert run_all(WarmUp(world)) > warm_up.ROUNDS
     assert state_of_process() == before
     assert list(world.runtime.dir.iterdir()) == []
+
+
+def test_it_gets_through_in_the_longest_directory_that_a_daemon_may_have(tmp_path, world, seen):
+    room = ENDPOINT_PATH_BYTES_MAX - len("/workers.sock")
+    longest = tmp_path / ("d" * (room - len(os.fsencode(tmp_path)) - 1))
+    longest.mkdir()
+    run_all(WarmUp(replace(world, runtime=Runtime(longest))))
+    assert len(seen) == warm_up.ROUNDS
+    assert list(longest.iterdir()) == []
 
 
 class SeenRun(run.ActiveRun):
