@@ -29,10 +29,10 @@ from .tables.codec import STATUSES, action_key, edge_key
 from .tables.ended import EndedRows
 from .tables.history import Event, History
 from .tables.meta import Meta, MetaUpdate, put_meta, read_or_make
-from .tables.outbox import OUTBOX_ROWS_MAX, Outbox, Reports, Result
+from .tables.outbox import OUTBOX_ROWS_MAX, Outbox, Reports, Result, Verdicts
 from .tables.schema import Damage, Tables, Transaction
 
-__all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate"]
+__all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate", "Verdicts"]
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,7 @@ class DaemonDB:
         self.store_dir = store_dir
         self.full_size = full_size
         self._outbox_rows_max = outbox_rows_max
-        self._data_identity = files.data_identity(store_dir)
-        self._damage = Damage()
+        self._data_identity, self._damage = files.data_identity(store_dir), Damage()
         self._use(env, tables)
         self._known = self._write(self._load)
 
@@ -172,21 +171,24 @@ class DaemonDB:
         report: bool,
         meta: MetaUpdate | None = None,
         absences: Mapping[bytes, bool] | None = None,
+        verdicts: Verdicts | None = None,
     ) -> Committed:
         """Write all changes of one turn, each by compare-and-swap, in one transaction.
 
         A change wins if the stored record has the status and the revision of its
         `before`, or is not there where that is None. With `report` each change of status
         is put into the outbox too (S18). `absences` are rows of `ended_page`: true where the
-        newest snapshot lacks the action, false where it has it again. With nothing to write
-        there is no transaction. Nothing is changed when `StoreError` is raised.
+        newest snapshot lacks the action, false where it has it again. `verdicts` are on reports.
+        With nothing to write there is no transaction. `StoreError`: nothing has changed.
         """
         unchanged = meta is None or meta.applied_to(self.meta) == self.meta
-        if not changes and not absences and unchanged:
+        if not changes and not absences and not verdicts and unchanged:
             return Committed((), ())
 
         def work(txn: Transaction) -> tuple[Committed, _Known]:
             self._ended.mark(txn, absences or {})
+            if verdicts is not None:
+                self._outbox.settle(txn, verdicts.accepted, verdicts.refused)
             return self._commit(txn, changes, report, meta)
 
         committed, self._known = self._write(work)
@@ -340,7 +342,7 @@ class DaemonDB:
     def settle_reports(self, accepted: Collection[int], refused: Collection[int]) -> None:
         """Record which reports the backend has accepted and refused, by sequence number."""
         if accepted or refused:
-            self._write(lambda txn: self._outbox.settle(txn, accepted, refused))
+            self.commit((), report=False, verdicts=Verdicts((*accepted,), (*refused,)))
 
     @property
     def outbox_depth(self) -> int:

@@ -143,8 +143,9 @@ class Line:
     def drain(self, messages_max: int) -> Iterator[tuple[Peer, FromWorker]]:
         for _ in range(min(messages_max, len(self._mail))):
             peer, message = self._mail.popleft()
-            if isinstance(message, Ready):
-                self.free.add(peer.routing_id.decode())
+            name = peer.routing_id.decode()
+            if isinstance(message, Ready) and name in self.processes:  # not gone meanwhile
+                self.free.add(name)
             if isinstance(message, Started):
                 self._host.oracle.begin_is_heard(message.run_id)
             yield peer, message
@@ -292,6 +293,9 @@ class Leftovers:
 
     def kept_result(self, run_id: str) -> RunResult | None:
         return self._host.kept.get(run_id)
+
+    def keeps_result(self, run_id: str) -> bool:
+        return run_id in self._host.kept
 
     def forget_result(self, run_id: str) -> None:
         self._host.step()
