@@ -81,7 +81,6 @@ class Pool(Participant):
         self._waiting: list[str] = []
         self._number = 0
         self._awaited: set[str] = set()  # ids of runs that are stopped before their time
-        self._lacking = False  # more workers are wanted than may be in the making
         self._unheard = False
         self._now_monotonic = 0.0
         self._pace = ForkPace()
@@ -191,7 +190,6 @@ class Pool(Participant):
         former fork the process of their script ahead, which in spare ones only takes memory."""
         idle = [worker for worker in self._workers.values() if worker.usable]
         may_fork = self._pace.more(sum(not worker.ready for worker in idle), self._now_monotonic)
-        self._lacking = near + spare + len(self._waiting) - len(idle) > may_fork
         for forks_ahead, count in ((True, near + len(self._waiting)), (False, spare)):
             there = [worker for worker in idle if worker.forks_ahead is forks_ahead]
             forked = max(0, min(count - len(there), may_fork))
@@ -244,7 +242,7 @@ class Pool(Participant):
     def hurries(self) -> bool:
         """Somebody waits for what workers say: for one that is ready, or for the end of a run that
         a person, the backend or another attempt has stopped."""
-        return bool(self._waiting or self._awaited or self._lacking)
+        return bool(self._waiting or self._awaited)
 
     @property
     def output_lost_bytes(self) -> int:

@@ -115,6 +115,8 @@ class DueEvents(Participant):
 
     def _look_at_edges(self, turn: Turn) -> None:
         edges = self._db.due(self._agenda.cursor, turn.now.wall_us, EDGES_PER_TURN_MAX)
+        if not edges:
+            return
         self.more_edges = len(edges) == EDGES_PER_TURN_MAX
         records = self._db.read_keys([key for _, key in edges])
         for edge, stored in zip(edges, records, strict=True):
