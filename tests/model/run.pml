@@ -229,7 +229,7 @@ proctype Supervisor() {
 #ifdef WRONG_ACK_WHEN_HEARD
 			STEP(send_ack, ack_sent[open_run] = true)
 #endif
-		:: heard ->
+		:: status == started && heard ->
 			/* it may have waited: others share its commit */
 #ifdef WRONG_ACK_BEFORE_COMMIT
 			STEP(send_ack, ack_sent[open_run] = true);

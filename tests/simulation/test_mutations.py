@@ -160,7 +160,7 @@ MUTATIONS = (
         "an end that waits is acknowledged, and lost",
         "for result in self._ends.taken:",
         "for result in self.parts.pool.ended:",
-        "S12: it ended, and is not settled",
+        "S12: it ended, and is not settled|S2: its end waits, and nobody keeps it",
         loop,
     ),
     Mutation(
