@@ -65,7 +65,8 @@ inline intend_run() {
 	assert(status != over);         /* a terminal status is never left */
 	assert(ready[number]);          /* no attempt without a worker that can begin it (S9) */
 	status = started;
-	open_run = number
+	open_run = number;
+	heard = false
 }
 
 inline start_script() {
