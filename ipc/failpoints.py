@@ -29,6 +29,7 @@ class Step(enum.StrEnum):
     START_SCRIPT = "start-script"  # worker
     KEEP_RESULT = "keep-result"  # worker: the tree is gone, the result in runtime_dir
     SEND_ENDED = "send-ended"  # worker
+    HEAR_ENDED = "hear-ended"  # supervisor: from here on it may wait for other changes
     COMMIT_ENDED = "commit-ended"  # supervisor: the status, its report and the run's row
     SEND_ACK = "send-ack"  # supervisor
     FORGET_RESULT = "forget-result"  # worker

@@ -18,7 +18,6 @@ from ..ipc.actions import ExecutionStatus
 from ..ipc.failpoints import Step, step
 from ..ipc.messages.runs import EndCause, RunResult, StopReason
 from ..ipc.messages.views import STORE_OK
-from ..ipc.sockets import Poller
 from .config.sections import Settings
 from .core.lifecycle import Rules
 from .core.model import (
@@ -35,8 +34,10 @@ from .core.recovery import Recovery, recover
 from .core.turn import Turn
 from .host.children import Children
 from .host.clock import Clock
+from .host.news_poller import NewsPoller
 from .participant import News, Participant
 from .periodic import PeriodicJobs
+from .runs.end_batch import EndBatch
 from .runs.live_run import LiveRun
 from .runs.pool import Pool
 from .scheduler.agenda import Agenda
@@ -56,6 +57,8 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS_MAX = 30.0
 #: A store that could not be written is tried again at this interval.
 STORE_RETRY_SECONDS = 1.0
+#: The news of children waits no longer than this for more, so that it shares a turn.
+MESSAGES_WAIT_SECONDS_MAX = 0.02
 #: Added to the longest grace for a daemon that leaves (S16).
 LEAVING_MARGIN_SECONDS = 5.0
 
@@ -83,7 +86,7 @@ class Parts(msgspec.Struct):
     agenda: Agenda
     due: DueEvents
     lookahead: Lookahead
-    poller: Poller
+    poller: NewsPoller
     wakeup: int
     make_run: Callable[[Record, Instant], LiveRun]
     clock_set: int | None = None  # readable when somebody has set the wall clock
@@ -108,12 +111,13 @@ class Loop:
         self.output_lost_bytes = 0
         self.reload_wanted = False
         self._stops_asked: list[str] = []
+        self._ends = EndBatch(parts.pool)
         # In this order: the first tells the others which processes came and went, and nothing
         # is forgotten in a turn that has just heard of a new snapshot.
         self._participants: tuple[Participant, ...] = (
             *(parts.children, parts.pool, parts.clock),
             *(parts.sync, parts.retention, parts.backup, parts.jobs),
-            *(parts.due, parts.lookahead),
+            *(parts.due, parts.lookahead, self._ends),
         )
         self._to_the_end: tuple[Participant, ...] = (parts.children, parts.pool)
 
@@ -188,7 +192,7 @@ class Loop:
 
     def _gather(self) -> None:
         parts = self.parts
-        parts.poller.wait(self._wait_seconds())
+        parts.poller.wait(self._wait_seconds(), self._together_seconds())
         self._forget_clock_set()
         self.now = now = parts.clock.read()
         if parts.clock.stepped:
@@ -202,6 +206,12 @@ class Loop:
     def _wait_seconds(self) -> float:
         """Return how long to wait; never 0 because of something that cannot be done now."""
         return 0.0 if self._stops_asked else self._until_next_seconds(self._participants)
+
+    def _together_seconds(self) -> float:
+        """Return for how long the news of children wait for more of it; 0 while somebody waits."""
+        parts = self.parts
+        hurried = parts.pool.hurries or parts.sync.hurries or len(parts.agenda.queue)
+        return 0.0 if hurried or self.leaving is not None else MESSAGES_WAIT_SECONDS_MAX
 
     def _calm_seconds(self) -> float:
         """Return for how long nothing but the sync manager is due; 0 while a run waits for its
@@ -254,7 +264,9 @@ class Loop:
             workers=parts.pool.promise(parts.agenda.queue.lack_workers(self.slots), self.now),
             begun=lambda run_id: parts.pool.begun(run_id, now),
         )
-        runs_ended(turn, parts.pool.ended, parts.pool.runs, leaving=leaving)
+        in_company = bool(parts.pool.ended) and self._ends_have_company(turn)
+        ends = self._ends.take(self.now, in_company=in_company)
+        runs_ended(turn, ends, parts.pool.runs, leaving=leaving)
         for action_id in self._stops_asked:
             turn.happened(action_id, StopAsked())
         self._stops_asked.clear()
@@ -265,6 +277,13 @@ class Loop:
         parts.due.edges(turn, self.settings.daemon.max_running)
         return turn, meta
 
+    def _ends_have_company(self, turn: Turn) -> bool:
+        """Something else is due in this turn, or waits for what a run that has ended leaves."""
+        parts = self.parts
+        asked = self._stops_asked or self.leaving is not None or self.degraded is not None
+        most = self.settings.daemon.max_running
+        return bool(asked or parts.sync.applying or parts.due.is_due(turn, most))
+
     # --- commit -------------------------------------------------------------------------
 
     def _commit(self, turn: Turn, meta: MetaUpdate | None) -> Committed | None:
@@ -272,6 +291,8 @@ class Loop:
         changed."""
         changes = [self._completed(change) for change in turn.changes]
         writes = bool(changes or turn.absences) or meta is not None
+        in_company = writes or self.leaving is not None
+        verdicts = self.parts.sync.verdicts(self.now, in_company=in_company)
         if writes:
             # With what is written anyway: a write of its own would wear the flash.
             meta = replace(meta or MetaUpdate(), clock_mark_us=self.parts.clock.mark_us)
@@ -283,15 +304,18 @@ class Loop:
                     report=self.settings.backend.report,
                     meta=meta,
                     absences=turn.absences,
+                    verdicts=verdicts,
                 )
         except StoreError as error:
             if error.fatal:
                 raise
             self._store_failed(error)
             return None
+        if verdicts is not None:
+            self.parts.sync.verdicts_stored()
         # What could not be written may be without effect by now: then nothing is left to write.
         left = self.parts.sync.not_stored or not self.parts.agenda.may_look(self.now)
-        if self.degraded is not None and (writes or not left):
+        if self.degraded is not None and (writes or verdicts is not None or not left):
             log.info("daemonDB has taken all there was", extra={"event": "store-recovered"})
             self.degraded, self.store_state = None, STORE_OK
         if changes:
@@ -338,7 +362,7 @@ class Loop:
             self.parts.pool.hand_out()
             self._log_events(committed)
             self.parts.pool.cleanup.remove_output(committed.runs_forgotten)
-            for result in self.parts.pool.ended:
+            for result in self._ends.taken:
                 self.parts.pool.acknowledge(result.run_id)
         if self.leaving is not None:
             self._ask_all_to_stop(self.leaving)

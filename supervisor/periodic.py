@@ -49,6 +49,7 @@ class PeriodicJobs(Participant):
         self._known = known
         vars(schedule)["datetime"] = _SteadyModule
         self._scheduler = schedule.Scheduler()
+        self._next_boot_seconds: float | None = None
         _BootTime.boot_seconds = boot_seconds
 
     def every(self, seconds: float, name: str, job: Callable[[], None]) -> None:
@@ -84,15 +85,25 @@ class PeriodicJobs(Participant):
         # `schedule` multiplies a `timedelta`, so parts of a second work too.
         period_seconds = max(seconds, PERIOD_SECONDS_MIN)
         self._scheduler.every(cast(int, period_seconds)).seconds.do(job).tag(name)
+        self._look_at_plan()
+
+    def _look_at_plan(self) -> None:
+        """Remember when the next job is due: a look at the plan in each turn would be costly."""
+        seconds = self.next_in_seconds(_BootTime.boot_seconds)
+        self._next_boot_seconds = None if seconds is None else _BootTime.boot_seconds + seconds
 
     def gather(self, _news: News, now: Instant) -> None:
         """Run the jobs that are due."""
         _BootTime.boot_seconds = now.boot_seconds
+        if self._next_boot_seconds is None or now.boot_seconds < self._next_boot_seconds:
+            return
         self._scheduler.run_pending()
+        self._look_at_plan()
 
     def next_deadline(self, now: Instant) -> float | None:
-        seconds = self.next_in_seconds(now.boot_seconds)
-        return None if seconds is None else now.monotonic_seconds + seconds
+        if self._next_boot_seconds is None:
+            return None
+        return now.monotonic_seconds + max(0.0, self._next_boot_seconds - now.boot_seconds)
 
     def next_in_seconds(self, boot_seconds: float, name: str | None = None) -> float | None:
         """Return the seconds until the next job (of that name), never negative; None for none."""
@@ -104,6 +115,7 @@ class PeriodicJobs(Participant):
 
     def clear(self) -> None:
         self._scheduler.clear()
+        self._next_boot_seconds = None
 
     def _guarded(self, name: str, job: Callable[[], None], answer: Any = None) -> Callable[[], Any]:
         """Return the job, wrapped so that its error does not stop the others (fact S3). With the

@@ -17,7 +17,7 @@ from ..ipc.messages.runs import FromWorker, ToWorker
 from ..ipc.messages.sync import FromSynchroniser, ToSynchroniser
 from ..ipc.messages.views import LimitsView
 from ..ipc.router import Bounds, Router
-from ..ipc.sockets import BindError, Poller, Server, new_context
+from ..ipc.sockets import BindError, Server, new_context
 from ..workers.host.linux import open_clock_set_timer
 from ..workers.host.liveness import JudgeClock
 from ..workers.zygote_client import Given, ZygoteClient
@@ -33,6 +33,7 @@ from .host.children import Child, Children
 from .host.clock import Clock
 from .host.helpers import Helpers
 from .host.logs import Log
+from .host.news_poller import NewsPoller
 from .host.runtime_dir import Listener, RuntimeDirWatch
 from .jobs import JobPlan
 from .loop import Loop, Parts
@@ -224,15 +225,16 @@ class Service(Participant):
             agenda=agenda,
             due=DueEvents(db, agenda, cleanup),
             lookahead=lookahead,
-            poller=Poller(),
+            poller=NewsPoller(),
             wakeup=base.wakeup,
             clock_set=self._clock_set(),
             make_run=lambda record, at: live_run(
                 record, at, self.settings, instance=cleanup.instance, inherited=inherited
             ),
         )
-        for readable in (workers, exchanges.fileno(), children.fileno(), base.wakeup):
-            parts.poller.watch(readable)
+        for readable in (workers, exchanges.fileno(), children.fileno()):
+            parts.poller.watch_patiently(readable)
+        parts.poller.watch(base.wakeup)
         if parts.clock_set is not None:
             parts.poller.watch(parts.clock_set)
         return Loop(parts, settings, rules)

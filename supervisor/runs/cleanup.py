@@ -88,6 +88,10 @@ class RunCleanup:
             )
             return None
 
+    def keeps_result(self, run_id: str) -> bool:
+        """A worker has kept the result of the run: the next start would find it."""
+        return results.is_kept(self._runtime, run_id)
+
     def forget_result(self, run_id: str) -> None:
         results.remove(self._runtime, run_id)
 

@@ -81,6 +81,7 @@ class Pool(Participant):
         self._workers: dict[str, PooledWorker] = {}
         self._waiting: list[str] = []
         self._number = 0
+        self._awaited: set[str] = set()  # ids of runs that are stopped before their time
         self._unheard = False
         self._now_monotonic = 0.0
         self._pace = ForkPace()
@@ -109,6 +110,8 @@ class Pool(Participant):
         if run is None or run.result is not None:
             return
         run.stop = reason
+        if reason is not StopReason.WINDOW_OVER:
+            self._awaited.add(run_id)
         if run.ending is not None:
             return  # there is no worker to ask, and its tree is ended at once
         grace = run.stop_grace_seconds
@@ -134,6 +137,8 @@ class Pool(Participant):
     def acknowledge(self, run_id: str) -> None:
         """Forget a run whose end is committed: its result need not be kept any more."""
         run = self.runs.pop(run_id, None)
+        self._pace.ended(self._now_monotonic)
+        self._awaited.discard(run_id)
         worker = self._workers.get(run.worker) if run and run.worker else None
         if worker is not None:
             # Sent or not: once the worker is gone, all that it left of the run is removed.
@@ -149,6 +154,11 @@ class Pool(Participant):
     def _send_ack(self, worker: PooledWorker, run_id: str) -> bool:
         with step(Step.SEND_ACK):
             return self.server.send(worker.name.encode(), Ack(run_id))
+
+    @property
+    def turnover(self) -> int:
+        """Number of workers to have for slots that become free, as fast as they lately did."""
+        return self._pace.turnover(self.idle, self._now_monotonic)
 
     @property
     def idle(self) -> int:
@@ -230,6 +240,12 @@ class Pool(Participant):
         return bool(self._waiting)
 
     @property
+    def hurries(self) -> bool:
+        """Somebody waits for what workers say: for one that is ready, or for the end of a run that
+        a person, the backend or another attempt has stopped."""
+        return bool(self._waiting or self._awaited)
+
+    @property
     def output_lost_bytes(self) -> int:
         """Output that a failing log directory cost the live runs."""
         return sum(run.output_lost_bytes for run in self.runs.values())
@@ -255,7 +271,8 @@ class Pool(Participant):
                         unknown.append(result)
                         self.server.send(peer.routing_id, Ack(result.run_id))
                     elif run.result is None and run.ending is None:
-                        run.result = result
+                        with step(Step.HEAR_ENDED):
+                            run.result = result
         return unknown
 
     def _refuse(self, peer: Peer, message: FromWorker | ProtocolError) -> None:
@@ -386,11 +403,14 @@ class Pool(Participant):
         self.children.fork_worker(name, self.server.endpoint, forks_ahead=forks_ahead)
 
     def hand_out(self) -> None:
-        """Give waiting runs to workers that are ready and whose pid is confirmed."""
+        """Give waiting runs to workers that are free, to those that have forked ahead first."""
+        if not self._waiting:
+            return
         waiting = {run_id: self.runs.get(run_id) for run_id in self._waiting}
         self._waiting = [run_id for run_id, run in waiting.items() if run and run.waits]
         still_seconds = min(len(self._waiting) * STILL_SECONDS_EACH, STILL_SECONDS_MAX)
-        for worker in self._ready_workers():
+        free = [worker for worker in self._workers.values() if worker.free]
+        for worker in sorted(free, key=lambda worker: not worker.forks_ahead):
             if not self._waiting:
                 return
             run = self.runs[self._waiting[0]]
@@ -421,10 +441,6 @@ class Pool(Participant):
                 self.children.kill(worker.name)
                 if run is not None:
                     self._give_up(run, now)
-
-    def _ready_workers(self) -> list[PooledWorker]:
-        free = [worker for worker in self._workers.values() if worker.free]
-        return sorted(free, key=lambda worker: not worker.forks_ahead)
 
     def release_all(self) -> None:
         """Tell idle workers to leave: there will be no more runs."""

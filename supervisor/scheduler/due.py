@@ -57,6 +57,17 @@ class DueEvents(Participant):
                 del self.stuck[run_id]
                 self._cleanup.forget_tree(run_id)
 
+    def is_due(self, turn: Turn, max_running: int) -> bool:
+        """Time has changed an action, or one can begin, or waits for a slot."""
+        agenda, slots = self._agenda, slots_free(max_running, turn.started)
+        queue, cursor = agenda.queue, agenda.cursor
+        waits_for_slot = queue.without_slot and not slots
+        if waits_for_slot or (turn.workers and queue.lack_workers(slots)) or self.more_edges:
+            return True
+        stored_us = self._db.next_edge_after(cursor[0] if cursor else 0)
+        due = agenda.next_deadline(stored_us, turn.now)
+        return due is not None and due <= turn.now.monotonic_seconds
+
     def stuck_runs(self, turn: Turn) -> None:
         """Settle actions whose runs could not be ended, once those are gone (S1)."""
         now = turn.now.monotonic_seconds
@@ -104,6 +115,8 @@ class DueEvents(Participant):
 
     def _look_at_edges(self, turn: Turn) -> None:
         edges = self._db.due(self._agenda.cursor, turn.now.wall_us, EDGES_PER_TURN_MAX)
+        if not edges:
+            return
         self.more_edges = len(edges) == EDGES_PER_TURN_MAX
         records = self._db.read_keys([key for _, key in edges])
         for edge, stored in zip(edges, records, strict=True):

@@ -33,6 +33,8 @@ COMMIT_SECONDS_MAX = 0.05
 #: Time in which a worker is forked and ready: each further one is armed this much earlier.
 ARM_SECONDS_PER_WORKER = 0.01
 ARMED_AT_ONCE_MAX = 500
+#: A turn arms what is to be armed so soon after it, too: each would want a turn of its own.
+ARM_TOGETHER_SECONDS = 0.05
 #: The quiet time: once the next starts have their workers, nothing else begins from this long
 #: before their turn until this long after their instant; each start lengthens it.
 QUIET_SECONDS = 0.05
@@ -115,13 +117,16 @@ class Lookahead(Participant):
         if now.wall_us < quiet_us and idle >= 0:
             self._arm_at_us = quiet_us
             return
-        count, self._arm_at_us = to_arm(starts_us, now.wall_us, ahead_seconds=ahead_seconds)
+        until_us = now.wall_us + round(ARM_TOGETHER_SECONDS * SECOND_US)
+        count, self._arm_at_us = to_arm(starts_us, until_us, ahead_seconds=ahead_seconds)
         edge_us = self._next_stored_us()
         if self._arm_at_us is None and most and edge_us is not None:
             self._arm_at_us = edge_us - horizon_us
         near = min(max(0, free - queued), count)
         spare = min(max(0, free - queued - near), self.settings.spare_workers)
-        self._pool.arm(near + queued, spare)
+        # For those that wait for a slot, too, as fast as slots become free.
+        soon = self._agenda.queue.lack_workers(free + self._pool.turnover) - queued
+        self._pool.arm(near + queued + soon, spare)
 
     def _near(self, now: Instant, horizon_us: int, most: int) -> tuple[int | None, list[int]]:
         """Return the first edge within the horizon, and the edges at which a run may start. Those

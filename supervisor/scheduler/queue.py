@@ -37,6 +37,9 @@ class Queue:
     def __contains__(self, action_id: str) -> bool:
         return action_id in self._members
 
+    def __len__(self) -> int:
+        return len(self._members)
+
     @property
     def without_slot(self) -> int:
         """Number of actions in it that are not STARTED."""

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 from msgspec.structs import replace
 
 from ...ipc.actions import ExecutionStatus
@@ -21,6 +20,7 @@ from ..core.model import Change, Record, RunRow
 from . import files, lmdb_env
 from .errors import StoreError, StoreErrorKind
 from .lmdb_env import Environment, Room
+from .outcomes import Committed, Forgotten, Known
 from .repair import incidents, salvage
 from .repair.salvage import Salvage
 from .tables import create, rebuild
@@ -29,39 +29,14 @@ from .tables.codec import STATUSES, action_key, edge_key
 from .tables.ended import EndedRows
 from .tables.history import Event, History
 from .tables.meta import Meta, MetaUpdate, put_meta, read_or_make
-from .tables.outbox import OUTBOX_ROWS_MAX, Outbox, Reports, Result
+from .tables.outbox import OUTBOX_ROWS_MAX, Outbox, Reports, Result, Verdicts
 from .tables.schema import Damage, Tables, Transaction
 
-__all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate"]
+__all__ = ["Committed", "DaemonDB", "Meta", "MetaUpdate", "Verdicts"]
 
 log = logging.getLogger(__name__)
 
 MAP_BYTES = 64 * 1024**2
-
-
-class Committed(msgspec.Struct, frozen=True):
-    """The result of a commit: the changes that won their compare-and-swap, in order; their events;
-    and the ids of runs that newer ones replaced in the history, whose output can be removed."""
-
-    won: tuple[bool, ...]
-    events: tuple[Event, ...]
-    runs_forgotten: tuple[str, ...] = ()
-
-
-class Forgotten(msgspec.Struct, frozen=True):
-    """Number of actions removed, ids of their runs, and the next `start`, b"" at the end."""
-
-    actions: int
-    runs: tuple[str, ...]
-    cursor: bytes
-
-
-class _Known(msgspec.Struct, frozen=True):
-    """The part of the store held in memory; replaced when a transaction is committed."""
-
-    meta: Meta
-    counts: Counter[ExecutionStatus]
-    last_sequence: int
 
 
 class DaemonDB:
@@ -83,9 +58,11 @@ class DaemonDB:
         self.store_dir = store_dir
         self.full_size = full_size
         self._outbox_rows_max = outbox_rows_max
-        self._data_identity = files.data_identity(store_dir)
-        self._damage = Damage()
+        self._data_identity, self._damage = files.data_identity(store_dir), Damage()
         self._use(env, tables)
+        self._edge_known: tuple[int, int] | None = None
+        self._next_edge: int | None = None
+        self._depth_known, self._depth = -1, 0
         self._known = self._write(self._load)
 
     def _use(self, env: Environment, tables: Tables) -> None:
@@ -172,21 +149,24 @@ class DaemonDB:
         report: bool,
         meta: MetaUpdate | None = None,
         absences: Mapping[bytes, bool] | None = None,
+        verdicts: Verdicts | None = None,
     ) -> Committed:
         """Write all changes of one turn, each by compare-and-swap, in one transaction.
 
         A change wins if the stored record has the status and the revision of its
         `before`, or is not there where that is None. With `report` each change of status
         is put into the outbox too (S18). `absences` are rows of `ended_page`: true where the
-        newest snapshot lacks the action, false where it has it again. With nothing to write
-        there is no transaction. Nothing is changed when `StoreError` is raised.
+        newest snapshot lacks the action, false where it has it again. `verdicts` are on reports.
+        With nothing to write there is no transaction. `StoreError`: nothing has changed.
         """
         unchanged = meta is None or meta.applied_to(self.meta) == self.meta
-        if not changes and not absences and unchanged:
+        if not changes and not absences and not verdicts and unchanged:
             return Committed((), ())
 
-        def work(txn: Transaction) -> tuple[Committed, _Known]:
+        def work(txn: Transaction) -> tuple[Committed, Known]:
             self._ended.mark(txn, absences or {})
+            if verdicts is not None:
+                self._outbox.settle(txn, verdicts.accepted, verdicts.refused)
             return self._commit(txn, changes, report, meta)
 
         committed, self._known = self._write(work)
@@ -194,7 +174,7 @@ class DaemonDB:
 
     def _commit(
         self, txn: Transaction, changes: Sequence[Change], report: bool, update: MetaUpdate | None
-    ) -> tuple[Committed, _Known]:
+    ) -> tuple[Committed, Known]:
         counts = self._known.counts.copy()
         won = [self._swap(txn, change, counts) for change in changes]
         winners = [change for change, swapped in zip(changes, won, strict=True) if swapped]
@@ -206,7 +186,7 @@ class DaemonDB:
             meta = replace(meta, outbox_dropped=meta.outbox_dropped + dropped)
         if meta != self.meta:
             put_meta(txn, self._tables, meta)
-        known = _Known(meta, counts, self._known.last_sequence + len(events))
+        known = Known(meta, counts, self._known.last_sequence + len(events))
         return Committed(tuple(won), events, tuple(forgotten)), known
 
     def _put_events(self, txn: Transaction, winners: Sequence[Change]) -> tuple[Event, ...]:
@@ -298,10 +278,14 @@ class DaemonDB:
         return self._read(lambda txn: self._actions.edges(txn, start, limit, until_us))
 
     def next_edge_after(self, instant_us: int) -> int | None:
-        """Return the first edge later than an instant, in us; None for none."""
-        start = edge_key(instant_us + 1, b"")
-        edges = self._read(lambda txn: self._actions.edges(txn, start, 1))
-        return edges[0][0] if edges else None
+        """Return the first edge later than an instant, in us; None for none. It is looked up once
+        in each state of the store."""
+        known = (self.last_transaction, instant_us)
+        if known != self._edge_known:
+            start = edge_key(instant_us + 1, b"")
+            edges = self._read(lambda txn: self._actions.edges(txn, start, 1))
+            self._edge_known, self._next_edge = known, edges[0][0] if edges else None
+        return self._next_edge
 
     def open_page(self, cursor: str, limit: int) -> tuple[list[Record], str]:
         """Return at most `limit` records that are not terminal, by edge, and the next cursor.
@@ -340,12 +324,16 @@ class DaemonDB:
     def settle_reports(self, accepted: Collection[int], refused: Collection[int]) -> None:
         """Record which reports the backend has accepted and refused, by sequence number."""
         if accepted or refused:
-            self._write(lambda txn: self._outbox.settle(txn, accepted, refused))
+            self.commit((), report=False, verdicts=Verdicts((*accepted,), (*refused,)))
 
     @property
     def outbox_depth(self) -> int:
-        """Number of pending reports; those set aside do not count."""
-        return self._read(self._outbox.depth)
+        """Number of pending reports; those set aside do not count. It is looked up once in each
+        state of the store."""
+        known = self.last_transaction
+        if known != self._depth_known:
+            self._depth_known, self._depth = known, self._read(self._outbox.depth)
+        return self._depth
 
     @property
     def outbox_oldest_us(self) -> int | None:
@@ -374,7 +362,7 @@ class DaemonDB:
         runs, self._known = self._write(lambda txn: self._forget(txn, rows))
         return Forgotten(len(rows), tuple(runs), following)
 
-    def _forget(self, txn: Transaction, rows: Sequence[bytes]) -> tuple[list[str], _Known]:
+    def _forget(self, txn: Transaction, rows: Sequence[bytes]) -> tuple[list[str], Known]:
         counts = self._known.counts.copy()
         runs: list[str] = []
         for row in rows:
@@ -389,7 +377,7 @@ class DaemonDB:
     def put_aside(self, damaged: Sequence[tuple[str, bytes]], *, now_us: int) -> None:
         """Move damaged values, by table and key, to the table `damaged`; rebuild the indexes."""
 
-        def work(txn: Transaction) -> _Known:
+        def work(txn: Transaction) -> Known:
             salvage.put_aside(txn, self._tables, damaged, now_us=now_us)
             return self._rebuilt(txn)
 
@@ -398,13 +386,13 @@ class DaemonDB:
     def adopt(self, saved: Salvage, *, now_us: int) -> None:
         """Merge the rows salvaged from a store that this one replaces; rebuild the indexes."""
 
-        def work(txn: Transaction) -> _Known:
+        def work(txn: Transaction) -> Known:
             salvage.adopt(txn, self._tables, saved, now_us=now_us)
             return self._rebuilt(txn)
 
         self._known = self._write(work)
 
-    def _rebuilt(self, txn: Transaction) -> _Known:
+    def _rebuilt(self, txn: Transaction) -> Known:
         rebuild.rebuild_indexes(txn, self._tables, self._ended, self._outbox)
         return self._load(txn)
 
@@ -440,9 +428,9 @@ class DaemonDB:
             detail = "a transaction that failed is there all the same"
             raise StoreError(f"cannot use {self.store_dir}: {detail}", kind=StoreErrorKind.IO)
 
-    def _load(self, txn: Transaction) -> _Known:
+    def _load(self, txn: Transaction) -> Known:
         """Read the part held in memory; set damaged reports aside."""
         self._outbox.remove_damaged(txn)
         meta = read_or_make(txn, self._tables)
         last = max(self._history.last_sequence(txn), meta.sequence_floor)
-        return _Known(meta, self._actions.count(txn), last)
+        return Known(meta, self._actions.count(txn), last)

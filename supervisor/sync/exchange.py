@@ -194,6 +194,11 @@ class ExchangeRunner:
         """An exchange is under way."""
         return self._exchange is not None
 
+    @property
+    def reports(self) -> bool:
+        """An exchange of reports is under way."""
+        return self._exchange is not None and isinstance(self._exchange.message, Send)
+
     def may(self, *, pull: bool, now: Instant) -> bool:
         """No exchange is under way, and the back-off allows one of this kind."""
         return not self.busy and self.backoff.may(pull=pull, now=now)

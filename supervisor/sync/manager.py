@@ -23,7 +23,7 @@ from ..core.model import Instant, Record
 from ..core.reconcile import Verdict
 from ..core.turn import Turn
 from ..participant import News, Participant
-from ..store.daemondb import DaemonDB, MetaUpdate
+from ..store.daemondb import DaemonDB, MetaUpdate, Verdicts
 from .apply import Applying
 from .backoff import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from .compare import KEPT_SECONDS, Comparison
@@ -97,6 +97,12 @@ class SyncManager(Participant):
         """The next turn has a slice of a snapshot to look at or to decide."""
         looking = self.comparison is not None and self.comparison.looking
         return self._applying is not None or looking
+
+    @property
+    def hurries(self) -> bool:
+        """Somebody waits for the exchange under way: anybody, but for one of reports alone."""
+        asked = self.asked is not None and not self.asked.done
+        return asked or (self._exchanges.busy and not self._exchanges.reports)
 
     def share_applied(self) -> tuple[int, int] | None:
         """Return the number of applied entries of the snapshot under way, and of all entries."""
@@ -202,8 +208,20 @@ class SyncManager(Participant):
             self._applying = None
         self._begin(now)
 
+    def verdicts(self, now: Instant, *, in_company: bool) -> Verdicts | None:
+        """Return the verdicts on reports that this turn is to commit, which commits something else
+        where they are `in_company`."""
+        return self._reports.verdicts(now, in_company=in_company)
+
+    def verdicts_stored(self) -> None:
+        """Take note that they are on disk."""
+        self._reports.stored()
+
     def not_committed(self, now: Instant, detail: str) -> None:
-        """Give up the snapshot in the middle of which the store failed, and pull it again."""
+        """Give up the snapshot in the middle of which the store failed, and pull it again; and the
+        verdicts on reports, which are then sent again."""
+        if self._reports.not_stored(now):
+            self._report_failed(f"local: {detail}")
         if self._applying is not None:
             self._applying = None
             self._exchanges.backoff.failed(pull=True, now=now)  # it is not asked again at once
@@ -267,6 +285,8 @@ class SyncManager(Participant):
             self._exchanges.pull(
                 now, etag=meta.etag if known else "", digest=meta.digest if known else ""
             )
+        elif self._reports.settling:
+            return  # what is stored then may be all
         elif self._reports.pending and self._exchanges.may(pull=False, now=now):
             asked = self.asked is not None and not self.asked.done
             held = now.monotonic_seconds < self._reports.held_until_monotonic
@@ -371,7 +391,8 @@ class SyncManager(Participant):
             self.asked.done = True
 
     def _reports_done(self, taken: Taken, now: Instant) -> None:
-        accepted, error = self._reports.settle(taken, now)
+        waited = self.asked is not None and not self.asked.done
+        accepted, error = self._reports.heard(taken, now, waited=waited)
         if error is not None:
             self._report_failed(error)
         elif self.asked is not None and not self.asked.done:

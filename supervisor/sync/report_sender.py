@@ -9,8 +9,7 @@ import logging
 from ...ipc.messages.sync import REPORTS_PER_EXCHANGE_MAX, ErrorKind, Report, Taken
 from ...ipc.signals import signal_name
 from ..core.model import Instant, StatusChange
-from ..store.daemondb import DaemonDB
-from ..store.errors import StoreError
+from ..store.daemondb import DaemonDB, Verdicts
 from .exchange import ExchangeRunner
 
 log = logging.getLogger(__name__)
@@ -19,13 +18,16 @@ SEQUENCE_DIGITS_MAX = 19
 #: Pause between exchanges while more is pending than one takes: after an outage of weeks all
 #: devices of a fleet have much to report.
 BACKLOG_PAUSE_SECONDS = 1.0
+#: Verdicts wait no longer than this for something else to be committed.
+VERDICTS_WAIT_SECONDS_MAX = 0.05
 
 
 class ReportSender:
-    """Sends pending reports, and settles in daemonDB what the backend answered.
+    """Sends pending reports, and has the verdicts of the backend stored.
 
     `enabled` is the setting `backend.report`; `last_error` is None after an exchange in which
-    no report was refused.
+    no report was refused. Verdicts wait for a commit: until they are stored nothing is sent, for
+    it would be sent once more.
     """
 
     def __init__(self, exchanges: ExchangeRunner, db: DaemonDB) -> None:
@@ -36,6 +38,8 @@ class ReportSender:
         self._in_flight: dict[str, int] = {}  # sequence in the outbox, by key
         self._backlog_until_monotonic = 0.0
         self._quiet_until_monotonic = 0.0
+        self._verdicts: Verdicts | None = None
+        self._verdicts_due_monotonic = 0.0
 
     @property
     def pending(self) -> bool:
@@ -43,20 +47,28 @@ class ReportSender:
         return self.enabled and self._db.outbox_depth > 0
 
     @property
+    def settling(self) -> bool:
+        """Verdicts have yet to be stored."""
+        return self._verdicts is not None
+
+    @property
     def held_until_monotonic(self) -> float:
         """End of the pause in a backlog, or of that while runs start."""
         return max(self._backlog_until_monotonic, self._quiet_until_monotonic)
 
     def due_at_monotonic(self, now: Instant) -> float | None:
-        """Return the instant at which the next exchange may begin; None without any report."""
+        """Return the instant at which the next exchange may begin, or verdicts are stored without
+        company; None without any report."""
+        if self.settling:
+            return self._verdicts_due_monotonic
         if not self.pending:
             return None
         wait_seconds = self._exchanges.backoff.wait_seconds(pull=False, now=now)
         return max(self.held_until_monotonic, now.monotonic_seconds + wait_seconds)
 
     def hurry(self) -> None:
-        """End the pause between exchanges."""
-        self._backlog_until_monotonic = 0.0
+        """End the pause between exchanges, and the wait of verdicts for company."""
+        self._backlog_until_monotonic = self._verdicts_due_monotonic = 0.0
 
     def keep_quiet(self, now: Instant, seconds: float) -> None:
         """Pause reports for `seconds`, because runs start; a pause under way is not lengthened."""
@@ -81,30 +93,45 @@ class ReportSender:
         self._exchanges.report(reports, now)
         return True
 
-    def settle(self, taken: Taken, now: Instant) -> tuple[int, str | None]:
-        """Record the verdicts on the reports in flight.
+    def heard(self, taken: Taken, now: Instant, *, waited: bool) -> tuple[int, str | None]:
+        """Take the verdicts on the reports in flight, to be stored with the next commit, or in a
+        moment without one; at once where a client has `waited` for them.
 
         Returns the number of accepted ones, and an error where none was.
-        Raises `StoreError` where that is fatal.
         """
         refused_error = taken.refused[0][1] if taken.refused else None
         self.last_error = refused_error and f"{ErrorKind.REFUSED}: {refused_error}"
         for key, error in taken.refused:
             log.warning("The backend refused report %s: %s", key, error, extra={"event": "refused"})
-        accepted = [self._in_flight[key] for key in taken.accepted if key in self._in_flight]
-        refused = [self._in_flight[key] for key, _ in taken.refused if key in self._in_flight]
-        try:
-            self._db.settle_reports(accepted, refused)
-        except StoreError as error:
-            if error.fatal:
-                raise
-            # They stay pending and are sent again: their keys make that harmless (S18).
-            self._exchanges.backoff.failed(pull=False, now=now)
-            return 0, f"local: {error}"
-        if accepted:
+        accepted = tuple(self._in_flight[key] for key in taken.accepted if key in self._in_flight)
+        refused = tuple(self._in_flight[key] for key, _ in taken.refused if key in self._in_flight)
+        if accepted or refused:
+            self._verdicts = Verdicts(accepted, refused)
+            wait_seconds = 0.0 if waited else VERDICTS_WAIT_SECONDS_MAX
+            self._verdicts_due_monotonic = now.monotonic_seconds + wait_seconds
+        return len(accepted), None if accepted else self.last_error or "no report was taken"
+
+    def verdicts(self, now: Instant, *, in_company: bool) -> Verdicts | None:
+        """Return the verdicts to store in this turn, which commits something where they are
+        `in_company`; None where there are none, or they may wait."""
+        due = in_company or now.monotonic_seconds >= self._verdicts_due_monotonic
+        return self._verdicts if due else None
+
+    def stored(self) -> None:
+        """Forget the verdicts, which are on disk. A success ends the back-off only now."""
+        assert self._verdicts is not None
+        if self._verdicts.accepted:
             self._exchanges.backoff.succeeded(pull=False)
-            return len(accepted), None
-        return 0, self.last_error or "no report was taken"
+        self._verdicts = None
+
+    def not_stored(self, now: Instant) -> bool:
+        """Drop verdicts that the store did not take; false where there are none. Their reports stay
+        pending and are sent again: their keys make that harmless (S18)."""
+        if self._verdicts is None:
+            return False
+        self._verdicts = None
+        self._exchanges.backoff.failed(pull=False, now=now)
+        return True
 
     def failed(self, message: str) -> None:
         """Keep the error for `status`, and log it when it is a new one."""

@@ -65,7 +65,8 @@ inline intend_run() {
 	assert(status != over);         /* a terminal status is never left */
 	assert(ready[number]);          /* no attempt without a worker that can begin it (S9) */
 	status = started;
-	open_run = number
+	open_run = number;
+	heard = false
 }
 
 inline start_script() {
@@ -198,6 +199,7 @@ inline fork_worker() {
 proctype Supervisor() {
 	byte number, n;
 	bool redo = false;
+	bool heard = false;    /* the end of the open run, which waits for its commit */
 	{
 		sweep();
 #ifdef WRONG_RERUN_UNFINISHED
@@ -223,12 +225,18 @@ proctype Supervisor() {
 				STEP(send_run, run_sent[number] = true)
 #endif
 			fi
-		:: status == started && ended_sent[open_run] ->
+		:: status == started && ended_sent[open_run] && !heard ->
+			STEP(hear_ended, heard = true);
+#ifdef WRONG_ACK_WHEN_HEARD
+			STEP(send_ack, ack_sent[open_run] = true)
+#endif
+		:: status == started && heard ->
+			/* it may have waited: others share its commit */
 #ifdef WRONG_ACK_BEFORE_COMMIT
 			STEP(send_ack, ack_sent[open_run] = true);
 			gone[open_run];
 #endif
-			STEP(commit_ended, settle_for_ever(); ended_and_kept[open_run] = false);
+			STEP(commit_ended, settle_for_ever(); ended_and_kept[open_run] = false; heard = false);
 #ifdef WRONG_REPORT_APART
 			atomic { reports++ };
 #endif

@@ -81,6 +81,7 @@ def test_run_locks_are_enough_where_no_worker_can_say_who_it_is(tmp_path: Path):
         (["WRONG_SWEEP_DOES_NOT_WAIT", "RESULTS_MAY_BE_LOST"], SETTLED_ALIVE),
         (["WRONG_TOLD_BEFORE_KEPT"], LOST_RESULT),
         (["WRONG_ACK_BEFORE_COMMIT"], LOST_RESULT),
+        (["WRONG_ACK_WHEN_HEARD"], LOST_RESULT),
         (["WRONG_SETTLED_BEFORE_GONE"], SETTLED_ALIVE),
         (["WRONG_REPORT_APART"], LOST_REPORT),
         (["WRONG_COMMIT_BEFORE_READY"], NOT_READY),

@@ -6,7 +6,7 @@ that is watched is the real one: it does its work, and tells the oracle.
 
 import os
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from geosched.supervisor.scheduler.agenda import Agenda
 from geosched.supervisor.scheduler.due import DueEvents
 from geosched.supervisor.scheduler.lookahead import Lookahead
 from geosched.supervisor.service import recover_runs
-from geosched.supervisor.store.daemondb import Committed, DaemonDB, MetaUpdate
+from geosched.supervisor.store.daemondb import Committed, DaemonDB, MetaUpdate, Verdicts
 from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 from geosched.supervisor.sync.backoff import Backoff
 from geosched.supervisor.sync.exchange import ExchangeRunner, Outcome, PullDone
@@ -70,18 +70,17 @@ class WatchedDB(DaemonDB):
         report: bool,
         meta: MetaUpdate | None = None,
         absences: Mapping[bytes, bool] | None = None,
+        verdicts: Verdicts | None = None,
     ) -> Committed:
-        if changes or absences or (meta and meta.applied_to(self.meta) != self.meta):
+        marked = meta is not None and meta.applied_to(self.meta) != self.meta
+        if changes or absences or verdicts or marked:
             self._write_to_disk()
-        committed = super().commit(changes, report=report, meta=meta, absences=absences)
+        committed = super().commit(
+            changes, report=report, meta=meta, absences=absences, verdicts=verdicts
+        )
         self.oracle.committed(changes, committed.won, leaving=self.leaving)
         self.host.step()
         return committed
-
-    def settle_reports(self, accepted: Collection[int], refused: Collection[int]) -> None:
-        self._write_to_disk()
-        super().settle_reports(accepted, refused)
-        self.host.step()
 
     def forget(self, start: bytes, until_us: int) -> Any:
         self._write_to_disk()
@@ -131,6 +130,7 @@ class WatchedPool(Pool):
         super().gather(news, now)
         for result in self.ended:
             self.oracle.end_is_heard(result.run_id)
+            self.host.step()  # it may wait for its commit, and the daemon may die meanwhile
 
     def next_deadline(self, now: Instant) -> float | None:
         deadline = super().next_deadline(now)
@@ -171,7 +171,7 @@ class SimulatedPoller:
         self.looks_again = 0.0  # the store failed: edges are looked at no earlier
         self._world, self._oracle = world, oracle
 
-    def wait(self, timeout_seconds: float) -> set[Any]:
+    def wait(self, timeout_seconds: float, together_seconds: float) -> None:
         loop = self.loop
         assert loop is not None
         self._oracle.goes_to_sleep(
@@ -179,8 +179,13 @@ class SimulatedPoller:
             idle=loop.leaving is None and loop.now.monotonic_seconds > self.looks_again,
             trust_in=loop.parts.clock.wait_ends_in(loop.now),
         )
-        self._world.sleep(timeout_seconds)
-        return set()
+        world = self._world
+        until_us = world.monotonic_us + round(timeout_seconds * SECOND_US)
+        world.sleep(timeout_seconds)
+        left_seconds = (until_us - world.monotonic_us) / SECOND_US
+        if left_seconds > 0:  # it was woken: what children say waits for more of it
+            world.go_by(min(left_seconds, together_seconds))
+            world.awake = False
 
 
 class SimulatedDaemon:

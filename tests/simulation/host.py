@@ -336,6 +336,9 @@ class Leftovers:
     def kept_result(self, run_id: str) -> RunResult | None:
         return self._host.kept.get(run_id)
 
+    def keeps_result(self, run_id: str) -> bool:
+        return run_id in self._host.kept
+
     def forget_result(self, run_id: str) -> None:
         self._host.step()
         self._host.kept.pop(run_id, None)

@@ -43,6 +43,8 @@ ROUNDED_US_MAX = 1
 STEP_US_MIN = 600_000
 #: For so long a worker may wait for others, so that their runs share a commit.
 TOGETHER_SECONDS_MAX = 0.015
+#: For so long an end may wait for others, so that they share a commit.
+ENDS_WAIT_US_MAX = 31_000
 #: Turns in a row that took no time, and turns in ten seconds: more of them is spinning.
 INSTANT_TURNS_MAX = 60
 TURNS_IN_TEN_SECONDS_MAX = 1_500
@@ -79,7 +81,7 @@ class Oracle:
         self._begun_us = 0
         self._run_of: dict[str, RunSeen] = {}
         self._free: Collection[str] = ()  # workers that are ready and have no run
-        self._heard: list[str] = []
+        self._heard: dict[str, int] = {}  # ends that are not settled, and when they were heard
         self._started: list[tuple[int, str]] = []
         self._instant_turns = 0
         self._turns = 0
@@ -185,7 +187,7 @@ class Oracle:
             run.result = result
 
     def end_is_heard(self, run_id: str) -> None:
-        self._heard.append(run_id)
+        self._heard.setdefault(run_id, self.now.monotonic_us)
 
     def stop_is_asked(self, action_id: str) -> None:
         self.world.note("an operator stops %s", action_id)
@@ -353,14 +355,17 @@ class Oracle:
     # --- after each turn, and before each sleep -----------------------------------------------
 
     def turn_is_over(self, *, can_write: bool, leaving: bool) -> None:
-        heard, self._heard = self._heard, []
         started, self._started = self._started, []
         self.stops_asked.clear()
+        if leaving:
+            self._heard.clear()
         if leaving or not can_write:
-            self._heard = heard if not leaving else []
             return
-        for run_id in heard:
-            self._demand(run_id not in self.runs, run_id, "S12: it ended, and is not settled")
+        self._heard = {run: at_us for run, at_us in self._heard.items() if run in self.runs}
+        for run_id, at_us in self._heard.items():
+            in_time = self.now.monotonic_us < at_us + ENDS_WAIT_US_MAX
+            self._demand(in_time, run_id, "S12: it ended, and is not settled")
+            self._demand(run_id in self.kept, run_id, "S2: its end waits, and nobody keeps it")
         left: list[tuple[int, str]] = []
         for action_id, seen in self.open.items():
             for overdue in rules.overdue(seen.record, self.now):
@@ -370,6 +375,8 @@ class Oracle:
         if left:
             fair = not started or max(started) < min(left)
             self._demand(fair, min(left)[1], "S14: another one started before it")
+            crowded = self._heard and self.started >= self.max_running
+            self._demand(not crowded, min(left)[1], "S14: it waits for a slot, and so does an end")
 
     def _may_start(self, seen: Seen) -> bool:
         """Whether it is due and nothing holds it back for sure (S12a)."""
@@ -396,6 +403,8 @@ class Oracle:
         self._count_turn(seconds)
         if not idle:
             return
+        waits = bool(self._heard) and seconds > ENDS_WAIT_US_MAX / SECOND_US
+        self._demand(not waits, str(self._heard), f"S12: sleeps {seconds} s, and an end waits")
         if seconds > TOGETHER_SECONDS_MAX and self.workers_free > 0:
             self._none_waits_for_a_worker()
         until_us = self.world.wall_us + round(seconds * SECOND_US) - LATE_US_MAX

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from geosched.supervisor import loop
 from geosched.supervisor.core import lifecycle, reconcile, recovery, run_end, turn
-from geosched.supervisor.runs import pool, pooled_worker
-from geosched.supervisor.scheduler import agenda
+from geosched.supervisor.runs import end_batch, pool, pooled_worker
+from geosched.supervisor.scheduler import agenda, due
 
 from . import daemon
 from .simulation import simulate
@@ -30,6 +31,9 @@ USED = {
     run_end: ((lifecycle, "began_in_time"),),
     agenda: ((daemon, "Agenda"),),
     pooled_worker: ((pool, "PooledWorker"),),
+    end_batch: ((loop, "EndBatch"),),
+    due: ((daemon, "DueEvents"),),
+    loop: ((daemon, "Loop"),),
 }
 
 
@@ -158,6 +162,34 @@ MUTATIONS = (
         "    return now.trusted and record.action.to_us <= now.read_us",
         "    return now.trusted and record.action.to_us <= now.wall_us",
         "S10|S12a",
+    ),
+    Mutation(
+        "an end that waits is acknowledged, and lost",
+        "for result in self._ends.taken:",
+        "for result in self.parts.pool.ended:",
+        "S12: it ended, and is not settled|S2: its end waits, and nobody keeps it",
+        loop,
+    ),
+    Mutation(
+        "an end waits that is kept nowhere",
+        "return unhurried and self._pool.cleanup.keeps_result(end.run_id)",
+        "return unhurried",
+        "S2: its end waits, and nobody keeps it",
+        end_batch,
+    ),
+    Mutation(
+        "an end waits for company that does not come",
+        "until_monotonic is not None and now.monotonic_seconds >= until_monotonic",
+        "False",
+        "S12: it ended, and is not settled|law 7",
+        end_batch,
+    ),
+    Mutation(
+        "an end waits, and an action waits for its slot",
+        "waits_for_slot = queue.without_slot and not slots",
+        "waits_for_slot = False",
+        "S14: it waits for a slot, and so does an end",
+        due,
     ),
 )
 

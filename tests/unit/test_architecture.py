@@ -53,7 +53,7 @@ FLOORS = {
         "files",
         "lmdb_env",
         "tables",
-        "repair",
+        "outcomes repair",
         "daemondb",
         "tools",
         "open",

@@ -5,6 +5,7 @@ One small file a run in `runtime_dir/results`, there whole or not at all, with a
 
 import logging
 import os
+import stat
 import zlib
 
 import msgspec
@@ -31,6 +32,14 @@ def keep(runtime: Runtime, result: RunResult) -> None:
     except FileNotFoundError:  # somebody has removed its directory
         runtime.results.mkdir(mode=0o700, exist_ok=True)
         replace_whole(path, checked, durable=True)
+
+
+def is_kept(runtime: Runtime, run_id: str) -> bool:
+    """There is a file of the result of a run."""
+    try:
+        return stat.S_ISREG(os.lstat(runtime.results / run_id).st_mode)
+    except OSError:
+        return False
 
 
 def load(runtime: Runtime, run_id: str) -> RunResult | None:

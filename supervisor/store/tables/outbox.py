@@ -38,6 +38,13 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
 _PENDING = Codec(Pending)
 
 
+class Verdicts(msgspec.Struct, frozen=True):
+    """What a backend has said of reports, by their sequence numbers."""
+
+    accepted: tuple[int, ...] = ()
+    refused: tuple[int, ...] = ()
+
+
 class Outbox:
     """Rows of the tables `outbox` and `refused`, by sequence number.
 

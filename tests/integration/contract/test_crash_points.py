@@ -51,6 +51,7 @@ RESULT_KEPT = (
         f"{when}-{step}"
         for step in (
             Step.SEND_ENDED,
+            Step.HEAR_ENDED,
             Step.COMMIT_ENDED,
             Step.SEND_ACK,
             Step.FORGET_RESULT,

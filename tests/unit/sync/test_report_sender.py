@@ -6,6 +6,7 @@ import pytest
 from geosched.ipc.messages.sync import Taken
 from geosched.ipc.signals import signal_name
 from geosched.supervisor.core.model import Instant
+from geosched.supervisor.store.daemondb import Verdicts
 from geosched.supervisor.sync.report_sender import (
     ReportSender,
     report_key,
@@ -32,10 +33,9 @@ def test_a_signal_has_a_name_even_where_the_system_has_none(number: int, name: s
 
 
 def test_an_error_of_refused_reports_begins_with_the_published_word():
-    settled: list[tuple[list[int], list[int]]] = []
-    db = SimpleNamespace(settle_reports=lambda *verdicts: settled.append(verdicts))
-    sender = ReportSender(SimpleNamespace(), db)  # type: ignore[arg-type]
+    sender = ReportSender(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
     sender._in_flight = {"k-1": 1}
     taken = Taken(1, (), (("k-1", "http://backend/ answers 413"),))
-    assert sender.settle(taken, Instant(0)) == (0, "refused: http://backend/ answers 413")
-    assert settled == [([], [1])]
+    said = sender.heard(taken, Instant(0), waited=True)
+    assert said == (0, "refused: http://backend/ answers 413")
+    assert sender.verdicts(Instant(0), in_company=False) == Verdicts((), (1,))
