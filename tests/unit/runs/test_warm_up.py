@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from msgspec.structs import replace
 from geosched.ipc.messages.runs import RunResult
 from geosched.ipc.paths import ENDPOINT_PATH_BYTES_MAX, Runtime
 from geosched.workers.host.cgroups import Containment
 from geosched.workers.runs import run, warm_up
 from geosched.workers.runs.run import World
 from geosched.workers.runs.warm_up import WarmUp
+from msgspec.structs import replace
 
 
 @pytest.fixture
