@@ -17,7 +17,7 @@ from ..core.model import Change, Instant, Record
 from ..core.reconcile import Verdict, reconcile_absent, reconcile_sent
 from ..core.turn import Turn
 from ..store.tables.codec import KEY_BYTES, action_key, edge_of
-from .exchange import PackedSnapshot, pack, unpack, unpack_ids
+from .packed_snapshot import PackedSnapshot, pack, unpack, unpack_ids
 
 #: Entries of a slice while something is due soon: some milliseconds of work.
 ENTRIES_PER_TURN_MIN = 200

@@ -16,7 +16,7 @@ from ...ipc.messages.views import DifferenceView
 from ..core.model import Over, Record
 from ..core.turn import Turn
 from .apply import ENTRIES_PER_TURN_MIN
-from .exchange import PackedSnapshot, unpack, unpack_ids
+from .packed_snapshot import PackedSnapshot, unpack, unpack_ids
 
 #: Bounds of a page, in actions and in their JSON: with one action more it still fits a frame.
 PAGE_ACTIONS_MAX = 100

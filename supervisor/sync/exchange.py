@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 from msgspec.structs import replace
 
-from ...ipc.actions import Action, unsound
+from ...ipc.actions import unsound
 from ...ipc.channel import Channel
 from ...ipc.messages.sync import (
     BYTES_OF_A_BODY_BYTE_MAX,
@@ -44,6 +44,7 @@ from ..core.model import Instant
 from ..host.children import Children
 from ..participant import News
 from .backoff import Backoff
+from .packed_snapshot import PackedSnapshot, pack
 
 log = logging.getLogger(__name__)
 
@@ -61,25 +62,6 @@ READERS_PER_EXCHANGE_MAX = 2
 LINGER_SECONDS = 10.0
 #: Of the reason why one was killed, which may quote it.
 REASON_CHARS_MAX = 200
-
-
-class PackedSnapshot(msgspec.Struct):
-    """A whole, checked snapshot, whose pages are removed one by one; `told` has the rest.
-
-    Pages stay packed until then: 100,000 actions unpacked would take ten times the memory,
-    and Python would not return it. So do the pages of `set_aside_ids`.
-    """
-
-    pages: deque[bytes]
-    told: Pulled
-    set_aside_ids: deque[bytes] = msgspec.field(default_factory=deque)
-
-
-pack = msgspec.msgpack.Encoder().encode
-unpack: Callable[[bytes], tuple[Action, ...]]
-unpack = msgspec.msgpack.Decoder(tuple[Action, ...]).decode
-unpack_ids: Callable[[bytes], tuple[str, ...]]
-unpack_ids = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 
 
 class PullDone(msgspec.Struct, frozen=True):

@@ -27,7 +27,8 @@ from ..store.daemondb import DaemonDB, MetaUpdate, Verdicts
 from .apply import Applying
 from .backoff import RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from .compare import KEPT_SECONDS, Comparison
-from .exchange import ExchangeRunner, Failed, Outcome, PackedSnapshot, PullDone, ReportsDone
+from .exchange import ExchangeRunner, Failed, Outcome, PullDone, ReportsDone
+from .packed_snapshot import PackedSnapshot
 from .report_sender import ReportSender
 
 log = logging.getLogger(__name__)

@@ -58,7 +58,13 @@ FLOORS = {
         "tools",
         "open",
     ),
-    "supervisor/sync": ("backoff", "exchange", "apply report_sender", "compare", "manager"),
+    "supervisor/sync": (
+        "backoff packed_snapshot",
+        "exchange",
+        "apply report_sender",
+        "compare",
+        "manager",
+    ),
 }
 #: What of `workers` the supervisor may import: all else is the child processes' own.
 WORKERS_SHARED = {"host", "runfiles", "zygote_client"}

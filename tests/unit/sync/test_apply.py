@@ -24,7 +24,7 @@ from geosched.supervisor.sync.apply import (
     Applying,
     Pace,
 )
-from geosched.supervisor.sync.exchange import PackedSnapshot, pack
+from geosched.supervisor.sync.packed_snapshot import PackedSnapshot, pack
 from msgspec.structs import replace
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record, running
 

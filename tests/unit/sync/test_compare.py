@@ -17,7 +17,7 @@ from geosched.supervisor.sync.compare import (
     Comparison,
     differences,
 )
-from geosched.supervisor.sync.exchange import PackedSnapshot, pack
+from geosched.supervisor.sync.packed_snapshot import PackedSnapshot, pack
 from support.build import HOUR_US, NOW, NOW_US, RULES, action, record
 
 PAGE = 2
