@@ -276,7 +276,7 @@ class SyncManager(Participant):
             self.comparison.pulling = True
             self._pulling_from = self._source()
             self._exchanges.pull(now, etag="", digest="")
-        elif self._pull_wanted and self._exchanges.may(pull=True, now=now):
+        elif self._pull_wanted and self._may_pull(now):
             self._pull_wanted = False
             self._pulling_from = self._source()
             if self.asked is not None:
@@ -295,6 +295,12 @@ class SyncManager(Participant):
                 self._finish_asked()
         elif self.asked and not self.asked.done and self.asked.pulled:
             self._finish_asked()
+
+    def _may_pull(self, now: Instant) -> bool:
+        """The back-off is over, or a client waits for a pull: another exchange that was under way
+        when it asked may have failed since, and begun the next wait."""
+        asked = self.asked is not None and not (self.asked.begun or self.asked.done)
+        return asked or self._exchanges.may(pull=True, now=now)
 
     def _heard(self, outcome: Outcome, now: Instant) -> None:
         comparison = self.comparison

@@ -127,12 +127,16 @@ class Side:
         assert isinstance(order, Pull)
         self.say(NotModified(order.exchange))
 
+    def take_news(self) -> News:
+        """What became of children since the last call."""
+        news, self._news = self._news, News()
+        return news
+
     def wait(self, seconds: float) -> Outcome | None:
         """The outcome within the time, of a loop that turns when the runner wants it to."""
         until = self.seconds + seconds
         while True:
-            news, self._news = self._news, News()
-            outcome = self.runner.gather(news, self.now)
+            outcome = self.runner.gather(self.take_news(), self.now)
             if outcome is not None or self.seconds >= until:
                 return outcome
             due = self.runner.next_deadline()

@@ -20,6 +20,7 @@ from support.backend import address
 from support.daemon import Daemon, commands, daemon_installation, lives
 from support.db import large
 from support.oauth import OAuthServer
+from support.open_files import open_files
 from support.wait import wait_for
 
 #: Of the caller's environment: none of it is for what speaks to the network.
@@ -61,8 +62,7 @@ class Asked:
 
 def assert_apart(asked: Asked) -> None:
     for pid in asked.below():
-        opened = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()}
-        assert asked.place not in opened, pid
+        assert asked.place not in open_files(pid), pid
         found = procfs.stat(pid)
         assert found is not None
         assert found.session not in (asked.process.pid, os.getsid(0))

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from geosched.ipc.messages.sync import BackendAddress
 from geosched.ipc.messages.zygote import ForkSynchroniser, ForkWorker, ZygoteReady
 from geosched.workers.host import procfs
 from geosched.workers.runfiles.processes import read_identities
+from support.open_files import open_files
 from support.wait import wait_for
 from support.workers import Host, host
 
@@ -20,14 +20,6 @@ from support.workers import Host, host
 def alone() -> Iterator[Host]:
     with host() as opened:
         yield opened
-
-
-def descriptors(pid: int) -> list[str]:
-    found = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found.append(os.readlink(entry))
-    return found
 
 
 def ended(pid: int) -> bool:
@@ -49,8 +41,8 @@ def test_it_has_nothing_open_but_what_it_was_given():
         with host() as opened:
             # While it warms up, it opens and closes others.
             pid = opened.zygote.pid
-            wait_for(lambda: len(descriptors(pid)) == 5, what="no more than it was given")
-            found = descriptors(pid)
+            wait_for(lambda: len(open_files(pid)) == 5, what="no more than it was given")
+            found = open_files(pid)
     finally:
         for descriptor in leaked:
             os.close(descriptor)
