@@ -21,16 +21,18 @@ RUN_BYTES = 3_600_000
 RTC_OFF_SECONDS_MAX = 60.0
 #: Below this, output of runs may soon be lost.
 OUTPUT_BYTES_MIN = 16 * _MIB
-#: Rights of root without which less works (docs/design.md, "Who needs which of root's rights").
+_NO_OTHER_USER = 'scripts cannot be other users, and exchanges fail unless backend.user = "root"'
+#: Rights of root by their names and numbers, and what is lost without them (docs/design.md, "Who
+#: needs which of root's rights").
 CAPABILITIES = {
-    "CAP_KILL": 5,
-    "CAP_SYS_PTRACE": 19,
-    "CAP_SETUID": 7,
-    "CAP_SETGID": 6,
-    "CAP_CHOWN": 0,
-    "CAP_DAC_OVERRIDE": 1,
-    "CAP_SYS_RESOURCE": 24,
-    "CAP_SYS_NICE": 23,
+    "CAP_KILL": (5, "scripts of other users cannot be ended, and exchanges fail"),
+    "CAP_SYS_PTRACE": (19, "what a lost run left of other users is found by its group alone"),
+    "CAP_SETUID": (7, _NO_OTHER_USER),
+    "CAP_SETGID": (6, _NO_OTHER_USER),
+    "CAP_CHOWN": (0, "nothing can be given to the user of a script"),
+    "CAP_DAC_OVERRIDE": (1, "files of other users, scripts among them, may be out of reach"),
+    "CAP_SYS_RESOURCE": (24, "no script gets a limit above the daemon's own"),
+    "CAP_SYS_NICE": (23, "no script gets a nice below the daemon's own"),
 }
 _WITHOUT_OWNERS = frozenset({"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk"})
 _UNBARRED = frozenset({"nobarrier", "barrier=0"})
@@ -80,8 +82,7 @@ def of_rights(rights: Rights) -> Finding:
             "rights",
             WORTH_KNOWING,
             f"root without {', '.join(rights.missing)}",
-            "scripts cannot be other users or be ended as such, or exchanges cannot give up"
-            " root's rights",
+            "; ".join(dict.fromkeys(CAPABILITIES[name][1] for name in rights.missing)),
             "let the container or the unit keep these (--cap-add, CapabilityBoundingSet=)",
         )
     return Finding("rights", FINE, "root, with all that it needs", "scripts can run as any user")
@@ -356,7 +357,7 @@ _MEDIA = {
     "emmc": "eMMC",
     "raw flash": "raw flash",
     "ssd": "flash behind a controller, or a virtual disk",
-    "disk": "a rotating disk",
+    "disk": "a rotating disk, or a virtual one",
 }
 
 

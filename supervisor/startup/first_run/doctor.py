@@ -69,7 +69,7 @@ def findings(config: Path) -> Iterator[Finding]:
     yield from _of_processes(daemon)
     yield from _of_clocks(daemon)
     yield from _of_storage(daemon)
-    yield from _of_service(daemon, root=rights.root, config=config)
+    yield from _of_service(daemon, told, root=rights.root)
     if settings and not refused and (rights.root or not rights.daemon_user):
         told = told._replace(
             problems=tuple(preflight.check(settings)), remarks=tuple(preflight.remarks(settings))
@@ -91,7 +91,7 @@ def _of_processes(daemon: DaemonSettings) -> Iterator[Finding]:
     yield diagnosis.of_ptrace(facts.ptrace_refused(), facts.yama_scope())
     limits = facts.limits_of(daemon)
     hit = [*diagnosis.of_limits(limits)]
-    seen = f"{limits.open_files} open files (ulimit -Hn), and others"
+    seen = f"{limits.open_files} open files (ulimit -Hn), enough for {limits.runs} runs at a time"
     yield from hit or [Finding("limits", State.FINE, seen, diagnosis.NO_LIMIT_HIT)]
     yield diagnosis.of_memory(facts.available_bytes(), min(limits.runs, limits.max_running))
 
@@ -115,10 +115,13 @@ def _of_storage(daemon: DaemonSettings) -> Iterator[Finding]:
     yield from short or [Finding("disk", State.FINE, f"free: {seen}", means)]
 
 
-def _of_service(daemon: DaemonSettings, *, root: bool, config: Path) -> Iterator[Finding]:
+def _of_service(daemon: DaemonSettings, told: Configuration, *, root: bool) -> Iterator[Finding]:
     init = init_system.found()
+    start = init.enable if init.unit and root else f"geoschedd --config {told.path}"
+    if not told.there:
+        start = "geosched-ctl init, which offers to do so"
+        init = init._replace(enable=start)
     yield diagnosis.of_init(init, root=root)
-    start = init.enable if init.unit and root else f"geoschedd --config {config}"
     yield diagnosis.of_daemon(facts.daemon_runs(Runtime(daemon.runtime_dir)), start)
 
 

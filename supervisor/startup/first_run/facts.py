@@ -40,7 +40,7 @@ def rights_of(daemon: DaemonSettings) -> Rights:
     root = os.geteuid() == ROOT
     status = Path("/proc/self/status").read_text()
     held = int(_field(status, "CapEff") or "0", 16)
-    missing = tuple(name for name, bit in CAPABILITIES.items() if not held & 1 << bit)
+    missing = tuple(name for name, (bit, _) in CAPABILITIES.items() if not held & 1 << bit)
     owner = _owner(daemon.state_dir)
     other = owner is not None and owner != os.geteuid()
     return Rights(

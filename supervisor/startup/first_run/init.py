@@ -24,12 +24,14 @@ from ....ipc import standard_streams
 from ....ipc.messages.first_run import Answer, Enabled, NotDone, Wanted, Written
 from ....ipc.paths import DEFAULT_CONFIG, DEFAULT_STATE_DIR, Runtime
 from ....ipc.regular_files import CONFIGURATION_BYTES_MAX
-from ....workers.host import trust
+from ....workers.host import programs, trust
 from ....workers.host.dirfd import Directory, UntrustedError
 from ....workers.host.files import UMASK
 from ....workers.host.linux import set_parent_death_signal
+from ....workers.host.programs import Surroundings
 from ...config.sections import Settings, SettingsError
 from ...config.settings import parse
+from ...runs.run_order import DEFAULT_PATH
 from .. import preflight
 from . import facts, init_system
 from .configuration import filled
@@ -149,9 +151,11 @@ def _values(wanted: Wanted, making: "_Making") -> dict[str, Any]:
     if wanted.secret:
         _keep_secret(values, wanted, making)
     if values.get("backend.kind") == "file" and "backend.path" not in values:
-        values["backend.path"] = str(state_dir / "actions.json")
-    if "backend.path" in values:
-        _make_state_dir(Path(str(values["backend.path"])), state_dir, making)
+        actions = state_dir / "actions.json"
+        values["backend.path"] = str(actions)
+        _make_state_dir(actions, state_dir, making)
+        if not os.path.lexists(actions):
+            making.file(actions, b"[]\n", 0o644)
     if "scripts.default.command" not in values:
         values["scripts.default.command"] = _script(Path(wanted.config), making)
     return values
@@ -176,9 +180,10 @@ def _keep_secret(values: dict[str, Any], wanted: Wanted, making: "_Making") -> N
 
 def _script(config: Path, making: "_Making") -> list[str]:
     """Return the command of the script that ships, or of an example that is made."""
+    within = Surroundings("/", {"PATH": os.environ.get("PATH", DEFAULT_PATH)}, None)
     for path in _SCRIPTS:
         exposed = os.geteuid() == trust.ROOT and trust.why_not(path)
-        if os.access(path, os.X_OK, effective_ids=True) and not exposed:
+        if not exposed and not programs.why_not(str(path), within):
             return [str(path), "--apps={apps}"]
     path = config.parent / "example-script"
     if not os.path.lexists(path):
@@ -256,7 +261,12 @@ def _told(
     at = "" if usual else f" --config {settings.source}"
     following = [f"geosched-ctl{at} login"] if left else []
     following.append(f"geosched-ctl{at} doctor")
-    following.append(enable or f"geoschedd{at}" if not runs else f"geosched-ctl{at} status")
+    if runs:
+        if usual and init.unit:
+            following.append(" ".join(init.reload))
+        following.append(f"geosched-ctl{at} status")
+    else:
+        following.append(enable or f"geoschedd{at}")
     return Written(
         str(settings.source), tuple(made), remarks, left, tuple(following), init.name, enable
     )

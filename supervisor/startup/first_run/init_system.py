@@ -33,7 +33,8 @@ class Known(NamedTuple):
     """What an init has: its name, and the file that is the daemon's unit, "" for none.
 
     `enabled`: it starts the daemon at each boot; by `enable` it is told to do so, from now on, and
-    by `start` to start it now. `restarts`: also when the daemon was killed.
+    by `start` to start it now, by `reload` to have it read its configuration again. `restarts`:
+    also when the daemon was killed.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Known(NamedTuple):
     enabled: bool
     enable: tuple[Command, ...]
     start: Command
+    reload: Command
     restarts: bool = True
 
 
@@ -77,54 +79,64 @@ def look(root: Path = Path("/")) -> Known:
 def _systemd(root: Path) -> Known:
     unit = _first(root, [f"{place}/{NAME}.service" for place in _SYSTEMD_UNITS])
     enabled = _any(root, f"etc/systemd/system/*.wants/{NAME}.service")
-    start = ("systemctl", "start", NAME)
-    return Known("systemd", unit, enabled, (("systemctl", "enable", "--now", NAME),), start)
+    start, reload = ("systemctl", "start", NAME), ("systemctl", "reload", NAME)
+    enable = (("systemctl", "enable", "--now", NAME),)
+    return Known("systemd", unit, enabled, enable, start, reload)
 
 
 def _openrc(root: Path) -> Known:
     unit = _first(root, [f"etc/init.d/{NAME}"])
-    start = ("rc-service", NAME, "start")
+    start, reload = ("rc-service", NAME, "start"), ("rc-service", NAME, "reload")
     enable = (("rc-update", "add", NAME), start)
     # Its script has supervise-daemon start it again.
-    return Known("OpenRC", unit, _any(root, f"etc/runlevels/*/{NAME}"), enable, start)
+    return Known("OpenRC", unit, _any(root, f"etc/runlevels/*/{NAME}"), enable, start, reload)
 
 
 def _procd(root: Path) -> Known:
     unit = _first(root, [f"etc/init.d/{NAME}"])
-    start = (f"/etc/init.d/{NAME}", "start")
-    enable = ((f"/etc/init.d/{NAME}", "enable"), start)
-    return Known("procd", unit, _any(root, f"etc/rc.d/S??{NAME}"), enable, start)
+    script = f"/etc/init.d/{NAME}"
+    start, reload = (script, "start"), (script, "reload")
+    enable = ((script, "enable"), start)
+    return Known("procd", unit, _any(root, f"etc/rc.d/S??{NAME}"), enable, start, reload)
 
 
 def _runit(root: Path) -> Known:
-    return _linked(root, "runit", _RUNIT_SERVICES, _RUNIT_RUNNING, ("sv", "up", NAME))
+    start, reload = ("sv", "up", NAME), ("sv", "hup", NAME)
+    return _linked(root, "runit", _RUNIT_SERVICES, _RUNIT_RUNNING, start, reload)
 
 
 def _s6(root: Path) -> Known:
-    running = _first(root, _S6_RUNNING) or f"/{_S6_RUNNING[0]}"
-    return _linked(root, "s6", _S6_SERVICES, _S6_RUNNING, ("s6-svc", "-u", f"{running}/{NAME}"))
+    service = f"{_first(root, _S6_RUNNING) or f'/{_S6_RUNNING[0]}'}/{NAME}"
+    start, reload = ("s6-svc", "-u", service), ("s6-svc", "-h", service)
+    return _linked(root, "s6", _S6_SERVICES, _S6_RUNNING, start, reload)
 
 
 def _linked(
-    root: Path, name: str, services: Sequence[str], running: Sequence[str], start: Command
+    root: Path,
+    name: str,
+    services: Sequence[str],
+    running: Sequence[str],
+    start: Command,
+    reload: Command,
 ) -> Known:
     """Look at an init that runs the services which are linked into a directory."""
     unit = _first(root, [f"{place}/{NAME}" for place in services])
     into = _first(root, running) or f"/{running[0]}"
     enabled = any(os.path.lexists(root / place / NAME) for place in running)
-    return Known(name, unit, enabled, (("ln", "-s", unit, f"{into}/"),), start)
+    return Known(name, unit, enabled, (("ln", "-s", unit, f"{into}/"),), start, reload)
 
 
 def _sysvinit(root: Path, first: str) -> Known:
     if _in_inittab(root):
-        again = ("init", "q")
-        return Known("init", "/etc/inittab", True, (again,), again)
+        again: Command = ("init", "q")
+        told = ("kill", "-HUP", "$(pidof -x geoschedd)")
+        return Known("init", "/etc/inittab", True, (again,), again, told)
     unit = _first(root, [f"etc/init.d/{NAME}"])
-    start = ("service", NAME, "start")
+    start, reload = ("service", NAME, "start"), ("service", NAME, "reload")
     enable = (("update-rc.d", NAME, "defaults"), start)
     name = "sysvinit" if unit or (root / "etc/rc2.d").is_dir() else first or "no init known here"
     enabled = _any(root, f"etc/rc[2-5].d/S??{NAME}")
-    return Known(name, unit, enabled, enable, start, restarts=False)
+    return Known(name, unit, enabled, enable, start, reload, restarts=False)
 
 
 def _in_inittab(root: Path) -> bool:

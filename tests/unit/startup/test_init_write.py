@@ -46,6 +46,7 @@ def names(place: Path) -> list[str]:
 def test_a_file_of_actions_is_all_that_a_first_try_needs(tmp_path: Path) -> None:
     told = write(tmp_path, {"backend.kind": "file"})
     assert read(tmp_path)["backend"]["path"] == f"{tmp_path}/var/state/actions.json"
+    assert (tmp_path / "var/state/actions.json").read_text() == "[]\n"
     assert preflight.check(load(Path(told.config))) == []
     assert (told.left, told.warnings, told.enable) == ((), (), "")
     assert told.next[-1] == f"geoschedd --config {told.config}"
@@ -57,7 +58,10 @@ def test_a_script_is_the_one_that_ships_or_an_example_that_is_made(
 ) -> None:
     write(tmp_path, HTTP)
     assert read(tmp_path)["scripts"]["default"]["command"][1] == "--apps={apps}"
-    monkeypatch.setattr(init, "_SCRIPTS", (tmp_path / "none",))
+    broken = tmp_path / "broken"
+    broken.write_text("#!/no/such/interpreter\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(init, "_SCRIPTS", (tmp_path / "none", broken))
     write(tmp_path, HTTP, overwrite=True)
     example = tmp_path / "etc/example-script"
     assert read(tmp_path)["scripts"]["default"]["command"] == [str(example), "{apps}"]
