@@ -76,8 +76,8 @@ def no_answer(seconds: float) -> Finding:
     return Finding("backend", TO_DO, seen, _OLD, todo)
 
 
-def of_backend(where: str, probed: Probed, *, oauth: bool) -> Finding:
-    """Judge a pull from the backend at `where`."""
+def of_backend(where: str, probed: Probed, *, oauth: bool, local: bool = False) -> Finding:
+    """Judge a pull from the backend at `where`; a `local` one asks nobody who they are."""
     if probed.failed is ErrorKind.UNAUTHORIZED:
         todo = (
             "geosched-ctl login"
@@ -88,13 +88,15 @@ def of_backend(where: str, probed: Probed, *, oauth: bool) -> Finding:
     if probed.failed is not None:
         state = WORTH_KNOWING if probed.failed is ErrorKind.BUSY else TO_DO
         return Finding("backend", state, probed.detail, _OLD, _TODO[probed.failed])
-    seen = f"{where} answers with {probed.actions} actions"
+    seen = f"{where} {'has' if local else 'answers with'} {probed.actions} action"
+    seen += "s" * (probed.actions != 1)
     if probed.set_aside:
         means = "these are set aside; the others run"
         todo = "correct them at the backend; with a daemon, geosched-ctl status names them"
         seen += f", and {probed.set_aside} that cannot be used"
         return Finding("backend", WORTH_KNOWING, seen, means, todo)
-    return Finding("backend", FINE, seen, "it is there, and takes who we say we are")
+    means = "it can be read" if local else "it is there, and takes who we say we are"
+    return Finding("backend", FINE, seen, means)
 
 
 def of_backend_clock(ahead_seconds: float | None) -> Iterator[Finding]:

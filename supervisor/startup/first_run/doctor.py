@@ -143,8 +143,10 @@ def _of_backend(settings: Settings | None, rights: Rights) -> Iterator[Finding]:
         yield backend_diagnosis.no_answer(PROBE_SECONDS_MAX)
         probed = Probed()
     else:
-        where = backend.path if BACKENDS[backend.kind].needs == "path" else backend.url
-        yield backend_diagnosis.of_backend(where, probed, oauth=backend.auth == "oauth")
+        kind = BACKENDS[backend.kind]
+        where = backend.path if kind.needs == "path" else backend.url
+        oauth = backend.auth == "oauth"
+        yield backend_diagnosis.of_backend(where, probed, oauth=oauth, local=kind.local)
     yield from backend_diagnosis.of_backend_clock(probed.ahead_seconds)
     shown = probed.certificates
     yield from backend_diagnosis.of_certificates("certificate", shown, now_us, _BY_BACKEND)

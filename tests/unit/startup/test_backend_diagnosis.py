@@ -52,7 +52,10 @@ def test_entries_that_cannot_be_used_are_worth_knowing() -> None:
     found = backend_diagnosis.of_backend(URL, Probed(actions=3, set_aside=2), oauth=False)
     assert found.state is WORTH_KNOWING
     assert found.seen == f"{URL} answers with 3 actions, and 2 that cannot be used"
-    assert backend_diagnosis.of_backend(URL, Probed(actions=3), oauth=False).state is FINE
+    fine = backend_diagnosis.of_backend(URL, Probed(actions=1), oauth=False)
+    assert (fine.state, fine.seen) == (FINE, f"{URL} answers with 1 action")
+    there = backend_diagnosis.of_backend("/a.json", Probed(actions=3), oauth=False, local=True)
+    assert (there.seen, there.means) == ("/a.json has 3 actions", "it can be read")
 
 
 @pytest.mark.parametrize(
