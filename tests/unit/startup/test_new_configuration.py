@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from geosched.supervisor.config.settings import parse
 from geosched.supervisor.startup.first_run.configuration import filled, toml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.paths import DEPLOY
 
@@ -93,6 +93,7 @@ def test_a_key_that_the_example_does_not_have_is_refused(key: str) -> None:
         filled(EXAMPLE, {key: 1})
 
 
+@settings(max_examples=50)
 @given(VALUES)
 def test_a_value_is_read_back_as_it_was_written(value: Any) -> None:
     assert tomllib.loads(f"x = {toml(value)}")["x"] == value
@@ -104,6 +105,7 @@ def test_what_is_no_value_is_refused(value: Any) -> None:
         toml(value)
 
 
+@settings(max_examples=50)
 @given(st.text(string.printable + "\x00\x1f\x7f\x85\u2028", max_size=30))
 def test_no_text_breaks_out_of_its_line(text: str) -> None:
     assert "\n" not in toml(text)
