@@ -64,13 +64,16 @@ def findings(config: Path) -> Iterator[Finding]:
     daemon = settings.daemon if settings else DaemonSettings()
     refused = kernel.why_not()
     yield diagnosis.of_kernel(os.uname().release, refused)
+    if refused:  # what follows needs it, too
+        yield from backend_diagnosis.of_configuration(told)
+        return
     rights = facts.rights_of(daemon)
     yield diagnosis.of_rights(rights)
     yield from _of_processes(daemon)
     yield from _of_clocks(daemon)
     yield from _of_storage(daemon)
     yield from _of_service(daemon, told, root=rights.root)
-    if settings and not refused and (rights.root or not rights.daemon_user):
+    if settings and (rights.root or not rights.daemon_user):
         told = told._replace(
             problems=tuple(preflight.check(settings)), remarks=tuple(preflight.remarks(settings))
         )
