@@ -13,15 +13,12 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
-
 from ..ipc.messages.login import NotLoggedIn, Why, encode
-from ..workers.host.dirfd import Directory, refuse_exposed
-from ..workers.host.files import in_memory
 from .config.derived import address
 from .config.sections import BackendSettings, SettingsError
 from .config.settings import load
 from .startup import preflight
+from .startup.handover import handed_over, owner_of
 
 WORKER = "geosched.workers.sync.auth.device_flow"
 
@@ -34,38 +31,18 @@ def main() -> None:
         # Its files are looked at where they are opened: the daemon may be another user's.
         preflight.refuse_untrusted(settings, of_backend=False)
         refuse_without_login(settings.backend, settings.source)
-        owner = str(_owner_of(settings.daemon.state_dir))
+        owner = str(owner_of(settings.daemon.state_dir))
     except SettingsError as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"cannot use state_dir: {error}")
-    given = _handed_over(msgspec.json.encode(address(settings.backend)))
+    given = handed_over(address(settings.backend))
     os.execv(sys.executable, [sys.executable, "-P", "-m", WORKER, str(given), seconds, owner])
 
 
 def _refuse(detail: str) -> NoReturn:
     sys.stdout.write(f"{encode(NotLoggedIn(Why.CONFIGURATION, detail)).decode()}\n")
     sys.exit(1)
-
-
-def _handed_over(content: bytes) -> int:
-    """Return a descriptor to read it from, in the next program too: arguments are there for
-    everybody to see, and a proxy may have a password in it."""
-    descriptor = in_memory("geosched-login", content)
-    os.set_inheritable(descriptor, True)
-    return descriptor
-
-
-def _owner_of(state_dir: Path) -> int:
-    """Return the user of the daemon that works on this directory; our own where it is not there.
-    Raises `UntrustedError` where others say which directory that is, `OSError`."""
-    try:
-        directory, found = Directory.of_one_owner(state_dir)
-    except FileNotFoundError:
-        refuse_exposed(state_dir)
-        return os.geteuid()
-    directory.close()
-    return found.st_uid
 
 
 def refuse_without_login(backend: BackendSettings, source: Path) -> None:

@@ -35,6 +35,9 @@ _STYLES = {
     "ok": "green",
     "trusted": "green",
     "failing": "red",
+    "fine": "green",
+    "worth-knowing": "yellow",
+    "to-do": "bold red",
     "untrusted": "yellow",
 }
 

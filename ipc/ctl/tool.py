@@ -49,21 +49,25 @@ class Complaints:
 class Tool:
     """A running tool, `python -m MODULE`; use it as a context, which ends it."""
 
-    def __init__(self, what: str, module: str, *arguments: str | Path, show: Show) -> None:
-        """Start it; `what` it does is for errors, and `show` is given each line of its standard
-        error. Raises `VerbFailedError`."""
+    def __init__(
+        self, what: str, module: str, *arguments: str | Path, show: Show, given: bytes = b""
+    ) -> None:
+        """Start it; `what` it does is for errors, `show` is given each line of its standard
+        error, and `given` is what it reads on standard input: arguments are there for everybody
+        to see. Raises `VerbFailedError`."""
         import subprocess  # late: the help of geosched-ctl imports this module
 
         command: Sequence[str | Path] = [sys.executable, "-P", "-m", module, *arguments]
         try:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=child_environment(os.environ),
-                start_new_session=True,
-            )
+            with _input_of(given) as standard_input:
+                self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                    command,
+                    stdin=standard_input,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=child_environment(os.environ),
+                    start_new_session=True,
+                )
         except OSError as error:
             detail = f"cannot {what}: cannot start {sys.executable}: {error.strerror}"
             raise VerbFailedError(detail) from None
@@ -130,6 +134,17 @@ class Tool:
             return
         self._process.kill()
         self._process.wait()
+
+
+def _input_of(given: bytes) -> IO[bytes]:
+    """Return what is to be read on standard input: a file in memory, which needs no writer. Raises
+    `OSError`."""
+    if not given:
+        return open(os.devnull, "rb")
+    file = os.fdopen(os.memfd_create("geosched-given"), "w+b")
+    file.write(given)
+    file.seek(0)
+    return file
 
 
 def _show_lines(stream: IO[bytes], show: Show) -> None:

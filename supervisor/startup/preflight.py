@@ -239,10 +239,19 @@ def _token_problems(settings: Settings) -> Iterator[str]:
     to_be_made = tokens.parent == settings.daemon.state_dir and not os.path.exists(tokens.parent)
     if not to_be_made and not _may(tokens.parent, os.W_OK | os.X_OK):
         yield f"backend.token_file: new tokens cannot be kept: {tokens.parent} is not writable"
-    elif settings.backend.oauth_grant == "refresh_token" and not os.path.exists(tokens):
-        yield f"backend.token_file: nobody has logged in yet: geosched-ctl login makes {tokens}"
+    elif missing := login_missing(settings.backend):
+        yield missing
     elif reason := _unreadable(tokens):
         yield f"backend.token_file: {reason}"
+
+
+def login_missing(backend: BackendSettings) -> str:
+    """Return the fault that a person has yet to log in; "" for none."""
+    tokens = backend.token_file
+    person = backend.auth == "oauth" and backend.oauth_grant == "refresh_token"
+    if not person or os.path.exists(tokens):
+        return ""
+    return f"backend.token_file: nobody has logged in yet: geosched-ctl login makes {tokens}"
 
 
 def _exposed_secrets(backend: BackendSettings) -> Iterator[str]:

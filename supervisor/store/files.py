@@ -18,6 +18,7 @@ from typing import IO
 from ...workers.host import procfs
 from ...workers.host.files import fsync_path, open_regular
 from ...workers.host.linux import forbid_copy_on_write, shared_bytes, unshare_blocks
+from ...workers.host.mounts import mount_of
 from .errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,6 @@ PREALLOCATING_FILE_SYSTEMS = frozenset({"ext4", "xfs"})
 SET_ASIDE_STORES_MAX = 2
 _COPY = "daemondb.copy-"
 _MARKER_TEXT = "daemonDB was made here. If data.mdb is missing or empty, it was lost.\n"
-
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class StorePaths:
@@ -353,21 +352,9 @@ def free_bytes(directory: Path) -> int:
 
 
 def file_system(directory: Path) -> str:
-    """Return the type of file system a directory is on, by the longest mount point above it; ""
-    where the kernel does not tell."""
-    path = os.fsencode(os.path.realpath(directory))
-    longest, kind = b"", b""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return ""
-    for line in mounts:
-        fields = line.split()
-        point = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), fields[4])
-        inside = path == point or path.startswith(point.rstrip(b"/") + b"/")
-        if inside and len(point) >= len(longest):
-            longest, kind = point, fields[fields.index(b"-") + 1]
-    return kind.decode()
+    """Return the type of file system a directory is on; "" where the kernel does not tell."""
+    found = mount_of(directory)
+    return found.kind if found else ""
 
 
 def warn_if_forgetful(store_dir: Path) -> None:

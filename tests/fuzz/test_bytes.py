@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from . import answers, configuration, files, wire
+from . import answers, configuration, files, first_run, wire
 from .conftest import INPUTS, SEED
 from .oracle import Target, fuzz
 
-TARGETS = (*wire.TARGETS, *files.TARGETS, *answers.TARGETS, *configuration.TARGETS)
+TARGETS = (
+    *wire.TARGETS,
+    *files.TARGETS,
+    *answers.TARGETS,
+    *configuration.TARGETS,
+    *first_run.TARGETS,
+)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name.replace(" ", "-"))

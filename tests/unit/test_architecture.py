@@ -34,8 +34,9 @@ FLOORS = {
         "allowance base",
         "backend_files bodies",
         "broker http",
+        "unprivileged",
         "auth synchroniser",
-        "backends",
+        "backends probe",
     ),
     "supervisor": (
         "core",
@@ -74,10 +75,14 @@ PURE = (
     "supervisor/core",
     "supervisor/scheduler/queue.py",
     "workers/host/liveness.py",
+    "supervisor/startup/first_run/backend_diagnosis.py",
+    "supervisor/startup/first_run/configuration.py",
+    "supervisor/startup/first_run/diagnosis.py",
 )
 PURE_MAY_IMPORT = {
     "geosched.supervisor.core",
     "geosched.ipc.actions",
+    "geosched.ipc.backends",
     "geosched.ipc.digests",
     "geosched.ipc.instants",
     "geosched.ipc.messages",
@@ -86,6 +91,8 @@ PURE_MAY_IMPORT = {
     "dataclasses",
     "enum",
     "heapq",
+    "json",
+    "re",
     "typing",
 }
 IMPORTERS = {

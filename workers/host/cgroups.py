@@ -196,6 +196,12 @@ class Containment(msgspec.Struct, frozen=True):
         Group(str(self.base), self._hierarchy).remove()
 
 
+def hierarchies() -> list[str]:
+    """Return the kinds of the hierarchies that this process is in, the best first, whether it may
+    make groups there or not."""
+    return [hierarchy.kind for hierarchy, _ in _own_groups()]
+
+
 def _own_groups() -> list[tuple[_Hierarchy, Path]]:
     """Return this process's own directory in each usable hierarchy, the best first."""
     memberships = [line.split(":", 2) for line in _read("/proc/self/cgroup").splitlines()]

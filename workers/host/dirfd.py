@@ -262,9 +262,18 @@ class Directory:
         with os.fdopen(self.open_file(name, os.O_RDONLY, lent=lent), "rb") as file:
             return file.read(bytes_max)
 
-    def replace(self, name: str, content: bytes, *, durable: bool, mode: int = 0o600) -> None:
+    def replace(
+        self,
+        name: str,
+        content: bytes,
+        *,
+        durable: bool,
+        mode: int = 0o600,
+        only_new: bool = False,
+    ) -> None:
         """Write a temporary file and rename it, so that readers see all of it or nothing.
-        `durable`: flush it to disk, and its name. Raises `OSError`."""
+        `durable`: flush it to disk, and its name. `only_new`: nothing that has the name is
+        replaced. Raises `FileExistsError` then, `OSError`."""
         temporary = f"{_checked(name)}{TEMPORARY}"
         self.unlink(temporary, missing_ok=True)  # left by a crash
         made = self.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -274,12 +283,22 @@ class Directory:
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            self.rename(temporary, name)
+            if only_new:
+                self._link(temporary, name)
+            else:
+                self.rename(temporary, name)
         except OSError:
             self.unlink(temporary, missing_ok=True)
             raise
         if durable:
             self.sync()
+
+    def _link(self, old: str, new: str) -> None:
+        """Rename a file to what nothing has; a rename would replace what is there (fact P71)."""
+        here = self.descriptor
+        with self._named(new):
+            os.link(old, _checked(new), src_dir_fd=here, dst_dir_fd=here)
+        self.unlink(old)
 
     def rename(self, old: str, new: str) -> None:
         """Rename what is in it. Raises `OSError`."""

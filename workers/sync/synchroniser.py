@@ -130,7 +130,7 @@ def _serve(connection: _Connection, without_rights: "WithoutRights | None") -> N
     """Carry out exchanges until the supervisor wants no more."""
     load = load_backend if without_rights is None else without_rights.load
     while (order := connection.receive()) is not None:
-        _bound_memory(order.backend.max_body_bytes)
+        bound_memory(order.backend.max_body_bytes)
         for message in carry_out(order, load):
             if not connection.send(message, timeout_seconds=order.backend.timeout_seconds):
                 raise _UnreadError("cannot send an answer: the supervisor does not read")
@@ -252,7 +252,7 @@ def pages(actions: Iterable[Action]) -> Iterator[tuple[Action, ...]]:
         yield tuple(page)
 
 
-def _bound_memory(max_body_bytes: int) -> None:
+def bound_memory(max_body_bytes: int) -> None:
     """Limit the address space and the descriptors, for good: a body that unpacks into too much
     fails one exchange only. Other settings have another synchroniser."""
     wanted = MEMORY_BYTES_BASE + MEMORY_BODIES_MAX * max_body_bytes

@@ -135,11 +135,11 @@ def test_what_a_tool_complains_of_is_shown_as_foreign_text_and_not_without_end(
 def test_what_a_login_has_its_broker_say_is_a_record_as_any() -> None:
     """The login has no rights, and may have been taken over."""
     code = (
-        "import sys, time; from geosched.workers.sync.auth import device_flow as flow;"
+        "import sys, time; from geosched.workers.sync import unprivileged;"
         "import msgspec; from geosched.ipc.messages.sync import BackendAddress;"
-        "flow.set_up_process();"
+        "unprivileged.set_up_process();"
         "given = msgspec.json.decode(sys.argv[1], type=BackendAddress);"
-        "files = flow._files_of(given, 0);"
+        "files = unprivileged.files_of(given, 0, lambda: None);"
         "files._broker.send(bytes.fromhex(sys.argv[2])); files._broker.close()"
     )
     said = msgspec.msgpack.encode(Say("warning", FORGED, "", 0)).hex()

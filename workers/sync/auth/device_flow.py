@@ -10,11 +10,8 @@ the tokens (DESIGN 6).
     python -P -m geosched.workers.sync.auth.device_flow DESCRIPTOR SECONDS OWNER
 """
 
-import logging
 import math
 import os
-import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -24,13 +21,11 @@ import msgspec
 
 from ....ipc.messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, encode
 from ....ipc.messages.sync import BackendAddress, ErrorKind
-from ...host import log_lines, privileges
-from ...host.linux import set_parent_death_signal
-from .. import broker
+from ...host import privileges
+from .. import unprivileged
 from ..backend_files import BackendFiles, LocalFiles
 from ..base import ExchangeError
 from ..bodies.snapshot import decode_strictly
-from ..http import deadline
 from ..http.client import Exchange, load_late_parts
 from ..http.errors import shown
 from .oauth import OAuthError, grant, post_form
@@ -73,58 +68,17 @@ class NotLoggedInError(Exception):
 
 
 def main() -> None:
-    set_up_process()
+    unprivileged.set_up_process()
     given, seconds, owner = sys.argv[1:]
     with os.fdopen(int(given), "rb") as file:
         backend = msgspec.json.decode(file.read(), type=BackendAddress)
     try:
-        files = _files_of(backend, int(owner))
+        files = unprivileged.files_of(backend, int(owner), load=load_late_parts)
     except (OSError, privileges.UnusableUserError) as error:
         detail = f"cannot log in: cannot become the user of backend.user: {error}"
         _say(NotLoggedIn(Why.FAILED, detail))
         sys.exit(1)
     sys.exit(0 if run(backend, float(seconds), _say, files) else 1)
-
-
-def set_up_process() -> None:
-    """Have this process, and its broker, end and log as a login does."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a traceback
-    set_parent_death_signal(signal.SIGTERM)  # it hears of no terminal that is closed
-    log_lines.set_up("info", "text", logging.StreamHandler())
-    log_lines.log_uncaught()
-
-
-def _files_of(backend: BackendAddress, owner: int) -> BackendFiles:
-    """Return the files of the backend, some of which may be those of the user `owner`, whose the
-    daemon is. As root, fork a broker of them, and give up all rights. Raises `OSError`,
-    `UnusableUserError`."""
-    if privileges.drops_to(backend.user) is None:
-        return LocalFiles(backend, (owner,))
-    account = privileges.look_up(backend.user)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    asker = os.pidfd_open(os.getpid())
-    if os.fork() == 0:
-        ours.close()
-        _leave_standard_output()
-        sys.exit(broker.main(theirs.detach(), backend, asker=asker, trusted=(owner,)))
-    os.close(asker)
-    theirs.close()
-    load_late_parts()
-    parent = os.getppid()
-    privileges.prepare()
-    deadline.begin()
-    privileges.become(account)
-    set_parent_death_signal(signal.SIGTERM)  # the kernel forgot it with the user (prctl(2))
-    if os.getppid() != parent:
-        sys.exit(1)
-    return broker.BrokeredFiles(ours)
-
-
-def _leave_standard_output() -> None:
-    """Let who reads it see its end when the login ends, and not when its broker does."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, sys.stdout.fileno())
-    os.close(nothing)
 
 
 def _say(said: Said) -> None:

@@ -15,12 +15,12 @@ from ....ipc.messages.broker import FileKey
 from ....ipc.messages.sync import BackendAddress, ErrorKind
 from ...host import tls_files
 from ...host.files import in_memory
+from ...host.tls_files import CERTIFICATES_BYTES_MAX
 from ..backend_files import BackendFiles
 from ..base import ExchangeError
 from .secrets import read_private, unusable
 
 KEY_BYTES_MAX = 64 * 1024
-CERTIFICATES_BYTES_MAX = 8 * 1024 * 1024
 #: From OpenSSL's `x509_vfy.h`; Python has no name for it.
 _X509_V_FLAG_NO_CHECK_TIME = 0x200000
 

@@ -119,14 +119,14 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float:
     if text.isascii() and text.isdigit():
         seconds = float(text)
     else:
-        later, now = _date(text), _date(headers.get("Date", ""))
+        later, now = http_date(text), http_date(headers.get("Date", ""))
         if later is None or now is None:
             return 0.0
         seconds = (later - now).total_seconds()
     return min(max(seconds, RETRY_AFTER_SECONDS_MIN), RETRY_AFTER_SECONDS_MAX)
 
 
-def _date(text: str) -> datetime | None:
+def http_date(text: str) -> datetime | None:
     """Return an HTTP date, in any of the three forms of RFC 9110, 5.6.7; None for other text.
 
     A date in the form of asctime names no zone, and is UTC as all are.
