@@ -51,6 +51,7 @@ FLOORS = {
     "supervisor/store": (
         "errors",
         "files",
+        "py_lmdb",
         "lmdb_env",
         "tables",
         "repair",
@@ -84,7 +85,7 @@ PURE_MAY_IMPORT = {
 }
 IMPORTERS = {
     "zmq": {"ipc/sockets.py"},
-    "lmdb": {"supervisor/store/lmdb_env.py"},
+    "lmdb": {"supervisor/store/py_lmdb.py"},
     "requests": {"workers/sync/http/client.py"},
     "ctypes": {"workers/host/linux.py"},
     "schedule": {"supervisor/periodic.py"},
