@@ -41,7 +41,7 @@ def examine_structure(store_dir: Path) -> Examination:
     if seen is not None:
         return seen
     problem = py_lmdb.verify(store_dir) or lmdb_pages.fault_in(
-        store_dir / "data.mdb", every_row=False
+        store_dir / "data.mdb", every_row=not py_lmdb.can_verify()
     )
     return _judged(store_dir, problem)
 
