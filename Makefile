@@ -11,6 +11,8 @@ PYTHONS ?=
 BEFORE ?=
 JOBS ?= 3
 UPGRADE ?=
+PYTHONS ?=
+RELEASES ?=
 BIN := .venv/bin
 SET_UP := .venv/.complete
 # Tools that only look at what we depend on: what they need themselves stays apart.
@@ -19,7 +21,7 @@ SUPPLY_SET_UP := build/supply/.complete
 INSTALL := python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo picture test check unit integration acceptance fuzz soak simulate bench
-.PHONY: lock audit sbom package clean
+.PHONY: lock audit sbom package clean test-bounds
 
 help:
 	@echo "make demo    the main job, live in the terminal (under 40 s), and its last screen in build/demo.svg"
@@ -29,6 +31,7 @@ help:
 	@echo "make fuzz    foreign values at every edge, INPUTS=1000000 for each decoder [SEED=1]"
 	@echo "make simulate  years of a simulated host, SEEDS=1000"
 	@echo "make bench   figures, beside their goals and other software (12 min; BENCH=--quick)"
+	@echo "make test-bounds  the oldest and the newest of what we depend on [PYTHONS=\"3.11 3.13\"] [RELEASES=oldest]"
 	@echo "make lock    pin what we depend on anew, with hashes [UPGRADE=--upgrade for the newest]"
 	@echo "make audit   ask PyPI for known vulnerabilities of what is pinned"
 	@echo "make sbom    the list of what the daemon needs, in dist/ (CycloneDX)"
@@ -91,6 +94,11 @@ bench: $(SET_UP)
 	$(BIN)/python tests/benchmarks/bench_backend.py
 	$(BIN)/python tests/benchmarks/bench_fleet.py
 
+# Each set of releases that pyproject.toml allows, on each of PYTHONS (versions or paths). What has
+# no wheel is built, so a C and C++ compiler is needed.
+test-bounds: $(SET_UP)
+	$(BIN)/python tests/bounds/bounds.py --jobs $(JOBS) --pythons $(PYTHONS) --releases $(RELEASES)
+
 $(SUPPLY_SET_UP): requirements/supply.txt
 	$(PYTHON) -m venv build/supply
 	$(SUPPLY)/$(INSTALL) --require-hashes --requirement requirements/supply.txt
@@ -103,7 +111,9 @@ LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate --no-
 	--custom-compile-command "make lock" $(UPGRADE)
 lock: $(SUPPLY_SET_UP)
 	$(SUPPLY)/$(LOCK) pyproject.toml --output-file requirements/daemon.txt
-	$(SUPPLY)/$(LOCK) pyproject.toml --extra dev --constraint requirements/daemon.txt \
+	$(SUPPLY)/$(LOCK) pyproject.toml --extra tables --constraint requirements/daemon.txt \
+		--output-file requirements/tables.txt
+	$(SUPPLY)/$(LOCK) pyproject.toml --extra dev --constraint requirements/tables.txt \
 		--output-file requirements/dev.txt
 	$(SUPPLY)/$(LOCK) --group supply --output-file requirements/supply.txt
 

@@ -1,9 +1,11 @@
 """Output of answers: JSON, plain text or, on a terminal, text in colour.
 
 The only importer of `rich`, late: to import it takes longer than all the rest of a command,
-and only a terminal has a use for it.
+and only a terminal has a use for it. Where it is not installed (the extra `geosched[tables]`), a
+terminal gets the same text without colour.
 """
 
+import importlib.util
 import shutil
 import sys
 import time
@@ -108,12 +110,13 @@ def show_line(value: msgspec.Struct) -> None:
 
 
 def show_sheet(sheet: Sheet) -> None:
-    """Write tables: cut to the width of a terminal and in colour, or else whole and plain,
-    for other programs to search."""
-    if sys.stdout.isatty():
-        _show_in_colour(sheet)
+    """Write tables: cut to the width of a terminal and, where `rich` is installed, in colour; or
+    else whole and plain, for other programs to search."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if width is not None and importlib.util.find_spec("rich") is not None:
+        _show_in_colour(sheet, width)
     else:
-        sys.stdout.writelines(f"{line}\n" for line in plain_lines(sheet))
+        sys.stdout.writelines(f"{line}\n" for line in plain_lines(sheet, width))
     sys.stdout.flush()
 
 
@@ -123,10 +126,9 @@ def write(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _show_in_colour(sheet: Sheet) -> None:
+def _show_in_colour(sheet: Sheet, width: int) -> None:
     from rich.console import Console
 
-    width = shutil.get_terminal_size().columns
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     for index, part in enumerate(sheet):
         if index:

@@ -3,7 +3,8 @@
 Pure, without any knowledge of actions. Widths are in characters.
 """
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -116,20 +117,40 @@ def column_widths(table: Table) -> list[int]:
     return widths
 
 
-def plain_lines(sheet: Sheet) -> list[str]:
-    """Format a sheet as aligned text, with an empty line between its parts."""
+def plain_lines(sheet: Sheet, width: int | None = None) -> list[str]:
+    """Format a sheet as aligned text, with an empty line between its parts; as wide as it is, or
+    cut and folded to `width`."""
     lines: list[str] = []
     for part in sheet:
         if lines:
             lines.append("")
         if isinstance(part, Block):
-            widest = max(len(name) for name, _ in part.pairs)
-            lines.extend(f"{name.ljust(widest)}{GAP}{value}" for name, value in part.pairs)
+            lines.extend(_block_lines(part, width))
         else:
-            titles = [tuple(column.title for column in part.columns)] if part.titled else []
-            widths = column_widths(part)
-            lines.extend(_line(cells, widths) for cells in (*titles, *part.rows))
+            lines.extend(_table_lines(part if width is None else fit(part, width)))
     return lines
+
+
+def _block_lines(block: Block, width: int | None) -> Iterator[str]:
+    widest = max(len(name) for name, _ in block.pairs)
+    for name, value in block.pairs:
+        folded = [value] if width is None else _folded(value, width - widest - len(GAP))
+        for index, line in enumerate(folded):
+            yield f"{('' if index else name).ljust(widest)}{GAP}{line}"
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Break a text into lines, between words where that can be."""
+    wrapped = textwrap.wrap(
+        text, max(TIGHT, width), break_on_hyphens=False, expand_tabs=False, replace_whitespace=False
+    )
+    return wrapped or [""]
+
+
+def _table_lines(table: Table) -> Iterator[str]:
+    titles = [tuple(column.title for column in table.columns)] if table.titled else []
+    widths = column_widths(table)
+    return (_line(cells, widths) for cells in (*titles, *table.rows))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

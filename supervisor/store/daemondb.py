@@ -19,8 +19,9 @@ from ...ipc.actions import ExecutionStatus
 from ..core.model import Change, Record, RunRow
 from . import files, lmdb_env
 from .errors import StoreError, StoreErrorKind
-from .lmdb_env import Environment, Room
+from .lmdb_env import Room
 from .outcomes import Committed, Forgotten, Known
+from .py_lmdb import Environment
 from .repair import incidents, salvage
 from .repair.salvage import Salvage
 from .tables import create, rebuild

@@ -319,6 +319,11 @@ def close_on_exec(store_dir: Path) -> None:
         os.set_inheritable(descriptor, False)
 
 
+def is_open_here(store_dir: Path) -> bool:
+    """This process has a descriptor of the data file."""
+    return data_identity(store_dir) is not None and bool(_descriptors(store_dir))
+
+
 def _descriptors(store_dir: Path) -> list[int]:
     """Return this process's descriptors of the data file."""
     data = (store_dir / "data.mdb").stat()

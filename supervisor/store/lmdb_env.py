@@ -1,27 +1,25 @@
-"""LMDB environments: opening, verifying, copying, measuring; LMDB's errors as ours.
+"""LMDB environments: opening, copying, measuring; LMDB's errors as ours.
 
-The only importer of `lmdb`; it knows no table and no record. An environment is opened by the
-supervisor, for all its work (law 1), and by short-lived processes that only read: because a
-damaged file kills the process that maps it (fact 3), and because copying a store takes longer
-than a turn of the loop may.
+It knows no table and no record; `py_lmdb.py` knows the library's versions. An environment is
+opened by the supervisor, for all its work (law 1), and by short-lived processes that only read:
+because a damaged file kills the process that maps it (fact 3), and because copying a store takes
+longer than a turn of the loop may.
 """
 
 import contextlib
 import errno
 import os
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import lmdb
 import msgspec
 
-from . import files
+from . import files, py_lmdb
 from .errors import KIND_OF_CODE, StoreError, StoreErrorKind
+from .py_lmdb import Environment
 
-Environment: TypeAlias = Any  # `lmdb.Environment`: the library has no types
 OpenTable: TypeAlias = Callable[[bytes], Any]
 
 TABLES_MAX = 16
@@ -37,18 +35,18 @@ _DAMAGE_CODES = (-30797, -30796, -30795, -30794, -30793, -30784, -30780)
 
 @contextlib.contextmanager
 def errors(store_dir: Path, *, otherwise: StoreErrorKind = StoreErrorKind.IO) -> Iterator[None]:
-    """Raise LMDB's and the system's errors as `StoreError`, by code and not by class (facts 5,
-    8, L14 to L16); of kind `otherwise` for codes that mean nothing certain. Errors of py-lmdb
-    itself have no code."""
+    """Raise LMDB's and the system's errors as `StoreError`, by their code (facts 5, 8, L14 to
+    L16); of kind `otherwise` for codes that mean nothing certain. Errors of py-lmdb itself have
+    no code."""
     try:
         yield
-    except (lmdb.Error, OSError) as error:
+    except (py_lmdb.Error, OSError) as error:
         raise _store_error(error, store_dir, otherwise) from error
 
 
 def _store_error(error: Exception, store_dir: Path, otherwise: StoreErrorKind) -> StoreError:
-    code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
-    kind = KIND_OF_CODE.get(code or 0, otherwise)
+    code = py_lmdb.code_of(error)
+    kind = KIND_OF_CODE.get(code, otherwise)
     if code == errno.EIO and files.is_full(store_dir):
         kind = StoreErrorKind.FULL  # a short write (fact 5)
     # Readers lock LMDB's lock file at their own pids (fact L34).
@@ -59,7 +57,7 @@ def _store_error(error: Exception, store_dir: Path, otherwise: StoreErrorKind) -
 
 def tells_of_damage(error: StoreError) -> bool:
     """LMDB itself found that a file is not as it wrote it."""
-    return getattr(error.__cause__, "code", 0) in _DAMAGE_CODES
+    return py_lmdb.code_of(error.__cause__) in _DAMAGE_CODES
 
 
 # --- opening ----------------------------------------------------------------------------
@@ -67,14 +65,13 @@ def tells_of_damage(error: StoreError) -> bool:
 
 def open_for_writing(store_dir: Path, map_bytes: int) -> Environment:
     """Open an environment that was examined (`repair/examine.py`), or make one."""
-    env = lmdb.open(
-        str(store_dir),
+    env = py_lmdb.open_environment(
+        store_dir,
         map_size=map_bytes,  # LMDB takes more where the data needs more (fact L14)
         max_dbs=TABLES_MAX,
         max_readers=READERS_MAX,
         max_spare_txns=1,
         mode=0o600,
-        lib_version=0,  # never by the environment's choice (fact L1)
     )
     files.close_on_exec(store_dir)
     return env
@@ -85,8 +82,8 @@ def given_up(env: Environment) -> bool:
     try:
         with env.begin():
             return False
-    except lmdb.Error as error:
-        if getattr(error, "code", 0) != _MDB_PANIC:
+    except py_lmdb.Error as error:
+        if py_lmdb.code_of(error) != _MDB_PANIC:
             raise
         return True
 
@@ -95,15 +92,15 @@ def _open_for_reading(store_dir: Path, *, live: bool) -> Environment:
     """Open an environment; `live`: a daemon may write to it, so LMDB has to know this reader."""
     try:
         return _open_with(store_dir, live=live, map_bytes=0)  # the size its writer gave it
-    except lmdb.Error as error:
-        if getattr(error, "code", 0) != errno.ENOMEM:
+    except py_lmdb.Error as error:
+        if py_lmdb.code_of(error) != errno.ENOMEM:
             raise
     return _open_with(store_dir, live=live, map_bytes=files.data_bytes(store_dir))
 
 
 def _open_with(store_dir: Path, *, live: bool, map_bytes: int) -> Environment:
-    return lmdb.open(
-        str(store_dir),
+    return py_lmdb.open_environment(
+        store_dir,
         create=False,
         readonly=True,
         map_size=map_bytes,
@@ -112,7 +109,6 @@ def _open_with(store_dir: Path, *, live: bool, map_bytes: int) -> Environment:
         max_readers=READERS_MAX,
         readahead=False,
         mode=0o600,  # of a lock file that is missing
-        lib_version=0,
     )
 
 
@@ -128,7 +124,7 @@ def reading(store_dir: Path, *, live: bool) -> Iterator[Environment]:
             if live:
                 env.reader_check()  # those that were killed would pin their pages (fact 7)
             yield env
-        except lmdb.Error as error:
+        except py_lmdb.Error as error:
             raise _store_error(error, store_dir, StoreErrorKind.IO) from error
 
 
@@ -141,7 +137,7 @@ def existing_table(env: Environment, name: bytes) -> Any | None:
     """Return the handle of a table, None where there is none."""
     try:
         return env.open_db(name, create=False)
-    except lmdb.NotFoundError:
+    except py_lmdb.NotFoundError:
         return None
 
 
@@ -159,35 +155,8 @@ def made_by_newer_lmdb(store_dir: Path) -> bool:
         try:
             head = file.read(_HEAD_BYTES_OF_1_0 + len(_MAGIC))
         except OSError:
-            return False  # an unreadable sector: `verify` says so
+            return False  # an unreadable sector: the verifier says so
     return head.find(_MAGIC) == _HEAD_BYTES_OF_1_0
-
-
-def verify(store_dir: Path) -> str:
-    """Return the first structural fault that would kill a process in LMDB (facts 3, L17), else "".
-
-    Always "" on a 32-bit host, where only opening tells: the verifier knows 64-bit files only.
-    """
-    if sys.maxsize < 2**32:
-        return ""
-    check = verifier()
-    try:
-        problems = check(str(store_dir))
-    except lmdb.verify.VerifyError as error:
-        problems = [str(error)]
-    except OSError as error:  # an unreadable sector
-        problems = [f"cannot read it: {error.strerror or error}"]
-    except (struct.error, ValueError, LookupError, OverflowError) as error:
-        problems = [f"the verifier cannot make sense of it: {error}"]
-    return problems[0] if problems else ""
-
-
-def verifier() -> Callable[[str], list[str]]:
-    """Import LMDB's verifier and return it. Late: a daemon at work has no use for it."""
-    import lmdb.verify
-
-    check: Callable[[str], list[str]] = lmdb.verify.verify
-    return check
 
 
 # --- copies and figures -----------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A store to damage: what it holds, what lies where in it, and what must come of it."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,19 @@ class Fixture:
     name: str
     state_dir: Path
     lost: frozenset[str] = frozenset()  # actions that may be missing, or be as in the backup
+
+
+def fixtures_of(
+    base: Base, root: Path, spoil: Callable[[Path, int], None], **how: Any
+) -> list[Fixture]:
+    """One for each page in use."""
+    made = []
+    for page in range(base.layout.pages):
+        state_dir = base.copy(root / str(page), **how)
+        spoil(data_file(state_dir), page)
+        name = f"page {page} ({base.layout.tables.get(page, 'free')})"
+        made.append(Fixture(name, state_dir, frozenset(base.on(page))))
+    return made
 
 
 def check_all(base: Base, fixtures: list[Fixture], *, backup: str = "") -> list[Opened]:

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import lmdb
+from geosched.supervisor.store import py_lmdb
 from geosched.supervisor.store.daemondb import DaemonDB
 
 from support.daemon import Daemon, commands
@@ -70,5 +70,5 @@ def large(daemon: Daemon) -> Daemon:
 
 def spoil_foreign(directory: Path) -> None:
     (directory / "data.mdb").unlink()
-    with lmdb.open(str(directory), lib_version=0) as env, env.begin(write=True) as txn:
+    with py_lmdb.open_environment(directory) as env, env.begin(write=True) as txn:
         txn.put(b"somebody's", b"own")

@@ -10,6 +10,8 @@ import lmdb
 import pytest
 from geosched.supervisor.store.daemondb import DaemonDB, StoreErrorKind
 
+from support.lmdb_errors import lmdb_error
+
 #: The map is as large as it may be: a full one is told, and not made larger.
 SETTINGS = {"map_bytes": 8 * 1024**2, "outbox_rows_max": 8}
 MDB_MAP_FULL, MDB_PANIC = -30792, -30795
@@ -63,9 +65,7 @@ class Trouble:
         if self._fault is None:
             return
         if self.operations == self._at or (self._fault.lasts and self.operations > self._at):
-            error = lmdb.Error("as if")
-            error.code = self._fault.code  # as the library sets it
-            raise error
+            raise lmdb_error(self._fault.code)
 
 
 class TroubledEnvironment:

@@ -3,7 +3,8 @@
 A defect would end the process that opens: so this is one of its own, `python -m
 support.openings`, which reads the path of a state directory a line and answers each with a
 line of JSON. What the daemon starts as processes of their own is forked here, unless
-`--exec` is given: the same code, without starting Python a thousand times.
+`--exec` is given: the same code, without starting Python a thousand times. With
+`--no-verifier` py-lmdb has none, as before its version 3.
 """
 
 import contextlib
@@ -134,9 +135,10 @@ def look(db: DaemonDB) -> Opened:
 class Openings:
     """Who opens, until it is closed; with `executed` each process is one of its own."""
 
-    def __init__(self, *, executed: bool = False) -> None:
+    def __init__(self, *, executed: bool = False, verifier: bool = True) -> None:
+        options = ["--exec"] * executed + ["--no-verifier"] * (not verifier)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.openings", *(["--exec"] if executed else [])],
+            [sys.executable, "-m", "support.openings", *options],
             cwd=TESTS,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -167,6 +169,9 @@ def main() -> None:
     if "--exec" not in sys.argv:
         forked: Any = ForkedChild
         child_process.ChildProcess = forked
+    if "--no-verifier" in sys.argv:
+        absent: Any = None
+        sys.modules["lmdb.verify"] = absent
     for line in sys.stdin:
         word, _, place = line.rstrip("\n").partition(" ")
         answer = msgspec.json.encode(open_and_look(Path(place), use=word == "use"))

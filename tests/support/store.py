@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lmdb
 from geosched.supervisor.core.lifecycle import decide, first_seen
 from geosched.supervisor.core.model import Change, Due
+from geosched.supervisor.store import py_lmdb
 from geosched.supervisor.store.daemondb import DaemonDB
 
 from support.build import BEFORE, NOW, RULES, action
@@ -70,7 +70,7 @@ def data_file(state_dir: Path) -> Path:
 
 def on_disk(state_dir: Path, table: str, change: Callable[[Any, Any], None]) -> None:
     """Do something to a table that the product would not; its store must be closed."""
-    with lmdb.open(str(state_dir / "daemondb"), max_dbs=16, lib_version=0) as env:
+    with py_lmdb.open_environment(state_dir / "daemondb", max_dbs=16) as env:
         handle = env.open_db(table.encode())
         with env.begin(write=True) as txn:
             change(txn, handle)

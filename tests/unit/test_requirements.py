@@ -11,10 +11,14 @@ from support.paths import ROOT
 
 ASKED_IN = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = ASKED_IN["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+#: The extra of tests has that of tables in it.
+TESTS = [each for each in EXTRAS["dev"] if each != "geosched[tables]"]
 #: Of each file of pins what it must hold, as pyproject.toml asks.
 ASKED = {
     "daemon": PROJECT["dependencies"],
-    "dev": [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]],
+    "tables": [*PROJECT["dependencies"], *EXTRAS["tables"]],
+    "dev": [*PROJECT["dependencies"], *EXTRAS["tables"], *TESTS],
     "supply": ASKED_IN["dependency-groups"]["supply"],
 }
 #: In C, with a wheel for each platform; the fewest of each release, that on a slow mirror.

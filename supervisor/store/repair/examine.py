@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.model import Record
-from .. import files, lmdb_env
+from .. import files, lmdb_env, py_lmdb
 from ..errors import StoreError
 from ..tables import migrations
 from ..tables.codec import KEY_BYTES, edge_key
@@ -40,8 +40,8 @@ def examine_structure(store_dir: Path) -> Examination:
     seen = _by_its_head(store_dir)
     if seen is not None:
         return seen
-    problem = lmdb_env.verify(store_dir) or lmdb_pages.fault_in(
-        store_dir / "data.mdb", every_row=False
+    problem = py_lmdb.verify(store_dir) or lmdb_pages.fault_in(
+        store_dir / "data.mdb", every_row=not py_lmdb.can_verify()
     )
     return _judged(store_dir, problem)
 

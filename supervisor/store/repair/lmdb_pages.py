@@ -22,6 +22,7 @@ _LAST = struct.Struct(f"={_WORD}{_WORD}")  # last page, transaction
 _NODE = struct.Struct("=IHH")  # size of the value or a child, flags, size of the key
 _POINTER = struct.Struct("=H")
 _NUMBER = struct.Struct(f"={_WORD}")
+_PAGES = struct.Struct("=I")  # of a long value: in the place of the last two fields of the head
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _OVERFLOW, _META_PAGE = 1, 2, 4, 8
@@ -88,11 +89,24 @@ class Snapshot:
     def fault(self, *, every_row: bool) -> str:
         """Return the first fault by which LMDB would miss or overwrite rows, in a line; else ""."""
         named = [(name.decode(errors="replace"), tree) for name, tree in self._tables.items()]
+        used: set[int] = set()
+        free: list[int] = []
         for name, tree in (("free pages", self._free), ("tables", self._main), *named):
-            walk = _Walk(self._file, tree, ordered=tree is not self._free)
-            walk.look(every_row=every_row)
+            walk = _Walk(
+                self._file,
+                tree,
+                ordered=tree is not self._free,
+                flags_max=_TREE_VALUE if tree is self._main else _BIG_VALUE,
+                used=used,
+            )
+            if tree is self._free and every_row:
+                free = [page for _, value in walk for page in _free_pages(value)]
+            else:
+                walk.look(every_row=every_row)
             if not (walk.whole and walk.orderly):
                 return f"a page of the {name} is not as it was written"
+        if len(set(free)) < len(free) or not used.isdisjoint(free):
+            return "a page that is used counts as free"
         return ""
 
 
@@ -101,7 +115,8 @@ def fault_in(data: Path, *, every_row: bool = True) -> str:
 
     Stricter than LMDB's verifier: the nodes of each page have to be adjacent, or the removal
     of one would destroy others; and keys have to be within the bounds that the branches above
-    them give, or they are not found. Without `every_row` only both ends of each leaf are read.
+    them give, or they are not found. Without `every_row` only both ends of each leaf are read, and
+    neither long values nor which pages are free: enough beside the verifier.
     """
     for snapshot in snapshots(data):
         return snapshot.fault(every_row=every_row)
@@ -181,19 +196,34 @@ class _File:
             raise _BadPageError
         return kind, page
 
-    def long_value(self, number: int, size: int) -> bytes:
-        """Return a value on pages of its own, which follow each other after one page header."""
+    def long_value(self, number: int, size: int) -> tuple[bytes, range]:
+        """Return a value on pages of its own, which follow each other after one page header, and
+        which pages LMDB takes for its."""
         if size > self.pages * self.page_bytes:
             raise _BadPageError
-        return self.page(number, (_OVERFLOW,), _PAGE.size + size)[1][_PAGE.size :]
+        page = self.page(number, (_OVERFLOW,), _PAGE.size + size)[1]
+        (count,) = _PAGES.unpack_from(page, _PAGE.size - _PAGES.size)
+        return page[_PAGE.size :], range(number, number + count)
 
 
 class _Walk:
     """The rows of one tree, in order. After the iteration `whole` tells that every page was
     sound, `orderly` that each row is where LMDB looks for it, adjacent to its neighbours."""
 
-    def __init__(self, file: _File, tree: Tree, *, ordered: bool = True) -> None:
-        """`ordered`: keys sort as bytes do; those of the free pages do not."""
+    def __init__(
+        self,
+        file: _File,
+        tree: Tree,
+        *,
+        ordered: bool = True,
+        flags_max: int = _TREE_VALUE,
+        used: set[int] | None = None,
+    ) -> None:
+        """`ordered`: keys sort as bytes do; those of the free pages do not. `flags_max`: only the
+        tree of the tables has trees for values. `used` are the pages that are met, those of other
+        trees too: a page has one use."""
+        self._flags_max = flags_max
+        self._used = set() if used is None else used
         self.whole = self.orderly = True
         self._file = file
         self._tree = tree
@@ -219,13 +249,12 @@ class _Walk:
         waiting: list[_Below] = (
             [] if self._tree.root == _NO_ROOT else [(self._tree.root, b"", None)]
         )
-        seen: set[int] = set()
         while waiting:
             number, least, beyond = waiting.pop()
             try:
-                if number in seen:
+                if number in self._used:
                     raise _BadPageError
-                seen.add(number)
+                self._used.add(number)
                 kind, page = self._file.page(number, (_BRANCH, _LEAF))
                 nodes = list(self._nodes(kind, page, ends_only=ends_only and kind == _LEAF))
                 if kind == _BRANCH and not nodes:
@@ -260,16 +289,36 @@ class _Walk:
                 continue
             here = 0 if kind == _BRANCH else _NUMBER.size if flags & _BIG_VALUE else size
             ends[node] = key + key_bytes + here
+            self.orderly = self.orderly and (kind == _BRANCH or flags <= self._flags_max)
             yield size, flags, page[key : key + key_bytes], page[key + key_bytes :]
         if not ends_only:
             self.orderly = self.orderly and _side_by_side(ends, begin, len(page))
 
     def _value(self, size: int, flags: int, rest: bytes) -> bytes:
         if flags & _BIG_VALUE and len(rest) >= _NUMBER.size:
-            return self._file.long_value(_NUMBER.unpack_from(rest)[0], size)
+            value, pages = self._file.long_value(_NUMBER.unpack_from(rest)[0], size)
+            self.orderly = self.orderly and self._takes(pages, _PAGE.size + size)
+            return value
         if flags not in (0, _TREE_VALUE) or size > len(rest):
             raise _BadPageError
         return rest[:size]
+
+    def _takes(self, pages: range, size: int) -> bool:
+        """Note the pages of a long value; False where they cannot be its own, or are too few."""
+        enough = len(pages) * self._file.page_bytes >= size
+        if not enough or pages.stop > self._file.pages or not self._used.isdisjoint(pages):
+            return False
+        self._used.update(pages)
+        return True
+
+
+def _free_pages(value: bytes) -> Sequence[int]:
+    """Return the numbers in a row of the free pages, which begins with how many there are."""
+    numbers = [
+        number
+        for (number,) in _NUMBER.iter_unpack(value[: len(value) // _NUMBER.size * _NUMBER.size])
+    ]
+    return numbers[1 : numbers[0] + 1] if numbers else numbers
 
 
 def _below(nodes: Sequence[_Node], least: bytes, beyond: bytes | None) -> list[_Below]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import files, lmdb_env
 from ..errors import StoreError
-from ..lmdb_env import Environment
+from ..py_lmdb import Environment
 from . import meta, migrations
 from .schema import Tables
 

@@ -29,7 +29,7 @@ from ....workers.host.dirfd import Directory, UntrustedError
 from ....workers.host.files import UMASK, open_regular
 from ....workers.host.linux import set_parent_death_signal
 from ...host.locks import AlreadyRunningError, DirectoryLock
-from .. import files, lmdb_env
+from .. import files, lmdb_env, py_lmdb
 from ..daemondb import MAP_BYTES
 from ..errors import StoreError
 from ..files import StorePaths
@@ -60,7 +60,7 @@ def _carry_out(options: argparse.Namespace, work: Callable[[argparse.Namespace],
     try:
         options.owner = other_owner(options.state_dir)
         if options.owner is not None:
-            lmdb_env.verifier()  # its module may be root's alone
+            py_lmdb.verifier()  # its module may be root's alone
         work(options)
     except AlreadyRunningError as error:
         _fail(str(error), EXIT_IN_USE)
@@ -78,9 +78,9 @@ def _carry_out(options: argparse.Namespace, work: Callable[[argparse.Namespace],
 
 
 def _code_of(error: BaseException | None) -> int:
-    """Return the exit code for an error; LMDB's have `code` where the system's have `errno`."""
-    code = getattr(error, "errno", None) or getattr(error, "code", None)
-    return EXIT_NOT_PERMITTED if code in (errno.EACCES, errno.EPERM) else EXIT_FAILED
+    """Return the exit code for an error of the system's or of LMDB's."""
+    not_permitted = py_lmdb.code_of(error) in (errno.EACCES, errno.EPERM)
+    return EXIT_NOT_PERMITTED if not_permitted else EXIT_FAILED
 
 
 def _fail(why: str, code: int) -> None:

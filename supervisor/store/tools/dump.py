@@ -11,7 +11,7 @@ from ....ipc.instants import format_optional
 from ....ipc.messages.control import SCHEMA_VERSION
 from .. import files, lmdb_env
 from ..errors import StoreError
-from ..lmdb_env import Environment
+from ..py_lmdb import Environment
 from ..repair.validate import CODECS, META_CODEC, check, whole_record
 from ..tables.codec import DamagedRecordError, number_of
 from ..tables.meta import META_KEY, Meta, read_format

@@ -7,17 +7,17 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor.core.lifecycle import decide, first_seen
 from geosched.supervisor.core.model import RunEnded
-from geosched.supervisor.store import files
+from geosched.supervisor.store import files, py_lmdb
 from geosched.supervisor.store.daemondb import DaemonDB, MetaUpdate
 from geosched.supervisor.store.errors import StoreError, StoreErrorKind
 from geosched.supervisor.store.tables import migrations
 from geosched.supervisor.store.tables.codec import action_key, number_key
 from support.build import AFTER, DUE, HOUR_US, NOW, NOW_US, RULES, action, result
+from support.lmdb_errors import lmdb_error
 from support.store import (
     LONG_NAMES,
     Opener,
@@ -140,7 +140,7 @@ def test_an_empty_file_of_a_first_start_that_failed_is_no_loss(opened, state_dir
 def test_a_first_start_that_was_cut_short_is_begun_again(opened, state_dir):
     place = state_dir / "daemondb"
     place.mkdir(parents=True)
-    lmdb.open(str(place), max_dbs=16, lib_version=0).close()
+    py_lmdb.open_environment(place, max_dbs=16).close()
     add(opened(), "a")
 
 
@@ -399,9 +399,3 @@ def test_a_failed_commit_changes_nothing_in_memory_either(opened, monkeypatch):
 
 def fail(*_: Any) -> None:
     raise lmdb_error(errno.ENOSPC)
-
-
-def lmdb_error(code: int) -> lmdb.Error:
-    error = lmdb.Error("as if")
-    error.code = code  # as the library sets it
-    return error

@@ -11,11 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.supervisor.core.model import Reason, Running
-from geosched.supervisor.store import files
+from geosched.supervisor.store import files, py_lmdb
 from geosched.supervisor.store.daemondb import DaemonDB
 from geosched.supervisor.store.errors import StoreError
 from geosched.supervisor.store.open import open_store
@@ -67,7 +66,7 @@ def opened(state_dir: Path) -> DaemonDB:
 
 
 def rows_of(place: Path) -> dict[str, dict[bytes, bytes]]:
-    with lmdb.open(str(place), max_dbs=16, lib_version=0, readonly=True, lock=False) as env:
+    with py_lmdb.open_environment(place, max_dbs=16, readonly=True, lock=False) as env:
         return contents(env)
 
 

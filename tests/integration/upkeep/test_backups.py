@@ -5,9 +5,9 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-import lmdb
 import pytest
 from geosched.ipc.instants import parse_instant
+from geosched.supervisor.store import py_lmdb
 from geosched.supervisor.store.files import StorePaths
 from geosched.supervisor.store.repair.examine import Condition, examine
 from geosched.supervisor.store.tables.codec import action_key
@@ -62,11 +62,11 @@ def settled(daemon: Daemon) -> dict[str, Any]:
     def newest() -> dict[str, Any] | None:
         place = daemon.root / "state" / "backups" / max(kept(daemon), key=int, default="0")
         try:
-            with lmdb.open(str(place), max_dbs=16, readonly=True, lock=False) as env:
+            with py_lmdb.open_environment(place, max_dbs=16, readonly=True, lock=False) as env:
                 actions = env.open_db(b"actions", create=False)
                 with env.begin() as txn:
                     there = txn.get(action_key("another 2"), db=actions)
-        except lmdb.Error:
+        except py_lmdb.Error:
             return None
         store = daemon.json("status")["store"]
         return store if there and not backing_up(daemon) else None

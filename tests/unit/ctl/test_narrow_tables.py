@@ -2,7 +2,7 @@
 
 from geosched.ipc.ctl.commands import diff, events, outbox, show
 from geosched.ipc.ctl.commands.list import actions_table
-from geosched.ipc.ctl.table import Column, Table, cut, fit, plain_lines
+from geosched.ipc.ctl.table import Block, Column, Table, cut, fit, plain_lines
 from geosched.ipc.instants import parse_instant
 from geosched.ipc.messages.views import ActionView, EventView, RunView
 
@@ -70,3 +70,13 @@ def test_a_table_without_a_column_to_spare_stays_as_it_is() -> None:
 def test_a_text_may_be_cut_at_its_start() -> None:
     assert cut("NULL -> STARTED", 8, start=True) == "…STARTED"
     assert cut("NULL", 8, start=True) == "NULL"
+
+
+def test_a_value_too_long_for_the_terminal_goes_on_below_its_first_line() -> None:
+    block = Block((("why", "one two three four"), ("id", "x" * 20), ("type", "")))
+    assert plain_lines([block], 16) == [
+        *("why   one two", "      three four"),
+        *("id    " + "x" * 10, "      " + "x" * 10),
+        "type  ",
+    ]
+    assert plain_lines([block])[0] == "why   one two three four"

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import lmdb
 import pytest
 from geosched.ipc.actions import ExecutionStatus
 from geosched.ipc.ctl.words import size
 from geosched.supervisor.core.model import Record
+from geosched.supervisor.store import py_lmdb
 from geosched.supervisor.store.daemondb import DaemonDB
 from geosched.supervisor.store.files import number_of, numbered, remove_left
 from geosched.supervisor.store.repair import incidents, lmdb_pages, salvage
@@ -120,7 +120,7 @@ def test_what_is_damaged_in_the_backup_is_put_aside(tmp_path):
 
 def environment(place: Path, rows: dict[bytes, bytes]) -> Path:
     place.mkdir()
-    with lmdb.open(str(place), max_dbs=4, lib_version=0) as env:
+    with py_lmdb.open_environment(place, max_dbs=4) as env:
         table = env.open_db(b"actions")
         for key, value in rows.items():
             with env.begin(write=True) as txn:

@@ -4,8 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-import lmdb
 import pytest
+from geosched.supervisor.store import py_lmdb
 from geosched.supervisor.store.repair import incidents
 from geosched.supervisor.store.repair.examine import Condition, examine
 from geosched.supervisor.store.repair.incidents import Incident
@@ -82,7 +82,7 @@ def spoil_text(directory: Path) -> None:
 
 def spoil_newer(directory: Path) -> None:
     newer = (migrations.FORMAT + 1).to_bytes(4, "big")
-    with lmdb.open(str(directory), max_dbs=16, lib_version=0) as env:
+    with py_lmdb.open_environment(directory, max_dbs=16) as env:
         meta = env.open_db(b"meta")
         with env.begin(write=True) as txn:
             txn.put(b"format", newer, db=meta)

@@ -13,8 +13,9 @@ from support.mounts import call
 #: Reads as the first process of a PID namespace, as a container's, and says so.
 FIRST_IN_ITS_NAMESPACE = """
 import os, sys, time
-import lmdb
-with lmdb.open(sys.argv[1], readonly=True, lib_version=0).begin():
+from pathlib import Path
+from geosched.supervisor.store import py_lmdb
+with py_lmdb.open_environment(Path(sys.argv[1]), readonly=True).begin():
     print(os.getpid(), flush=True)
     time.sleep(60)
 """

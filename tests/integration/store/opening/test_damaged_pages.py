@@ -1,12 +1,9 @@
 """Opening a store with damaged pages costs what was on them, and nothing else."""
 
-from collections.abc import Callable
-from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
-from support.damage import ACTIONS, SEED, Base, Fixture, check_all
+from support.damage import ACTIONS, SEED, Fixture, check_all, fixtures_of
 from support.layout import PAGE_BYTES, PAGE_HEAD_BYTES, flip, rows_on, scramble_head, zero
 from support.store import data_file
 
@@ -14,19 +11,6 @@ FLIPS = 100
 #: Of a page that says where the tables are, what is used.
 HEAD_BYTES = 152
 ROWS_PER_PAGE, ROW_HEAD_BYTES = 1, 8
-
-
-def fixtures_of(
-    base: Base, root: Path, spoil: Callable[[Path, int], None], **how: Any
-) -> list[Fixture]:
-    """One for each page in use."""
-    made = []
-    for page in range(base.layout.pages):
-        state_dir = base.copy(root / str(page), **how)
-        spoil(data_file(state_dir), page)
-        name = f"page {page} ({base.layout.tables.get(page, 'free')})"
-        made.append(Fixture(name, state_dir, frozenset(base.on(page))))
-    return made
 
 
 @pytest.mark.parametrize("backup", ["", "2"], ids=["no-backup", "backup"])

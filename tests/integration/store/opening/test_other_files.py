@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 from random import Random
 
-import lmdb
 import pytest
+from geosched.supervisor.store import py_lmdb
 from geosched.supervisor.store.tables import migrations
 from support.damage import SEED
 from support.layout import PAGE_BYTES, Layout, zero
+from support.paths import STORES
 from support.store import data_file, on_disk
 
 # --- another file, or none ---------------------------------------------------------------
@@ -40,7 +41,7 @@ def a_text(state_dir: Path) -> None:
 
 def empty_environment(state_dir: Path) -> None:
     data_file(state_dir).unlink()
-    lmdb.open(str(state_dir / "daemondb"), lib_version=0).close()
+    py_lmdb.open_environment(state_dir / "daemondb").close()
 
 
 def empty_environment_without_marker(state_dir: Path) -> None:
@@ -50,7 +51,8 @@ def empty_environment_without_marker(state_dir: Path) -> None:
 
 def foreign_environment(state_dir: Path) -> None:
     data_file(state_dir).unlink()
-    with lmdb.open(str(state_dir / "daemondb"), lib_version=0) as env, env.begin(write=True) as txn:
+    opened = py_lmdb.open_environment(state_dir / "daemondb")
+    with opened as env, env.begin(write=True) as txn:
         txn.put(b"somebody's", b"own")
 
 
@@ -191,9 +193,8 @@ def newer_format_and_damaged(state_dir: Path) -> None:
 
 
 def newer_lmdb(state_dir: Path) -> None:
-    data_file(state_dir).unlink()
-    with lmdb.open(str(state_dir / "daemondb"), lib_version=1) as env, env.begin(write=True) as txn:
-        txn.put(b"from", b"the future")
+    """Of LMDB 1.0, which only some versions of py-lmdb can make."""
+    shutil.copyfile(STORES / "lmdb-1.0" / "data.mdb", data_file(state_dir))
 
 
 @pytest.mark.parametrize("spoil", [newer_format, newer_format_and_damaged, newer_lmdb])
