@@ -11,7 +11,6 @@ from geosched.ipc.messages.sync import BackendAddress
 from geosched.ipc.messages.zygote import ForkSynchroniser, ForkWorker, ZygoteReady
 from geosched.workers.host import procfs
 from geosched.workers.runfiles.processes import read_identities
-from support.open_files import open_files
 from support.wait import wait_for
 from support.workers import Host, host
 
@@ -38,7 +37,8 @@ def test_it_has_nothing_open_but_what_it_was_given():
         os.set_inheritable(descriptor, True)
     try:
         with host() as opened:
-            found = open_files(opened.zygote.pid)
+            directory = Path(f"/proc/{opened.zygote.pid}/fd")
+            found = [os.readlink(entry) for entry in directory.iterdir()]
     finally:
         for descriptor in leaked:
             os.close(descriptor)
