@@ -93,6 +93,7 @@ case $INIT in
         ;;
     openrc)
         put 0755 openrc/geosched "$SYSCONFDIR/init.d/geosched"
+        put_once 0644 openrc/geosched.confd "$SYSCONFDIR/conf.d/geosched"
         put_once 0644 logrotate/geosched "$SYSCONFDIR/logrotate.d/geosched"
         ;;
     sysv)

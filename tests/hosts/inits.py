@@ -189,9 +189,11 @@ def run(trial: Trial, init: Init) -> None:
             host = Host(box)
             _boot(trial, init, host)
             _install(trial, init, host, way)
-            for step, tried in STEPS.items():
-                with trial.step(step):
-                    tried(trial, init, host)
+            for step in STEPS:
+                if step.applies(init):
+                    with trial.step(step.name):
+                        step.tried(trial, init, host)
+            trial.notes += [] if init.hang else ["nothing ends a daemon that hangs"]
             with trial.step("removed, and nothing is left"):
                 _remove(init, host, way)
                 left = [name for name in names(place) - before if "geosched" in name.lower()]
@@ -335,9 +337,6 @@ def _kill(trial: Trial, init: Init, host: Host) -> None:
 
 
 def _hang(trial: Trial, init: Init, host: Host) -> None:
-    if not init.hang:
-        trial.notes.append("nothing ends a daemon that hangs")
-        return
     host.box.run(init.hang, seconds=120)
     host.wait_for_daemon()
     host.begin("hang")
@@ -353,8 +352,6 @@ def _hang(trial: Trial, init: Init, host: Host) -> None:
 
 def _held(trial: Trial, init: Init, host: Host) -> None:
     """What keeps it from starting ends after a while, with nobody there."""
-    if not init.restarts:
-        return
     host.box.run(init.stop, seconds=120)
     host.wait_for_no_daemon()
     host.box.run(HOLD.format(seconds=HELD_SECONDS))
@@ -364,13 +361,11 @@ def _held(trial: Trial, init: Init, host: Host) -> None:
     host.wait_for_daemon(seconds=HELD_SECONDS + 30)
     seconds = time.monotonic() - began_monotonic
     assert seconds > HELD_SECONDS - 10, f"it was not held: it answered after {seconds:.0f} s"
-    failed = host.box.run(init.log).count("lready running")
+    failed = host.box.run(init.log).count("a daemon is running on it")
     assert failed > 4, f"only {failed} starts failed"
 
 
 def _pid_file(_trial: Trial, init: Init, host: Host) -> None:
-    if not init.pid_file:
-        return
     pid = host.pid()
     host.box.run(f"rm {init.pid_file}")
     host.box.run(init.stop, seconds=120)
@@ -381,8 +376,6 @@ def _pid_file(_trial: Trial, init: Init, host: Host) -> None:
 
 
 def _own_settings(_trial: Trial, init: Init, host: Host) -> None:
-    if not init.own_settings:
-        return
     host.box.run(init.own_settings, seconds=120)
     pid = host.wait_for_daemon()
     command = host.box.run(f"tr '\\0' ' ' </proc/{pid}/cmdline")
@@ -424,17 +417,44 @@ def _remove(init: Init, host: Host, way: Way) -> None:
     host.box.power_off(init.power_off)
 
 
-STEPS: dict[str, Callable[[Trial, Init, Host], None]] = {
-    "actions begin and end": _actions,
-    "memory and disk": _memory,
-    "reload": _reload,
-    "a mistake in the configuration": _mistake,
-    "restart": _restart,
-    "kill -9 of the daemon": _kill,
-    "a daemon that hangs": _hang,
-    "starts that fail are tried again for ever": _held,
-    "stopped without its pid file": _pid_file,
-    "settings of its own": _own_settings,
-    "orderly power-off, and boot": _reboot,
-    "power cut, and boot": _cut,
-}
+def _inittab(trial: Trial, init: Init, host: Host) -> None:
+    """Where init itself keeps it running, in place of the init script."""
+    host.box.run(init.stop, seconds=120)
+    host.box.run("update-rc.d -f geosched remove")
+    examples = "/opt/geosched/share/geosched/inittab.example /usr/share/geosched/inittab.example"
+    host.box.run(f"cat {examples} 2>/dev/null | grep ^gs: >>/etc/inittab && init q")
+    pid = host.wait_for_daemon()
+    host.begin("inittab")
+    began_monotonic = time.monotonic()
+    host.box.run(f"kill -KILL {pid}")
+    host.wait_for_line("end", "inittab", 1, seconds=5)
+    host.wait_for_daemon(other_than=pid)
+    seconds = time.monotonic() - began_monotonic
+    trial.notes.append(f"by its line in inittab it answers again in {seconds:.1f} s after kill -9")
+    host.box.run("sed -i /^gs:/d /etc/inittab && init q")
+    host.wait_for_no_daemon()
+
+
+class Step(NamedTuple):
+    """One trial of each host that it applies to."""
+
+    name: str
+    tried: Callable[[Trial, Init, Host], None]
+    applies: Callable[[Init], bool] = lambda _init: True
+
+
+STEPS = (
+    Step("actions begin and end", _actions),
+    Step("memory and disk", _memory),
+    Step("reload", _reload),
+    Step("a mistake in the configuration", _mistake),
+    Step("restart", _restart),
+    Step("kill -9 of the daemon", _kill),
+    Step("a daemon that hangs", _hang, lambda init: bool(init.hang)),
+    Step("starts that fail are tried again for ever", _held, lambda init: init.restarts),
+    Step("stopped without its pid file", _pid_file, lambda init: bool(init.pid_file)),
+    Step("settings of its own", _own_settings, lambda init: bool(init.own_settings)),
+    Step("orderly power-off, and boot", _reboot),
+    Step("power cut, and boot", _cut),
+    Step("kept running by a line in inittab", _inittab, lambda init: not init.restarts),
+)

@@ -247,14 +247,32 @@ def _power_on(stage: Stage) -> None:
         return ask("umount", stage.disk).returncode == 0
 
     wait_for(unmounted, seconds=20, what="nobody to have a file open", pause_seconds=0.1)
+    _wait_until_let_go(stage)
     if stage.kind == "btrfs":
         Path(f"{stage.image}.cut").rename(stage.image)
     call("mount", "-o", "loop", stage.image, stage.disk)
     call("umount", stage.disk)
+    _wait_until_let_go(stage)
     try:
         call(*KINDS[stage.kind], stage.image, seconds=120)
     finally:
         call("mount", "-o", "loop", stage.image, stage.disk)
+
+
+def _wait_until_let_go(stage: Stage) -> None:
+    """A mount of the same device, before it is let go of, would find the dead file system: the
+    mount namespace of the daemon that was killed has it a moment longer."""
+
+    def attached() -> bool:
+        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+            try:
+                if backing.read_text().strip() == str(stage.image):
+                    return True
+            except OSError:
+                continue  # it was let go of meanwhile
+        return False
+
+    wait_for(lambda: not attached(), seconds=30, what="the device to be let go of")
 
 
 def _compare(stage: Stage) -> None:

@@ -28,6 +28,12 @@ def test_the_installer_keeps_what_is_the_operators(root: Path) -> None:
     script.write_text("old")
     assert install(root).returncode == 0
     assert (root / "etc/default/geosched").read_text() == "mine"
+    for _ in range(2):
+        assert install(root, INIT="openrc").returncode == 0
+        settings = root / "etc/conf.d/geosched"
+        kept = settings.read_text()
+        settings.write_text("mine")
+    assert kept == "mine"
     assert script.read_text() == (DEPLOY / "scripts/block-apps").read_text()
     assert os.access(script, os.X_OK)
 
@@ -114,6 +120,7 @@ def test_the_unit_is_one_that_systemd_takes(root: Path) -> None:
 
 SHELL_SCRIPTS = [
     *("install.sh", "init.d/geosched", "default/geosched", "openrc/geosched", "procd/geosched"),
+    "openrc/geosched.confd",
     *("runit/run", "runit/finish", "runit/log/run", "s6/run", "s6/finish", "s6/log/run"),
 ]
 
