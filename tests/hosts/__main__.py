@@ -8,6 +8,7 @@ shorter.
 import argparse
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -37,6 +38,8 @@ def main() -> int:
     wanted = [name for name in options.only.replace(",", " ").split() if name] or list(PARTS)
     if unknown := [name for name in wanted if name not in PARTS]:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    # Whoever ends it ends the hosts that are on, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     trees.PLACE.mkdir(parents=True, exist_ok=True)
     done = []
     for name in wanted:
