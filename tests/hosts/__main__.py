@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from . import chroots, inits, machines, powercuts, trees
+from . import chroots, inits, powercuts, trees
 from .report import Trial, table, trial, write_table
 
 Part = tuple[str, Callable[[Trial], None]]
@@ -25,7 +25,6 @@ PARTS: dict[str, Part] = {
         f"powercut-{kind}": (f"power cuts, {kind}", partial(powercuts.run, kind=kind))
         for kind in powercuts.KINDS
     },
-    **machines.MACHINES,
     **{place.part: (place.title, partial(chroots.run, place=place)) for place in chroots.CHROOTS},
 }
 
