@@ -20,7 +20,6 @@ from support.backend import address
 from support.daemon import Daemon, commands, daemon_installation, lives
 from support.db import large
 from support.oauth import OAuthServer
-from support.open_files import open_files
 from support.wait import wait_for
 
 #: Of the caller's environment: none of it is for what speaks to the network.
@@ -62,7 +61,8 @@ class Asked:
 
 def assert_apart(asked: Asked) -> None:
     for pid in asked.below():
-        assert asked.place not in open_files(pid), pid
+        opened = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()}
+        assert asked.place not in opened, pid
         found = procfs.stat(pid)
         assert found is not None
         assert found.session not in (asked.process.pid, os.getsid(0))

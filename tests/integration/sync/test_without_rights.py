@@ -33,7 +33,6 @@ from geosched.workers.zygote import BROKERS_MAX
 from support.backend import BackendServer, address, entry
 from support.brokers import served_broker
 from support.oauth import ACCESS, OAuthServer, keep_tokens, kept_tokens
-from support.open_files import open_files
 from support.second_user import SECOND_USER, as_user
 from support.synchronisers import Synchronisers, synchronisers
 from support.tls import authority, ca_file, client_files, server_context
@@ -186,10 +185,10 @@ def test_no_stream_of_it_is_shared_with_the_daemon(exchanges: Synchronisers, act
     where = address("file", path=str(actions))
     exchanges.fork(where)
     exchanges.pull(where)
-    of_zygote = set(open_files(exchanges.host.zygote.pid))
+    of_zygote = {os.readlink(fd) for fd in Path(f"/proc/{exchanges.host.zygote.pid}/fd").iterdir()}
     for stream in "012":
         assert os.readlink(f"/proc/{exchanges.pid}/fd/{stream}") == os.devnull
-    own = set(open_files(exchanges.pid))
+    own = {os.readlink(fd) for fd in Path(f"/proc/{exchanges.pid}/fd").iterdir()}
     lifeline = os.readlink(f"/proc/self/fd/{exchanges.host.lifeline}")
     assert own & of_zygote <= {os.devnull, lifeline, "anon_inode:[eventpoll]"}
     assert os.getsid(exchanges.pid) == exchanges.pid
