@@ -5,15 +5,20 @@ Every wait has a bound, and each reason for a missing answer is an exception cla
 """
 
 import itertools
+import math
+import os
+import select
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import msgspec
+
+from .dealer import Dealer
 from .messages.control import Accepted, Answer, Call, Progress, RefusalKind, Refused, Reply, Request
-from .sockets import Connection, endpoint, listening, new_context
-from .thread_probe import thread_refused
+from .socket_files import endpoint, listening
 from .wire import REPLY_FRAME_BYTES_MAX, ProtocolError
 
 #: After this silence a daemon counts as not answering (INTERFACE, "Commands").
@@ -25,6 +30,8 @@ ACCEPTED_SECONDS_MAX = 86_400.0
 UNUSED_SECONDS_MAX = 30.0
 #: The number of the answer to a call that the daemon could not read.
 UNREADABLE_CALL = 0
+
+_decode: Callable[[bytes | memoryview], Reply] = msgspec.msgpack.Decoder(Reply).decode
 
 Wanted = TypeVar("Wanted", bound=Answer)
 
@@ -70,23 +77,21 @@ class Client:
 
     def __init__(self, path: Path, *, timeout_seconds: float | None = None) -> None:
         """Connect. Raises `ClientError` where no process listens, `OSError` for a path too long."""
-        self._endpoint = endpoint(path)
-        if refused := thread_refused():
-            raise ClientError(f"cannot reach the daemon: {refused}, which a client needs")
+        endpoint(path)  # or its path is too long
         self.path = path
         self._timeout_seconds = timeout_seconds
         self._numbers = itertools.count(1)
-        try:
-            _require_listener(path)
-            self._context = new_context()
-        except OSError as error:
-            raise ClientError(f"cannot reach the daemon: {error.strerror}") from None
+        _require_listener(path)
+        self._poll = select.poll()
         self._connection = self._connected()
         self._used_monotonic = time.monotonic()
 
-    def _connected(self) -> Connection[Reply, Call]:
-        return Connection(
-            self._context, self._endpoint, receives=Reply, frame_bytes_max=REPLY_FRAME_BYTES_MAX
+    def _connected(self) -> Dealer[Reply, Call]:
+        return Dealer(
+            os.fspath(self.path),
+            self._poll,
+            decode=_decode,
+            frame_bytes_max=REPLY_FRAME_BYTES_MAX,
         )
 
     def __enter__(self) -> Self:
@@ -101,8 +106,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._connection.close(linger_milliseconds=0)
-        self._context.term()
+        self._connection.close()
 
     def ask(
         self,
@@ -133,7 +137,7 @@ class Client:
         number = next(self._numbers)
         began_monotonic = time.monotonic()
         if began_monotonic > self._used_monotonic + UNUSED_SECONDS_MAX:
-            self._connection.close(linger_milliseconds=0)
+            self._connection.close()
             self._connection = self._connected()
         patience_seconds = self._patience_seconds + daemon_waits_seconds
         if not self._connection.send(Call(number, request)):
@@ -199,9 +203,7 @@ class Client:
         """
         while (remaining := deadline_monotonic - time.monotonic()) > 0:
             try:
-                reply = self._connection.receive(
-                    timeout_seconds=max(0.001, min(remaining, SILENCE_SECONDS_MAX))
-                )
+                reply = self._next_reply(min(remaining, SILENCE_SECONDS_MAX))
             except ProtocolError as error:
                 raise BadAnswerError(f"cannot use the daemon's answer: {error}") from None
             if reply is None:
@@ -209,6 +211,19 @@ class Client:
             elif reply.number in (number, UNREADABLE_CALL):
                 return reply.answer
         return None
+
+    def _next_reply(self, seconds_max: float) -> Reply | None:
+        """Wait for the next reply. Raises `ProtocolError` for one that cannot be read."""
+        until_monotonic = time.monotonic() + seconds_max
+        while (reply := self._connection.receive()) is None:
+            now_monotonic = time.monotonic()
+            if now_monotonic >= until_monotonic:
+                return None
+            due_monotonic = self._connection.next_deadline()
+            wake_monotonic = until_monotonic if due_monotonic is None else due_monotonic
+            wait_seconds = max(0.0, min(wake_monotonic, until_monotonic) - now_monotonic)
+            self._poll.poll(math.ceil(1000 * wait_seconds))
+        return reply
 
 
 def _require_listener(path: Path) -> None:

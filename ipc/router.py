@@ -21,7 +21,8 @@ import msgspec
 
 from . import unwanted_descriptors, zmtp
 from .connection import Connection
-from .sockets import Peer, bind_file, endpoint, is_at
+from .socket_files import endpoint, is_at
+from .sockets import Peer, bind_file
 from .wire import FRAME_BYTES_MAX, ProtocolError, Received, Sent, decoded
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ import contextlib
 import os
 import socket
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
@@ -18,9 +17,8 @@ import msgspec
 import zmq
 
 from . import unwanted_descriptors
-from .paths import ENDPOINT_PATH_BYTES_MAX
+from .socket_files import endpoint, is_at
 from .wire import (
-    ENDPOINT_SCHEME,
     FRAME_BYTES_MAX,
     HANDSHAKE_MILLISECONDS_MAX,
     QUEUED_MESSAGES_MAX,
@@ -157,62 +155,16 @@ class Server(Generic[Received, Sent]):
                 self.path.unlink()
 
 
-class Connection(Generic[Received, Sent]):
-    """A DEALER socket connected to one server."""
-
-    def __init__(
-        self,
-        context: "zmq.Context[zmq.Socket[bytes]]",
-        server_endpoint: str,
-        *,
-        receives: Any,
-        name: str = "",
-        frame_bytes_max: int = FRAME_BYTES_MAX,
-    ) -> None:
-        self._decode = msgspec.msgpack.Decoder(receives).decode
-        self.socket = context.socket(zmq.DEALER)
-        _bound(self.socket, frame_bytes_max)
-        if name:
-            self.socket.set(zmq.ROUTING_ID, name.encode())
-        self.socket.connect(server_endpoint)
-
-    def send(self, message: Sent, *, timeout_seconds: float = 0.0) -> bool:
-        """Queue a message. Returns False where the queue stays full for `timeout_seconds`."""
-        if timeout_seconds and not self.socket.poll(int(timeout_seconds * 1000), zmq.POLLOUT):
-            return False
-        try:
-            self.socket.send(msgspec.msgpack.encode(message), zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
-
-    def receive(self, *, timeout_seconds: float = 0.0) -> Received | None:
-        """Return the next message, or None at the time-out. Raises `ProtocolError`."""
-        if timeout_seconds > 0 and not self.socket.poll(int(timeout_seconds * 1000)):
-            return None
-        try:
-            frames = self.socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return None
-        message: Received | ProtocolError = decoded(frames, self._decode)
-        if isinstance(message, ProtocolError):
-            raise message
-        return message
-
-    def close(self, *, linger_milliseconds: int = 500) -> None:
-        self.socket.close(linger=linger_milliseconds)
-
-
 class Poller:
     """A wait for sockets and file descriptors at once, which no signal lengthens."""
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
 
-    def watch(self, readable: "Server[Any, Any] | Connection[Any, Any] | int") -> None:
+    def watch(self, readable: "Server[Any, Any] | int") -> None:
         self._poller.register(_pollable(readable), zmq.POLLIN)
 
-    def forget(self, readable: "Server[Any, Any] | Connection[Any, Any] | int") -> None:
+    def forget(self, readable: "Server[Any, Any] | int") -> None:
         self._poller.unregister(_pollable(readable))
 
     def wait(self, timeout_seconds: float) -> set[Any]:
@@ -225,38 +177,8 @@ class Poller:
         return {readable for readable, _ in self._poller.poll(milliseconds)}
 
 
-def _pollable(readable: "Server[Any, Any] | Connection[Any, Any] | int") -> Any:
+def _pollable(readable: "Server[Any, Any] | int") -> Any:
     return readable if isinstance(readable, int) else readable.socket
-
-
-def endpoint(path: Path) -> str:
-    """Return the ZeroMQ endpoint of a socket file. Raises `OSError` where its path is too long."""
-    if len(os.fsencode(path)) > ENDPOINT_PATH_BYTES_MAX:
-        raise OSError(
-            f"cannot use the socket path {path}: longer than {ENDPOINT_PATH_BYTES_MAX} bytes"
-        )
-    return f"{ENDPOINT_SCHEME}{path}"
-
-
-def listening(path: Path, *, timeout_seconds: float = 1.0) -> bool:
-    """Check that a process accepts connections at a socket file.
-
-    Raises `PermissionError` where this user may not connect. A ZeroMQ connection cannot
-    tell a daemon that is gone from one that is slow.
-    """
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    probe.settimeout(timeout_seconds)
-    try:
-        probe.connect(os.fspath(path))
-    except PermissionError:
-        raise
-    except (TimeoutError, BlockingIOError):
-        return True  # its queue is full: a process is there, and does not answer
-    except OSError:
-        return False
-    finally:
-        probe.close()
-    return True
 
 
 def _bound(opened: "zmq.Socket[bytes]", frame_bytes_max: int) -> None:
@@ -267,14 +189,6 @@ def _bound(opened: "zmq.Socket[bytes]", frame_bytes_max: int) -> None:
     opened.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS_MAX)
     opened.set(zmq.RECONNECT_IVL, RECONNECT_MILLISECONDS)
     opened.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MILLISECONDS_MAX)
-
-
-def is_at(path: Path, bound: os.stat_result) -> bool:
-    """The socket file that was `bound` is at `path`. Raises `OSError`."""
-    try:
-        return os.path.samestat(path.lstat(), bound)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
 
 
 def bind_file(path: Path, mode: int, bind: Callable[[], object]) -> None:
@@ -310,13 +224,3 @@ def _peer(frames: list[zmq.Frame]) -> Peer | None:
         return Peer(frames[0].bytes, int(uid), int(gid), int(pid))
     except (ValueError, zmq.ZMQError):  # the latter for a peer that speaks ZMTP 1 or 2
         return None
-
-
-def wait_until_gone(path: Path, *, timeout_seconds: float) -> bool:
-    """Wait until no process listens at `path`. Returns False at the time-out."""
-    deadline_monotonic = time.monotonic() + timeout_seconds
-    while listening(path):
-        if time.monotonic() > deadline_monotonic:
-            return False
-        time.sleep(0.02)
-    return True

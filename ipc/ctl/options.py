@@ -14,7 +14,7 @@ import click
 from ..actions import ID_CHARS_MAX
 from ..client import Client
 from ..paths import DEFAULT_CONFIG, control_socket
-from ..sockets import endpoint
+from ..socket_files import endpoint
 
 CONFIG_VARIABLE = "GEOSCHED_CONFIG"
 SOCKET_VARIABLE = "GEOSCHED_SOCKET"

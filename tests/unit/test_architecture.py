@@ -22,7 +22,8 @@ FLOORS = {
         "decoding regular_files",
         "backends digests failpoints foreign_text instants paths signals standard_streams"
         " thread_probe unwanted_descriptors wire zmtp",
-        "actions dealer environment sockets",
+        "actions dealer environment socket_files",
+        "sockets",
         "channel connection messages",
         "router",
         "client",

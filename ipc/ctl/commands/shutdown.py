@@ -8,7 +8,7 @@ import click
 
 from ...client import Client, NotDoneError
 from ...messages.control import Shutdown, ShuttingDown
-from ...sockets import wait_until_gone
+from ...socket_files import wait_until_gone
 from ..options import Verb, connect
 from ..printing import show
 from ..table import Block
