@@ -11,6 +11,7 @@ from geosched.ipc.messages.sync import BackendAddress
 from geosched.ipc.messages.zygote import ForkSynchroniser, ForkWorker, ZygoteReady
 from geosched.workers.host import procfs
 from geosched.workers.runfiles.processes import read_identities
+from support.open_files import open_files
 from support.wait import wait_for
 from support.workers import Host, host
 
