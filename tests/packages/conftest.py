@@ -1,32 +1,23 @@
-"""Trees of Debian to install the packages in."""
+"""Trees of Debian to install the packages in, and the packages."""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import tree
 from support.paths import ROOT
-from support.tree import Tree
-
-MakeTree = Callable[[str], Tree]
+from support.tree import Copies
 
 
 @pytest.fixture
-def bare_python() -> Iterator[MakeTree]:
-    """Makes copies of a minimal Debian with python3; removed afterwards."""
-    tree.require()
-    tree.KEPT.mkdir(parents=True, exist_ok=True)
-    places: list[Path] = []
+def copies() -> Iterator[Copies]:
+    with Copies() as made:
+        yield made
 
-    def make(suite: str) -> Tree:
-        places.append(Path(tempfile.mkdtemp(prefix=f"{suite}-", dir=tree.KEPT)))
-        return tree.with_python(suite).copy(places[-1] / "root")
 
-    yield make
-    for place in places:
-        shutil.rmtree(place)
+@pytest.fixture(scope="session")
+def session_copies() -> Iterator[Copies]:
+    with Copies() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import ROOT
-from support.tree import Tree
-
-from .conftest import MakeTree
+from support.tree import Copies, Tree, with_python
 
 CONFIGURATION = """
 [backend]
@@ -26,9 +24,9 @@ ASKED = (
 
 
 @pytest.fixture
-def host(bare_python: MakeTree, bundle: Path) -> Tree:
+def host(copies: Copies, bundle: Path) -> Tree:
     """Debian 12 with python3 and the bundle, unpacked."""
-    tree = bare_python("bookworm")
+    tree = copies.of(with_python("bookworm"))
     shutil.copy(bundle, tree.root / "bundle.tar.gz")
     tree.sh("mkdir /bundle && tar -C /bundle --strip-components 1 -xzf /bundle.tar.gz")
     return tree
@@ -69,10 +67,10 @@ def test_what_is_put_there_is_removed_again(host: Tree, init: str, unit: str):
     assert not [path for path in left if path.startswith("/opt/")]
 
 
-def test_it_goes_on_when_the_interpreter_becomes_a_later_one(host: Tree, bare_python: MakeTree):
+def test_it_goes_on_when_the_interpreter_becomes_a_later_one(host: Tree, copies: Copies):
     """Installed on Debian 12 with Python 3.11, whose root is that of Debian 13 from then on."""
     install(host)
-    later = bare_python("trixie")
+    later = copies.of(with_python("trixie"))
     shutil.copytree(host.root / "opt/geosched", later.root / "opt/geosched", symlinks=True)
     configure(later)
     used = later.run(

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import ROOT
-from support.tree import Tree
-
-from .conftest import MakeTree
+from support.tree import Copies, Tree, with_python
 
 MEGABYTE = 1_000_000
 UNITS = {"B": 1, "kB": 1000, "MB": MEGABYTE}
@@ -45,17 +43,28 @@ geosched-ctl shutdown && wait "$pid"
 
 
 @pytest.fixture
-def bare(bare_python: MakeTree, deb: Path) -> Tree:
+def bare(copies: Copies, deb: Path) -> Tree:
     """Debian 13 with python3 and the package's file, not installed."""
-    tree = bare_python("trixie")
+    tree = copies.of(with_python("trixie"))
     shutil.copy(deb, tree.root / "geosched_all.deb")
     return tree
 
 
+@pytest.fixture(scope="session")
+def dependencies(session_copies: Copies, deb: Path) -> Tree:
+    """The same with what the package depends on, and without it."""
+    tree = session_copies.of(with_python("trixie"))
+    shutil.copy(deb, tree.root / "geosched_all.deb")
+    tree.apt("install", "./geosched_all.deb")
+    tree.apt("purge", "geosched")
+    return tree
+
+
 @pytest.fixture
-def host(bare: Tree) -> Tree:
-    bare.apt("install", "./geosched_all.deb")
-    return bare
+def host(copies: Copies, dependencies: Tree) -> Tree:
+    tree = copies.of(dependencies)
+    tree.apt("install", "./geosched_all.deb")
+    return tree
 
 
 def configure(tree: Tree) -> None:
@@ -142,6 +151,15 @@ def test_removal_keeps_configuration_and_database(host: Tree):
     assert not [*(host.root / "usr/lib/python3/dist-packages").glob("geosched*")]
 
 
+def test_removal_stops_the_daemon(host: Tree):
+    configure(host)
+    allow_services(host)
+    host.sh(
+        "set -e; /etc/init.d/geosched start; pid=$(cat /run/geoschedd.pid)\n"
+        "apt-get -q -y -o Dpkg::Use-Pty=0 remove geosched; ! kill -0 $pid"
+    )
+
+
 def newer(tree: Tree) -> None:
     """The same package with a later version, as /newer.deb."""
     tree.sh(
@@ -150,10 +168,19 @@ def newer(tree: Tree) -> None:
     )
 
 
+def allow_services(tree: Tree) -> None:
+    """Have packages start and stop services there as on a booted host."""
+    policy = tree.root / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 104\n")
+    policy.chmod(0o755)
+
+
 def test_an_upgrade_starts_again_what_ran_and_keeps_all(host: Tree):
-    """By the init script, which needs no booted init."""
+    """By the init script; without an init that was booted it takes a policy."""
     newer(host)
     configure(host)
+    allow_services(host)
+    host.sh("update-rc.d geosched enable")
     host.sh("echo '#FROM=mine' >>/etc/default/geosched")
     said = host.sh(
         "set -e; /etc/init.d/geosched start; old=$(cat /run/geoschedd.pid)\n"
@@ -196,3 +223,13 @@ def test_members_of_its_group_may_look_and_not_act(host: Tree):
     assert "acts 4" in said
     assert "others 3" in said
     assert said.count("root:geosched 75") == 2
+
+
+def test_without_systemd_the_init_script_gives_its_group_the_directory(host: Tree):
+    configure(host)
+    shutil.rmtree(host.root / "run/geosched", ignore_errors=True)
+    said = host.sh(
+        "/etc/init.d/geosched start; stat -c '%U:%G %a' /run/geosched /run/geosched/control.sock\n"
+        "/etc/init.d/geosched stop"
+    )
+    assert "root:geosched 750\nroot:geosched 660\n" in said

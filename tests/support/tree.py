@@ -7,7 +7,9 @@ ends with them; without a network where that is asked for.
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -100,9 +102,26 @@ class Tree:
         return listed
 
 
+class Copies(AbstractContextManager["Copies"]):
+    """Copies of trees to change, removed at the end."""
+
+    def __init__(self) -> None:
+        self._places: list[Path] = []
+
+    def __exit__(self, *_: object) -> None:
+        for place in self._places:
+            shutil.rmtree(place)
+
+    def of(self, tree: Tree) -> Tree:
+        place = Path(tempfile.mkdtemp(prefix="copy-", dir=KEPT))
+        self._places.append(place)
+        return tree.copy(place / "root")
+
+
 def bare(suite: str) -> Tree:
     """A tree of what debootstrap calls minbase, with lists of packages of today. Not to be
     changed."""
+    require()
     kept = KEPT / suite
     if not kept.exists():
         making = KEPT / f"{suite}.tmp"

@@ -1,4 +1,5 @@
 SUMMARY = "Python binding for the LMDB key-value store"
+DESCRIPTION = "LMDB is a transactional store of keys and values that is mapped into memory."
 HOMEPAGE = "https://github.com/jnwatson/py-lmdb/"
 LICENSE = "OLDAP-2.8"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=153d07ef052c4a37a8fac23bc6031972"

@@ -1,4 +1,6 @@
 SUMMARY = "Runs action scripts for exact windows of time on unattended hosts"
+DESCRIPTION = "A daemon that runs a script for each action of a backend, for exactly its window of \
+time, through restarts, power cuts and weeks without a network."
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=45cabb6496ad681059f8d27734cca9f1"
 
@@ -32,7 +34,7 @@ do_install:append() {
     chmod 0755 ${D}${nonarch_libdir}/geosched/scripts/block-apps
 }
 
-FILES:${PN} += "${nonarch_libdir}/geosched ${nonarch_libdir}/tmpfiles.d ${datadir}/geosched"
+FILES:${PN} += "${nonarch_libdir}/geosched ${nonarch_libdir}/tmpfiles.d"
 CONFFILES:${PN} = "${sysconfdir}/default/geosched"
 
 # All of Python's own modules: which of them are needed has not been measured.
