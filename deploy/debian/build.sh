@@ -63,6 +63,7 @@ make_tree() {
         fail "debootstrap failed: $(tail -n 1 "$WORK/debootstrap.log") ($WORK/debootstrap.log)"
     apt-config dump --format '%f "%v";%n' 2>/dev/null | grep '::Proxy' \
         >"$TREE.tmp/etc/apt/apt.conf.d/99host" || true
+    echo force-unsafe-io >"$TREE.tmp/etc/dpkg/dpkg.cfg.d/unsafe-io" # it need not survive a power cut
     mv "$TREE.tmp" "$TREE"
 }
 
