@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
+from .decoding import DECODE_ERRORS
 from .instants import LAST_US, InstantUs, to_us
 
 ID_CHARS_MAX = 200
@@ -123,7 +124,7 @@ def parse_entry(raw: bytes | memoryview | msgspec.Raw) -> Action:
         entry = _decoded(raw)
         _refuse_control_characters(entry)
         args = _canonical_args(entry.args)
-    except (ValueError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         reason = str(error) or "nested too deep"
         raise EntryError(_readable_id(raw), f"cannot use the entry: {reason}") from None
     from_us, to_us_ = to_us(entry.from_date), to_us(entry.to_date)
@@ -187,7 +188,7 @@ def _plain_date(text: Any) -> Any:
 def _readable_id(raw: bytes | memoryview | msgspec.Raw) -> str | None:
     try:
         action_id = _decode_id(raw).id
-    except (ValueError, RecursionError):
+    except DECODE_ERRORS:
         return None
     return None if _CONTROL.search(action_id) else action_id
 
@@ -229,7 +230,7 @@ def unsound(action: Action) -> str:
         return ""
     try:
         canonical = _canonical(action.args) == action.args != "null"
-    except (ValueError, RecursionError):
+    except DECODE_ERRORS:
         canonical = False
     return "" if canonical else "args is no canonical JSON"
 

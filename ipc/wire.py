@@ -7,6 +7,8 @@ What both ends of the wire share that need no libzmq: `sockets.py`, which is lib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from .decoding import DECODE_ERRORS
+
 #: Of the endpoint of a socket file, before its path.
 ENDPOINT_SCHEME = "ipc://"
 FRAME_BYTES_MAX = 256 * 1024
@@ -38,5 +40,5 @@ def decoded(
         return ProtocolError(f"cannot read a message of {len(frames)} frames")
     try:
         return decode(frames[0])
-    except (ValueError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         return ProtocolError(f"cannot read a message: {error}")

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import msgspec
 
+from ...ipc.decoding import DECODE_ERRORS
 from ...ipc.messages.sync import RETRY_AFTER_SECONDS_MAX, RETRY_AFTER_SECONDS_MIN
 from ...workers.host.files import open_regular, replace_whole
 from ...workers.host.procfs import boot_id
@@ -171,7 +172,7 @@ def _read(path: Path, this_boot: str, now: Instant) -> Kept | None:
             raise ValueError("it would wait for longer than any back-off is")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         log.warning("Ignored %s: %s", path, error, extra={"event": "backoff-ignored"})
         return None
     return kept if kept.boot_id == this_boot else None

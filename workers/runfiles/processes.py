@@ -10,6 +10,7 @@ import os
 
 import msgspec
 
+from ...ipc.decoding import DECODE_ERRORS
 from ...ipc.paths import Runtime
 from ..host.files import TEMPORARY, open_regular, replace_whole
 from ..host.procfs import Identity, identity
@@ -97,7 +98,7 @@ def read_identities(runtime: Runtime) -> list[KnownProcess]:
                 known.append(_decode(file.read(IDENTITY_BYTES_MAX)))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, *DECODE_ERRORS) as error:
             log.warning(
                 "Cannot read who process %s is: %s", name, error, extra={"event": "bad-identity"}
             )

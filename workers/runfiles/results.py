@@ -9,6 +9,7 @@ import zlib
 
 import msgspec
 
+from ...ipc.decoding import DECODE_ERRORS
 from ...ipc.messages.runs import RunResult
 from ...ipc.paths import Runtime
 from ..host.files import TEMPORARY, open_regular, raise_shortage, replace_whole
@@ -47,7 +48,7 @@ def load(runtime: Runtime, run_id: str) -> RunResult | None:
             raise ValueError(f"it is of run {result.run_id}")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         if isinstance(error, OSError):
             raise_shortage(error)
         log.warning(

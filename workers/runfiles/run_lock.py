@@ -12,6 +12,7 @@ from collections.abc import Container
 
 import msgspec
 
+from ...ipc.decoding import DECODE_ERRORS
 from ...ipc.messages.base import Count
 from ...ipc.paths import Runtime
 from ..host.files import open_regular, raise_shortage
@@ -98,7 +99,7 @@ def noted_script(runtime: Runtime, run_id: str) -> NotedScript | None:
     except OSError as error:
         raise_shortage(error)
         return None
-    except (ValueError, RecursionError):
+    except DECODE_ERRORS:
         return None  # its worker died before it noted anything, or an earlier build made it
     return found if found.process.boot_id == boot_id() else None
 

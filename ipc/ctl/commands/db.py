@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from ...decoding import DECODE_ERRORS
 from ...messages.control import Acknowledged, AcknowledgeIncidents
 from ...paths import state_dir
 from ...signals import signal_name
@@ -119,7 +120,7 @@ def _asked(ctx: click.Context, verb: str, *more: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = msgspec.json.decode(answer[:ANSWER_BYTES_MAX])
         del document["schemaVersion"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (*DECODE_ERRORS, KeyError, TypeError):
         raise VerbFailedError(f"cannot {verb}: its process gave no answer") from None
     return document
 

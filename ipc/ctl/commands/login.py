@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from ...decoding import DECODE_ERRORS
 from ...messages.login import CodeGiven, LoggedIn, NotLoggedIn, Said, Why, decode
 from ...paths import DEFAULT_CONFIG
 from ..exits import Exit, VerbFailedError
@@ -59,7 +60,7 @@ def _said(config: Path, seconds: float) -> Iterator[Said]:
         for line in islice(tool.lines(), LINES_MAX):
             try:
                 yield decode(line)
-            except (ValueError, RecursionError):
+            except DECODE_ERRORS:
                 raise VerbFailedError("cannot log in: its process is no login") from None
         tool.code()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from ....ipc.decoding import DECODE_ERRORS
 from ....workers.host.files import fsync_path, open_regular, replace_whole
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def read(store_dir: Path) -> tuple[Incident, ...]:
             return _decode(file.read(FILE_BYTES_MAX))
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         log.warning("Cannot read what happened to daemonDB: %s", error)
         return ()
 

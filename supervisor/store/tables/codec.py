@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ....ipc.actions import ExecutionStatus
+from ....ipc.decoding import DECODE_ERRORS
 from ....ipc.digests import blake2b
 from ...core.model import Record
 
@@ -71,7 +72,7 @@ class Codec(Generic[Value]):
             raise DamagedRecordError("cannot read a value: its checksum is wrong")
         try:
             return self._decode(body)
-        except (ValueError, RecursionError) as error:
+        except DECODE_ERRORS as error:
             raise DamagedRecordError(f"cannot read a value: {error}") from None
 
 

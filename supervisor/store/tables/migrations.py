@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from ....ipc.decoding import DECODE_ERRORS
 from .schema import Transaction
 
 #: The format this software writes.
@@ -50,7 +51,7 @@ def _to_2(txn: Transaction, open_table: OpenTable) -> None:
 
 
 #: Raised by reading a damaged value, which is put aside later.
-_DAMAGED = (ValueError, TypeError, LookupError, RecursionError, struct.error)
+_DAMAGED = (*DECODE_ERRORS, TypeError, LookupError, struct.error)
 
 
 def _body_1(value: bytes) -> Any:

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ....ipc.decoding import DECODE_ERRORS
 from ....ipc.environment import child_environment
 from ....ipc.signals import signal_name
 from ....workers.host import procfs
@@ -189,7 +190,7 @@ def _decoded(
     """Return what a child has found. Raises `StoreError` where it said something else."""
     try:
         return decode(output)
-    except (ValueError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise StoreError(f"cannot {verb} {store_dir}: {error}", kind=StoreErrorKind.IO) from None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from ....ipc.decoding import DECODE_ERRORS
 from ....ipc.messages.broker import TOKENS_BYTES_MAX
 from ....ipc.messages.sync import ErrorKind
 from ..backend_files import BackendFiles
@@ -60,7 +61,7 @@ class TokenFile:
             return None
         except RecursionError:
             raise unusable(str(self.path), "token file", ValueError("nested too deep")) from None
-        except (OSError, ValueError) as error:
+        except (OSError, *DECODE_ERRORS) as error:
             raise unusable(str(self.path), "token file", error) from None
         return tokens
 

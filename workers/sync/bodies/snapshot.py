@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from ....ipc.actions import Action, EntryError, parse_entry
+from ....ipc.decoding import DECODE_ERRORS
 from ....ipc.messages.sync import (
     LONG_OVER_US,
     REASON_CHARS_MAX,
@@ -63,7 +64,7 @@ def decode_strictly(body: bytes, decode: Callable[[bytes], Decoded], what: str) 
     try:
         body.decode()  # strict for all of it, the fields that nobody reads included
         return decode(lone_surrogates_as_nul(body))
-    except (ValueError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         reason = "it is HTML" if body.lstrip()[:1] == b"<" else str(error) or "nested too deep"
         detail = f"cannot use the answer: no {what}: {reason}"
         raise ExchangeError(ErrorKind.BAD_ANSWER, detail) from None

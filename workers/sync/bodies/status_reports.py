@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ....ipc.actions import ExecutionStatus
+from ....ipc.decoding import DECODE_ERRORS
 from ....ipc.instants import format_instant
 from ....ipc.messages.sync import ERROR_CHARS_MAX, Report
 
@@ -61,8 +62,8 @@ def read_verdicts(body: bytes, reports: Sequence[Report]) -> tuple[list[str], di
     """
     try:
         verdicts = _decode_verdicts(body.removeprefix(codecs.BOM_UTF8))
-    except RecursionError:
-        raise ValueError("nested too deep") from None
+    except DECODE_ERRORS as error:
+        raise ValueError(str(error) or "nested too deep") from None
     asked = {report.key for report in reports}
     accepted = [key for key in verdicts.accepted if key in asked]
     refused = {item.key: printable(item.error) for item in verdicts.rejected if item.key in asked}

@@ -56,7 +56,7 @@ def read_private(files: BackendFiles, key: FileKey, bytes_max: int) -> bytes:
     return content
 
 
-def unusable(path: str, what: str, error: OSError | ValueError) -> ExchangeError:
+def unusable(path: str, what: str, error: Exception) -> ExchangeError:
     """Return the error for the file called `what`, which cannot be used."""
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
     return ExchangeError(ErrorKind.UNAUTHORIZED, f"cannot use the {what} {path}: {reason}")
