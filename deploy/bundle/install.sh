@@ -31,6 +31,11 @@ case $PREFIX in
     *) fail "PREFIX '$PREFIX' is not an absolute path" ;;
 esac
 python=$(command -v "${PYTHON:-python3}") || fail "there is no ${PYTHON:-python3}"
+# By that name, which a later Python will have, but for a script or a venv that stands before one.
+python=$("$python" -c 'import os, sys
+base, given = sys._base_executable, sys.argv[1]
+same = os.path.realpath(base) == os.path.realpath(given) and sys.prefix == sys.base_prefix
+print(given if same else base)' "$python")
 minor=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ -d "$HERE/wheels/$minor" ] ||
     fail "$python is Python $minor, and this is for $(cd "$HERE/wheels" && echo [0-9]*)"
@@ -95,8 +100,9 @@ said=$(
     "$HERE/deploy/install.sh"
 )
 echo "$said"
-# What uninstall.sh removes: each file as it was put, so that one which was changed since is kept.
-echo "$said" | sed -n "s|^installed ||p" | while read -r file; do
+# What uninstall.sh removes: each file as it was put, so that one which was changed since is kept;
+# and no configuration.
+echo "$said" | sed -n "s|^installed ||p" | grep -v "^$DESTDIR$SYSCONFDIR/geosched/" | while read -r file; do
     (cd "${DESTDIR:-/}" && sha256sum ".${file#"$DESTDIR"}")
 done >"$own/installed.new"
 # Of an earlier version, what is still there and was not put anew.
