@@ -7,6 +7,8 @@ SEEDS ?= 1000
 FIRST ?= 1
 INPUTS ?= 1000000
 BENCH ?=
+ONLY ?=
+TABLE ?=
 JOBS ?= 3
 UPGRADE ?=
 PYTHONS ?=
@@ -18,7 +20,7 @@ SUPPLY := build/supply/bin
 SUPPLY_SET_UP := build/supply/.complete
 INSTALL := python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo picture test check unit integration acceptance fuzz soak simulate bench
+.PHONY: help demo picture test check unit integration acceptance fuzz soak simulate bench hosts
 .PHONY: lock audit sbom package deb bundle test-packages clean test-bounds
 
 help:
@@ -30,6 +32,7 @@ help:
 	@echo "make simulate  years of a simulated host, SEEDS=1000"
 	@echo "make bench   figures, beside their goals and other software (12 min; BENCH=--quick)"
 	@echo "make test-bounds  the oldest and the newest of what we depend on [PYTHONS=\"3.11 3.13\"] [RELEASES=oldest]"
+	@echo "make hosts   every init, file systems whose power is cut, other platforms (as root) [ONLY=part,...]"
 	@echo "make lock    pin what we depend on anew, with hashes [UPGRADE=--upgrade for the newest]"
 	@echo "make audit   ask PyPI for known vulnerabilities of what is pinned"
 	@echo "make sbom    the list of what the daemon needs, in dist/ (CycloneDX)"
@@ -98,6 +101,11 @@ bench: $(SET_UP)
 # no wheel is built, so a C and C++ compiler is needed.
 test-bounds: $(SET_UP)
 	$(BIN)/python tests/bounds/bounds.py --jobs $(JOBS) --pythons $(PYTHONS) --releases $(RELEASES)
+
+# Minutes for each part; ONLY=help tells which there are. Needs debootstrap and systemd-nspawn, and
+# says what else it lacks. Trees stay below $HOSTS_DIR (build/hosts); TABLE=docs/hosts.md keeps the table.
+hosts: $(SET_UP)
+	PYTHONPATH=tests $(BIN)/python -m hosts --only "$(ONLY)" $(if $(TABLE),--table "$(TABLE)")
 
 $(SUPPLY_SET_UP): requirements/supply.txt
 	$(PYTHON) -m venv build/supply

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Installs what belongs to geosched on a host beside the Python package: the action scripts,
-# the configuration, and what the host's init needs. Starts and enables nothing. May be run
-# again at any time: a configuration that is there is never touched.
+# Installs what belongs to geosched on a host beside the Python package: the action scripts, and
+# what the host's init needs. Starts and enables nothing, and writes no configuration
+# (`geosched-ctl init` does). May be run again at any time: files of the operator stay.
 #
 #   PREFIX      where the commands are (/usr: /usr/bin/geoschedd)
-#   SYSCONFDIR  where the configuration goes (/etc)
+#   SYSCONFDIR  where the configuration is, and what the init reads (/etc)
 #   DESTDIR     put before every path, for packages and images
-#   INIT        systemd, openrc, sysv, none; otherwise this host's
+#   INIT        systemd, openrc, sysv, runit, s6, procd, none; otherwise this host's
 set -eu
 # Whatever whoever installs has: directories for everybody to read, and for nobody else to write.
 umask 022
@@ -30,10 +30,18 @@ for path in "$PREFIX" "$SYSCONFDIR"; do
     esac
 done
 
+# By what runs, and only then by what is there: hosts have tools of inits that they do not use.
 this_init() {
+    read -r first </proc/1/comm || first=
     if [ -d /run/systemd/system ]; then
         echo systemd
-    elif [ -x /sbin/openrc-run ]; then
+    elif [ "$first" = procd ]; then
+        echo procd
+    elif [ "$first" = runit ] || [ "$first" = runsvdir ]; then
+        echo runit
+    elif [ "$first" = s6-svscan ]; then
+        echo s6
+    elif [ -d /run/openrc ] || [ -x /sbin/openrc-run ]; then
         echo openrc
     elif command -v start-stop-daemon >/dev/null && [ -d /etc/init.d ]; then
         echo sysv
@@ -68,26 +76,50 @@ put_once() {
     fi
 }
 
+# Where systemd looks: below a private prefix it finds nothing.
+unit_directory() {
+    case $PREFIX in
+        /usr | /usr/local) echo "$PREFIX/lib/systemd/system" ;;
+        *) echo "$SYSCONFDIR/systemd/system" ;;
+    esac
+}
+
 : "${INIT:=$(this_init)}"
 case $INIT in
     systemd)
-        put 0644 systemd/geosched.service "$PREFIX/lib/systemd/system/geosched.service"
+        put 0644 systemd/geosched.service "$(unit_directory)/geosched.service"
         put 0644 systemd/hardened.conf "$PREFIX/share/geosched/hardened.conf"
         put_once 0644 tmpfiles.d/geosched.conf "$SYSCONFDIR/tmpfiles.d/geosched.conf"
         ;;
-    openrc) put 0755 openrc/geosched "$SYSCONFDIR/init.d/geosched" ;;
+    openrc)
+        put 0755 openrc/geosched "$SYSCONFDIR/init.d/geosched"
+        put_once 0644 openrc/geosched.confd "$SYSCONFDIR/conf.d/geosched"
+        put_once 0644 logrotate/geosched "$SYSCONFDIR/logrotate.d/geosched"
+        ;;
     sysv)
         put 0755 init.d/geosched "$SYSCONFDIR/init.d/geosched"
         put_once 0644 default/geosched "$SYSCONFDIR/default/geosched"
         put_once 0644 logrotate/geosched "$SYSCONFDIR/logrotate.d/geosched"
+        put 0644 inittab.example "$PREFIX/share/geosched/inittab.example"
         ;;
-    none) put 0644 inittab.example "$PREFIX/share/geosched/inittab.example" ;;
-    *) fail "cannot use INIT=$INIT: not one of systemd, openrc, sysv, none" ;;
+    runit | s6)
+        # Both look below /etc by custom, and each wants directories of its own.
+        [ "$INIT" = runit ] && place=$SYSCONFDIR/sv/geosched || place=$SYSCONFDIR/s6/sv/geosched
+        put 0755 "$INIT/run" "$place/run"
+        put 0755 "$INIT/finish" "$place/finish"
+        put 0755 "$INIT/log/run" "$place/log/run"
+        [ "$INIT" = runit ] || put 0644 s6/timeout-finish "$place/timeout-finish"
+        ;;
+    procd) put 0755 procd/geosched "$SYSCONFDIR/init.d/geosched" ;;
+    none)
+        put 0644 inittab.example "$PREFIX/share/geosched/inittab.example"
+        put_once 0644 logrotate/geosched "$SYSCONFDIR/logrotate.d/geosched"
+        ;;
+    *) fail "cannot use INIT=$INIT: not one of systemd, openrc, sysv, runit, s6, procd, none" ;;
 esac
 put 0755 scripts/block-apps "$PREFIX/lib/geosched/scripts/block-apps"
 put 0644 geosched.example.toml "$PREFIX/share/geosched/geosched.example.toml"
-# Readable for all: geosched-ctl finds the daemon by it. Secrets have a file of their own.
-put_once 0644 geosched.example.toml "$SYSCONFDIR/geosched/geosched.toml"
 
-echo "next: set backend.url in $SYSCONFDIR/geosched/geosched.toml, run \`$PREFIX/bin/geoschedd --check\`,"
-echo "then enable the service (deploy/README.md)"
+config=$SYSCONFDIR/geosched/geosched.toml
+[ -e "$DESTDIR$config" ] || echo "next: $PREFIX/bin/geosched-ctl init, which writes $config,"
+echo "then \`$PREFIX/bin/geoschedd --check\`, and enable the service (deploy/README.md)"

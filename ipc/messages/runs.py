@@ -75,8 +75,8 @@ class Conditions(msgspec.Struct, frozen=True, array_like=True):
 
     A field is a key of `[scripts.<type>]`, with its range and default, and travels with every
     run; `ScriptSettings` adds the others. `user` and `group` are names or numbers, "" for the
-    worker's own; 0 leaves `nice` and `oom_score_adj` as they are. `umask` is the bits
-    themselves; `no_new_privs` is that of `prctl(2)`.
+    worker's own; 0 leaves `nice` and `oom_score_adj` as they are, but for a score below 0.
+    `umask` is the bits themselves; `no_new_privs` is that of `prctl(2)`.
     """
 
     user: Annotated[str, Meta(max_length=256)] = ""

@@ -180,7 +180,6 @@ def test_an_upgrade_starts_again_what_ran_and_keeps_all(host: Tree):
     newer(host)
     configure(host)
     allow_services(host)
-    host.sh("update-rc.d geosched enable")
     host.sh("echo '#FROM=mine' >>/etc/default/geosched")
     said = host.sh(
         "set -e; /etc/init.d/geosched start; old=$(cat /run/geoschedd.pid)\n"

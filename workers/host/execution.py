@@ -120,8 +120,8 @@ def limit(conditions: Conditions) -> None:
     `ConditionError`."""
     if conditions.nice:
         _with_key("nice", lambda: os.setpriority(os.PRIO_PROCESS, 0, conditions.nice))
-    if conditions.oom_score_adj:  # needs a descriptor, so before their limit
-        _with_key("oom_score_adj", lambda: _write_oom_score(conditions.oom_score_adj))
+    # Needs a descriptor, so before their limit.
+    _with_key("oom_score_adj", lambda: _take_oom_score(conditions.oom_score_adj))
     for name, kind in _LIMITS:
         value = int(getattr(conditions.limits, name))
         if value:
@@ -199,8 +199,11 @@ def _lowest_nice() -> int:
     return min(floor, os.getpriority(os.PRIO_PROCESS, 0))
 
 
-def _write_oom_score(value: int) -> None:
-    _OOM_SCORE.write_text(str(value))
+def _take_oom_score(wanted: int) -> None:
+    """Without a score of its own a script has the daemon's, and never one below 0: it is not spared
+    because its daemon is. Where root sets it, the script cannot lower it again (proc(5))."""
+    if wanted or int(_OOM_SCORE.read_text()) < 0:
+        _OOM_SCORE.write_text(str(wanted))
 
 
 def _user(name: str) -> pwd.struct_passwd:

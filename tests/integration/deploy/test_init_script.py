@@ -1,4 +1,4 @@
-"""The init script and the installer, in a prefix of their own, with the real commands."""
+"""The init script of sysvinit, in a prefix of its own, with the real commands."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import commands, processes_marked
-from support.paths import DEPLOY
+from support.installing import install
 from support.second_user import SECOND_USER, command_as, needs_two_users
 from support.wait import wait_for
 
@@ -28,18 +28,6 @@ poll_interval = "1s"
 USAGE, NOT_INSTALLED, NOT_CONFIGURED, NOT_RUNNING = 2, 5, 6, 7
 STATUS_RUNNING, STATUS_DEAD, STATUS_NOT_RUNNING, STATUS_UNKNOWN = 0, 1, 3, 4
 Done = subprocess.CompletedProcess[str]
-
-
-def install(root: Path, **variables: str) -> Done:
-    environment = {"PREFIX": f"{root}/usr", "SYSCONFDIR": f"{root}/etc", "INIT": "sysv"}
-    return subprocess.run(
-        [DEPLOY / "install.sh"],
-        env=os.environ | environment | variables,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
 
 
 class Host:
@@ -220,6 +208,44 @@ def test_a_process_of_ours_that_looks_like_the_daemon_has_no_lock(host: Host) ->
             editor.kill()
 
 
+def test_a_daemon_whose_pid_file_is_lost_is_still_known_and_stopped(host: Host) -> None:
+    pid = host.start()
+    host.pid_file.unlink()
+    status = host.service("status")
+    assert (status.returncode, f"running (pid {pid})" in status.stdout) == (STATUS_RUNNING, True)
+    assert host.start() == pid, "a second start changes nothing, and writes the file anew"
+    host.pid_file.unlink()
+    assert host.service("reload").returncode == 0
+    assert host.service("stop").returncode == 0
+    assert pid not in processes_marked(str(host.root))
+
+
+def test_without_its_pid_file_no_daemon_of_another_configuration_is_taken_for_it(
+    host: Host,
+) -> None:
+    pid = host.start()
+    host.pid_file.unlink()
+    another = host.config.with_name("another.toml")
+    another.write_text(CONFIG)
+    host.set(CONFIG=another)
+    assert host.service("status").returncode == STATUS_NOT_RUNNING
+    assert host.service("stop").returncode == 0
+    host.set(CONFIG=host.config)
+    assert host.service("status").returncode == STATUS_RUNNING
+    assert pid in processes_marked(str(host.root))
+
+
+@pytest.mark.parametrize("action", ["restart", "try-restart", "reload"])
+def test_a_mistake_in_the_configuration_fails_and_changes_nothing(host: Host, action: str) -> None:
+    pid = host.start()
+    host.config.write_text(CONFIG + "[deamon]\n")
+    failed = host.service(action)
+    assert failed.returncode == NOT_CONFIGURED
+    assert "deamon: unknown key" in failed.stderr
+    assert host.pid() == pid
+    assert json.loads(host.ping().stdout)["pid"] == pid
+
+
 def test_reload_reaches_the_daemon(host: Host) -> None:
     assert host.service("reload").returncode == NOT_RUNNING
     pid = host.start()
@@ -376,73 +402,3 @@ def assert_not_started(host: Host, reason: str) -> None:
     assert done.returncode == 1
     assert reason in done.stderr
     assert host.service("status").returncode == STATUS_NOT_RUNNING
-
-
-# --- the installer ----------------------------------------------------------------------
-
-
-def test_the_installer_keeps_what_is_the_operators(root: Path) -> None:
-    assert install(root).returncode == 0
-    config = root / "etc/geosched/geosched.toml"
-    assert f"{root}/usr/lib/geosched/scripts/block-apps" in config.read_text()
-    config.write_text("mine")
-    (root / "etc/default/geosched").write_text("mine too")
-    script = root / "usr/lib/geosched/scripts/block-apps"
-    script.write_text("old")
-    assert install(root).returncode == 0
-    assert config.read_text() == "mine"
-    assert (root / "etc/default/geosched").read_text() == "mine too"
-    assert script.read_text() == (DEPLOY / "scripts/block-apps").read_text()
-    assert os.access(script, os.X_OK)
-
-
-@pytest.mark.parametrize(
-    ("init", "file"),
-    [
-        ("systemd", "usr/lib/systemd/system/geosched.service"),
-        ("openrc", "etc/init.d/geosched"),
-        ("sysv", "etc/init.d/geosched"),
-        ("none", "usr/share/geosched/inittab.example"),
-    ],
-)
-def test_each_init_gets_its_own(root: Path, init: str, file: str) -> None:
-    """Below DESTDIR, with the paths that will hold once that is the root."""
-    variables = {"DESTDIR": str(root), "PREFIX": "/usr", "SYSCONFDIR": "/etc"}
-    assert install(root, INIT=init, **variables).returncode == 0
-    text = (root / file).read_text()
-    assert "/usr/bin/geoschedd" in text
-    assert str(root) not in text
-    assert (root / "etc/geosched/geosched.toml").exists()
-
-
-@pytest.mark.parametrize("variables", [{"INIT": "upstart"}, {"PREFIX": "usr"}, {"PREFIX": "/a|b"}])
-def test_the_installer_refuses_what_it_cannot_use(root: Path, variables: dict[str, str]) -> None:
-    refused = install(root, **variables)
-    assert refused.returncode == 2
-    assert "install.sh: cannot use" in refused.stderr
-    assert list(root.iterdir()) == []
-
-
-def test_the_unit_is_one_that_systemd_takes(root: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("there is no systemd-analyze here")
-    (root / "usr/bin").mkdir(parents=True)
-    (root / "usr/bin/geoschedd").symlink_to("/bin/true")
-    assert install(root, INIT="systemd").returncode == 0
-    done = subprocess.run(
-        ["systemd-analyze", "verify", root / "usr/lib/systemd/system/geosched.service"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("file", ["init.d/geosched", "default/geosched", "install.sh"])
-def test_shell_scripts_are_posix_and_clean(file: str) -> None:
-    command = ["sh", "-n"] if shutil.which("shellcheck") is None else ["shellcheck", "-s", "sh"]
-    done = subprocess.run(
-        [*command, DEPLOY / file], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
