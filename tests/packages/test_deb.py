@@ -220,7 +220,7 @@ def test_members_of_its_group_may_look_and_not_act(host: Tree):
     )
     assert said.startswith("root:geosched 750\n"), said
     assert "acts 4" in said
-    assert "others 3" in said
+    assert "others 4" in said
     assert said.count("root:geosched 75") == 2
 
 
