@@ -23,7 +23,7 @@ SUPPLY_SET_UP := build/supply/.complete
 INSTALL := python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo picture test check unit integration acceptance fuzz soak simulate bench hosts
-.PHONY: lock audit sbom package clean test-bounds
+.PHONY: lock audit sbom package deb bundle test-packages clean test-bounds
 
 help:
 	@echo "make demo    the main job, live in the terminal (under 40 s), and its last screen in build/demo.svg"
@@ -39,6 +39,9 @@ help:
 	@echo "make audit   ask PyPI for known vulnerabilities of what is pinned"
 	@echo "make sbom    the list of what the daemon needs, in dist/ (CycloneDX)"
 	@echo "make package wheel, source, pinned requirements and that list, in dist/"
+	@echo "make deb     dist/geosched_VERSION_all.deb for Debian 13; elsewhere as root, with debootstrap"
+	@echo "make bundle  one tar for hosts with Python 3.11 or later, installed without a network [ARCH=aarch64]"
+	@echo "make test-packages  both, tried in trees of Debian 12 and 13 (as root)"
 	@echo "make clean   remove what the others made"
 
 $(SET_UP): pyproject.toml setup.cfg requirements/dev.txt
@@ -145,6 +148,16 @@ sbom: $(SUPPLY_SET_UP)
 package: $(SET_UP) sbom
 	$(BIN)/python -m build --quiet --no-isolation --outdir dist .
 	cp requirements/daemon.txt dist/geosched-$(VERSION).requirements.txt
+
+deb:
+	deploy/debian/build.sh
+
+bundle: $(SET_UP)
+	PYTHON="$(CURDIR)/$(BIN)/python" deploy/bundle/build.sh
+
+# Minutes, and some 2 GB below build/trees, or where TREES says.
+test-packages: $(SET_UP) deb bundle
+	$(BIN)/python -m pytest --timeout 0 tests/packages
 
 clean:
 	rm -rf tests/peers/trpc/node_modules

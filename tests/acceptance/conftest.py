@@ -1,5 +1,7 @@
-"""The built wheel in an environment of its own: what a user installs is what is tested."""
+"""The built wheel in an environment of its own: what a user installs is what is tested. Where
+GEOSCHED_TEST_BIN names other commands, those are: a package that is installed already."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,9 @@ from support.installed import install
 @pytest.fixture(scope="session")
 def wheel_environment() -> Iterator[Path]:
     """Where the wheel's commands are. Built from the tree under test, once a session."""
+    if installed := os.environ.get("GEOSCHED_TEST_BIN"):
+        yield Path(installed)
+        return
     with tempfile.TemporaryDirectory(prefix="geosched-wheel-") as place:
         yield install(Path(place))
 
