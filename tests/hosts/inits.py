@@ -34,7 +34,7 @@ HELD_SECONDS = 40
 @dataclass(frozen=True)
 class Init:
     """An init and its words. `hang` is what has a daemon that hangs started anew within a minute or
-    two, "" where nothing does; `pid_file` what may be lost."""
+    two, "" where nothing does, and `hang_no_more` what takes that back; `pid_file` may be lost."""
 
     part: str
     title: str
@@ -53,6 +53,7 @@ class Init:
     restart_checks: bool = False
     reload_checks: bool = True
     hang: str = ""
+    hang_no_more: str = "true"
     pid_file: str = ""
     own_settings: str = ""
     first: tuple[str, ...] = ()
@@ -127,8 +128,10 @@ OPENRC = Init(
     reload="rc-service geosched reload",
     log="cat /var/log/geoschedd.log",
     restart_checks=True,
-    hang="printf 'healthcheck_delay=2\\nhealthcheck_timer=2\\nretry=TERM/5/KILL/5\\n'"
+    hang="printf 'healthcheck_delay=15\\nhealthcheck_timer=2\\nretry=TERM/5/KILL/5\\n'"
     " >>/etc/conf.d/geosched && rc-service geosched restart",
+    hang_no_more="sed -i '/^healthcheck_/d; /^retry=/d' /etc/conf.d/geosched"
+    " && rc-service geosched restart",
     pid_file="/run/geosched.pid",
     own_settings="echo 'geosched_opts=\"--log-level debug\"' >>/etc/conf.d/geosched"
     " && rc-service geosched restart",
@@ -348,6 +351,7 @@ def _hang(trial: Trial, init: Init, host: Host) -> None:
     host.wait_for_line("begin", "hang", 2)
     seconds = time.monotonic() - began_monotonic
     trial.notes.append(f"a daemon that hangs is replaced in {seconds:.0f} s")
+    host.box.run(init.hang_no_more)
 
 
 def _held(trial: Trial, init: Init, host: Host) -> None:

@@ -22,30 +22,29 @@ PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POLICY = "#!/bin/sh\nexit 101\n"
 
 
-def base(suite: str, arch: str = "") -> Path:
+def base(suite: str) -> Path:
     """The smallest tree of a suite."""
-    place = PLACE / "-".join(filter(None, ("base", suite, arch)))
+    place = PLACE / f"base-{suite}"
     if place.exists():
         return place
     need("debootstrap")
     made = place.with_suffix(".tmp")
     shutil.rmtree(made, ignore_errors=True)
     PLACE.mkdir(parents=True, exist_ok=True)
-    options = [f"--arch={arch}"] if arch else []
     # Its mounts are its own, and gone with it.
-    command = ("unshare", "--mount", "debootstrap", "--variant=minbase", *options)
+    command = ("unshare", "--mount", "debootstrap", "--variant=minbase")
     run(*command, suite, made, seconds=DEBOOTSTRAP_SECONDS_MAX)
     made.rename(place)
     return place
 
 
-def tree(name: str, suite: str, packages: Sequence[str], arch: str = "") -> Path:
+def tree(name: str, suite: str, packages: Sequence[str]) -> Path:
     """A tree with these packages."""
     place = PLACE / f"tree-{name}"
     if place.exists():
         return place
     made = place.with_suffix(".tmp")
-    copied(base(suite, arch), made)
+    copied(base(suite), made)
     policy = made / "usr/sbin/policy-rc.d"
     policy.write_text(_POLICY)
     policy.chmod(0o755)
@@ -63,16 +62,13 @@ def tree(name: str, suite: str, packages: Sequence[str], arch: str = "") -> Path
     return place
 
 
-def chroot(place: Path, command: str, *, seconds: float = 60, devices: bool = False) -> str:
-    """Run a shell command in a tree, with the network and the names of this machine, and with its
-    `devices` and cgroups where they are wanted."""
+def chroot(place: Path, command: str, *, seconds: float = 60) -> str:
+    """Run a shell command in a tree, with the network and the names of this machine."""
     for name in ("resolv.conf", "hosts"):
         (place / "etc" / name).unlink(missing_ok=True)
         shutil.copy(Path("/etc") / name, place / "etc" / name)
     quoted = shlex.quote(str(place))
-    mounts = [f"mount -t proc proc {quoted}/proc"]
-    mounts += [f"mount --rbind /{name} {quoted}/{name}" for name in ("dev", "sys") if devices]
-    inside = " && ".join((*mounts, f'exec chroot {quoted} /bin/sh -c "$0"'))
+    inside = f'mount -t proc proc {quoted}/proc && exec chroot {quoted} /bin/sh -c "$0"'
     isolated = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "env", "-i")
     variables = ("DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8", "HOME=/root", PATH)
     return run(*isolated, *variables, "sh", "-c", inside, command, seconds=seconds)
