@@ -25,7 +25,7 @@ _SYSTEMD_UNITS = (
 _RUNIT_SERVICES = ("etc/sv", "etc/runit/sv")
 _RUNIT_RUNNING = ("etc/service", "var/service", "service", "etc/runit/runsvdir/default")
 _S6_SERVICES = ("etc/s6/sv", "etc/s6", "etc/sv")
-_S6_RUNNING = ("run/service", "service", "etc/s6/rc/default")
+_S6_RUNNING = ("etc/s6/service", "run/service", "service", "etc/s6/rc/default")
 _CONTAINER_MARKS = ("run/.containerenv", ".dockerenv")
 
 
