@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geosched.supervisor.login import _owner_of
+from geosched.supervisor.startup.handover import owner_of
 from geosched.supervisor.store.tools.owner import other_owner
 from geosched.workers.host.dirfd import UntrustedError
 from support.daemon import Daemon, installation_for_everybody
@@ -85,11 +85,11 @@ def test_a_link_of_roots_is_followed_and_so_is_a_way_through_the_owners_director
     made = installed.root / "st"
     made.symlink_to(installed.root / "bob" / "state")
     assert other_owner(made) == (BOB, BOB)
-    assert _owner_of(made) == BOB
+    assert owner_of(made) == BOB
     assert other_owner(installed.root / "bob" / "state") == (BOB, BOB)
 
 
 def test_a_login_by_root_asks_no_link_of_others_whose_the_daemon_is(installed: Daemon) -> None:
     with pytest.raises(UntrustedError, match=f"alice belongs to user {ALICE}"):
-        _owner_of(link(installed, ALICE))
-    assert _owner_of(installed.root / "not there") == 0
+        owner_of(link(installed, ALICE))
+    assert owner_of(installed.root / "not there") == 0
