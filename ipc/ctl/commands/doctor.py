@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from ...decoding import DECODE_ERRORS
 from ...messages.first_run import Finding, State
 from ...paths import DEFAULT_CONFIG
 from ..exits import Exit, VerbFailedError
@@ -54,7 +55,7 @@ def _found(config: Path, seconds: float) -> Iterator[Finding]:
         for line in islice(tool.lines(), FINDINGS_MAX):
             try:
                 yield decode(line)
-            except (ValueError, RecursionError):
+            except DECODE_ERRORS:
                 raise VerbFailedError("cannot look at this host: its process is none") from None
         if code := tool.code():
             raise VerbFailedError(f"cannot look at this host: its process ended with {code}")

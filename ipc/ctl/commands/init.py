@@ -18,6 +18,7 @@ import click
 import msgspec
 
 from ...backends import BACKENDS
+from ...decoding import DECODE_ERRORS
 from ...messages.first_run import Answer, Enabled, NotDone, Wanted, Written
 from ...paths import DEFAULT_CONFIG
 from ..exits import Exit, VerbFailedError
@@ -247,7 +248,7 @@ def _asked(wanted: Wanted | None, *, seconds: float) -> Answer:
         tool.code()
     try:
         answer: Answer = msgspec.json.decode(said, type=Answer)
-    except (ValueError, RecursionError):
+    except DECODE_ERRORS:
         raise VerbFailedError(f"cannot {what}: its process gave no answer") from None
     if isinstance(answer, NotDone):
         for reason in answer.reasons[:-1]:

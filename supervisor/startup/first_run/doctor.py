@@ -19,6 +19,7 @@ import msgspec
 
 from ....ipc import standard_streams
 from ....ipc.backends import BACKENDS
+from ....ipc.decoding import DECODE_ERRORS
 from ....ipc.environment import child_environment
 from ....ipc.messages.first_run import Dates, Finding, Probed, State
 from ....ipc.messages.sync import ErrorKind
@@ -191,7 +192,7 @@ def _probed(settings: Settings) -> Probed | None:
         os.close(given)
     try:
         return msgspec.json.decode(done.stdout[:_ANSWER_BYTES_MAX], type=Probed)
-    except (ValueError, RecursionError):
+    except DECODE_ERRORS:
         detail = f"the process that asks ended with {done.returncode}, and gave no answer"
         return Probed(ErrorKind.LOCAL, detail)
 

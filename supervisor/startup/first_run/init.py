@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from ....ipc import standard_streams
+from ....ipc.backends import BACKENDS
 from ....ipc.messages.first_run import Answer, Enabled, NotDone, Wanted, Written
 from ....ipc.paths import DEFAULT_CONFIG, DEFAULT_STATE_DIR, Runtime
 from ....ipc.regular_files import CONFIGURATION_BYTES_MAX
@@ -150,7 +151,8 @@ def _values(wanted: Wanted, making: "_Making") -> dict[str, Any]:
         _make_state_dir(Path(str(tokens)), state_dir, making)
     if wanted.secret:
         _keep_secret(values, wanted, making)
-    if values.get("backend.kind") == "file" and "backend.path" not in values:
+    kind = BACKENDS.get(str(values.get("backend.kind")))
+    if kind is not None and kind.needs == "path" and "backend.path" not in values:
         actions = state_dir / "actions.json"
         values["backend.path"] = str(actions)
         _make_state_dir(actions, state_dir, making)

@@ -75,7 +75,8 @@ def test_on_a_full_disk_nothing_starts_and_all_goes_on_when_there_is_room(daemon
         assert store(daemon)["preallocated"] is False
         daemon.wait_log("Cannot keep")
         fill(state / "ballast")
-        daemon.send([*known, *(entry(f"b{n}", -1, LONG) for n in range(20))])
+        later = [entry(f"c{n}", LONG, 2 * LONG) for n in range(400)]  # more than free pages take
+        daemon.send([*known, *(entry(f"b{n}", -1, LONG) for n in range(20)), *later])
         in_state(daemon, "full")
         assert daemon.json("status")["daemon"]["degraded"]
         assert daemon.ctl("sync").returncode == 1
