@@ -232,6 +232,8 @@ def _require_listener(path: Path) -> None:
             return
     except PermissionError:
         raise NotPermittedError(f"cannot reach the daemon: permission denied at {path}") from None
+    except OSError as error:
+        raise ClientError(f"cannot reach the daemon: {error.strerror}") from None
     raise NotRunningError(
         f"cannot reach the daemon: nothing listens at {path} (is geoschedd running?)"
     )

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from geosched.ipc import client as module
-from geosched.ipc.client import Client
+from geosched.ipc.client import Client, ClientError
 from geosched.ipc.messages.control import Call, Ping, Pong, Reply
 from geosched.ipc.router import IDLE_SECONDS_MAX, Router
 from geosched.ipc.sockets import Poller
 from geosched.ipc.wire import ProtocolError
+from support.limits import no_descriptors
 from support.router import BOUNDS
 from support.wait import wait_for
 
@@ -81,3 +82,8 @@ def test_a_client_whose_connection_was_closed_is_answered(daemon: Daemon, path: 
             wait_for(lambda: daemon.asked_by[-1] not in daemon.router._connections)
             client.ask(Ping(), Pong)
             assert len(set(daemon.asked_by)) == closed + 1
+
+
+def test_a_client_that_has_no_descriptor_left_says_so(daemon: Daemon, path: Path):
+    with no_descriptors(), pytest.raises(ClientError, match="Too many open files"):
+        Client(path)

@@ -117,12 +117,12 @@ def test_a_limit_that_serves_no_run_is_one_sentence_and_exit_2(
     assert f"one run needs a limit of {OPEN_FILES_MIN}" in done.stderr
 
 
-def test_a_client_needs_few_descriptors_and_says_so_where_it_has_none(installed: Daemon):
+def test_a_client_needs_few_descriptors(installed: Daemon):
     installed.configure(scripts={"default": {"command": ["/bin/true"]}})
     installed.start()
-    for open_files in (3, 4, 6, 8, 10):
+    for open_files in (6, 8, 10):
         # By Python itself: in a path with a blank the command is a shell's first, which needs more.
         ctl = (commands() / "python", commands() / "geosched-ctl")
         command = limited(open_files, *ctl, "--config", installed.config, "ping")
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        print(open_files, done)
+        assert (done.returncode, done.stderr) == (0, "")
