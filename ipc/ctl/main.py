@@ -77,6 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         complain(_one_line(error))
         return Exit.USAGE
     except click.Abort:
+        standard_streams.give_up(sys.stdout)  # or Python waits at its exit for who reads
         return Exit.INTERRUPTED
     except ClientError as error:
         complain(str(error))
